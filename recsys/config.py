@@ -1,0 +1,11 @@
+"""The base of every stage's configuration: frozen, validated, and strict about unknown keys."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class StageConfig(BaseModel):
+    """One stage's settings. An unknown key or a wrong type is an error that names the field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,0 +1,249 @@
+"""The run directory: where a run's artifacts live, and how we know that they are whole and up to date.
+
+    runs/demo/
+      config.yaml          as resolved, every default written out
+      manifest.json        per stage: what it was made from, and the sha256 of each artifact
+      prepare/ embed/ …    one folder per finished stage (its own copy of the manifest entry is in stage.json)
+      .partial-adapt/      a stage at work; its checkpoint/ is what a killed stage resumes from
+
+A stage writes into `.partial-<name>`; the rename to `<name>` is the commit. A stage whose fingerprint (its
+configuration, the hashes of the stages it reads, the hashes of outside files) has not changed is not run again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recsys.config import StageConfig
+
+FORMAT = 1  # raised when artifacts of an older Prelude can no longer be read
+
+
+class RunError(ValueError):
+    """A run directory or an artifact in it that cannot be used; the message says which and what to do."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write `text` under a temporary name beside `path`, flush it to disk, and rename it into place."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class Run:
+    """One run directory. `Run.create` makes or reopens one for writing, `Run.open` opens a finished one for reading."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._verified: set[Path] = set()
+
+    @classmethod
+    def create(cls, path: str | Path) -> Run:
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; a run is a directory")
+        path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        path = Path(path)
+        if not path.is_dir():
+            raise RunError(f"there is no run at {path}; make one with: prelude run CONFIG --run {path}")
+        if not (path / "manifest.json").exists():
+            raise RunError(f"{path} is not a run: it has no manifest.json (no stage has finished there)")
+        return cls(path)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the whole resolved configuration as `config.yaml`."""
+        write_text_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, width=100))
+
+    def read_config(self) -> dict[str, Any]:
+        path = self.path / "config.yaml"
+        if not path.exists():
+            raise RunError(f"{path} is missing")
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run against a second process that would write it; raises `RunError` if one does."""
+        with open(self.path / ".lock", "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.path} is being written by another prelude process; wait for it to end") from None
+            yield
+
+    # -- stages -------------------------------------------------------------------------------------------------
+
+    def record(self, stage: str) -> dict[str, Any] | None:
+        """The manifest entry of a finished stage, or None."""
+        path = self.path / stage / "stage.json"
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise RunError(f"{path} is damaged ({error}); delete {path.parent} and run the stage again") from None
+
+    def stage(
+        self,
+        name: str,
+        config: StageConfig,
+        needs: Sequence[str] = (),
+        outside: Mapping[str, str] | None = None,
+    ) -> StageRun:
+        """Open stage `name`. `needs` are the stages it reads; `outside` maps names of outside inputs to their hashes."""
+        upstream = {}
+        for need in needs:
+            entry = self.record(need)
+            if entry is None:
+                raise RunError(f"stage '{name}' of {self.path} needs stage '{need}', which has not finished there")
+            upstream[need] = entry["artifacts"]
+        made_from = {
+            "format": FORMAT,
+            "stage": name,
+            "config": config.model_dump(mode="json"),
+            "stages": {need: _hash_json(artifacts) for need, artifacts in upstream.items()},
+            "outside": dict(outside or {}),
+        }
+        return StageRun(self, name, made_from)
+
+    def artifact(self, stage: str, name: str) -> Path:
+        """The path of an artifact, its hash checked once per `Run` object.
+
+        Raises `RunError` if the stage has not finished, or the file is missing or differs from the manifest.
+        """
+        entry = self.record(stage)
+        if entry is None:
+            raise RunError(f"{self.path} has no finished stage '{stage}'; run: prelude {stage} {self.path}")
+        path = self.path / stage / name
+        expected = entry["artifacts"].get(name)
+        if expected is None:
+            raise RunError(f"stage '{stage}' of {self.path} made no artifact '{name}'")
+        if path in self._verified:
+            return path
+        if not path.exists():
+            raise RunError(f"{path} is missing; delete {path.parent} and run: prelude {stage} {self.path}")
+        if sha256_of(path) != expected:
+            raise RunError(
+                f"{path} does not match its hash in the manifest (damaged or edited); "
+                f"delete {path.parent} and run: prelude {stage} {self.path}"
+            )
+        self._verified.add(path)
+        return path
+
+    def read_json(self, stage: str, name: str) -> Any:
+        return json.loads(self.artifact(stage, name).read_text(encoding="utf-8"))
+
+    def update_manifest(self) -> None:
+        """Gather the stages' own records into `manifest.json`."""
+        stages = {}
+        for path in sorted(self.path.glob("*/stage.json")):
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            stages[path.parent.name] = entry
+        ordered = dict(sorted(stages.items(), key=lambda pair: pair[1]["finished_unix_s"]))
+        text = json.dumps({"format": FORMAT, "stages": ordered}, indent=1, sort_keys=False)
+        write_text_atomically(self.path / "manifest.json", text)
+
+
+class StageRun:
+    """One stage of one run, about to be run or already done."""
+
+    def __init__(self, run: Run, name: str, made_from: dict[str, Any]):
+        self.run, self.name, self.made_from = run, name, made_from
+        self.fingerprint = _hash_json(made_from)
+        self.path = run.path / name
+        self.partial = run.path / f".partial-{name}"
+
+    def is_done(self) -> bool:
+        """True if the stage finished with this fingerprint and every artifact still has its hash."""
+        self._finish_interrupted_commit()
+        entry = self.run.record(self.name)
+        if entry is None or entry["fingerprint"] != self.fingerprint:
+            return False
+        return all(
+            (self.path / name).exists() and sha256_of(self.path / name) == digest
+            for name, digest in entry["artifacts"].items()
+        )
+
+    @contextmanager
+    def writing(self) -> Iterator[Path]:
+        """Yield the folder to write artifacts into; commit it on a clean exit, keep its `checkpoint/` on any other."""
+        if not _same_fingerprint(self.partial, self.fingerprint):
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(exist_ok=True)
+        for left_over in self.partial.iterdir():  # all but the checkpoint is written afresh
+            if left_over.name not in ("checkpoint", "fingerprint"):
+                shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+        (self.partial / "fingerprint").write_text(self.fingerprint)
+        started = time.monotonic()
+        yield self.partial
+        self._commit(time.monotonic() - started)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder for what a killed stage resumes from; it is dropped when the stage commits."""
+        path = self.partial / "checkpoint"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _commit(self, seconds: float) -> None:
+        shutil.rmtree(self.partial / "checkpoint", ignore_errors=True)
+        (self.partial / "fingerprint").unlink()
+        files = sorted(path for path in self.partial.rglob("*") if path.is_file())
+        entry = {
+            "fingerprint": self.fingerprint,
+            "made_from": self.made_from,
+            "artifacts": {path.relative_to(self.partial).as_posix(): sha256_of(path) for path in files},
+            "seconds": round(seconds, 2),
+            "finished_unix_s": time.time(),
+        }
+        write_text_atomically(self.partial / "stage.json", json.dumps(entry, indent=1))
+        self._swap_in()
+
+    def _swap_in(self) -> None:
+        old = self.run.path / f".old-{self.name}"
+        shutil.rmtree(old, ignore_errors=True)
+        if self.path.exists():
+            os.rename(self.path, old)
+        os.rename(self.partial, self.path)
+        shutil.rmtree(old, ignore_errors=True)
+        self.run._verified.clear()
+        self.run.update_manifest()
+
+    def _finish_interrupted_commit(self) -> None:
+        """A kill between writing `stage.json` and the rename leaves a whole stage under its partial name."""
+        if (self.partial / "stage.json").exists():
+            entry = json.loads((self.partial / "stage.json").read_text(encoding="utf-8"))
+            if entry["fingerprint"] == self.fingerprint:
+                self._swap_in()
+
+
+def _same_fingerprint(partial: Path, fingerprint: str) -> bool:
+    path = partial / "fingerprint"
+    return path.exists() and path.read_text() == fingerprint
+
+
+def _hash_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
