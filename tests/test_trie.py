@@ -1,0 +1,212 @@
+"""The trie against Python sets, dicts and brute force over generated catalogues."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semantic_ids.trie import Trie, UnknownPrefix
+
+
+@st.composite
+def catalogues(draw):
+    sizes = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
+    codes = st.tuples(*(st.integers(0, size - 1) for size in sizes))
+    items = draw(st.lists(codes, min_size=1, max_size=25, unique=True))
+    return np.array(items, dtype=np.int64).reshape(len(items), len(sizes)), sizes
+
+
+def some_excluded(draw, n_items: int) -> list[np.ndarray]:
+    lists = draw(st.lists(st.lists(st.integers(0, n_items - 1), max_size=40), min_size=1, max_size=4))
+    return [np.array(items, dtype=np.int64) for items in lists]
+
+
+def slow_log_probs(codes, prefix, logits, temperature, allowed_items) -> dict[int, float]:
+    """log-softmax over the codes that lead from `prefix` to an allowed item, with plain Python."""
+    depth = len(prefix)
+    live = {int(codes[i, depth]) for i in allowed_items if tuple(codes[i, :depth]) == tuple(prefix)}
+    weights = {code: math.exp(float(logits[code]) / temperature) for code in live}
+    return {code: math.log(weight / sum(weights.values())) for code, weight in weights.items()}
+
+
+@given(catalogues())
+def test_nodes_are_the_sorted_prefixes(catalogue):
+    codes, sizes = catalogue
+    trie = Trie(codes, sizes)
+    for depth in range(len(sizes) + 1):
+        prefixes = sorted({tuple(row[:depth]) for row in codes.tolist()})
+        assert trie.n_nodes[depth] == len(prefixes)
+        assert [trie.find(prefix) for prefix in prefixes] == list(range(len(prefixes)))
+        for node, prefix in enumerate(prefixes):
+            leaves = range(int(trie.leaf_start[depth][node]), int(trie.leaf_start[depth][node + 1]))
+            under = {i for i, row in enumerate(codes.tolist()) if tuple(row[:depth]) == prefix}
+            assert {int(trie.leaf_item[leaf]) for leaf in leaves} == under
+
+
+@given(catalogues())
+def test_path_leads_to_the_item(catalogue):
+    codes, sizes = catalogue
+    trie = Trie(torch.from_numpy(codes), sizes)
+    path = trie.path(torch.arange(len(codes)))
+    for item, row in enumerate(codes.tolist()):
+        assert path[item].tolist() == [trie.find(row[:depth]) for depth in range(len(sizes) + 1)]
+    assert torch.equal(trie.leaf_item[path[:, -1]], torch.arange(len(codes)))
+
+
+@given(catalogues(), st.data())
+def test_an_unknown_prefix_raises(catalogue, data):
+    codes, sizes = catalogue
+    trie = Trie(codes, sizes)
+    prefix = tuple(data.draw(st.lists(st.integers(-1, 4), max_size=len(sizes) + 1)))
+    if prefix in {tuple(row[: len(prefix)]) for row in codes.tolist()}:
+        trie.find(prefix)
+    else:
+        with pytest.raises(UnknownPrefix):
+            trie.find(prefix)
+
+
+@given(catalogues(), st.data())
+def test_exclusions_are_those_of_brute_force(catalogue, data):
+    codes, sizes = catalogue
+    trie = Trie(codes, sizes)
+    excluded = some_excluded(data.draw, len(codes))
+    exclusions = trie.exclusions(excluded)
+    for depth in range(len(sizes) + 1):
+        prefixes = sorted({tuple(row[:depth]) for row in codes.tolist()})
+        nodes = torch.arange(len(prefixes)).expand(len(excluded), -1)
+        rows = torch.arange(len(excluded))[:, None].expand_as(nodes)
+        for row, gone in enumerate(excluded):
+            left = {tuple(codes[i, :depth].tolist()) for i in set(range(len(codes))) - set(gone.tolist())}
+            assert exclusions.allowed(depth, nodes, rows)[row].tolist() == [p in left for p in prefixes]
+    assert exclusions.excludes_everything().tolist() == [len(set(e.tolist())) == len(codes) for e in excluded]
+
+
+@settings(max_examples=50)
+@given(catalogues(), st.data(), st.sampled_from([0.3, 1.0, 2.5]))
+def test_child_log_probs_against_a_slow_softmax(catalogue, data, temperature):
+    codes, sizes = catalogue
+    trie = Trie(codes, sizes)
+    excluded = some_excluded(data.draw, len(codes))
+    exclusions = trie.exclusions(excluded)
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    for depth, size in enumerate(sizes):
+        prefixes = sorted({tuple(row[:depth]) for row in codes.tolist()})
+        for row, gone in enumerate(excluded):
+            logits = 3 * torch.randn(len(prefixes), size, generator=generator)
+            nodes, rows = torch.arange(len(prefixes)), torch.full((len(prefixes),), row)
+            found, child = trie.child_log_probs(depth, nodes, logits, temperature, exclusions, rows)
+            allowed = set(range(len(codes))) - set(gone.tolist())
+            for node, prefix in enumerate(prefixes):
+                slow = slow_log_probs(codes, prefix, logits[node], temperature, allowed)
+                live = torch.isfinite(found[node])
+                by_code = dict(
+                    zip(trie.code[depth][child[node]][live].tolist(), found[node][live].tolist(), strict=True)
+                )
+                assert by_code == pytest.approx(slow, abs=1e-4)
+
+
+@settings(max_examples=50)
+@given(catalogues(), st.data(), st.sampled_from([0.5, 1.0]))
+def test_the_products_along_the_paths_sum_to_one_over_the_allowed_items(catalogue, data, temperature):
+    codes, sizes = catalogue
+    trie = Trie(codes, sizes)
+    excluded = some_excluded(data.draw, len(codes))[:1]
+    exclusions = trie.exclusions(excluded)
+    path = trie.path(torch.arange(len(codes)))
+    total = torch.zeros(len(codes))
+    generator = torch.Generator().manual_seed(0)
+    for depth, size in enumerate(sizes):
+        logits = torch.randn(trie.n_nodes[depth], size, generator=generator)[path[:, depth]]
+        rows = torch.zeros(len(codes), dtype=torch.int64)
+        found, child = trie.child_log_probs(depth, path[:, depth], logits, temperature, exclusions, rows)
+        offset = path[:, depth + 1] - trie.child_start[depth][path[:, depth]]
+        assert torch.equal(child.gather(1, offset[:, None])[:, 0], path[:, depth + 1])
+        total += found.gather(1, offset[:, None])[:, 0]
+    gone = torch.zeros(len(codes), dtype=torch.bool)
+    gone[torch.from_numpy(excluded[0])] = True
+    assert torch.isneginf(total[gone]).all()
+    assert float(total.exp().sum()) == pytest.approx(0.0 if gone.all() else 1.0, abs=1e-5)
+
+
+def test_an_emptied_subtree_by_hand():
+    """Four items; excluding both under code 0 leaves code 1 with probability one, whatever the logits say."""
+    trie = Trie(np.array([[1, 0], [0, 1], [0, 0], [1, 1]]), (2, 2))
+    exclusions = trie.exclusions([np.array([2, 1, 1]), np.array([0])])
+    root = torch.zeros(2, dtype=torch.int64)
+    logits = torch.tensor([[9.0, 0.0], [0.0, math.log(3)]])
+    found, child = trie.child_log_probs(0, root, logits, 1.0, exclusions, torch.tensor([0, 1]))
+    assert child.tolist() == [[0, 1], [0, 1]]
+    assert found[0].tolist() == [-math.inf, 0.0]  # request 0: the subtree of code 0 is gone
+    assert found[1].exp().tolist() == pytest.approx(
+        [0.25, 0.75]
+    )  # request 1: both subtrees have an item left
+
+
+def test_gradients_are_finite_and_right():
+    """d log p(live child) / d logits = onehot − softmax over the live ones; nothing flows to any other code."""
+    trie = Trie(np.array([[0], [2], [3]]), (5,))
+    exclusions = trie.exclusions([np.array([1]), np.array([0, 1, 2])])
+    logits = torch.tensor([[0.0, 5.0, 5.0, math.log(3), 5.0]] * 2, requires_grad=True)
+    nodes, rows = torch.zeros(2, dtype=torch.int64), torch.arange(2)
+    found, _ = trie.child_log_probs(0, nodes, logits, 1.0, exclusions, rows)
+    assert torch.isneginf(found[1]).all()
+    found[0, 0].backward()
+    assert logits.grad is not None
+    assert logits.grad[0].tolist() == pytest.approx([0.75, 0.0, 0.0, -0.75, 0.0])
+    assert logits.grad[1].tolist() == [0.0] * 5
+
+
+def test_a_tiny_temperature_is_the_argmax_and_zero_is_refused():
+    trie = Trie(np.arange(3)[:, None], (3,))
+    logits, root = torch.tensor([[1.0, 2.0, -1.0]]), torch.zeros(1, dtype=torch.int64)
+    assert trie.child_log_probs(0, root, logits, 1e-38)[0].exp().tolist() == [[0.0, 1.0, 0.0]]
+    for temperature in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="temperature"):
+            trie.child_log_probs(0, root, logits, temperature)
+
+
+def test_shared_codes_are_refused_by_item():
+    with pytest.raises(ValueError, match=r"items 1 and 3 share the codes \[1, 1\]"):
+        Trie(np.array([[0, 1], [1, 1], [0, 0], [1, 1]]), (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("codes", "sizes", "says"),
+    [
+        ([[0, 2]], (2, 2), "item 0"),
+        ([[-1, 0]], (2, 2), "item 0"),
+        ([[0, 0]], (2,), "levels"),
+        ([[0.5]], (2,), "integers"),
+    ],
+)
+def test_malformed_codes_are_refused(codes, sizes, says):
+    with pytest.raises(ValueError, match=says):
+        Trie(np.array(codes), sizes)
+
+
+def test_items_outside_the_catalogue_are_refused():
+    trie = Trie(np.arange(3)[:, None], (3,))
+    with pytest.raises(ValueError, match=r"\[3\]"):
+        trie.exclusions([np.array([0, 3])])
+    with pytest.raises(ValueError, match=r"\[-1\]"):
+        trie.path(torch.tensor([-1]))
+
+
+def test_codes_too_wide_for_one_integer_key_sort_the_same():
+    rng = np.random.default_rng(0)
+    codes = np.unique(rng.integers(0, 3, (40, 4)), axis=0)
+    rng.shuffle(codes)
+    narrow, wide = Trie(codes, (3,) * 4), Trie(codes, (2**20,) * 4)
+    assert torch.equal(narrow.leaf_item, wide.leaf_item)
+    assert all(torch.equal(a, b) for a, b in zip(narrow.child_start, wide.child_start, strict=True))
+
+
+def test_no_request_and_no_exclusion():
+    trie = Trie(np.arange(3)[:, None], (3,))
+    assert trie.exclusions([]).excludes_everything().tolist() == []
+    assert trie.exclusions([np.array([])]).excludes_everything().tolist() == [False]
