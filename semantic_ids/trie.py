@@ -112,7 +112,7 @@ class Trie:
         return Exclusions(self, torch.unique(keys), len(excluded))
 
     def children(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Children of `nodes` [P] of `depth`: node numbers [P, W] at depth + 1, and a mask [P, W] of real ones.
+        """Children of `nodes` [P] of `depth`: node numbers [P, W] at depth + 1, and which are real [P, W].
 
         W is the widest branching among these nodes; padding repeats the node's last child, so it is safe to
         index by.

@@ -148,7 +148,7 @@ def test_an_emptied_subtree_by_hand():
 
 
 def test_gradients_are_finite_and_right():
-    """d log p(live child) / d logits = onehot − softmax over the live ones; nothing flows to any other code."""
+    """d log p(live child) / d logits = onehot − softmax over the live ones; nothing flows elsewhere."""
     trie = Trie(np.array([[0], [2], [3]]), (5,))
     exclusions = trie.exclusions([np.array([1]), np.array([0, 1, 2])])
     logits = torch.tensor([[0.0, 5.0, 5.0, math.log(3), 5.0]] * 2, requires_grad=True)
