@@ -1,0 +1,211 @@
+"""Stage `adapt` (Stage 1): teach the backbone to write semantic IDs from everyone's data, then freeze it.
+
+Trained are the rows of the semantic-ID tokens and a PEFT LoRA on the inner model, with the log-likelihood of items
+inside the trie (`llm.model`). Saved are the adapter, in PEFT's own format, and the rows: the backbone's weights are
+not copied. Loading merges the adapter. That model, with no prefix and no profile, is *No Context*.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from llm.backbone import Backbone, BackboneConfig, load_backbone, weights_hash
+from llm.model import SidModel
+from llm.prompts import PromptBuilder, PromptConfig
+from llm.scoring import expected_hit_rate
+from llm.vocabulary import SidRows
+from llm.windows import Window, WindowBuilder, windows_of_epoch
+from recsys import training
+from recsys.config import StageConfig
+from recsys.prepare import Dataset
+from recsys.run import Run, RunError
+from recsys.seeds import derive, rng
+from recsys.splits import FIT, VALIDATION
+from semantic_ids.table import SemanticIdTable
+from semantic_ids.tokenize_items import load_codebooks, load_table
+from semantic_ids.trie import Trie
+
+
+class AdaptConfig(StageConfig):
+    seed: int = 0
+    backbone: BackboneConfig = BackboneConfig()
+    prompts: PromptConfig = PromptConfig()
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    steps: int = 2000  # optimiser steps
+    batch: int = 32  # windows a step
+    window_items: int = 12  # items a window; every one is a target, so longer windows cost less a target
+    profile_share: float = 0.5  # share of windows that carry the text profile: Prompt Context is trained for
+    query_share: float = 0.15  # share of windows that carry a query about their last item
+    learning_rate: float = 1e-3  # of the LoRA (AdamW)
+    rows_learning_rate: float = 5e-3  # of the semantic-ID rows, which start from nothing
+    weight_decay: float = 0.01
+    warmup: int = 50  # steps
+    clip_norm: float = 1.0
+    validate_every: int = 250  # steps
+    patience: int = 4  # validations without a new best; 0: never stop early
+    validation_instances: int = 500  # a seeded sample of validation instances
+
+
+def adapt(config: AdaptConfig, run: Run) -> None:
+    """Run the stage; see the module."""
+    stage = run.stage("adapt", config, needs=["prepare", "tokenize"])
+    if stage.is_done():
+        return
+    dataset, table = Dataset.load(run), load_table(run)
+    with stage.writing() as folder:
+        backbone = load_backbone(config.backbone)
+        report = {
+            "backbone": config.backbone.name,
+            "backbone_hash": weights_hash(backbone.model),
+            "table_hash": table.content_hash(),
+        }
+        model = new_model(backbone, table, load_codebooks(run), config)
+        builder = prompt_builder(config, model, dataset)
+        curves = train_on_windows(
+            "Stage 1", model, builder, dataset, config, FIT, config.steps, config.learning_rate,
+            config.rows_learning_rate, stage.checkpoint,
+        )  # fmt: skip
+        save_adapted(model, folder)
+        report |= {
+            "lora_parameters": sum(p.numel() for p in model.inner.parameters() if p.requires_grad),
+            "row_parameters": sum(p.numel() for p in model.rows.parameters()),
+            "best_step": curves.best_step,
+            "validation_expected_hit_rate@30": curves.best_value,
+        }
+        (folder / "adapt.json").write_text(json.dumps(report, indent=1))
+        (folder / "curves.json").write_text(json.dumps({"Stage 1": curves.as_dict()}))
+
+
+def new_model(backbone: Backbone, table: SemanticIdTable, codebooks, config: AdaptConfig) -> SidModel:
+    """The untrained Stage 1 model: fresh rows, and a fresh LoRA (B = 0) around the frozen backbone."""
+    rows = SidRows(table.sizes, backbone.hidden_size)
+    rows.start_from(codebooks, float(backbone.text_embeddings.float().norm(dim=1).mean()), config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(config.seed, "lora"))
+        backbone.model = get_peft_model(backbone.model, _lora(config))
+    return SidModel(backbone, rows, Trie(table.codes, table.sizes))
+
+
+def _lora(config: AdaptConfig) -> LoraConfig:
+    return LoraConfig(
+        r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(config.lora_modules), lora_dropout=0.0
+    )
+
+
+def prompt_builder(config: AdaptConfig, model: SidModel, dataset: Dataset) -> PromptBuilder:
+    return PromptBuilder(config.prompts, dataset.catalogue, model.encode, model.bos_id, model.item_tokens)
+
+
+def train_on_windows(
+    label: str,
+    model: SidModel,
+    builder: PromptBuilder,
+    dataset: Dataset,
+    config: AdaptConfig,
+    role: int,
+    steps: int,
+    learning_rate: float,
+    rows_learning_rate: float,
+    checkpoint: Path,
+) -> training.Curves:
+    """Train LoRA and rows on the windows of one role; the best validated state is left in the model."""
+    windows = WindowBuilder(dataset, builder, config.profile_share, config.query_share, config.seed)
+    cache: dict[int, list[np.ndarray]] = {}
+
+    def batch_of(index: int) -> list[Window]:
+        epoch, start = 0, index * config.batch
+        while True:
+            if epoch not in cache:
+                cache.clear()
+                cache[epoch] = windows_of_epoch(dataset, role, config.window_items, config.seed, epoch)
+                cache_sizes[epoch] = len(cache[epoch])
+            if start < cache_sizes[epoch]:
+                chosen = cache[epoch][start : start + config.batch]
+                return [windows.window(events, epoch) for events in chosen]
+            start -= -(-cache_sizes[epoch] // config.batch) * config.batch
+            epoch += 1
+
+    cache_sizes: dict[int, int] = {}
+    lora = [parameter for parameter in model.inner.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": lora, "lr": learning_rate, "weight_decay": config.weight_decay},
+            {"params": list(model.rows.parameters()), "lr": rows_learning_rate, "weight_decay": 0.0},
+        ]
+    )
+    events = validation_events(dataset, config.validation_instances, config.seed)
+    requests, targets = dataset.requests(events, dataset.exclude_seen), dataset.items[events]
+    return training.fit(
+        label,
+        steps,
+        training.trainable_state(model),
+        optimizer,
+        lambda index: window_loss(model, batch_of(index)),
+        checkpoint,
+        schedule=lambda index: training.cosine(index, steps, config.warmup),
+        validate=lambda: expected_hit_rate(model, builder, requests, targets),
+        validate_every=config.validate_every,
+        patience=config.patience,
+        clip_norm=config.clip_norm,
+    )
+
+
+def validation_events(dataset: Dataset, at_most: int, seed: int) -> np.ndarray:
+    """A seeded sample of validation events, ascending."""
+    events = dataset.events(VALIDATION)
+    if len(events) == 0:
+        raise RunError("the split left no validation instance; raise validation_fraction or bring more data")
+    if at_most and len(events) > at_most:
+        events = np.sort(rng(seed, "validation").choice(events, at_most, replace=False))
+    return events
+
+
+def window_loss(model: SidModel, windows: list[Window]) -> torch.Tensor:
+    """−mean log p(item | what stands before it) over all targets of a batch of windows."""
+    tokens = model.left_padded([window.tokens for window in windows])
+    hidden = model.hidden(tokens)
+    shift = [tokens.shape[1] - len(window.tokens) for window in windows]
+    row = np.repeat(np.arange(len(windows)), [len(window.items) for window in windows])
+    start = np.concatenate([window.starts + space for window, space in zip(windows, shift, strict=True)])
+    columns = torch.from_numpy(start[:, None] - 1 + np.arange(model.trie.n_levels)).to(model.device)
+    states = hidden[torch.from_numpy(row).to(model.device)[:, None], columns]
+    items = torch.from_numpy(np.concatenate([window.items for window in windows])).to(model.device)
+    return -model.path_log_probs(states, items).mean()
+
+
+def save_adapted(model: SidModel, folder: Path) -> None:
+    """Write `adapter/` (PEFT's format) and `sid_rows.safetensors`."""
+    model.inner.save_pretrained(folder / "adapter")
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    save_file({"input": model.rows.input.detach(), "output": model.rows.output.detach()}, folder / "sid_rows.safetensors")
+
+
+def load_adapted(
+    run: Run, config: AdaptConfig, stage: str = "adapt", folder: str = "", merge: bool = True
+) -> SidModel:
+    """The adapted, merged and frozen model of a run (with `merge=False` the adapter is kept apart and trainable).
+
+    Raises `RunError` naming the artifact if the backbone or the semantic-ID table is not the one it was trained with.
+    """
+    table, report = load_table(run), run.read_json("adapt", "adapt.json")
+    if report["table_hash"] != table.content_hash():
+        raise RunError(f"the adapter in {run.path}/adapt was trained with another semantic-ID table; run adapt again")
+    backbone = load_backbone(config.backbone)
+    if weights_hash(backbone.model) != report["backbone_hash"]:
+        raise RunError(f"the adapter in {run.path}/adapt was trained on other weights than {config.backbone.name} has")
+    names = [f"{folder}adapter/adapter_config.json", f"{folder}adapter/adapter_model.safetensors"]
+    adapter = [run.artifact(stage, name) for name in names][0].parent
+    rows = SidRows(table.sizes, backbone.hidden_size)
+    rows.load_state_dict(load_file(run.artifact(stage, f"{folder}sid_rows.safetensors")))
+    peft = PeftModel.from_pretrained(backbone.model, str(adapter), is_trainable=not merge)
+    backbone.model = peft.merge_and_unload() if merge else peft
+    model = SidModel(backbone, rows, Trie(table.codes, table.sizes))
+    return model.eval().requires_grad_(False) if merge else model

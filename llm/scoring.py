@@ -1,0 +1,64 @@
+"""Exact scoring: the log-probability of given items for many requests, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from llm.model import SidModel
+from llm.prompts import PromptBuilder
+from recsys.recommender import Request
+
+BATCH = 64  # prompts a forward
+
+
+def by_length(prompts: Sequence[Sequence[int]], batch: int) -> Iterator[np.ndarray]:
+    """Indices of prompts, alike lengths together, at most `batch` at a time; the order depends on nothing else."""
+    order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+    for start in range(0, len(order), batch):
+        yield order[start : start + batch]
+
+
+@torch.no_grad()
+def log_probs(
+    model: SidModel,
+    prompts: Sequence[Sequence[int]],
+    items: np.ndarray,
+    prefix: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    exclude: Sequence[np.ndarray] | None = None,
+    batch: int = BATCH,
+) -> np.ndarray:
+    """log p [R] (float64) of `items` [R] after `prompts`; −inf where an item is excluded. `prefix` is [R, m, h]."""
+    result = np.empty(len(prompts))
+    for rows in by_length(prompts, batch):
+        exclusions = None if exclude is None else model.trie.exclusions([exclude[row] for row in rows])
+        soft = None if prefix is None else prefix[torch.from_numpy(rows)]
+        some = torch.from_numpy(np.asarray(items)[rows])
+        value = model.item_log_probs([prompts[row] for row in rows], some, soft, temperature, exclusions)
+        result[rows] = value.double().cpu().numpy()
+    return result
+
+
+def expected_hit_rate(
+    model: SidModel,
+    builder: PromptBuilder,
+    requests: Sequence[Request],
+    targets: np.ndarray,
+    prefix: nn.Module | None = None,
+    vectors: torch.Tensor | None = None,
+    profile: bool = False,
+    n: int = 30,
+) -> float:
+    """Mean of 1 − (1 − p)^n over requests: what n i.i.d. draws would hit, without drawing.
+
+    `prefix(vectors)` [R, m, h] is put in front when given.
+    """
+    with torch.no_grad():
+        soft = None if prefix is None else prefix(vectors)
+    prompts = [builder.prompt(request, profile, 0 if soft is None else soft.shape[1]) for request in requests]
+    values = log_probs(model, prompts, targets, soft, exclude=[request.exclude for request in requests])
+    return float(-np.expm1(n * np.log1p(-np.exp(np.minimum(values, -1e-12)))).mean())

@@ -1,0 +1,103 @@
+"""Stage 1's training sequences: windows of consecutive items of one user, in which every item is a target.
+
+Events of the same second are not in each other's history (the one rule for ties). So each epoch draws one event of
+every tie group, after which times rise strictly and "what stands before" is "what came before".
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from llm.prompts import PromptBuilder
+from recsys.prepare import Dataset
+from recsys.seeds import rng
+from recsys.splits import TEST, VALIDATION
+
+
+@dataclass(frozen=True)
+class Window:
+    """Token row and its targets: `items` [n] whose first code is predicted at column `starts[i] − 1` of `tokens`."""
+
+    tokens: list[int]
+    items: np.ndarray
+    starts: np.ndarray
+
+
+def windows_of_epoch(dataset: Dataset, role: int, size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Event indices of each window, shuffled: at most `size` consecutive events of one user, times strictly rising.
+
+    The cut points move from epoch to epoch. Events of `role` and of no other are used.
+    """
+    generator = rng(seed, "windows", epoch)
+    events = dataset.events(role)
+    shuffled = events[generator.permutation(len(events))]
+    order = np.lexsort((dataset.times[shuffled], dataset.users[shuffled]))  # stable: ties stay shuffled
+    events = shuffled[order]
+    first = np.ones(len(events), bool)
+    users, times = dataset.users[events], dataset.times[events]
+    first[1:] = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
+    events, users = events[first], users[first]
+    starts = np.searchsorted(users, users)
+    place = np.arange(len(events)) - starts + generator.integers(0, size, dataset.n_users)[users]
+    chunk = users * (place.max(initial=0) // size + 2) + place // size
+    cuts = np.flatnonzero(np.diff(chunk)) + 1
+    windows = np.split(events, cuts)
+    return [windows[index] for index in generator.permutation(len(windows))]
+
+
+class WindowBuilder:
+    """Turns windows into token rows, some with a text profile and some with a query about their last item.
+
+    A query speaks of one item, so in a window that carries one only the last item is a target.
+    """
+
+    def __init__(self, dataset: Dataset, builder: PromptBuilder, profile_share: float, query_share: float, seed: int):
+        self.dataset, self.builder, self.seed = dataset, builder, seed
+        self.profile_share, self.query_share = profile_share, query_share
+        self.phrases = item_phrases(dataset)
+
+    def window(self, events: np.ndarray, epoch: int) -> Window:
+        data, builder = self.dataset, self.builder
+        generator = rng(self.seed, "window", epoch, int(events[0]))
+        with_profile, with_query = generator.random(2) < (self.profile_share, self.query_share)
+        items = data.items[events]
+        profile = query = None
+        if with_profile:
+            past = slice(data.offsets[data.users[events[0]]], data.history_end[events[0]])
+            profile = builder.profile(data.items[past])
+        phrases = self.phrases[items[-1]]
+        if with_query and phrases:
+            count = min(len(phrases), int(generator.integers(1, 3)))
+            query = " ".join(phrases[i] for i in generator.choice(len(phrases), count, replace=False)).lower()
+        head = builder.head(profile, query)
+        width = builder.item_tokens.shape[1]
+        tokens = head + builder.item_tokens[items].reshape(-1).tolist()
+        starts = len(head) + width * np.arange(len(items))
+        if query is not None:
+            items, starts = items[-1:], starts[-1:]
+        return Window(tokens, items, starts)
+
+
+def item_phrases(dataset: Dataset) -> list[list[str]]:
+    """Phrases that describe each item: its column values, and queries that led to it.
+
+    A query of a user about an item of their own held-out events is left out.
+    """
+    phrases: list[list[str]] = [[] for _ in range(dataset.n_items)]
+    for values in dataset.catalogue.columns.values():
+        for item, some in enumerate(values):
+            phrases[item] += some
+    held_out = np.isin(dataset.roles, (VALIDATION, TEST))
+    pairs = set(zip(dataset.users[held_out].tolist(), dataset.items[held_out].tolist(), strict=True))
+    asked: dict[int, set[str]] = defaultdict(set)
+    for user, item, query in zip(
+        dataset.queries["user"], dataset.queries["item"], dataset.queries["query"], strict=True
+    ):
+        if item >= 0 and (user, item) not in pairs:
+            asked[int(item)].add(query)
+    for item, queries in asked.items():
+        phrases[item] += sorted(queries)
+    return [list(dict.fromkeys(some)) for some in phrases]

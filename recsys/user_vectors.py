@@ -1,0 +1,171 @@
+"""A user's vector as a function of what came before a moment: learned aggregates, or embeddings that users bring.
+
+Every function here takes only events strictly earlier than the moment asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from recsys.interactions import DataError
+from recsys.recommender import Request
+
+
+class UserVectors(Protocol):
+    """Vectors [R, d] (float32) for requests, and which of them are known [R] (False: no evidence, a zero row)."""
+
+    dim: int
+    space: str  # identifies the embedding space; a prefix trained in one space refuses another
+
+    def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def recency_weights(length: int, half_life: float | None) -> np.ndarray:
+    """Weights [length] of a history, oldest first: 0.5 ** (age / half_life) with age counted in items, Σ w² = 1.
+
+    With `half_life=None` all are 1/sqrt(length), which is LightGCN's own normalisation of a user node.
+    """
+    if length == 0:
+        return np.zeros(0, dtype=np.float32)
+    if half_life is None:
+        return np.full(length, length**-0.5, dtype=np.float32)
+    weights = 0.5 ** (np.arange(length - 1, -1, -1) / half_life)
+    return (weights / np.sqrt(np.square(weights).sum())).astype(np.float32)
+
+
+class HistoryVectors:
+    """Inductive vectors: u(t) = Σ_{i before t} w_i · message_i, scaled to unit length.
+
+    `messages` [N, d] is LightGCN's message table; `half_life` (in items) is chosen on validation. A history without
+    a single item that has a message gives a zero row and `known=False`.
+    """
+
+    def __init__(self, messages: np.ndarray, half_life: float | None, space: str):
+        self.messages = np.ascontiguousarray(messages, dtype=np.float32)
+        self.half_life, self.space, self.dim = half_life, space, messages.shape[1]
+        self._has_message = np.abs(self.messages).sum(1) > 0
+
+    def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
+        return self.of_histories([request.history for request in requests])
+
+    def of_histories(self, histories: Sequence[np.ndarray], chunk: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+        """Item histories, oldest first -> vectors [R, d] and known [R]."""
+        parts, known = [np.zeros((0, self.dim), np.float32)], [np.zeros(0, bool)]
+        for start in range(0, len(histories), chunk):
+            some = histories[start : start + chunk]
+            indptr = np.concatenate([[0], np.cumsum([len(history) for history in some])])
+            weights = [recency_weights(len(history), self.half_life) for history in some]
+            matrix = sp.csr_matrix(
+                (np.concatenate([*weights, np.zeros(0)]), np.concatenate([*some, np.zeros(0, int)]), indptr),
+                shape=(len(some), len(self.messages)),
+            )
+            summed = np.asarray(matrix @ self.messages, dtype=np.float32)
+            norms = np.linalg.norm(summed, axis=1, keepdims=True)
+            parts.append(np.divide(summed, norms, out=np.zeros_like(summed), where=norms > 1e-12))
+            known.append(norms[:, 0] > 1e-12)
+        return np.concatenate(parts), np.concatenate(known)
+
+
+class BroughtVectors:
+    """Embeddings that a service already has: rows (user, available_at, vector), joined backward and strictly earlier.
+
+    The row used at moment t is the last one that became available before t; none: a zero row, `known=False`.
+    """
+
+    def __init__(self, users: np.ndarray, times: np.ndarray, vectors: np.ndarray, space: str):
+        order = np.lexsort((times, users))
+        self.users, self.times, self.values = users[order], times[order], vectors[order].astype(np.float32)
+        self.dim, self.space = vectors.shape[1], space
+
+    def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
+        found = np.array([self._row(request.user, request.time) for request in requests], dtype=np.int64)
+        known = found >= 0
+        result = np.zeros((len(found), self.dim), np.float32)
+        result[known] = self.values[found[known]]
+        return result, known
+
+    def _row(self, user: int | None, time: int) -> int:
+        if user is None:
+            return -1
+        start, end = np.searchsorted(self.users, [user, user + 1])
+        position = start + np.searchsorted(self.times[start:end], time, side="left") - 1
+        return int(position) if position >= start else -1
+
+
+class OtherUsersVectors:
+    """The E2P-Random control: each request gets the vector of another user's request, never one of its own user."""
+
+    def __init__(self, base: UserVectors, requests: Sequence[Request], partner: np.ndarray):
+        """`partner` [R]: the index in `requests` whose vector request r is given (see `partners_of_other_users`)."""
+        self.base, self.dim, self.space = base, base.dim, base.space
+        self._requests = list(requests)
+        self._partner = {request.request_id: int(other) for request, other in zip(requests, partner, strict=True)}
+
+    def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
+        return self.base.vectors([self._requests[self._partner[request.request_id]] for request in requests])
+
+
+def partners_of_other_users(users: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A random permutation [R] of the requests in which nobody meets a request of their own user.
+
+    Requests are put in a random order grouped by user and matched with the request half the list further on, which
+    can only be one's own if one user holds half of all requests; that raises `ValueError`.
+    """
+    n = len(users)
+    names, counts = np.unique(users, return_counts=True)
+    if 2 * counts.max(initial=n) > n:
+        raise ValueError("E2P-Random needs at least two users, none with more than half of the requests")
+    rank = generator.permutation(len(names))[np.searchsorted(names, users)]
+    order = np.lexsort((generator.random(n), rank))
+    partner = np.empty(n, dtype=np.int64)
+    partner[order] = np.roll(order, int(counts.max()))
+    assert (users[partner] != users).all()
+    return partner
+
+
+def read_brought(path: Path, key: str, index: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read `key, timestamp, vector` rows of a Parquet file -> (integer ids [M], unix seconds [M], vectors [M, d]).
+
+    Rows of ids that the run does not know are dropped; ragged, empty or non-finite vectors raise `DataError`.
+    `timestamp` is when the vector became *available*; item files may leave it out (then 0).
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; give a Parquet file with columns {key}, timestamp, vector")
+    try:
+        frame = pd.read_parquet(path)
+    except Exception as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error})") from None
+    wanted = [key, "vector"] + (["timestamp"] if key == "user_id" else [])
+    missing = [name for name in wanted if name not in frame.columns]
+    if missing:
+        raise DataError(f"{path}: column {missing[0]!r} is missing; found {', '.join(map(str, frame.columns))}")
+    lengths = frame["vector"].map(lambda vector: len(vector) if vector is not None else 0).to_numpy()
+    if len(frame) == 0 or (lengths != lengths[0]).any() or lengths[0] == 0:
+        row = int(np.flatnonzero(lengths != (lengths[0] or 1))[0]) if len(frame) else 0
+        raise DataError(f"{path}: row {row}: every vector must have one length (the first has {lengths[:1]})")
+    values = np.stack(frame["vector"].to_numpy()).astype(np.float32)
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
+        raise DataError(f"{path}: row {row}: the vector has a value that is not finite")
+    times = _whole_seconds(path, frame["timestamp"]) if "timestamp" in frame else np.zeros(len(frame), np.int64)
+    ids = frame[key].astype(str).map(index)
+    known = ids.notna().to_numpy()
+    if not known.any():
+        raise DataError(f"{path}: no {key} in it is known to the run (the first is {frame[key].iloc[0]!r})")
+    return ids[known].to_numpy(dtype=np.int64), times[known], values[known]
+
+
+def _whole_seconds(path: Path, column: pd.Series) -> np.ndarray:
+    numbers = pd.to_numeric(column, errors="coerce")
+    bad = np.flatnonzero(numbers.isna() | (numbers % 1 != 0) | (numbers.abs() >= 1e11))
+    if len(bad):
+        raise DataError(
+            f"{path}: row {bad[0]}: timestamp {column.iloc[bad[0]]!r} is not a Unix time; expected whole seconds"
+        )
+    return numbers.to_numpy(dtype=np.int64)
