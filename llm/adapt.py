@@ -20,7 +20,7 @@ from llm.model import SidModel
 from llm.prompts import PromptBuilder, PromptConfig
 from llm.scoring import expected_hit_rate
 from llm.vocabulary import SidRows
-from llm.windows import Window, WindowBuilder, windows_of_epoch
+from llm.windows import Window, WindowBatches, WindowBuilder
 from recsys import training
 from recsys.config import StageConfig
 from recsys.prepare import Dataset
@@ -117,23 +117,10 @@ def train_on_windows(
     checkpoint: Path,
 ) -> training.Curves:
     """Train LoRA and rows on the windows of one role; the best validated state is left in the model."""
-    windows = WindowBuilder(dataset, builder, config.profile_share, config.query_share, config.seed)
-    cache: dict[int, list[np.ndarray]] = {}
-
-    def batch_of(index: int) -> list[Window]:
-        epoch, start = 0, index * config.batch
-        while True:
-            if epoch not in cache:
-                cache.clear()
-                cache[epoch] = windows_of_epoch(dataset, role, config.window_items, config.seed, epoch)
-                cache_sizes[epoch] = len(cache[epoch])
-            if start < cache_sizes[epoch]:
-                chosen = cache[epoch][start : start + config.batch]
-                return [windows.window(events, epoch) for events in chosen]
-            start -= -(-cache_sizes[epoch] // config.batch) * config.batch
-            epoch += 1
-
-    cache_sizes: dict[int, int] = {}
+    batches = WindowBatches(
+        WindowBuilder(dataset, builder, config.profile_share, config.query_share, config.seed),
+        role, config.window_items, config.batch,
+    )  # fmt: skip
     lora = [parameter for parameter in model.inner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         [
@@ -148,7 +135,7 @@ def train_on_windows(
         steps,
         training.trainable_state(model),
         optimizer,
-        lambda index: window_loss(model, batch_of(index)),
+        lambda index: window_loss(model, batches[index]),
         checkpoint,
         schedule=lambda index: training.cosine(index, steps, config.warmup),
         validate=lambda: expected_hit_rate(model, builder, requests, targets),

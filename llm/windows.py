@@ -81,6 +81,36 @@ class WindowBuilder:
         return Window(tokens, items, starts)
 
 
+class WindowBatches:
+    """`batches[step]`: the windows of an optimiser step, epoch after epoch; only the current epoch is in memory."""
+
+    def __init__(self, builder: WindowBuilder, role: int, size: int, batch: int):
+        self.builder, self.role, self.size, self.batch = builder, role, size, batch
+        self._counts: list[int] = []  # batches an epoch
+        self._epoch, self._windows = -1, [np.zeros(0, np.int64)]
+
+    def __getitem__(self, step: int) -> list[Window]:
+        epoch = 0
+        while True:
+            if epoch == len(self._counts):
+                self._load(epoch)
+                self._counts.append(-(-len(self._windows) // self.batch))
+            if step < self._counts[epoch]:
+                break
+            step -= self._counts[epoch]
+            epoch += 1
+        self._load(epoch)
+        chosen = self._windows[step * self.batch : (step + 1) * self.batch]
+        return [self.builder.window(events, epoch) for events in chosen]
+
+    def _load(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            data, seed = self.builder.dataset, self.builder.seed
+            self._windows, self._epoch = windows_of_epoch(data, self.role, self.size, seed, epoch), epoch
+            if not self._windows:
+                raise ValueError("there is no training event for this stage; check the split's fractions")
+
+
 def item_phrases(dataset: Dataset) -> list[list[str]]:
     """Phrases that describe each item: its column values, and queries that led to it.
 

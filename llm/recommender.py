@@ -1,0 +1,107 @@
+"""The generator as a `ProbabilisticRecommender`: one class for every row of a table that the language model writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from llm import generate, scoring
+from llm.model import SidModel
+from llm.prompts import PromptBuilder
+from recsys.recommender import Ranked, Request
+from recsys.user_vectors import UserVectors
+
+BEAM = 30  # nodes a level, at least
+
+
+class SidRecommender:
+    """Frozen model + optional soft prefix + optional text profile.
+
+    With a `prefix`, a request whose user vector is unknown (a new user, or nothing before `time`) is read without
+    one: No Context is a trained mode, and the stated cold-start path.
+    """
+
+    draws = True
+
+    def __init__(
+        self,
+        name: str,
+        model: SidModel,
+        builder: PromptBuilder,
+        prefix: nn.Module | None = None,
+        users: UserVectors | None = None,
+        profile: bool = False,
+        batch: int = 64,
+    ):
+        if (prefix is None) != (users is None):
+            raise ValueError("a prefix needs user vectors, and user vectors a prefix")
+        self.name, self.model, self.builder, self.prefix = name, model, builder, prefix
+        self.users, self.profile, self.batch = users, profile, batch
+
+    def recommend(
+        self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[Ranked]:
+        """Temperature 0: a beam of max(n, 30), most likely first. Above: drawn without replacement, in draw order.
+
+        Scores are log-probabilities inside the trie (at `temperature`, or at 1 for the beam).
+        """
+        answers: list[Ranked | None] = [None] * len(requests)
+        for rows, some, session in self._sessions(requests, temperature or 1.0):
+            if temperature > 0:
+                found = generate.distinct(session, some, n, seed)
+            else:
+                found = generate.beam(session, n, max(n, BEAM))
+            for row, (items, scores) in zip(rows, found, strict=True):
+                answers[row] = Ranked(items, scores)
+        return [answer for answer in answers if answer is not None]
+
+    def draw(
+        self, requests: Sequence[Request], n: int, temperature: float = 1.0, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        items = np.empty((len(requests), n), np.int64)
+        values = np.empty((len(requests), n))
+        for rows, some, session in self._sessions(requests, temperature):
+            items[rows], values[rows] = generate.draw(session, some, n, seed)
+        return items, values
+
+    def log_prob(self, requests: Sequence[Request], items: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        prompts, soft = self._inputs(requests)
+        exclude = [request.exclude for request in requests]
+        return scoring.log_probs(self.model, prompts, items, soft, temperature, exclude, self.batch)
+
+    def context_tokens(self, requests: Sequence[Request]) -> float:
+        profile = self.builder.profile_token_count(requests[:200]) if self.profile else 0.0
+        return profile + (0 if self.prefix is None else int(self.prefix.soft_tokens))
+
+    @torch.no_grad()
+    def _inputs(self, requests: Sequence[Request]) -> tuple[list[list[int]], torch.Tensor | None]:
+        if self.prefix is None or self.users is None:
+            return [self.builder.prompt(request, self.profile) for request in requests], None
+        vectors, known = self.users.vectors(requests)
+        soft = self.prefix(torch.from_numpy(vectors).to(self.model.device))
+        prompts = [
+            self.builder.prompt(request, self.profile, soft.shape[1] if has else 0)
+            for request, has in zip(requests, known, strict=True)
+        ]
+        return prompts, soft
+
+    def _sessions(
+        self, requests: Sequence[Request], temperature: float
+    ) -> Iterator[tuple[np.ndarray, list[Request], generate.PromptSession]]:
+        if not requests:
+            return
+        prompts, soft = self._inputs(requests)
+        for rows in scoring.by_length(prompts, self.batch):
+            some = [requests[row] for row in rows]
+            exclusions = self.model.trie.exclusions([request.exclude for request in some])
+            session = generate.PromptSession(
+                self.model,
+                [prompts[row] for row in rows],
+                None if soft is None else soft[torch.from_numpy(rows)],
+                exclusions,
+                temperature,
+            )
+            yield rows, some, session
