@@ -1,0 +1,111 @@
+"""What every later stage reads: events as integers in order, their roles, and histories that cannot see the future."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from recsys.catalogue import Catalogue
+from recsys.recommender import Request
+from recsys.run import Run
+
+
+@dataclass(eq=False)
+class Dataset:
+    """E events of U users, sorted by (user, time, row of the file).
+
+    The history of event e is events `offsets[users[e]] : history_end[e]`: those strictly earlier than `times[e]`.
+    That is the one rule for ties: events of the same second are not in each other's history.
+    """
+
+    user_ids: np.ndarray  # [U] str (object)
+    catalogue: Catalogue  # N items
+    users: np.ndarray  # [E] int64
+    items: np.ndarray  # [E] int64
+    times: np.ndarray  # [E] int64: unix seconds (an ordinal where the data has order but no time)
+    weights: np.ndarray  # [E] float32
+    roles: np.ndarray  # [E] int8: FIT, PERSONALIZE, VALIDATION, TEST or UNUSED of recsys.splits
+    queries: pd.DataFrame  # user (int, -1: nobody known), item (int), timestamp, query (str)
+    ratings: np.ndarray | None = None  # [E] float32, NaN where there is none; None: the data has no ratings
+    kinds: np.ndarray | None = None  # [E] str (object): the `event` column; None: the data has none
+    offsets: np.ndarray = field(init=False)  # [U + 1] int64: events of user u are offsets[u] : offsets[u + 1]
+    history_end: np.ndarray = field(init=False)  # [E] int64
+
+    def __post_init__(self) -> None:
+        order = np.lexsort((self.times, self.users))
+        assert (order == np.arange(len(order))).all(), "events must be sorted by user and time"
+        self.offsets = np.searchsorted(self.users, np.arange(self.n_users + 1)).astype(np.int64)
+        starts = np.ones(len(self.users), dtype=bool)  # the first event of each (user, time)
+        starts[1:] = (self.users[1:] != self.users[:-1]) | (self.times[1:] != self.times[:-1])
+        self.history_end = np.maximum.accumulate(np.where(starts, np.arange(len(starts)), 0)).astype(np.int64)
+
+    @classmethod
+    def load(cls, run: Run) -> Dataset:
+        """Read what the `prepare` stage of `run` left. Raises `RunError` where it is missing or damaged."""
+        events = pq.ParquetFile(run.artifact("prepare", "events.parquet")).read()
+        columns = {name: events[name].to_numpy() for name in events.column_names}
+        users = pq.ParquetFile(run.artifact("prepare", "users.parquet")).read()
+        queries = pq.ParquetFile(run.artifact("prepare", "queries.parquet")).read()
+        return cls(
+            user_ids=np.array(users["user_id"].to_pylist(), dtype=object),
+            catalogue=Catalogue.load(run.artifact("prepare", "items.parquet").parent),
+            users=columns["user"],
+            items=columns["item"],
+            times=columns["time"],
+            weights=columns["weight"],
+            roles=columns["role"],
+            queries=queries.to_pandas(),
+            ratings=columns.get("rating"),
+            kinds=columns.get("event"),
+        )
+
+    @property
+    def n_users(self) -> int:
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.catalogue)
+
+    @cached_property
+    def _user_index(self) -> dict[str, int]:
+        return {user_id: index for index, user_id in enumerate(self.user_ids)}
+
+    def user_index(self, user_id: str) -> int | None:
+        """The integer of a user id, or None for a user the run has never seen."""
+        return self._user_index.get(user_id)
+
+    def events(self, role: int) -> np.ndarray:
+        """Indices of the events of one role, ascending."""
+        return np.flatnonzero(self.roles == role)
+
+    def before(self, user: int, time: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items and times of the user's events strictly earlier than `time`, oldest first."""
+        start, stop = self.offsets[user], self.offsets[user + 1]
+        end = start + np.searchsorted(self.times[start:stop], time, side="left")
+        return self.items[start:end], self.times[start:end]
+
+    def request(self, event: int, exclude_seen: bool) -> Request:
+        """The request whose answer event `event` is. Seen items are excluded on demand, but never the answer."""
+        user = int(self.users[event])
+        past = slice(self.offsets[user], self.history_end[event])
+        history = self.items[past]
+        exclude = (
+            np.unique(history[history != self.items[event]]) if exclude_seen else np.zeros(0, dtype=np.int64)
+        )
+        return Request(
+            request_id=f"e{event}",
+            user=user,
+            time=int(self.times[event]),
+            history=history,
+            history_times=self.times[past],
+            exclude=exclude,
+        )
+
+    def requests(self, events: Iterable[int], exclude_seen: bool) -> list[Request]:
+        return [self.request(int(event), exclude_seen) for event in events]
