@@ -1,0 +1,3 @@
+"""Metrics, statistics, baselines, the evaluation job and its report. Sees only `recsys` and the Recommender
+protocol.
+"""

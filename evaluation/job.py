@@ -1,0 +1,275 @@
+"""The evaluation job: every row on the same instances, resumable, and one `Results` at the end.
+
+The unit is an instance: a request (user, moment, the history strictly before it) and its target item. Rows
+answer through the Recommender protocol alone, so what is measured is what is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+from tqdm import tqdm
+
+from evaluation.measuring import Checkpoint, Columns, Plan, digest, measure
+from evaluation.results import Measured, Results, assemble
+from recsys.config import StageConfig
+from recsys.recommender import ProbabilisticRecommender, Recommender, Request
+from recsys.seeds import rng
+
+
+class EvaluateConfig(StageConfig):
+    """How figures are made. Intervals are always 95 %, as their names in results.json say."""
+
+    # instances; 0 = all. Scoring costs up to a second an instance on a CPU; a sample is stated in the report
+    max_instances: int = Field(0, ge=0)
+    # draws a request; 30 is the papers' hit-rate@30
+    n_candidates: int = Field(30, ge=1)
+    # depth of Recall@k and NDCG@k; 10 is customary
+    top_k: int = Field(10, ge=1)
+    # no unit; 1 samples the model's own distribution, as in E2P
+    temperature: float = Field(1.0, gt=0)
+    # temperatures that validation may choose from, for the softmax baselines and the second temperature column
+    temperature_grid: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
+    # any integer; names the sample of instances and the bootstrap
+    seed: int = 0
+    # seeds of the draws, averaged per instance; more of them steady only the sampled column, the expected one has none
+    draw_seeds: tuple[int, ...] = Field((0,), min_length=1)
+    # requests a call, and what a kill may cost; larger is faster until the prompts' cache fills the memory
+    batch_size: int = Field(32, ge=1)
+    # chance of a false alarm in one test; customary
+    alpha: float = Field(0.05, gt=0, lt=1)
+    # chance to find the smallest detectable difference if it is true; customary
+    power: float = Field(0.8, gt=0, lt=1)
+    # bootstrap samples; 2,000 place a 95 % bound to about 2 % of the interval's width
+    bootstrap_samples: int = Field(2000, ge=100)
+    # how often E2P-Random deals out other users' vectors; five is the protocol's least
+    random_permutations: int = Field(5, ge=1)
+    # ranked and distinct lists too? They cost a beam search and a second draw a request
+    beam_columns: bool = True
+    # replicas of a row that those columns are measured on; 0 = all. One is enough, as no test rests on them
+    beam_replicas: int = Field(1, ge=0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. Replicas (training seeds; permutations of E2P-Random) are averaged per instance
+    first.
+    """
+
+    name: str
+    replicas: list[Recommender]
+    temperature: float | None = None  # the temperature that validation chose; None if it chose none
+    reads: str = ""  # what it may read of a test user's history before the instance
+    trained: str = ""  # what it trains, and for how many seconds
+
+
+def evaluate_rows(
+    config: EvaluateConfig,
+    rows: Sequence[Row],
+    requests: Sequence[Request],
+    targets: np.ndarray,
+    users: np.ndarray,
+    checkpoint: Path,
+    protocol: dict,
+    primary: tuple[str, str] = ("E2P", "Static Prefix"),
+    baseline: str = "No Context",
+    quiet: bool = False,
+) -> Results:
+    """Measure `rows` on the test instances `requests` [R] with `targets` [R] of `users` [R].
+
+    Finished chunks are kept in the folder `checkpoint`; a killed evaluation continues there and ends in the
+    same results. (The recommenders' weights are not seen here: the stage's fingerprint covers those.)
+    `protocol` is copied into the results; an entry `users_in_data` gives how many users the split began with,
+    so that those without a held-out item are counted. Raises ValueError for instances that no method could
+    answer rightly.
+    """
+    targets, users = np.asarray(targets), np.asarray(users)
+    check_instances(requests, targets, users)
+    _check_rows(rows, baseline)
+    chosen = sample_instances(users, config.max_instances, config.seed)
+    kept = [requests[at] for at in chosen]
+    store = Checkpoint(checkpoint, _inputs(config, rows, kept, targets[chosen]))
+    measured = _measure_all(config, rows, kept, targets[chosen], store, quiet)
+    facts = protocol | _facts(config, users, chosen, protocol, primary, baseline)
+    return assemble(config, rows, measured, users[chosen], facts, primary, baseline)
+
+
+def sample_instances(users: np.ndarray, at_most: int, seed: int) -> np.ndarray:
+    """Which of the R instances to measure, ascending [at most `at_most`]; all of them if `at_most` is 0 or ≥
+    R.
+
+    Takes one random instance of each user (users in random order) before a second of any: the n of every test
+    is a number of users, and a user's mean over a random part of the instances is unbiased for the user's
+    mean over all.
+    """
+    count = len(users)
+    if at_most == 0 or at_most >= count:
+        return np.arange(count)
+    shuffled = rng(seed, "sample of instances").permutation(count)
+    seen: dict[int, int] = {}
+    turn = np.empty(count, dtype=np.int64)  # the how-manieth instance of its user, in shuffled order
+    for at, user in enumerate(users[shuffled].tolist()):
+        turn[at] = seen[user] = seen.get(user, -1) + 1
+    return np.sort(shuffled[np.argsort(turn, kind="stable")[:at_most]])
+
+
+def check_instances(requests: Sequence[Request], targets: np.ndarray, users: np.ndarray) -> None:
+    """Refuse instances that leak or cannot be answered; the ValueError names the request and the remedy."""
+    if not len(requests):
+        raise ValueError(
+            "there is no test instance to evaluate: no user has a held-out item; change the split"
+        )
+    if not len(requests) == len(targets) == len(users):
+        raise ValueError(
+            f"{len(requests)} requests, {len(targets)} targets and {len(users)} users: one of each"
+        )
+    names = [(request.user, request.request_id, request.time) for request in requests]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"request {twice[1]!r} occurs twice (same user, id and time): its draws would be the same"
+        )
+    for request, target in zip(requests, targets.tolist(), strict=True):
+        if target < 0:
+            raise ValueError(f"request {request.request_id!r} has target {target}; targets are item integers")
+        if target in request.exclude:
+            raise ValueError(
+                f"request {request.request_id!r} excludes its own target (item {target}), which no method could then "
+                "return; leave repeats out of the test instances, or do not exclude what was seen"
+            )
+        if len(request.history_times) and request.history_times.max() >= request.time:
+            raise ValueError(
+                f"the history of request {request.request_id!r} reaches its own moment {request.time} or later; "
+                "build it from events strictly before that moment"
+            )
+
+
+def _check_rows(rows: Sequence[Row], baseline: str) -> None:
+    names = [row.name for row in rows]
+    if len(set(names)) < len(names):
+        raise ValueError(f"row names must differ, got {names}")
+    if baseline not in names:
+        raise ValueError(
+            f"there is no row '{baseline}' to compare with; the rows are {', '.join(names) or 'none'}"
+        )
+    for row in rows:
+        kinds = {isinstance(replica, ProbabilisticRecommender) for replica in row.replicas}
+        if len(kinds) != 1:
+            raise ValueError(
+                f"row '{row.name}' needs at least one replica, and all of one kind (with or without draws)"
+            )
+
+
+def _measure_all(
+    config: EvaluateConfig,
+    rows: Sequence[Row],
+    requests: Sequence[Request],
+    targets: np.ndarray,
+    store: Checkpoint,
+    quiet: bool,
+) -> list[Measured]:
+    total = sum(len(row.replicas) for row in rows) * len(requests)
+    bar = tqdm(total=total, unit="request", disable=quiet, mininterval=1.0, smoothing=0.05)
+    measured = []
+    for number, row in enumerate(rows):
+        bar.set_description(row.name)
+        replicas: list[Columns] = []
+        for index, replica in enumerate(row.replicas):
+            plan = _plan(config, row, index)
+            chunks = []
+            for part in _parts(len(requests), config.batch_size):
+                chunk = store.load(number, index, part.start, part.stop - part.start)
+                if chunk is None:
+                    chunk = measure(replica, requests[part], targets[part], plan)
+                    store.save(number, index, part.start, chunk)
+                chunks.append(chunk)
+                bar.update(part.stop - part.start)
+            replicas.append({name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]})
+        measured.append(_stack(replicas))
+    bar.close()
+    return measured
+
+
+def _plan(config: EvaluateConfig, row: Row, index: int) -> Plan:
+    lists = config.beam_columns and (config.beam_replicas == 0 or index < config.beam_replicas)
+    return Plan(
+        row=row.name,
+        replica=index,
+        n=config.n_candidates,
+        k=config.top_k,
+        temperature=config.temperature,
+        chosen_temperature=row.temperature,
+        draw_seeds=config.draw_seeds,
+        lists=lists,
+    )
+
+
+def _parts(total: int, size: int) -> Iterator[slice]:
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
+
+
+def _stack(replicas: list[Columns]) -> Measured:
+    """Figures [R, K], where K counts the replicas that have the figure (the list columns may be on the first
+    only).
+    """
+    return {
+        name: np.stack([columns[name] for columns in replicas if name in columns], axis=1)
+        for name in replicas[0]
+    }
+
+
+def _inputs(
+    config: EvaluateConfig, rows: Sequence[Row], requests: Sequence[Request], targets: np.ndarray
+) -> str:
+    table = [f"{row.name}|{len(row.replicas)}|{row.temperature}" for row in rows]
+    asked = [
+        f"{r.request_id}|{r.user}|{r.time}|{r.query}|{len(r.history)}|{len(r.exclude)}" for r in requests
+    ]
+    events = [np.asarray(part) for r in requests for part in (r.history, r.history_times, r.exclude)]
+    return digest(config.model_dump_json(), *table, *asked, *events, targets)
+
+
+def _facts(
+    config: EvaluateConfig,
+    users: np.ndarray,
+    chosen: np.ndarray,
+    protocol: dict,
+    primary: tuple[str, str],
+    baseline: str,
+) -> dict:
+    """What the job itself can say about how the figures were made."""
+    with_target, measured = len(np.unique(users)), len(np.unique(users[chosen]))
+    in_data = protocol.get("users_in_data")
+    return {
+        "n_instances": len(chosen),
+        "n_instances_available": len(users),
+        "is_sample": len(chosen) < len(users),
+        "sample_seed": config.seed,
+        "n_users": measured,
+        "n_users_with_target": with_target,
+        "users_without_held_out_item": None if in_data is None else int(in_data) - with_target,
+        "n_candidates": config.n_candidates,
+        "top_k": config.top_k,
+        "temperature": config.temperature,
+        "draw_seeds": list(config.draw_seeds),
+        "alpha": config.alpha,
+        "power": config.power,
+        "bootstrap_samples": config.bootstrap_samples,
+        "list_columns_on": _list_columns(config),
+        "baseline": baseline,
+        "primary_comparison": list(primary),
+        "unit": "users: each user's instances and replicas are averaged first; intervals and tests are over users",
+    }
+
+
+def _list_columns(config: EvaluateConfig) -> str:
+    if not config.beam_columns:
+        return "deterministic rows only"
+    return (
+        f"the first {config.beam_replicas} replica(s) of each row" if config.beam_replicas else "all replicas"
+    )

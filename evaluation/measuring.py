@@ -1,0 +1,159 @@
+"""What one replica does on one chunk of instances, and the checkpoint that lets a killed evaluation continue.
+
+A figure depends only on the instance, the replica and the seeds, so chunks may be measured in any order, or
+twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from evaluation.metrics import entropy_from_draws, expected_hit, hits, ndcg_at_k, pad_lists, recall_at_k
+from recsys.recommender import ProbabilisticRecommender, Recommender, Request
+from recsys.run import write_text_atomically
+from recsys.seeds import derive
+
+Columns = dict[str, np.ndarray]  # name -> [R], one value per instance
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure of one replica."""
+
+    row: str
+    replica: int
+    n: int  # candidates
+    k: int  # ranked-list metrics
+    temperature: float
+    chosen_temperature: float | None  # the second temperature column
+    draw_seeds: tuple[int, ...]
+    lists: bool  # beam and distinct columns too
+
+
+def measure(
+    recommender: Recommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan
+) -> Columns:
+    """Every figure of one replica on these instances; a name is absent where the figure does not exist."""
+    if not isinstance(recommender, ProbabilisticRecommender):
+        return _ranked(recommender, requests, targets, plan)
+    columns = _drawn(recommender, requests, targets, plan) | _scored(recommender, requests, targets, plan)
+    columns["context_tokens"] = np.full(len(requests), float(recommender.context_tokens(requests)))
+    if plan.lists:
+        columns |= _ranked(recommender, requests, targets, plan)
+        distinct = recommender.recommend(requests, plan.n, plan.temperature, _seed(plan, plan.draw_seeds[0]))
+        columns["distinct"] = hits(_lists(distinct, requests, plan, plan.n), targets)
+    return columns
+
+
+def _drawn(
+    method: ProbabilisticRecommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan
+) -> Columns:
+    hit, entropy = [], []
+    for seed in plan.draw_seeds:
+        items, log_p = method.draw(requests, plan.n, plan.temperature, _seed(plan, seed))
+        for request, row in zip(requests, items, strict=True):
+            _refuse_excluded(request, row, plan)
+        hit.append(hits(items, targets))
+        entropy.append(entropy_from_draws(log_p))
+    return {"hit": np.mean(hit, axis=0), "entropy": np.mean(entropy, axis=0)}
+
+
+def _scored(
+    method: ProbabilisticRecommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan
+) -> Columns:
+    log_p = np.asarray(method.log_prob(requests, targets, plan.temperature), dtype=float)
+    bad = np.flatnonzero(np.isnan(log_p))
+    if bad.size:
+        raise ValueError(
+            f"row '{plan.row}': the target of request {requests[bad[0]].request_id!r} scores NaN"
+        )
+    columns = {"log_p": log_p, "expected": expected_hit(log_p, plan.n)}
+    if plan.chosen_temperature is not None:
+        if plan.chosen_temperature != plan.temperature:
+            log_p = np.asarray(method.log_prob(requests, targets, plan.chosen_temperature), dtype=float)
+        columns["expected_at_temperature"] = expected_hit(log_p, plan.n)
+    return columns
+
+
+def _ranked(method: Recommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan) -> Columns:
+    depth = max(plan.n, plan.k)
+    ranked = _lists(method.recommend(requests, depth, 0.0), requests, plan, depth)
+    return {
+        "top": hits(ranked[:, : plan.n], targets),
+        "recall": recall_at_k(ranked, targets, plan.k),
+        "ndcg": ndcg_at_k(ranked, targets, plan.k),
+    }
+
+
+def _lists(answers: Sequence, requests: Sequence[Request], plan: Plan, n: int) -> np.ndarray:
+    for request, answer in zip(requests, answers, strict=True):
+        if len(answer.items) > n or len(np.unique(answer.items)) < len(answer.items):
+            raise ValueError(
+                f"row '{plan.row}' answered request {request.request_id!r} with repeats or over {n} items"
+            )
+        _refuse_excluded(request, answer.items, plan)
+    return pad_lists([answer.items for answer in answers], n)
+
+
+def _refuse_excluded(request: Request, items: np.ndarray, plan: Plan) -> None:
+    if len(request.exclude) and np.isin(items, request.exclude).any():
+        raise ValueError(f"row '{plan.row}' returned an excluded item for request {request.request_id!r}")
+
+
+def _seed(plan: Plan, seed: int) -> int:
+    """Replicas draw independently; rows share their draws' seeds, which only steadies the differences between
+    rows.
+    """
+    return derive(seed, "replica", plan.replica)
+
+
+class Checkpoint:
+    """Finished chunks as parquet files, renamed into place; dropped when the inputs are not those they were
+    made from.
+    """
+
+    def __init__(self, folder: Path, inputs: str):
+        self.folder = Path(folder)
+        stamp = self.folder / "inputs.sha256"
+        if not stamp.exists() or stamp.read_text() != inputs:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            write_text_atomically(stamp, inputs)
+
+    def load(self, row: int, replica: int, start: int, size: int) -> Columns | None:
+        """A finished chunk, or None if it has to be measured (also when its file is damaged)."""
+        path = self._path(row, replica, start)
+        try:
+            frame = pd.read_parquet(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, pa.ArrowInvalid):  # cut short by a failing disk: measuring it again is always right
+            return None
+        return {str(name): frame[name].to_numpy() for name in frame} if len(frame) == size else None
+
+    def save(self, row: int, replica: int, start: int, columns: Columns) -> None:
+        path = self._path(row, replica, start)
+        temporary = path.with_suffix(".tmp")
+        pd.DataFrame(columns).to_parquet(temporary, index=False)
+        os.replace(temporary, path)
+
+    def _path(self, row: int, replica: int, start: int) -> Path:
+        return self.folder / f"row{row:02d}-replica{replica:02d}-from{start:07d}.parquet"
+
+
+def digest(*parts: str | np.ndarray) -> str:
+    """Hex sha256 over the parts, each with its length so that no two lists of parts run together."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes()
+        whole.update(len(data).to_bytes(8, "little") + data)
+    return whole.hexdigest()
