@@ -58,7 +58,9 @@ class PromptSession:
 
     def rewind(self) -> None:
         """Forget every node; the prompts stay read."""
-        self.cache.crop(self.width)
+        extra = self.cache.get_seq_length() - self.width
+        if extra:
+            self.cache.crop(-extra)
 
     def root(self) -> Nodes:
         rows = torch.arange(self.n_rows, device=self.model.device)
@@ -124,7 +126,7 @@ def draw(session: PromptSession, requests: Sequence[Request], n: int, seed: int)
     session.rewind()
     current = session.root()
     member = rows  # index into `current` of each draw
-    for depth in range(trie.n_levels):
+    for depth in range(trie.n_levels if len(rows) else 0):
         log_probs, children = session.expand(depth, current)
         choice = _inverse_cdf(log_probs, member, uniform[:, depth])
         total += log_probs[member, choice].double()
@@ -145,7 +147,7 @@ def _inverse_cdf(log_probs: torch.Tensor, member: torch.Tensor, uniform: torch.T
     """The child [D] that each draw's uniform number falls on; never a child of probability 0."""
     cdf = log_probs.double().exp().cumsum(1)
     cdf = cdf / cdf[:, -1:]
-    choice = torch.searchsorted(cdf[member], uniform[:, None], right=True)[:, 0]
+    choice = torch.searchsorted(cdf[member], uniform[:, None].contiguous(), right=True)[:, 0]
     last = cdf.shape[1] - 1 - log_probs.isfinite().flip(1).int().argmax(1)
     return torch.minimum(choice, last[member])
 

@@ -122,6 +122,8 @@ def fit(
             _save(checkpoint, state, optimizer, curves, best, bad, index)
             saved_at = time.monotonic()
     bar.close()
+    if index > start:  # so that a stage of several trainings, killed in a later one, repeats nothing
+        _save(checkpoint, state, optimizer, curves, best, bad, index)
     if best is not None:
         _copy_into(state, best)
     return curves
