@@ -1,0 +1,200 @@
+"""RQ-VAE: an autoencoder whose latent is a residual code (Lee et al., arXiv 2203.01941; for items TIGER, 2305.05065).
+
+Where this departs from the papers:
+- Codebooks follow an exponential moving average of what they code, as in Lee et al.; TIGER moves them by gradient.
+- The first `warmup` steps train the autoencoder alone; k-means then starts the codebooks on latents that mean something.
+- A code that has fallen out of use is moved onto a random residual of the batch, until the last tenth of the training;
+  then the codebooks settle by k-means steps on all latents (the network untouched).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys.config import StageConfig
+from recsys.seeds import derive, rng, torch_generator
+from recsys.training import cosine, fit, trainable_state
+from semantic_ids.quantizer import Quantizer, kmeans, nearest
+
+
+class RQVAEConfig(StageConfig):
+    hidden: tuple[int, ...] = (256,)  # widths of the encoder's layers; the decoder mirrors them
+    latent: int = Field(64, ge=1)  # dimensions of the quantised space
+    steps: int = Field(600, ge=1)  # optimiser steps; on 3,650 items more changed nothing that inspect shows
+    warmup: int = Field(100, ge=0)  # steps of the autoencoder alone, before k-means starts the codebooks
+    batch: int = Field(1024, ge=1)  # items a step; a smaller catalogue is taken whole
+    lr: float = Field(2e-3, gt=0)  # AdamW, cosine down
+    weight_decay: float = Field(1e-4, ge=0)
+    commitment: float = Field(0.25, ge=0)  # β: weight of the pull of latents to their codes (both papers' value)
+    decay: float = Field(0.95, gt=0, lt=1)  # of the codebooks' moving average, per step
+    restart_below: float = Field(0.05, ge=0, lt=1)  # a code used less than this share of an even use is dead
+
+
+class RQVAE(Quantizer):
+    """Encoder, residual codebooks (moving averages), decoder. Which phase it is in is part of the state dict."""
+
+    def __init__(self, dim: int, sizes: Sequence[int], config: RQVAEConfig):
+        super().__init__(dim, sizes)
+        self.config = config
+        widths = [dim, *config.hidden, config.latent]
+        self.encoder, self.decoder = _mlp(widths), _mlp(widths[::-1])
+        for level, size in enumerate(self.sizes):
+            self.register_buffer(f"codebook_{level}", torch.zeros(size, config.latent))
+            self.register_buffer(f"count_{level}", torch.zeros(size))  # moving average of uses a step
+            self.register_buffer(f"sum_{level}", torch.zeros(size, config.latent))  # … of the residuals coded
+        self.register_buffer("started", torch.tensor(False))
+
+    @property
+    def codebooks(self) -> list[Tensor]:
+        return [self.get_buffer(f"codebook_{level}") for level in range(len(self.sizes))]
+
+    def latent(self, vectors: Tensor) -> Tensor:
+        return self.encoder(vectors)
+
+    def from_latent(self, latent: Tensor) -> Tensor:
+        return self.decoder(latent)
+
+    def loss(self, vectors: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Lee et al. eq. 7–9, every term a mean over items and dimensions, so that neither drowns the other:
+
+            ‖x − x̂‖² + β Σ_l ‖z − sg[ẑ_l]‖²,   ẑ_l = Σ_{m ≤ l} e^m[c_m],   x̂ = decoder(z + sg[ẑ_L − z])
+
+        Returns it with the codes [n] and the residuals [n, d] (detached) that each level coded.
+        """
+        z = self.encoder(vectors)
+        rest, commitment, codes, residuals = z, z.new_zeros(()), [], []
+        for codebook in self.codebooks:
+            residuals.append(rest.detach())
+            codes.append(nearest(residuals[-1], codebook))
+            rest = rest - codebook[codes[-1]]  # codebooks are buffers: nothing flows into them
+            commitment = commitment + rest.square().mean()  # z − sg[ẑ_l] is what level l leaves over
+        straight_through = z - rest.detach()
+        error = functional.mse_loss(self.decoder(straight_through), vectors)
+        return error + self.config.commitment * commitment, codes, residuals
+
+    def fit(self, vectors: np.ndarray, checkpoint: Path, seed: int, quiet: bool = False) -> dict:
+        """See `Quantizer.fit`. Weights are drawn from `seed` here, so that the constructor's draw does not matter."""
+        if len(vectors) < max(self.sizes):
+            raise ValueError(
+                f"RQ-VAE cannot start {max(self.sizes)} codes from {len(vectors)} vectors; use smaller level sizes"
+            )
+        config, rows = self.config, torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+        _draw_weights(self, seed)
+        self.train()
+
+        def step(index: int) -> Tensor:
+            batch = _batch(rows, config.batch, seed, index)
+            if index < config.warmup:
+                return functional.mse_loss(self.decoder(self.encoder(batch)), batch)
+            if not bool(self.started):
+                self.start_codebooks(rows, seed)
+            loss, codes, residuals = self.loss(batch)
+            self.move_codebooks(codes, residuals)
+            if index < 0.9 * config.steps:
+                self.restart_dead(residuals, rng(seed, "restart", index))
+            return loss
+
+        optimizer = torch.optim.AdamW(self.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        curves = fit(
+            "RQ-VAE",
+            config.steps,
+            trainable_state(self),
+            optimizer,
+            step,
+            checkpoint,
+            schedule=lambda index: cosine(index, config.steps, 20),
+            clip_norm=1.0,
+            quiet=quiet,
+        )
+        if not bool(self.started):  # steps ≤ warmup
+            self.start_codebooks(rows, seed)
+        self._settle(vectors)
+        return curves.as_dict()
+
+    @torch.no_grad()
+    def start_codebooks(self, rows: Tensor, seed: int) -> None:
+        """K-means, level by level, on the residuals of a seeded sample of `rows` (256 a code)."""
+        wanted = min(len(rows), 256 * max(self.sizes))
+        chosen = rng(seed, "start").choice(len(rows), wanted, replace=False)
+        rest = self.latent_of(rows[np.sort(chosen)].numpy())
+        self.train()
+        for level, codebook in enumerate(self.codebooks):
+            means = kmeans(rest.numpy(), self.sizes[level], derive(seed, "start", level), tries=1, steps=10)
+            codebook.copy_(torch.from_numpy(means))
+            codes = nearest(rest, codebook)
+            share = torch.bincount(codes, minlength=self.sizes[level]) / len(rest)
+            count = (share * min(len(rows), self.config.batch)).clamp(min=1e-3)
+            self.get_buffer(f"count_{level}").copy_(count)
+            self.get_buffer(f"sum_{level}").copy_(count[:, None] * codebook)
+            rest = rest - codebook[codes]
+        self.get_buffer("started").fill_(True)
+
+    @torch.no_grad()
+    def move_codebooks(self, codes: Sequence[Tensor], residuals: Sequence[Tensor]) -> None:
+        """n ← γn + (1 − γ)·uses, m ← γm + (1 − γ)·Σ residuals, e = m / n, for each code of each level."""
+        decay = self.config.decay
+        for level, (chosen, rest) in enumerate(zip(codes, residuals, strict=True)):
+            count, total = self.get_buffer(f"count_{level}"), self.get_buffer(f"sum_{level}")
+            uses = torch.bincount(chosen, minlength=len(count)).to(count.dtype)
+            count.mul_(decay).add_(uses, alpha=1 - decay)
+            total.mul_(decay).add_(torch.zeros_like(total).index_add_(0, chosen, rest), alpha=1 - decay)
+            self.codebooks[level].copy_(total / count.clamp(min=1e-8)[:, None])
+
+    @torch.no_grad()
+    def restart_dead(self, residuals: Sequence[Tensor], generator: np.random.Generator) -> int:
+        """Move each code used less than `restart_below` × an even use onto a random residual; returns how many."""
+        restarted = 0
+        for level, rest in enumerate(residuals):
+            count, even = self.get_buffer(f"count_{level}"), len(rest) / self.sizes[level]
+            dead = torch.nonzero(count < self.config.restart_below * even)[:, 0]
+            if len(dead):
+                found = rest[torch.from_numpy(generator.integers(0, len(rest), len(dead)))]
+                self.codebooks[level][dead] = found
+                count[dead] = even  # as if in even use: it has some steps to find its place
+                self.get_buffer(f"sum_{level}")[dead] = found * even
+                restarted += len(dead)
+        return restarted
+
+    @torch.no_grad()
+    def _settle(self, vectors: np.ndarray, rounds: int = 5) -> None:
+        """Lloyd steps, level by level, on all latents; a code that nothing uses takes the worst-coded residual."""
+        rest = self.latent_of(vectors)
+        for codebook in self.codebooks:
+            for _ in range(rounds):
+                codes = nearest(rest, codebook)
+                uses = torch.bincount(codes, minlength=len(codebook))
+                means = torch.zeros_like(codebook).index_add_(0, codes, rest) / uses.clamp(min=1)[:, None]
+                unused = torch.nonzero(uses == 0)[:, 0]
+                worst = (rest - codebook[codes]).square().sum(1).topk(min(len(unused), len(rest))).indices
+                means[unused[: len(worst)]] = rest[worst]
+                codebook.copy_(means)
+            rest = rest - codebook[nearest(rest, codebook)]
+
+
+def _mlp(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+@torch.no_grad()
+def _draw_weights(module: nn.Module, seed: int) -> None:
+    for name, parameter in module.named_parameters():
+        if parameter.dim() == 2:
+            nn.init.xavier_uniform_(parameter, generator=torch_generator(seed, "weights", name))
+        else:
+            parameter.zero_()
+
+
+def _batch(rows: Tensor, size: int, seed: int, index: int) -> Tensor:
+    if len(rows) <= size:
+        return rows
+    return rows[torch.from_numpy(rng(seed, "batch", index).integers(0, len(rows), size))]
