@@ -20,14 +20,15 @@ from recsys.tables import DataError, Table, finite_or_none, read_table, require
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """N items. Item integer i has id `item_ids[i]` (str), title `titles[i]`, and phrases `columns[name][i]`."""
+    """N items. Item i has id `item_ids[i]` (str), title `titles[i]`, and phrases `columns[name][i]`."""
 
     item_ids: np.ndarray  # [N] str (object)
     titles: list[str]  # [N]; the id where there is no title
     columns: dict[str, list[list[str]]]  # e.g. {"genres": [["Comedy", "Drama"], ...]}
 
     def __post_init__(self) -> None:
-        assert all(len(self.item_ids) == len(column) for column in (self.titles, *self.columns.values()))
+        assert len(self.titles) == len(self.item_ids)
+        assert all(len(column) == len(self.item_ids) for column in self.columns.values())
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -57,7 +58,7 @@ class Catalogue:
         return texts
 
     def select(self, item_ids: Sequence[str]) -> Catalogue:
-        """The catalogue of these items, in this order; one that is not here has its id as title and no text."""
+        """The catalogue of these items, in this order; an unknown one has its id as title and no text."""
         rows = [self._index.get(item_id) for item_id in item_ids]
         titles = [
             item_id if row is None else self.titles[row] for row, item_id in zip(rows, item_ids, strict=True)
@@ -89,12 +90,14 @@ def read_items(
     columns: Mapping[str, str] | None = None,
     text_columns: Sequence[str] | None = None,
     title_required: bool = True,
+    table: Table | None = None,
 ) -> Catalogue:
-    """Read a file of items: `item_id`, `title`, and text columns (all that are not numbers, unless they are named).
+    """Read a file of items: `item_id`, `title`, and text columns (unless they are named: all but numbers).
 
-    A cell with several values is split at `|`, or is a JSON list. Raises `DataError` for a repeated or blank id.
+    A cell with several values is split at `|`, or is a JSON list. `table` is the file, if it was read
+    before. Raises `DataError` for a repeated or blank id.
     """
-    table, columns = read_table(path), columns or {}
+    table, columns = table or read_table(path), columns or {}
     title = ("title",)
     names = find_columns(
         table, "items", ("item_id", *(title * title_required)), title * (not title_required), columns
@@ -103,7 +106,7 @@ def read_items(
     _refuse_repeats(table, item_ids)
     titles = item_ids.to_list()
     if "title" in names:
-        given = table.text(names["title"]).to_pylist()
+        given = table.text(names["title"], blank=("",)).to_pylist()
         titles = [
             " ".join(name.split()) if name else item_id for name, item_id in zip(given, titles, strict=True)
         ]
@@ -112,13 +115,16 @@ def read_items(
         wanted = {name: name for name in table.columns if name not in taken and not _is_number(table, name)}
         wanted = {name: theirs for name, theirs in wanted.items() if name not in ("item_id", "title", "")}
     else:
-        wanted = {name: require(table, columns.get(name, name), name) for name in text_columns}
+        wanted = {
+            name: require(table, columns.get(f"items.{name}", columns.get(name, name)), name)
+            for name in text_columns
+        }
     texts = {name: [phrases(cell) for cell in table.raw(theirs)] for name, theirs in wanted.items()}
     return Catalogue(np.array(item_ids.to_list(), dtype=object), titles, texts)
 
 
 def phrases(cell: Any) -> list[str]:
-    """The phrases in one cell: `"Comedy|Drama"`, `'["Comedy", "Drama"]'` and `["Comedy", "Drama"]` are all the same."""
+    """The phrases in one cell. `Comedy|Drama` and `["Comedy", "Drama"]`, as text or a list, are the same."""
     if cell is None or (isinstance(cell, float) and cell != cell):
         return []
     if isinstance(cell, str):

@@ -1,13 +1,16 @@
-"""What every later stage reads: events as integers in order, their roles, and histories that cannot see the future."""
+"""What every later stage reads: events as integers, their roles, and histories that cannot see the future."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.catalogue import Catalogue
@@ -19,8 +22,8 @@ from recsys.run import Run
 class Dataset:
     """E events of U users, sorted by (user, time, row of the file).
 
-    The history of event e is events `offsets[users[e]] : history_end[e]`: those strictly earlier than `times[e]`.
-    That is the one rule for ties: events of the same second are not in each other's history.
+    The history of event e is events `offsets[users[e]] : history_end[e]`: those strictly earlier than
+    `times[e]`. That is the one rule for ties: events of the same second are not in each other's history.
     """
 
     user_ids: np.ndarray  # [U] str (object)
@@ -48,7 +51,7 @@ class Dataset:
     def load(cls, run: Run) -> Dataset:
         """Read what the `prepare` stage of `run` left. Raises `RunError` where it is missing or damaged."""
         events = pq.ParquetFile(run.artifact("prepare", "events.parquet")).read()
-        columns = {name: events[name].to_numpy() for name in events.column_names}
+        columns = {name: np.array(events[name].to_numpy()) for name in events.column_names}  # writable copies
         users = pq.ParquetFile(run.artifact("prepare", "users.parquet")).read()
         queries = pq.ParquetFile(run.artifact("prepare", "queries.parquet")).read()
         return cls(
@@ -63,6 +66,25 @@ class Dataset:
             ratings=columns.get("rating"),
             kinds=columns.get("event"),
         )
+
+    def save(self, folder: Path) -> None:
+        """Write `events.parquet`, `users.parquet`, `items.parquet` and `queries.parquet`."""
+        events: dict[str, Any] = {
+            "user": self.users,
+            "item": self.items,
+            "time": self.times,
+            "weight": self.weights,
+            "role": self.roles,
+        }
+        if self.ratings is not None:
+            events["rating"] = self.ratings
+        if self.kinds is not None:
+            events["event"] = pa.array(self.kinds, pa.string())
+        queries = pa.Table.from_pandas(self.queries, preserve_index=False).replace_schema_metadata(None)
+        pq.write_table(pa.table(events), folder / "events.parquet")
+        pq.write_table(pa.table({"user_id": pa.array(self.user_ids, pa.string())}), folder / "users.parquet")
+        pq.write_table(queries, folder / "queries.parquet")
+        self.catalogue.save(folder)
 
     @property
     def n_users(self) -> int:
@@ -91,7 +113,7 @@ class Dataset:
         return self.items[start:end], self.times[start:end]
 
     def request(self, event: int, exclude_seen: bool) -> Request:
-        """The request whose answer event `event` is. Seen items are excluded on demand, but never the answer."""
+        """The request whose answer event `event` is. It can exclude seen items, but never the answer."""
         user = int(self.users[event])
         past = slice(self.offsets[user], self.history_end[event])
         history = self.items[past]
@@ -109,3 +131,20 @@ class Dataset:
 
     def requests(self, events: Iterable[int], exclude_seen: bool) -> list[Request]:
         return [self.request(int(event), exclude_seen) for event in events]
+
+    def held_out_facts(self, role: int) -> dict[str, Any]:
+        """What the reader of a result must know about the targets of one role: how many were already in their
+        history, have no history, or share their second with another event of the same user."""
+        events = self.events(role)
+        times = pd.Series(self.times)
+        first_time = times.groupby(self.users * self.n_items + self.items).transform("min").to_numpy()
+        same_second = times.groupby([self.users, self.times]).transform("size").to_numpy()
+        tied = int((same_second[events] > 1).sum())
+        return {
+            "events": len(events),
+            "users": len(np.unique(self.users[events])),
+            "already_in_history": int((first_time[events] < self.times[events]).sum()),
+            "without_history": int((self.history_end[events] == self.offsets[self.users[events]]).sum()),
+            "tied_in_time": tied,
+            "tied_share": round(tied / len(events), 4) if len(events) else None,
+        }

@@ -1,4 +1,4 @@
-"""What is left out after the door: disliked items, repeats, unknown items, and whoever is outside the k-core."""
+"""What is left out after the door: disliked items, repeats, unknown items, and all outside the k-core."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def keep_kinds(interactions: Interactions, kinds: Sequence[str] | None) -> Inter
 
 
 def keep_repeats(interactions: Interactions, policy: Repeats) -> Interactions:
-    """Of a (user, item) pair at several times keep all, the first or the last. Ties in time: the file's order."""
+    """Of a (user, item) pair at several times keep all, the first or the last (ties: in the file's order)."""
     if policy == "keep":
         return interactions
     frame = interactions.frame.sort_values("timestamp", kind="stable")
@@ -68,7 +68,8 @@ def meet_catalogue(
         problem += f" (no item is: ids there look like '{catalogue.item_ids[0]}')"
     if policy == "error":
         raise DataError(
-            f"{problem}; {n_items} such item(s) in {n_rows} row(s). Add them, or set unknown_items: drop or keep"
+            f"{problem}; {n_items} such item(s) in {n_rows} row(s). "
+            f"Add them, or set unknown_items: drop or keep"
         )
     done = "the rows are dropped" if policy == "drop" else "kept, with the id as title"
     notices.add(
@@ -81,8 +82,10 @@ def meet_catalogue(
 
 
 def k_core(interactions: Interactions, users: int, items: int) -> Interactions:
-    """Drop users with fewer than `users` distinct items and items with fewer than `items` distinct users, until
-    nobody falls below either (0 or 1: no such condition). The result does not depend on the order of dropping."""
+    """The largest part in which each user has `users` distinct items and each item `items` distinct users.
+
+    Whoever falls below is dropped until nobody does; the result does not depend on the order. 0 or 1: any.
+    """
     if users <= 1 and items <= 1:
         return interactions
     frame = interactions.frame

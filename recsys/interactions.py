@@ -1,7 +1,7 @@
 """The door: interactions and queries come in here, strictly, and everything behind it is relaxed.
 
-Raw ids are strings, always. A time is a whole number of Unix seconds (or an ordinal, where the data has only order).
-Column names of the outside are spelled once, in a mapping from our name to theirs.
+Raw ids are strings, always, without the spaces around them. A time is a whole number of Unix seconds (or an
+ordinal, where the data has only order). Outside column names are spelled once, in a mapping from ours to theirs.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ class Notices:
 
 @dataclass(frozen=True)
 class Interactions:
-    """A validated frame: user_id, item_id (str), timestamp (int64), and rating, weight (float64), event (str) if given.
+    """A validated frame: user_id, item_id (str), timestamp (int64); rating, weight (float64), event (str).
 
-    The frame's index is the row in its file, and `place(row)` names it for messages.
+    The last three are there if the file has them; a rating may be NaN. The frame's index is the row in its
+    file, and `place(row)` names it for messages.
     """
 
     frame: pd.DataFrame
@@ -100,10 +101,10 @@ def read_interactions(
 def read_queries(
     path: str | Path, columns: Mapping[str, str] | None = None, table: Table | None = None
 ) -> pd.DataFrame:
-    """Read queries: user_id (null for nobody in particular), item_id (what was found), timestamp, query (str)."""
+    """Read queries: user_id (null: nobody), item_id (what was found), timestamp, query (str)."""
     table = read_table(path) if table is None else table
     names = find_columns(table, "queries", (*SHARED, "query"), (), columns or {})
-    query = table.text(names["query"])
+    query = table.text(names["query"], blank=("",))  # "nan" is also a bread
     if query.null_count:
         raise table.error(first(pc.is_null(query)), "query is blank; delete the row or write the words")
     return pd.DataFrame(
@@ -126,13 +127,13 @@ def drop_duplicates(interactions: Interactions, notices: Notices) -> Interaction
         notices.add(
             "duplicate_rows",
             count,
-            f"{where}: {count} row{'s' * (count != 1)} repeat{'s' * (count == 1)} the user, item and timestamp of an "
-            f"earlier row (first here); dropped. Delete the copies to be rid of this warning",
+            f"{where}: {count} row(s) repeat the user, item and timestamp of an earlier row (the first is "
+            f"here); dropped. Delete the copies to be rid of this warning",
         )
     return interactions.keep(~repeated)
 
 
-# -- columns ----------------------------------------------------------------------------------------------------
+# -- columns -------------------------------------------------------------------------------------------------
 
 
 def find_columns(
@@ -140,8 +141,8 @@ def find_columns(
 ) -> dict[str, str]:
     """Our column name → theirs, for one file of `kind` (interactions, items, queries).
 
-    A mapping is held to: where the mapped column is not there, the file is refused. Except that items and queries
-    may use our own name for a column that was mapped for the interactions.
+    A mapping is held to: where the mapped column is not there, the file is refused. Except that items and
+    queries may use our own name for a column that was mapped for the interactions.
     """
     names = {}
     for ours in (*required, *optional):
@@ -155,7 +156,7 @@ def find_columns(
     twice = [ours for ours in names if list(names.values()).count(names[ours]) > 1]
     if twice:
         raise DataError(
-            f"{table.path}: {' and '.join(twice)} are both mapped to column '{names[twice[0]]}'; map each once"
+            f"{table.path}: {' and '.join(twice)} are mapped to one column, '{names[twice[0]]}'; map it once"
         )
     return names
 
@@ -165,9 +166,7 @@ def ids(table: Table, column: str, ours: str) -> pd.Series:
     values = table.text(column)
     if values.null_count:
         row = first(pc.is_null(values))
-        raise table.error(
-            row, f"{ours} is blank or not a number; every row needs one: fill it in or delete the row"
-        )
+        raise table.error(row, f"{ours} is blank (or NaN); every row needs one: fill it in or delete the row")
     odd = pc.match_substring_regex(values, r"[\x00-\x1f\x7f]")
     if pc.any(odd).as_py():
         row = first(odd)
@@ -201,7 +200,9 @@ def _why_not_a_time(text: str | None) -> str:
     if value is None:
         return f"timestamp '{text[:60]}' is not a Unix time; expected whole seconds"
     if value >= MILLISECONDS:
-        return f"timestamp '{text}' is too large for seconds; are these milliseconds? Divide by 1000: expected whole seconds"
+        return f"timestamp '{text}' is too large; expected whole seconds: divide milliseconds by 1000"
+    if value == int(value) and value >= 0:
+        return f"timestamp '{text}' is not a Unix time as digits; expected whole seconds, such as 1700000000"
     if value < 0:
         return f"timestamp '{text}' is negative; expected whole seconds since 1970"
     return f"timestamp '{text}' has a fraction; expected whole seconds: round it"
@@ -211,13 +212,13 @@ def numbers(table: Table, column: str, ours: str, missing_allowed: bool) -> np.n
     """A column of finite numbers as float64 [n]; NaN where there is none, if that is allowed."""
     values = table.text(column)
     floats = _floats(values)
-    bad = ~np.isfinite(floats)
+    bad = ~(np.abs(floats) < 1e30)  # also NaN; they are kept in 32 bits
     if missing_allowed:
         bad &= ~pc.is_null(values).to_numpy(zero_copy_only=False)
     if bad.any():
         row = int(bad.argmax())
         text = values[row].as_py()
-        what = "is blank" if text is None else f"'{text[:60]}' is not a number"
+        what = "is blank" if text is None else f"'{text[:60]}' is not a number (below 1e30)"
         raise table.error(
             row, f"{ours} {what}; expected a number such as 3.5, with a point and no thousands mark"
         )

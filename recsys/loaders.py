@@ -2,7 +2,7 @@
 
 - MovieLens ml-latest-small (Harper and Konstan 2015): ratings, titles, genres; the free tags are queries.
 - Amazon 5-core of 2014 (McAuley et al. 2015) in the S3-Rec / P5 / TIGER form: order without time.
-- HetRec 2011 Last.fm 2K (Cantador et al. 2011): the first time a user tagged an artist, to the month; tags are queries.
+- HetRec 2011 Last.fm 2K (Cantador et al. 2011): a user's first tag for an artist, by month; tags are queries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recsys.interactions import (
     read_queries,
     whole_seconds,
 )
-from recsys.tables import Table, read_table, require
+from recsys.tables import Table, read_lines, read_table, require
 
 EMBEDDED = Path(__file__).parent / "data" / "ml-latest-small"
 FILES = {
@@ -61,11 +61,21 @@ def load_movielens(paths: Mapping[str, Path], text_columns: Sequence[str] | None
     """MovieLens in the CSV form of ml-latest-small: every rating is an event."""
     names = {"user_id": "userId", "item_id": "movieId"}
     interactions = read_interactions(paths["interactions"], names, notices)
-    catalogue = read_items(paths["items"], names, ["genres"] if text_columns is None else text_columns)
+    catalogue = _select_text(read_items(paths["items"], names, ["genres"]), text_columns)
     for genres in catalogue.columns.get("genres", []):
         if genres == ["(no genres listed)"]:
             genres.clear()
     return Source(interactions, catalogue, read_queries(paths["queries"], {**names, "query": "tag"}))
+
+
+def _select_text(catalogue: Catalogue, names: Sequence[str] | None) -> Catalogue:
+    """The catalogue with only the named text columns (None: all)."""
+    unknown = sorted(set(names or ()) - set(catalogue.columns))
+    if unknown:
+        has = ", ".join(catalogue.columns) or "none"
+        raise DataError(f"text_columns names '{unknown[0]}'; the text columns of this data set are: {has}")
+    columns = {name: column for name, column in catalogue.columns.items() if names is None or name in names}
+    return Catalogue(catalogue.item_ids, catalogue.titles, columns)
 
 
 def load_amazon(paths: Mapping[str, Path], text_columns: Sequence[str] | None, notices: Notices) -> Source:
@@ -75,11 +85,14 @@ def load_amazon(paths: Mapping[str, Path], text_columns: Sequence[str] | None, n
     An item without a title is called by its brand and most special category.
     """
     path = paths["interactions"]
-    users, items, positions, rows = [], [], [], []
-    if not path.read_bytes().strip():
-        raise DataError(f"{path} is empty; expected a line for each user: user ASIN ASIN ...")
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        user, *sequence = text.split() or [""]
+    users: list[str] = []
+    items: list[str] = []
+    positions: list[int] = []
+    rows: list[int] = []  # line of each event
+    for line, text in enumerate(read_lines(path), start=1):
+        if not text.strip():
+            continue
+        user, *sequence = text.split()
         if not sequence:
             raise DataError(f"{path}:{line}: a line needs a user and at least one item; delete or mend it")
         users.extend([user] * len(sequence))
@@ -96,13 +109,13 @@ def load_amazon(paths: Mapping[str, Path], text_columns: Sequence[str] | None, n
         raise DataError(
             f"{path}:{line}: user '{users[int(repeated.idxmax())]}' already has a line; join the two"
         )
-    wanted = ["attributes"] if text_columns is None else text_columns
-    catalogue = _name_by_attributes(read_items(paths["items"], {"item_id": "asin"}, wanted, False), notices)
+    catalogue = read_items(paths["items"], {"item_id": "asin"}, ["attributes"], title_required=False)
+    catalogue = _select_text(_name_by_attributes(catalogue, notices), text_columns)
     return Source(Interactions(frame, lambda row: f"{path}:{rows[row]}"), catalogue, None, has_clock=False)
 
 
 def _name_by_attributes(catalogue: Catalogue, notices: Notices) -> Catalogue:
-    attributes = catalogue.columns.get("attributes", [[] for _ in catalogue.titles])
+    attributes = catalogue.columns["attributes"]
     for item in attributes:
         item[:] = [name for name in item if name != "Unknown"]  # the publisher's word for "no brand"
     titles, made = [], 0
@@ -111,19 +124,19 @@ def _name_by_attributes(catalogue: Catalogue, notices: Notices) -> Catalogue:
         made += nameless
         titles.append(" ".join(dict.fromkeys([item[0], item[-1]])) if nameless else title)
     notices.add(
-        "titles_from_attributes", made, f"{made} items have no title; named by their first and last attribute"
+        "titles_from_attributes",
+        made,
+        f"{made} item(s) have no title; they are named by their first and last attribute",
     )
     return Catalogue(catalogue.item_ids, titles, catalogue.columns)
 
 
 def load_lastfm(paths: Mapping[str, Path], text_columns: Sequence[str] | None, notices: Notices) -> Source:
-    """Last.fm 2K: an event is the first time that a user tags an artist; every tagging is a query for that artist.
+    """Last.fm 2K: an event is the first time that a user tags an artist; every tagging is a query for it.
 
-    The publisher's listening counts are totals at the end of the crawl and have no time, so they are not used; nor
-    are an artist's tags a text column, since most were given later than the events that would read them.
+    The publisher's listening counts are totals at the end of the crawl and have no time, so they are not
+    used; nor are an artist's tags a text column, since most were given later than the events that would read them.
     """
-    if text_columns:
-        raise DataError("lastfm has no text columns; leave text_columns out")
     table = read_table(paths["interactions"], "\t", quoting=False)
     tagging = pd.DataFrame(
         {
@@ -146,22 +159,25 @@ def load_lastfm(paths: Mapping[str, Path], text_columns: Sequence[str] | None, n
     first = ordered.drop_duplicates(["user_id", "item_id"]).sort_index()
     events = Interactions(first[["user_id", "item_id", "timestamp"]], table.place)
     words = read_table(paths["tags"], "\t", quoting=False, encoding="latin-1")
-    word_of = pd.Series(words.raw("tagValue"), index=ids(words, "tagID", "tag_id").to_list())
+    word_ids = ids(words, require(words, "tagID", "tag_id"), "tag_id").to_list()
+    word_of = pd.Series(words.raw(require(words, "tagValue", "query")), index=word_ids)
     queries = tagging[["user_id", "item_id", "timestamp"]].assign(
         query=tagging["tag_id"].map(word_of).str.strip()
     )
-    return Source(events, _artists(paths["items"]), queries[queries["query"].fillna("") != ""])
+    return Source(
+        events,
+        _select_text(_artists(paths["items"]), text_columns),
+        queries[queries["query"].fillna("") != ""],
+    )
 
 
 def _artists(path: Path) -> Catalogue:
     table = read_table(path, "\t", quoting=False)
-    item_ids, names = ids(table, require(table, "id", "item_id"), "item_id").to_list(), table.raw("name")
-    titles = [" ".join(name.split()) or item_id for name, item_id in zip(names, item_ids, strict=True)]
-    return Catalogue(np.array(item_ids, dtype=object), titles, {})
+    return read_items(path, {"item_id": "id", "title": "name"}, [], table=table)
 
 
 def _month_to_seconds(table: Table) -> np.ndarray:
-    """Unix seconds [n] of the start of each row's day (UTC); in this data nearly always the first of a month."""
+    """Unix seconds [n] of the start of each row's day (UTC); in this data mostly the first of a month."""
     parts = {}
     for name in ("year", "month", "day"):
         parts[name] = whole_seconds(table, require(table, name, name))

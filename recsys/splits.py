@@ -1,7 +1,8 @@
 """Which event is learned from, and which is held out: three splits on plain arrays.
 
-Seven events of two users, in order of (user, time, row in the file). Leave-last-out holds out the last event for the
-test and the one before it for validation; of what is left, the later `personalize_fraction` is kept from Stage 1:
+Seven events of two users, in order of (user, time, row in the file). Leave-last-out holds out the last event
+for the test and the one before it for validation; of what is left, the later `personalize_fraction` is kept
+from Stage 1:
 
 >>> import numpy as np
 >>> users = np.array([0, 0, 0, 0, 0, 1, 1])
@@ -32,29 +33,34 @@ HOLD_OUT_FROM = 5  # events; a user with fewer has no held-out event in the last
 
 
 class SplitConfig(StageConfig):
-    """How events are divided by time. Whatever the kind, no event of a user is later than one of a later role."""
+    """How events are divided by time. No event is later than one of a later role of the same user.
+
+    (An UNUSED event is part of histories and of nothing else, so it may stand anywhere.)
+    """
 
     # last_fraction: the last part of each user's events, several test instances a user (most power a user).
     # leave_last_out: the last event is the test, the one before it validation (comparison with papers).
-    # global_time: one moment for all users, as in production; the only one that forbids learning from others' future.
+    # global_time: one moment for all users, as in production; only here nobody's future is learned.
     kind: Literal["last_fraction", "leave_last_out", "global_time"] = "last_fraction"
-    test_fraction: float = Field(0.1, gt=0, lt=1)  # share of a user's events (global_time: of all events)
-    validation_fraction: float = Field(0.05, ge=0, lt=1)  # share, taken just before the test part
-    max_test_per_user: int = Field(20, ge=1)  # events; a few heavy users would otherwise be most of the test
-    cutoff_validation_unix_s: int | None = (
-        None  # global_time: validation starts here; None: by the fractions above
-    )
-    cutoff_test_unix_s: int | None = None  # global_time: test starts here; None: by the fractions above
-    # Share of the training events, the latest, kept from Stage 1 for Stage 2 (which must train on what Stage 1 and the
-    # graph have not fitted): of each user's events; for global_time, of all.
-    personalize_fraction: float = Field(0.3, ge=0, lt=1)
+    test_fraction: float = Field(
+        default=0.1, gt=0, lt=1
+    )  # share of a user's events (global_time: of all events)
+    validation_fraction: float = Field(default=0.05, ge=0, lt=1)  # share, taken just before the test part
+    max_test_per_user: int = Field(
+        default=20, ge=1
+    )  # events; a few heavy users would otherwise be most of the test
+    cutoff_validation_unix_s: int | None = None  # global_time: start of validation; None: by the fractions
+    cutoff_test_unix_s: int | None = None  # global_time: start of test; None: by the fractions
+    # Share of the training events, the latest, kept from Stage 1 for Stage 2 (which must train on what Stage
+    # 1 and the graph have not fitted): of each user's events; for global_time, of all.
+    personalize_fraction: float = Field(default=0.3, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> SplitConfig:
         if self.test_fraction + self.validation_fraction >= 1:
             raise ValueError(
-                f"test_fraction {self.test_fraction} + validation_fraction {self.validation_fraction} leaves nothing "
-                f"to learn from; their sum must be below 1"
+                f"test_fraction {self.test_fraction} + validation_fraction {self.validation_fraction} leaves "
+                f"nothing to learn from; their sum must be below 1"
             )
         cutoffs = (self.cutoff_validation_unix_s, self.cutoff_test_unix_s)
         if cutoffs != (None, None) and self.kind != "global_time":
@@ -97,7 +103,7 @@ def assign_roles(users: np.ndarray, times: np.ndarray, config: SplitConfig) -> n
 
 
 def _last_fraction(counts: np.ndarray, config: SplitConfig) -> tuple[np.ndarray, np.ndarray]:
-    """How many test and validation events each user has [U]; at least one event is always left for training."""
+    """How many test and validation events each user has [U]; at least one event is left for training."""
     large = counts >= HOLD_OUT_FROM
     test = np.maximum(_part(counts, config.test_fraction), 1)
     test = np.minimum(test, np.minimum(config.max_test_per_user, counts - 1)) * large

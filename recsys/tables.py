@@ -24,10 +24,11 @@ import pyarrow.parquet
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".json.gz")
 BLANK = ("", "nan", "NaN", "null", "NULL", "None", "<NA>")  # how programs write "nothing" into text files
+ONE_OBJECT = "expected one object a line (an array can be split with: jq -c '.[]')"
 
 
 class DataError(ValueError):
-    """Input that cannot be used. The message names the file, the line or row, what is wrong, and the remedy."""
+    """Input that cannot be used. The message names the file, the line or row, the problem, and the remedy."""
 
 
 class Table:
@@ -43,15 +44,15 @@ class Table:
     def error(self, row: int, problem: str) -> DataError:
         return DataError(f"{self.place(row)}: {problem}")
 
-    def text(self, column: str) -> pa.Array:
-        """The column as trimmed strings [n]; null where there is nothing (see `BLANK`)."""
+    def text(self, column: str, blank: Sequence[str] = BLANK) -> pa.Array:
+        """The column as trimmed strings [n]; null where there is nothing, or one of `blank`."""
         values = self.columns[column]
         if isinstance(values, list):
             values = pa.array(
                 [self._scalar(row, column, value) for row, value in enumerate(values)], pa.string()
             )
         values = pc.utf8_trim_whitespace(_as_strings(values, self.path, column))
-        return pc.if_else(pc.is_in(values, value_set=pa.array(BLANK)), pa.scalar(None, pa.string()), values)
+        return pc.if_else(pc.is_in(values, value_set=pa.array(blank)), pa.scalar(None, pa.string()), values)
 
     def raw(self, column: str) -> list[Any]:
         """The column as Python values: strings, numbers, lists, None."""
@@ -109,7 +110,16 @@ def require(table: Table, column: str, ours: str) -> str:
     raise DataError(f"{message} Name the column in the config, for example columns: {{{ours}: {example}}}")
 
 
-# -- text files -------------------------------------------------------------------------------------------------
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file. Raises `DataError` if it is missing, empty or in another encoding."""
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; give the path of one")
+    data = _read_bytes(path)
+    _check_encoding(path, data, "utf-8")
+    return data.decode("utf-8-sig").splitlines()
+
+
+# -- text files ----------------------------------------------------------------------------------------------
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -139,8 +149,8 @@ def _check_encoding(path: Path, data: bytes, encoding: str) -> None:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path}:{line}: byte 0x{data[error.start]:02x} is not {encoding.upper()}; save the file as UTF-8, "
-            f"for example: iconv -f latin1 -t utf-8"
+            f"{path}:{line}: byte 0x{data[error.start]:02x} is not {encoding.upper()}; save the file as "
+            f"UTF-8, for example: iconv -f latin1 -t utf-8"
         ) from None
 
 
@@ -153,8 +163,9 @@ def _read_delimited(path: Path, delimiter: str, quoting: bool, encoding: str) ->
         """(line the record starts at, its fields), blank lines left out, as the fast parser reads them."""
         csv.field_size_limit(sys.maxsize)
         text = io.TextIOWrapper(io.BytesIO(data), encoding=encoding, newline="")
-        mode = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
-        reader = csv.reader(text, delimiter=delimiter, quoting=mode)
+        reader = csv.reader(
+            text, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
+        )
         start = 1
         for fields in reader:
             if fields:
@@ -168,14 +179,12 @@ def _read_delimited(path: Path, delimiter: str, quoting: bool, encoding: str) ->
         raise AssertionError(f"{path} has no row {row}")
 
     line, header = next(records())
-    names = [name.strip() for name in header]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"{path}:{line}: the header names '{twice[0]}' twice; rename one of the two columns")
     try:
         table = pa.csv.read_csv(
             pa.BufferReader(data),
-            read_options=pa.csv.ReadOptions(block_size=len(data) + 1, encoding=encoding, use_threads=False),
+            read_options=pa.csv.ReadOptions(
+                block_size=min(len(data) + 1, 2**31 - 1), encoding=encoding, use_threads=False
+            ),
             parse_options=pa.csv.ParseOptions(
                 delimiter=delimiter, quote_char='"' if quoting else False, newlines_in_values=quoting
             ),
@@ -187,14 +196,22 @@ def _read_delimited(path: Path, delimiter: str, quoting: bool, encoding: str) ->
         if "cannot infer number of columns" in str(error):
             raise DataError(f"{path} has a header but no rows; nothing can be learned from it") from None
         raise _ragged(path, header, records()) or DataError(f"{path} cannot be parsed ({error})") from None
+    names = [name.strip() for name in table.column_names]
+    _refuse_twins(names, f"{path}:{line}")
     return Table(path, dict(zip(names, table.columns, strict=True)), table.num_rows, place)
+
+
+def _refuse_twins(names: list[str], where: str) -> None:
+    twins = sorted({name for name in names if names.count(name) > 1})
+    if twins:
+        raise DataError(f"{where}: two columns are named '{twins[0]}'; rename one of them")
 
 
 def _ragged(path: Path, header: Sequence[str], records: Any) -> DataError | None:
     for line, fields in records:
         if len(fields) != len(header):
             return DataError(
-                f"{path}:{line}: {len(fields)} field{'s' * (len(fields) != 1)}, but the header has {len(header)}; "
+                f"{path}:{line}: {len(fields)} field(s), but the header has {len(header)}; "
                 f"mend the line (quote a field that holds the separator, and close every quote)"
             )
     return None
@@ -210,13 +227,12 @@ def _read_json_lines(path: Path) -> Table:
             continue
         try:
             value = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: not JSON ({error}); expected one object a line") from None
+        except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
+            raise DataError(f"{path}:{number}: not JSON ({error}); {ONE_OBJECT}") from None
         if not isinstance(value, dict):
-            raise DataError(
-                f"{path}:{number}: a JSON {type(value).__name__}; expected one object a line "
-                f"(an array can be split with: jq -c '.[]')"
-            )
+            raise DataError(f"{path}:{number}: a JSON {type(value).__name__}; {ONE_OBJECT}")
+        if b"\u" in text:
+            _refuse_half_characters(path, number, value)
         lines.append(number)
         rows.append(value)
     names = dict.fromkeys(name for row in rows for name in row)
@@ -224,7 +240,17 @@ def _read_json_lines(path: Path) -> Table:
     return Table(path, columns, len(rows), lambda row: f"{path}:{lines[row]}")
 
 
-# -- Parquet ----------------------------------------------------------------------------------------------------
+def _refuse_half_characters(path: Path, number: int, value: dict[str, Any]) -> None:
+    """JSON can spell half of a surrogate pair, which no file of ours can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{path}:{number}: half a character (a lone \\ud800-\\udfff); mend the escape"
+        ) from None
+
+
+# -- Parquet -------------------------------------------------------------------------------------------------
 
 
 def _read_parquet(path: Path) -> Table:
@@ -234,9 +260,7 @@ def _read_parquet(path: Path) -> Table:
         table = pa.parquet.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet ({error}); make or download it again") from None
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if twice:
-        raise DataError(f"{path} has two columns named '{twice[0]}'; rename one of them")
+    _refuse_twins(table.column_names, str(path))
     columns = dict(zip(table.column_names, table.columns, strict=True))
     return Table(path, columns, table.num_rows, lambda row: f"{path} row {row + 1}")
 
