@@ -24,7 +24,7 @@ from recsys.seeds import rng
 class EvaluateConfig(StageConfig):
     """How figures are made. Intervals are always 95 %, as their names in results.json say."""
 
-    # instances; 0 = all. Scoring costs up to a second an instance on a CPU; a sample is stated in the report
+    # instances; 0 = all. Scoring costs up to a second an instance on a CPU; the report states a sample
     max_instances: int = Field(0, ge=0)
     # draws a request; 30 is the papers' hit-rate@30
     n_candidates: int = Field(30, ge=1)
@@ -32,11 +32,11 @@ class EvaluateConfig(StageConfig):
     top_k: int = Field(10, ge=1)
     # no unit; 1 samples the model's own distribution, as in E2P
     temperature: float = Field(1.0, gt=0)
-    # temperatures that validation may choose from, for the softmax baselines and the second temperature column
+    # temperatures that validation may choose from: the softmax baselines' and the second temperature column's
     temperature_grid: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
     # any integer; names the sample of instances and the bootstrap
     seed: int = 0
-    # seeds of the draws, averaged per instance; more of them steady only the sampled column, the expected one has none
+    # seeds of the draws, averaged per instance; more of them steady the sampled columns only
     draw_seeds: tuple[int, ...] = Field((0,), min_length=1)
     # requests a call, and what a kill may cost; larger is faster until the prompts' cache fills the memory
     batch_size: int = Field(32, ge=1)
@@ -138,13 +138,13 @@ def check_instances(requests: Sequence[Request], targets: np.ndarray, users: np.
             raise ValueError(f"request {request.request_id!r} has target {target}; targets are item integers")
         if target in request.exclude:
             raise ValueError(
-                f"request {request.request_id!r} excludes its own target (item {target}), which no method could then "
-                "return; leave repeats out of the test instances, or do not exclude what was seen"
+                f"request {request.request_id!r} excludes its own target (item {target}), which no method "
+                "could then return; leave repeats out of the test instances, or do not exclude what was seen"
             )
         if len(request.history_times) and request.history_times.max() >= request.time:
             raise ValueError(
-                f"the history of request {request.request_id!r} reaches its own moment {request.time} or later; "
-                "build it from events strictly before that moment"
+                f"the history of request {request.request_id!r} reaches its own moment {request.time} "
+                "or later; build it from events strictly before that moment"
             )
 
 
@@ -159,9 +159,7 @@ def _check_rows(rows: Sequence[Row], baseline: str) -> None:
     for row in rows:
         kinds = {isinstance(replica, ProbabilisticRecommender) for replica in row.replicas}
         if len(kinds) != 1:
-            raise ValueError(
-                f"row '{row.name}' needs at least one replica, and all of one kind (with or without draws)"
-            )
+            raise ValueError(f"row '{row.name}' needs replicas, all of one kind (with or without draws)")
 
 
 def _measure_all(
@@ -263,7 +261,7 @@ def _facts(
         "list_columns_on": _list_columns(config),
         "baseline": baseline,
         "primary_comparison": list(primary),
-        "unit": "users: each user's instances and replicas are averaged first; intervals and tests are over users",
+        "unit": "users: a user's instances and replicas are averaged first; intervals and tests are over users",
     }
 
 

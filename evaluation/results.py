@@ -107,7 +107,7 @@ def assemble(
     figures = [_figures(table, row) for row in rows]
     against = [_contrast(table, row.name, baseline) for row in rows]
     has_primary = set(primary) <= set(names)
-    first = _contrast(table, *primary) if has_primary else {}
+    first = _contrast(table, *primary) if has_primary else _no_contrast(*primary, table.printed("expected"))
     others = [name for name in names if has_primary and name not in (*primary, baseline)]
     effects = [_contrast(table, primary[0], name) for name in others]
     adjusted = holm([contrast["p_value"] for contrast in (*against, *effects)])
@@ -116,7 +116,7 @@ def assemble(
     tests = sum(value is not None for value in adjusted)
     protocol = protocol | {"n_tests_in_holm_family": tests}
     rows_out = [one | _relative(contrast) for one, contrast in zip(figures, against, strict=True)]
-    return Results(protocol, rows_out, _primary(first, primary, config), effects)
+    return Results(protocol, rows_out, _primary(first, config), effects)
 
 
 def _figures(table: _Table, row: Row) -> dict[str, Any]:
@@ -178,12 +178,7 @@ def _contrast(table: _Table, a: str, b: str) -> dict[str, Any]:
     config = table.config
     kinds = {table.own_figure(a), table.own_figure(b)}
     figure = "expected" if kinds == {"expected"} else "top"
-    contrast: dict[str, Any] = {"a": a, "b": b, "figure": table.printed(figure)}
-    contrast |= dict.fromkeys(
-        ("value_a", "value_b", "difference", "difference_ci95", "bootstrap_ci95", "relative_pct",
-         "relative_ci95_pct", "p_value", "smallest_detectable_difference", "smallest_detectable_pct")
-    )  # fmt: skip
-    contrast["n_users"] = len(np.unique(table.users))
+    contrast = _no_contrast(a, b, table.printed(figure)) | {"n_users": len(np.unique(table.users))}
     left, right = table.per_user(a, figure), table.per_user(b, figure)
     if left is None or right is None:
         return contrast
@@ -210,6 +205,15 @@ def _contrast(table: _Table, a: str, b: str) -> dict[str, Any]:
     }
 
 
+def _no_contrast(a: str, b: str, figure: str) -> dict[str, Any]:
+    """A comparison with nothing to compare: every figure None."""
+    figures = (
+        "value_a", "value_b", "n_users", "difference", "difference_ci95", "bootstrap_ci95", "relative_pct",
+        "relative_ci95_pct", "p_value", "smallest_detectable_difference", "smallest_detectable_pct",
+    )  # fmt: skip
+    return {"a": a, "b": b, "figure": figure} | dict.fromkeys(figures)
+
+
 def _percent(part: float, base: float) -> float | None:
     return 100.0 * part / base if base else None
 
@@ -221,23 +225,18 @@ def _relative(contrast: dict[str, Any]) -> dict[str, Any]:
     return {names.get(key, key): value for key, value in contrast.items() if key not in left_out}
 
 
-def _primary(contrast: dict[str, Any], names: tuple[str, str], config: EvaluateConfig) -> dict[str, Any]:
+def _primary(contrast: dict[str, Any], config: EvaluateConfig) -> dict[str, Any]:
     """The one comparison named before the run, and in plain words what its p-value can say at this n."""
-    if not contrast:
-        return {
-            "a": names[0],
-            "b": names[1],
-            "p_value": None,
-            "reading": "These rows are not both in the table.",
-        }
     p, detectable = contrast["p_value"], contrast["smallest_detectable_difference"]
-    if p is None or detectable is None:
+    if contrast["value_a"] is None:
+        reading = f"Not made: '{contrast['a']}' and '{contrast['b']}' are not both in the table."
+    elif p is None or detectable is None:
         reading = "No test is possible: too few users, or no user differs."
     elif p < config.alpha:
         reading = f"The difference is larger than chance explains (p = {p:.2g} < {config.alpha:g})."
     else:
         reading = (
-            f"No difference is shown (p = {p:.2g}), and none is excluded: with {contrast['n_users']} users only a "
-            f"difference of about {detectable:.4f} would be found with {config.power:.0%} chance."
+            f"No difference is shown (p = {p:.2g}), and none is excluded: with {contrast['n_users']} users "
+            f"only a difference of about {detectable:.4f} would be found with {config.power:.0%} chance."
         )
     return contrast | {"alpha": config.alpha, "power": config.power, "reading": reading}
