@@ -36,6 +36,7 @@ class Dataset:
     queries: pd.DataFrame  # user (int, -1: nobody known), item (int), timestamp, query (str)
     ratings: np.ndarray | None = None  # [E] float32, NaN where there is none; None: the data has no ratings
     kinds: np.ndarray | None = None  # [E] str (object): the `event` column; None: the data has none
+    exclude_seen: bool = True  # the protocol's answer to: may what a user has had be recommended again?
     offsets: np.ndarray = field(init=False)  # [U + 1] int64: events of user u are offsets[u] : offsets[u + 1]
     history_end: np.ndarray = field(init=False)  # [E] int64
 
@@ -65,6 +66,7 @@ class Dataset:
             queries=queries.to_pandas(),
             ratings=columns.get("rating"),
             kinds=columns.get("event"),
+            exclude_seen=run.read_json("prepare", "prepare.json")["exclude_seen"],
         )
 
     def save(self, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The door: interactions and queries come in here, strictly, and everything behind it is relaxed.
 
 Raw ids are strings, always, without the spaces around them. A time is a whole number of Unix seconds (or an
-ordinal, where the data has only order). Outside column names are spelled once, in a mapping from ours to theirs.
+ordinal, where the data has only order). Their column names are spelled once, in a mapping from ours.
 """
 
 from __future__ import annotations

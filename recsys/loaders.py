@@ -135,7 +135,7 @@ def load_lastfm(paths: Mapping[str, Path], text_columns: Sequence[str] | None, n
     """Last.fm 2K: an event is the first time that a user tags an artist; every tagging is a query for it.
 
     The publisher's listening counts are totals at the end of the crawl and have no time, so they are not
-    used; nor are an artist's tags a text column, since most were given later than the events that would read them.
+    used. Nor are an artist's tags a text column: most were given later than the events that would read them.
     """
     table = read_table(paths["interactions"], "\t", quoting=False)
     tagging = pd.DataFrame(

@@ -74,7 +74,7 @@ def _load(config: PrepareConfig, notices: Notices) -> loaders.Source:
 def _filter(
     source: loaders.Source, config: PrepareConfig, notices: Notices
 ) -> tuple[Interactions, dict[str, int]]:
-    """What is left after every filter, and how many rows each one dropped. Two users and two items must be."""
+    """What is left after every filter (two users and two items at least), and what each one dropped."""
     steps = {
         "keep_events": lambda rows: filters.keep_kinds(rows, config.keep_events),
         "min_rating": lambda rows: filters.keep_rated(rows, config.min_rating),
@@ -90,8 +90,8 @@ def _filter(
         ids = interactions.frame[f"{kind}_id"]
         if ids.nunique() < 2:
             raise DataError(
-                f"{path} has one {kind} ('{ids.iloc[0]}'), and nothing collaborative can be learned from fewer "
-                f"than two; is {kind}_id mapped to the right column?"
+                f"{path} has one {kind} ('{ids.iloc[0]}'), and nothing collaborative can be learned from "
+                f"fewer than two; is {kind}_id mapped to the right column?"
             )
     for name, step in steps.items():
         before = interactions.frame
@@ -100,8 +100,8 @@ def _filter(
         users, items = (interactions.frame[column].nunique() for column in ("user_id", "item_id"))
         if min(users, items) < 2:
             raise DataError(
-                f"{path}: {name} leaves {users} user(s) and {items} item(s) of {before['user_id'].nunique()} and "
-                f"{before['item_id'].nunique()}; there must be at least two of each, so relax that setting"
+                f"{path}: {name} leaves {users} user(s) and {items} item(s) of {before['user_id'].nunique()} "
+                f"and {before['item_id'].nunique()}; two of each are needed: relax that setting"
             )
     return interactions, {name: count for name, count in dropped.items() if count}
 
@@ -157,7 +157,7 @@ def _check_roles(users: np.ndarray, roles: np.ndarray, config: PrepareConfig, no
     notices.add(
         "users_without_test_event",
         untested,
-        f"{untested} user(s) have no test event by the {config.split.kind} split; they are learned from, not measured",
+        f"{untested} user(s) have no test event ({config.split.kind}); they are learned from, not measured",
     )
 
 
@@ -213,6 +213,7 @@ def _report(
         "roles": {name: int(n) for name, n in zip(ROLE_NAMES, by_role, strict=True)},
         "held_out": {ROLE_NAMES[role]: dataset.held_out_facts(role) for role in (VALIDATION, TEST)},
         "time_range": [int(dataset.times.min()), int(dataset.times.max())],
+        "exclude_seen": config.exclude_seen,
         "split": config.split.model_dump(mode="json"),
         "dropped_rows": {
             **{

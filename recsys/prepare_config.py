@@ -43,6 +43,8 @@ class PrepareConfig(StageConfig):
     # Distinct users an item needs: one that few have touched has no collaborative vector worth its name. The
     # default is 5 for ml-latest-small and lastfm, and 1 (any) elsewhere.
     k_core_items: int = Field(default=1, ge=0)
+    # May what a user has had be recommended again? One answer for training, validation, test and serving.
+    exclude_seen: bool = True
     split: SplitConfig = SplitConfig()
 
     @model_validator(mode="before")

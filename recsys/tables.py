@@ -92,7 +92,7 @@ def read_table(
     else:
         table = _read_delimited(path, delimiter or ("\t" if kind == ".tsv" else ","), quoting, encoding)
     if table.n_rows == 0:
-        raise DataError(f"{path} has a header but no rows; nothing can be learned from it")
+        raise DataError(f"{path} has no rows; nothing can be learned from it")
     return table
 
 
@@ -103,10 +103,10 @@ def require(table: Table, column: str, ours: str) -> str:
     found = list(table.columns)
     folded = {name.lower(): name for name in reversed(found)}
     close = difflib.get_close_matches(column.lower(), list(folded), n=1, cutoff=0.6)
-    example = folded[close[0]] if close else (found[0] if found else "theirs")
-    message = f"{table.path}: no column '{column}'; found: {', '.join(found)}."
+    example = folded[close[0]] if close else "your_name_for_it"
+    message = f"{table.path}: no column '{column}'; found: {', '.join(found) or 'none'}."
     if len(found) == 1 and any(mark in found[0] for mark in ";\t|,"):
-        message += " The fields seem to be separated by another character: use commas in .csv, tabs in .tsv."
+        raise DataError(f"{message} Separate the fields by commas in .csv and by tabs in .tsv")
     raise DataError(f"{message} Name the column in the config, for example columns: {{{ours}: {example}}}")
 
 
@@ -196,9 +196,22 @@ def _read_delimited(path: Path, delimiter: str, quoting: bool, encoding: str) ->
         if "cannot infer number of columns" in str(error):
             raise DataError(f"{path} has a header but no rows; nothing can be learned from it") from None
         raise _ragged(path, header, records()) or DataError(f"{path} cannot be parsed ({error})") from None
+    if quoting and table.num_rows + 1 < sum(1 for text in data.splitlines() if text):
+        _check_quotes(path, data, encoding, delimiter)
     names = [name.strip() for name in table.column_names]
     _refuse_twins(names, f"{path}:{line}")
     return Table(path, dict(zip(names, table.columns, strict=True)), table.num_rows, place)
+
+
+def _check_quotes(path: Path, data: bytes, encoding: str, delimiter: str) -> None:
+    """Rows that span lines are allowed; a quote left open, which swallows rows, is not."""
+    reader = csv.reader(io.StringIO(data.decode(encoding), newline=""), delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        for _ in reader:
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}:{start}: a quote is left open ({error}); close it, or double it") from None
 
 
 def _refuse_twins(names: list[str], where: str) -> None:
