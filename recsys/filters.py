@@ -90,12 +90,12 @@ def k_core(interactions: Interactions, users: int, items: int) -> Interactions:
         return interactions
     frame = interactions.frame
     user_codes, item_codes = pd.factorize(frame["user_id"])[0], pd.factorize(frame["item_id"])[0]
-    pairs = np.unique(np.stack([user_codes, item_codes]), axis=1)
-    while pairs.size:
-        by_user, by_item = np.bincount(pairs[0]), np.bincount(pairs[1])
-        stay = (by_user[pairs[0]] >= users) & (by_item[pairs[1]] >= items)
+    pairs = pd.unique(user_codes * (item_codes.max() + 1) + item_codes)
+    pair_users, pair_items = np.divmod(pairs, item_codes.max() + 1)
+    while pair_users.size:
+        stay = np.bincount(pair_users)[pair_users] >= users
+        stay &= np.bincount(pair_items)[pair_items] >= items
         if stay.all():
             break
-        pairs = pairs[:, stay]
-    stay_user = np.isin(user_codes, pairs[0])
-    return interactions.keep(stay_user & np.isin(item_codes, pairs[1]))
+        pair_users, pair_items = pair_users[stay], pair_items[stay]
+    return interactions.keep(np.isin(user_codes, pair_users) & np.isin(item_codes, pair_items))

@@ -112,12 +112,12 @@ def _build(
     """Raw ids become integers: users by first appearance, items by the order of the items file."""
     frame = interactions.frame
     users, user_ids = pd.factorize(frame["user_id"])
-    catalogue = source.catalogue or Catalogue(np.zeros(0, dtype=object), [], {})
-    present = set(frame["item_id"])
-    known = [item_id for item_id in catalogue.item_ids if item_id in present]
-    extra = frame["item_id"][~frame["item_id"].isin(set(known))].drop_duplicates().to_list()
-    catalogue = catalogue.select(known + extra)
-    items = _integers(catalogue.item_ids, frame["item_id"])
+    items, item_ids = pd.factorize(frame["item_id"])
+    listed = source.catalogue or Catalogue(np.zeros(0, dtype=object), [], {})
+    present = dict.fromkeys(item_ids)
+    known = dict.fromkeys(item_id for item_id in listed.item_ids if item_id in present)
+    catalogue = listed.select([*known, *(item_id for item_id in present if item_id not in known)])
+    items = _integers(catalogue.item_ids, item_ids.to_series())[items]
     times = frame["timestamp"].to_numpy()
     order = np.lexsort((times, users))  # stable: ties stay in the order of the file
     users, times = users[order].astype(np.int64), times[order]

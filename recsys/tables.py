@@ -26,6 +26,8 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz", ".tsv.gz",
 BLANK = ("", "nan", "NaN", "null", "NULL", "None", "<NA>")  # how programs write "nothing" into text files
 ONE_OBJECT = "expected one object a line (an array can be split with: jq -c '.[]')"
 
+_DECODE = json.JSONDecoder().decode
+
 
 class DataError(ValueError):
     """Input that cannot be used. The message names the file, the line or row, the problem, and the remedy."""
@@ -48,9 +50,7 @@ class Table:
         """The column as trimmed strings [n]; null where there is nothing, or one of `blank`."""
         values = self.columns[column]
         if isinstance(values, list):
-            values = pa.array(
-                [self._scalar(row, column, value) for row, value in enumerate(values)], pa.string()
-            )
+            values = self._plain(column, values)
         values = pc.utf8_trim_whitespace(_as_strings(values, self.path, column))
         return pc.if_else(pc.is_in(values, value_set=pa.array(blank)), pa.scalar(None, pa.string()), values)
 
@@ -58,6 +58,17 @@ class Table:
         """The column as Python values: strings, numbers, lists, None."""
         values = self.columns[column]
         return values if isinstance(values, list) else values.to_pylist()
+
+    def _plain(self, column: str, values: list[Any]) -> pa.Array:
+        try:
+            array = pa.array(values)
+        except (pa.ArrowException, OverflowError):  # numbers and strings side by side
+            array = None
+        if array is None or pa.types.is_nested(array.type):
+            array = pa.array(
+                [self._scalar(row, column, value) for row, value in enumerate(values)], pa.string()
+            )
+        return array
 
     def _scalar(self, row: int, column: str, value: Any) -> str | None:
         if value is None or isinstance(value, str):
@@ -233,34 +244,27 @@ def _ragged(path: Path, header: Sequence[str], records: Any) -> DataError | None
 def _read_json_lines(path: Path) -> Table:
     data = _read_bytes(path)
     _check_encoding(path, data, "utf-8")
-    lines: list[int] = []
-    rows: list[dict[str, Any]] = []
-    for number, text in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not text.strip():
-            continue
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
-            raise DataError(f"{path}:{number}: not JSON ({error}); {ONE_OBJECT}") from None
-        if not isinstance(value, dict):
-            raise DataError(f"{path}:{number}: a JSON {type(value).__name__}; {ONE_OBJECT}")
-        if b"\u" in text:
-            _refuse_half_characters(path, number, value)
-        lines.append(number)
-        rows.append(value)
+    texts = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = [number for number, text in enumerate(texts, start=1) if text.strip()]
+    rows = [_json_object(path, number, texts[number - 1]) for number in lines]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
     return Table(path, columns, len(rows), lambda row: f"{path}:{lines[row]}")
 
 
-def _refuse_half_characters(path: Path, number: int, value: dict[str, Any]) -> None:
-    """JSON can spell half of a surrogate pair, which no file of ours can hold."""
+def _json_object(path: Path, number: int, text: bytes) -> dict[str, Any]:
     try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"{path}:{number}: half a character (a lone \\ud800-\\udfff); mend the escape"
-        ) from None
+        value = _DECODE(text.decode())
+    except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
+        raise DataError(f"{path}:{number}: not JSON ({error}); {ONE_OBJECT}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}:{number}: a JSON {type(value).__name__}; {ONE_OBJECT}")
+    if b"\\u" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no file of ours can hold
+            raise DataError(f"{path}:{number}: half a character (a lone \\ud800-\\udfff); mend it") from None
+    return value
 
 
 # -- Parquet -------------------------------------------------------------------------------------------------
