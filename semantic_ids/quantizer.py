@@ -1,8 +1,9 @@
 """What every residual quantizer here answers, and the two pieces that they share: k-means and residual codes.
 
-A vector x goes into a latent space, z = latent(x), and is written there as a sum of one codebook vector a level,
-z ≈ e¹[c₁] + … + eᴸ[c_L], each level coding what the levels before it left over (Lee et al., arXiv 2203.01941, eq. 2–3).
-Everything that coding depends on is in the state dict, so a reloaded quantizer codes identically.
+A vector x goes into a latent space, z = latent(x), and is written there as a sum of one codebook vector a
+level, z ≈ e¹[c₁] + … + eᴸ[c_L], each level coding what the levels before it left over (Lee et al., arXiv
+2203.01941, eq. 2–3). Everything that coding depends on is in the state dict, so a reloaded quantizer codes
+identically.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class Quantizer(nn.Module, ABC):
         super().__init__()
         self.dim, self.sizes = int(dim), tuple(int(size) for size in sizes)
         if self.dim < 1 or not self.sizes or min(self.sizes) < 1:
-            raise ValueError(f"a quantizer needs a dimension and sizes of at least 1, got {dim} and {self.sizes}")
+            raise ValueError(
+                f"a quantizer needs a dimension and sizes of at least 1, got {dim} and {self.sizes}"
+            )
 
     @property
     @abstractmethod
@@ -43,7 +46,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def fit(self, vectors: np.ndarray, checkpoint: Path, seed: int, quiet: bool = False) -> dict:
-        """Learn from `vectors` [N, dim]; resume from the folder `checkpoint`. Returns curves for the report."""
+        """Learn from `vectors` [N, dim], resuming from the folder `checkpoint`; returns curves to report."""
 
     @torch.no_grad()
     def latent_of(self, vectors: np.ndarray) -> Tensor:
@@ -98,7 +101,9 @@ def kmeans(rows: np.ndarray, size: int, seed: int, tries: int = 3, steps: int = 
     At most 256 rows a centroid are looked at (a seeded sample), so a million rows take no longer than 64 Ki.
     """
     if len(rows) < size:
-        raise ValueError(f"k-means cannot make {size} codes from {len(rows)} vectors; use smaller level sizes")
+        raise ValueError(
+            f"k-means cannot make {size} codes from {len(rows)} vectors; use smaller level sizes"
+        )
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     means = faiss.Kmeans(
         rows.shape[1],
@@ -111,4 +116,5 @@ def kmeans(rows: np.ndarray, size: int, seed: int, tries: int = 3, steps: int = 
     )
     means.cp.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
     means.train(rows)
+    assert means.centroids is not None
     return means.centroids.reshape(size, -1).copy()

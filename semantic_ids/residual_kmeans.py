@@ -1,7 +1,7 @@
 """Residual k-means: k-means on the vectors, then on what is left of them, level by level.
 
-No network and no gradient: the latent space is the vectors' own. Seconds for a million vectors, and a strong baseline
-for RQ-VAE.
+No network and no gradient: the latent space is the vectors' own. Seconds for a million vectors, and a strong
+baseline for RQ-VAE.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ResidualKMeans(Quantizer):
         return latent
 
     def fit(self, vectors: np.ndarray, checkpoint: Path, seed: int, quiet: bool = False) -> dict:
-        """See `Quantizer.fit`; there is nothing to resume. Curves: relative squared error left after each level."""
+        """See `Quantizer.fit`; nothing to resume. Curves: relative squared error left after each level."""
         rest = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
         total = float((rest - rest.mean(0)).square().sum())
         errors = []

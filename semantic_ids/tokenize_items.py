@@ -1,0 +1,127 @@
+"""Stage `tokenize`: item vectors → quantizer → unique semantic IDs, with the report that judges them."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+from safetensors.numpy import load_file
+
+from recsys.config import StageConfig
+from recsys.run import Run
+from semantic_ids.inputs import InputSpace, Source
+from semantic_ids.new_items import ContentPath, held_out_quality
+from semantic_ids.quality import quality_report
+from semantic_ids.rqvae import RQVAEConfig
+from semantic_ids.table import Policy, SemanticIdTable, check_capacity, make_unique
+from semantic_ids.tokenizer import ItemTokenizer, make_quantizer
+
+
+class TokenizeConfig(StageConfig):
+    quantizer: Literal["rqvae", "residual_kmeans"] = (
+        "rqvae"  # residual_kmeans: no network, seconds at any size
+    )
+    source: Source = "collaborative"  # what items are alike by: who takes them, their text, or both joined
+    text_weight: float = Field(
+        0.5, gt=0
+    )  # of the text block where joined; its share of distance is w² / (1 + w²)
+    text_dims: int = Field(
+        default=64, ge=1
+    )  # principal axes kept of the text vectors: the rest is mostly wording
+    levels: int = Field(
+        default=3, ge=1
+    )  # codes an item; TIGER's choice, and each level costs the generator a token
+    size: int | tuple[int, ...] = 64  # codes a level (or one number a level); 64³ = 262,144 IDs
+    collision: Policy = "reassign"  # or extra_level, TIGER's fourth code; see table.make_unique
+    seed: int = 0
+    rqvae: RQVAEConfig = RQVAEConfig()
+
+    @model_validator(mode="after")
+    def _one_size_a_level(self) -> TokenizeConfig:
+        if len(self.sizes) != self.levels:
+            raise ValueError(f"size {self.size} has {len(self.sizes)} levels, but levels is {self.levels}")
+        if min(self.sizes) < 2:
+            raise ValueError(f"size {self.size}: a level needs at least 2 codes")
+        return self
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (self.size,) * self.levels if isinstance(self.size, int) else self.size
+
+
+def tokenize_items(config: TokenizeConfig, run: Run) -> None:
+    """Run the stage. Writes the table, the quantizer and its inputs, `quality.json` and `curves.json`."""
+    stage = run.stage("tokenize", config, needs=["prepare", "embed"])
+    if stage.is_done():
+        return
+    arrays = load_file(run.artifact("embed", "item_vectors.safetensors"))
+    with stage.writing() as folder:
+        _tokenize(config, arrays, folder, stage.checkpoint)
+
+
+def _tokenize(config: TokenizeConfig, arrays: dict[str, np.ndarray], folder: Path, checkpoint: Path) -> None:
+    collaborative, has, text = (
+        arrays["collaborative"],
+        arrays["has_collaborative"].astype(bool),
+        arrays.get("text"),
+    )
+    sizes, notes = fitting_sizes(config, len(collaborative))
+    inputs = InputSpace.fit(config.source, collaborative, has, text, config.text_weight, config.text_dims)
+    content = None
+    if text is not None and inputs.collaborative is not None:
+        content = ContentPath.fit(text[has], collaborative[has], config.seed)
+    vectors = inputs.apply(_without_gaps(collaborative, has, text, content), text)
+    quantizer = make_quantizer(config.quantizer, inputs.dim, sizes, config.rqvae)
+    curves = quantizer.fit(vectors, checkpoint / config.quantizer, config.seed)
+    coded = quantizer.encode(vectors)
+    unique = make_unique(coded, sizes, quantizer.latent_of(vectors), quantizer.codebooks, config.collision)
+    report: dict[str, Any] = {
+        "quantizer": config.quantizer,
+        "source": config.source,
+        "collision_policy": config.collision,
+        "items_without_collaborative": int((~has).sum()),
+        "filled_from": "text" if content else "mean",
+        "notes": notes,
+        "new_items": held_out_quality(collaborative, has, text, inputs, quantizer, config.seed),
+    }
+    report |= quality_report(vectors, coded, unique.codes, unique.sizes, quantizer, config.seed)
+    SemanticIdTable(unique.codes, unique.sizes).save(folder)
+    ItemTokenizer(inputs, quantizer, content).save(folder)
+    (folder / "quality.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    (folder / "curves.json").write_text(json.dumps({config.quantizer: curves}), encoding="utf-8")
+
+
+def fitting_sizes(config: TokenizeConfig, n_items: int) -> tuple[tuple[int, ...], list[str]]:
+    """The configured level sizes, smaller where the catalogue is too small for them, and what was said of it.
+
+    At least four items a code, so that a code means something, but never so few codes that fewer than twice
+    as many IDs as items are left. Raises `ValueError` when the configured levels cannot name every item.
+    """
+    roomy = math.ceil((2 * n_items) ** (1 / config.levels) - 1e-9)
+    limit = min(n_items, max(n_items // 4, roomy))
+    sizes = tuple(min(size, limit) for size in config.sizes)
+    if config.collision == "reassign":
+        check_capacity(sizes, n_items)
+    if sizes == config.sizes:
+        return sizes, []
+    note = (
+        f"tokenize.size: {config.size} is too much for {n_items} items; the levels have {sizes} codes instead"
+    )
+    warnings.warn(note, stacklevel=2)
+    return sizes, [note]
+
+
+def _without_gaps(
+    collaborative: np.ndarray, has: np.ndarray, text: np.ndarray | None, content: ContentPath | None
+) -> np.ndarray:
+    """Collaborative vectors, missing ones told from the item's text, or else the mean of the known ones."""
+    if has.all() or not has.any():
+        return collaborative
+    filled = collaborative.copy()
+    filled[~has] = content.predict(text[~has]) if content and text is not None else collaborative[has].mean(0)
+    return filled
