@@ -28,7 +28,7 @@ from recsys.run import Run, RunError
 from recsys.seeds import derive, rng
 from recsys.splits import FIT, VALIDATION
 from semantic_ids.table import SemanticIdTable
-from semantic_ids.tokenize_items import load_codebooks, load_table
+from semantic_ids.tokenizer import load_table, load_tokenizer
 from semantic_ids.trie import Trie
 
 
@@ -67,7 +67,7 @@ def adapt(config: AdaptConfig, run: Run) -> None:
             "backbone_hash": weights_hash(backbone.model),
             "table_hash": table.content_hash(),
         }
-        model = new_model(backbone, table, load_codebooks(run), config)
+        model = new_model(backbone, table, load_tokenizer(run).quantizer.codebooks, config)
         builder = prompt_builder(config, model, dataset)
         curves = train_on_windows(
             "Stage 1", model, builder, dataset, config, FIT, config.steps, config.learning_rate,

@@ -86,20 +86,25 @@ class SidModel(nn.Module):
             total = total + log_probs.gather(1, child[:, None])[:, 0]
         return total
 
+    def item_states(
+        self, prompts: Sequence[Sequence[int]], items: np.ndarray, prefix: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Hidden states [B, L, h] that predict the L codes of one item after each prompt, in one padded pass."""
+        codes = self.item_tokens[items, :-1]
+        tokens = self.left_padded([[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)])
+        return self.hidden(tokens, prefix)[:, -self.trie.n_levels :]
+
     def item_log_probs(
         self,
         prompts: Sequence[Sequence[int]],
-        items: torch.Tensor,
+        items: np.ndarray,
         prefix: torch.Tensor | None = None,
-        temperature: float = 1.0,
         exclusions: Exclusions | None = None,
     ) -> torch.Tensor:
-        """log p [B] of one item after each prompt, in one padded pass; differentiable."""
-        codes = self.item_tokens[items.cpu().numpy(), :-1]
-        tokens = self.left_padded([[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)])
-        states = self.hidden(tokens, prefix)[:, -self.trie.n_levels :]
+        """log p [B] of one item after each prompt at temperature 1; differentiable."""
+        states = self.item_states(prompts, items, prefix)
         rows = torch.arange(len(items), device=self.device)
-        return self.path_log_probs(states, items.to(self.device), temperature, exclusions, rows)
+        return self.path_log_probs(states, torch.from_numpy(items).to(self.device), 1.0, exclusions, rows)
 
     def left_padded(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
         """Token rows [B, T] on the model's device, PADDING in front."""

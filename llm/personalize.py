@@ -194,7 +194,7 @@ def lm_loss(
     """−mean log p(target | [soft prefix; prompt]) (E2P eq. 4), inside the trie with the request's exclusions."""
     prompts = [builder.prompt(request, profile, 0 if soft is None else soft.shape[1]) for request in requests]
     exclusions = model.trie.exclusions([request.exclude for request in requests])
-    return -model.item_log_probs(prompts, torch.from_numpy(targets), soft, 1.0, exclusions).mean()
+    return -model.item_log_probs(prompts, targets, soft, exclusions).mean()
 
 
 def _continue_stage_1(config, adapt_config, run, dataset, train, validation, folder, checkpoint, seed) -> dict:

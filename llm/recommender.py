@@ -68,20 +68,32 @@ class SidRecommender:
         return items, values
 
     def log_prob(self, requests: Sequence[Request], items: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        return self.log_prob_at(requests, items, (temperature,))[:, 0]
+
+    def log_prob_at(
+        self, requests: Sequence[Request], items: np.ndarray, temperatures: Sequence[float]
+    ) -> np.ndarray:
+        """`log_prob` at G temperatures [R, G] for the price of one."""
         prompts, soft = self._inputs(requests)
         exclude = [request.exclude for request in requests]
-        return scoring.log_probs(self.model, prompts, items, soft, temperature, exclude, self.batch)
+        return scoring.log_probs(self.model, prompts, items, soft, temperatures, exclude, self.batch)
 
     def context_tokens(self, requests: Sequence[Request]) -> float:
         profile = self.builder.profile_token_count(requests[:200]) if self.profile else 0.0
         return profile + (0 if self.prefix is None else int(self.prefix.soft_tokens))
 
     @torch.no_grad()
+    def soft_prefixes(self, requests: Sequence[Request]) -> torch.Tensor:
+        """The soft tokens [R, m, h] that requests are given."""
+        assert self.prefix is not None
+        assert self.users is not None
+        return self.prefix(torch.from_numpy(self.users.vectors(requests)[0]).to(self.model.device))
+
+    @torch.no_grad()
     def _inputs(self, requests: Sequence[Request]) -> tuple[list[list[int]], torch.Tensor | None]:
         if self.prefix is None or self.users is None:
             return [self.builder.prompt(request, self.profile) for request in requests], None
-        vectors, known = self.users.vectors(requests)
-        soft = self.prefix(torch.from_numpy(vectors).to(self.model.device))
+        soft, known = self.soft_prefixes(requests), self.users.vectors(requests)[1]
         prompts = [
             self.builder.prompt(request, self.profile, soft.shape[1] if has else 0)
             for request, has in zip(requests, known, strict=True)

@@ -28,18 +28,24 @@ def log_probs(
     prompts: Sequence[Sequence[int]],
     items: np.ndarray,
     prefix: torch.Tensor | None = None,
-    temperature: float = 1.0,
+    temperatures: Sequence[float] = (1.0,),
     exclude: Sequence[np.ndarray] | None = None,
     batch: int = BATCH,
 ) -> np.ndarray:
-    """log p [R] (float64) of `items` [R] after `prompts`; −inf where an item is excluded. `prefix` is [R, m, h]."""
-    result = np.empty(len(prompts))
+    """log p [R, G] (float64) of `items` [R] after `prompts` at each of G temperatures, from one forward pass.
+
+    −inf where an item is excluded. `prefix` is [R, m, h].
+    """
+    result = np.empty((len(prompts), len(temperatures)))
     for rows in by_length(prompts, batch):
         exclusions = None if exclude is None else model.trie.exclusions([exclude[row] for row in rows])
         soft = None if prefix is None else prefix[torch.from_numpy(rows)]
-        some = torch.from_numpy(np.asarray(items)[rows])
-        value = model.item_log_probs([prompts[row] for row in rows], some, soft, temperature, exclusions)
-        result[rows] = value.double().cpu().numpy()
+        some = np.asarray(items, dtype=np.int64)[rows]
+        states = model.item_states([prompts[row] for row in rows], some, soft)
+        paths, own = torch.from_numpy(some).to(model.device), torch.arange(len(rows), device=model.device)
+        for column, temperature in enumerate(temperatures):
+            value = model.path_log_probs(states, paths, temperature, exclusions, own)
+            result[rows, column] = value.double().cpu().numpy()
     return result
 
 
@@ -60,5 +66,5 @@ def expected_hit_rate(
     with torch.no_grad():
         soft = None if prefix is None else prefix(vectors)
     prompts = [builder.prompt(request, profile, 0 if soft is None else soft.shape[1]) for request in requests]
-    values = log_probs(model, prompts, targets, soft, exclude=[request.exclude for request in requests])
+    values = log_probs(model, prompts, targets, soft, exclude=[request.exclude for request in requests])[:, 0]
     return float(-np.expm1(n * np.log1p(-np.exp(np.minimum(values, -1e-12)))).mean())

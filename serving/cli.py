@@ -1,0 +1,224 @@
+"""The command line: it parses, calls the stages, and turns callers' mistakes into one clear message (exit code 2)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Prelude: a frozen LLM writes the semantic ID of what a user wants next.
+
+    A whole run:     prelude run configs/demo.yaml --run runs/demo
+    Your own data:   prelude prepare runs/mine --interactions events.csv --items items.csv --column user_id=uid
+                     prelude run --run runs/mine
+    Ask it:          prelude recommend runs/mine --user 42 --query "dark comedy"
+
+    Every stage (prepare, embed, tokenize, adapt, personalize, evaluate) is a command of its own, resumes when it was
+    killed, and does nothing when its inputs have not changed.""",
+)
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
+ConfigPath = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML configuration. Default: the run's own, else the defaults.")
+]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="Change one setting, e.g. --set adapt.steps=500. Repeatable.")
+]
+
+
+def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[Any, Any]:
+    """The resolved configuration and the opened run."""
+    from recsys.run import Run
+    from serving.config import load_config
+
+    base = None
+    if config is None and (path / "config.yaml").exists():
+        base = Run(path).read_config()
+    resolved = load_config(config, changes, base)
+    return resolved, Run.create(path)
+
+
+def _stage(name: str, path: Path, config: Path | None, changes: list[str]) -> None:
+    from serving.pipeline import run_stage
+
+    resolved, run = _prepared(path, config, changes)
+    with run.lock():
+        run.write_config(resolved.model_dump(mode="json"))
+        run_stage(name, resolved, run)
+    record = run.record(name)
+    assert record is not None
+    Console().print(f"{name}: {run.path / name} ({record['seconds']:.1f} s when it ran)", highlight=False)
+
+
+@app.command()
+def run(
+    config: Annotated[Path | None, typer.Argument(help="YAML configuration. Default: the run's own.")] = None,
+    run: Annotated[Path, typer.Option("--run", "-r", help="Run directory.")] = Path("runs/demo"),
+    until: Annotated[str, typer.Option(help="Last stage to run.")] = "evaluate",
+    set_: Changes = None,
+) -> None:
+    """Run all stages: prepare, embed, tokenize, adapt, personalize, evaluate. A killed run resumes."""
+    from serving.evaluate import STAGES
+    from serving.pipeline import run_all
+
+    if until not in STAGES:
+        raise ValueError(f"--until {until}: expected one of {', '.join(STAGES)}")
+    resolved, opened = _prepared(run, config, set_ or [])
+    run_all(resolved, opened, until)
+
+
+@app.command()
+def prepare(
+    run: RunPath,
+    config: ConfigPath = None,
+    source: Annotated[str | None, typer.Option(help="ml-latest-small, amazon, lastfm or files.")] = None,
+    path: Annotated[Path | None, typer.Option(help="Folder of a known data set.")] = None,
+    interactions: Annotated[Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet: user_id,item_id,timestamp.")] = None,
+    items: Annotated[Path | None, typer.Option(help="Items: item_id,title and any text columns.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="Queries: user_id,query,timestamp,item_id.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Ours=yours, e.g. --column user_id=uid. Repeatable.")] = None,
+    split: Annotated[str | None, typer.Option(help="last_fraction, leave_last_out or global_time.")] = None,
+    set_: Changes = None,
+) -> None:
+    """Read, check, filter and split interactions. Bad input is refused with file, line and remedy."""
+    changes = []
+    if interactions is not None and source is None:
+        source = "files"
+    for key, value in (("source", source), ("path", path), ("interactions", interactions), ("items", items),
+                       ("queries", queries), ("split.kind", split)):  # fmt: skip
+        if value is not None:
+            changes.append(f"prepare.{key}={str(value)!r}")
+    for pair in column or []:
+        ours, equals, theirs = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--column {pair}: expected ours=yours, for example user_id=uid")
+        changes.append(f"prepare.columns.{ours}={theirs!r}")
+    _stage("prepare", run, config, [*changes, *(set_ or [])])
+
+
+@app.command()
+def embed(
+    run: RunPath,
+    config: ConfigPath = None,
+    user_embeddings: Annotated[Path | None, typer.Option(help="Parquet: user_id, timestamp, vector. Replaces the GNN's.")] = None,
+    item_embeddings: Annotated[Path | None, typer.Option(help="Parquet: item_id, vector. With both the GNN is skipped.")] = None,
+    set_: Changes = None,
+) -> None:
+    """Learn item vectors (LightGCN) and user vectors as of a moment, or take the embeddings that you bring."""
+    given = (("user_embeddings", user_embeddings), ("item_embeddings", item_embeddings))
+    changes = [f"embed.{key}={str(value)!r}" for key, value in given if value is not None]
+    _stage("embed", run, config, [*changes, *(set_ or [])])
+
+
+@app.command()
+def tokenize(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
+    """Turn items into semantic IDs (RQ-VAE or residual k-means). Look at them with `prelude inspect`."""
+    _stage("tokenize", run, config, set_ or [])
+
+
+@app.command()
+def inspect(run: RunPath) -> None:
+    """Judge the semantic IDs before any generator is trained: use, perplexity, collisions, neighbours."""
+    from recsys.run import Run
+    from semantic_ids.quality import print_quality
+
+    print_quality(Run.open(run).read_json("tokenize", "quality.json"))
+
+
+@app.command()
+def adapt(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
+    """Stage 1: teach the backbone to write semantic IDs (LoRA and token rows), then freeze it."""
+    _stage("adapt", run, config, set_ or [])
+
+
+@app.command()
+def personalize(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
+    """Stage 2: train E2P and its controls on the frozen model."""
+    _stage("personalize", run, config, set_ or [])
+
+
+@app.command()
+def evaluate(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
+    """Measure every method on the test instances; writes results.json and report.html."""
+    _stage("evaluate", run, config, set_ or [])
+
+
+@app.command()
+def recommend(
+    run: RunPath,
+    user: Annotated[str | None, typer.Option(help="User id, as in the interactions file.")] = None,
+    query: Annotated[str | None, typer.Option(help="What the user asks for, in words.")] = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="How many items.")] = 10,
+    method: Annotated[str | None, typer.Option(help="Default: e2p where the run has it.")] = None,
+    temperature: Annotated[float, typer.Option(help="0: best first. Above: draws without replacement.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    time: Annotated[int | None, typer.Option(help="Unix seconds: hide everything at or after.")] = None,
+    history: Annotated[str | None, typer.Option(help="Item ids, oldest first, comma-separated: instead of the known history.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Item ids that may not be returned, comma-separated.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Recommend items to one user, with or without a query."""
+    import json
+
+    from serving.pipeline import print_recommendations
+    from serving.recommender import Recommender
+
+    found = Recommender.load(run).recommend(
+        user,
+        query,
+        n,
+        method=method,
+        temperature=temperature,
+        seed=seed,
+        time=time,
+        history=_ids(history),
+        exclude=_ids(exclude) or (),
+    )
+    if as_json:
+        rows = [vars(item) for item in found]
+        typer.echo(json.dumps({"method": found.method, "path": found.path, "items": rows}, ensure_ascii=False, indent=1))
+    else:
+        asked = f" who asks for “{query}”" if query else ""
+        print_recommendations(found, f"For user {user}{asked}", Console())
+
+
+@app.command()
+def status(run: RunPath) -> None:
+    """Show which stages of a run are finished, and how long they took."""
+    from recsys.run import Run
+    from serving.pipeline import print_timings
+
+    print_timings(Run.open(run), Console())
+
+
+def _ids(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def main() -> None:
+    """Entry point: one-line errors for callers' mistakes, tracebacks for ours (or with PRELUDE_TRACEBACK=1)."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except (ValueError, KeyError, OSError, FloatingPointError) as error:
+        if os.environ.get("PRELUDE_TRACEBACK"):
+            raise
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"prelude: {message}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("prelude: interrupted; the same command resumes", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The whole configuration of a run: one validated object per stage, one YAML file, every default written out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from evaluation.job import EvaluateConfig
+from llm.adapt import AdaptConfig
+from llm.personalize import PersonalizeConfig
+from recsys.config import StageConfig
+from recsys.embed import EmbedConfig
+from recsys.prepare import PrepareConfig
+from semantic_ids.tokenize_items import TokenizeConfig
+
+
+class ExampleConfig(StageConfig):
+    user: str | None = None  # whose recommendations `prelude run` ends with; None: the first user with a test instance
+    query: str | None = None  # the query of the second list; None: no second list
+    n: int = 5
+
+
+class RunConfig(StageConfig):
+    """`seed` is the seed of every stage that does not set its own."""
+
+    seed: int = 0
+    prepare: PrepareConfig = PrepareConfig()
+    embed: EmbedConfig = EmbedConfig()
+    tokenize: TokenizeConfig = TokenizeConfig()
+    adapt: AdaptConfig = AdaptConfig()
+    personalize: PersonalizeConfig = PersonalizeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    example: ExampleConfig = ExampleConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_seed(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for stage in ("embed", "tokenize", "adapt", "evaluate"):
+            part = values.get(stage, {})
+            if isinstance(part, dict):
+                values[stage] = {"seed": values.get("seed", 0)} | part
+        return values
+
+
+def load_config(path: Path | None, changes: Iterable[str] = (), base: dict | None = None) -> RunConfig:
+    """Read a YAML file (or start from `base`, or from the defaults) and apply `stage.key=value` changes.
+
+    Raises `ValueError` that names the file and the field.
+    """
+    values: dict = dict(base or {})
+    source = "the configuration"
+    if path is not None:
+        source = str(path)
+        if not path.is_file():
+            raise ValueError(f"{path}: no such configuration file")
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not valid YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: expected a mapping of stages, found {type(values).__name__}")
+    for change in changes:
+        _apply(values, change)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            place = ".".join(str(part) for part in problem["loc"]) or "(top)"
+            given = problem.get("input")
+            shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) else ""
+            lines.append(f"  {place}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+        raise ValueError(f"{source} is not valid:\n" + "\n".join(lines)) from None
+
+
+def _apply(values: dict, change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {change!r}: expected stage.key=value, for example --set adapt.steps=500")
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        if not isinstance(place.get(parent, {}), dict):
+            raise ValueError(f"--set {change!r}: {parent} is not a section")
+        place[parent] = dict(place.get(parent) or {})
+        place = place[parent]
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {change!r}: the value is not valid YAML: {error}") from None

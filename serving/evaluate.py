@@ -1,0 +1,215 @@
+"""Stage `evaluate`: the rows of the table, built from a run and handed to the evaluation job."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+
+from evaluation.baselines import SoftmaxOver, choose_temperature
+from evaluation.job import EvaluateConfig, Row, evaluate_rows, sample_instances
+from evaluation.metrics import expected_hit
+from evaluation.report import print_table, write_report
+from evaluation.results import Results
+from evaluation.statistics import user_means
+from llm.adapt import validation_events
+from llm.recommender import SidRecommender
+from recsys.recommender import Request
+from recsys.run import Run
+from recsys.seeds import rng
+from recsys.splits import TEST
+from recsys.user_vectors import OtherUsersVectors, partners_of_other_users
+from serving.config import RunConfig
+from serving.methods import NAMES, Methods
+
+STAGES = ("prepare", "embed", "tokenize", "adapt", "personalize", "evaluate")
+READS = {
+    "popularity": "nothing",
+    "embedding_retrieval": "history before t (vector)",
+    "no_context": "recent items",
+    "no_context_continued": "recent items",
+    "static_prefix": "recent items",
+    "e2p": "recent items, history before t (vector)",
+    "prompt_context": "recent items, history before t (text)",
+    "e2p_prompt": "recent items, history before t (vector and text)",
+}
+TSNE_USERS = 600
+
+
+def evaluate(config: RunConfig, run: Run, quiet: bool = False) -> Results:
+    """Run the stage: `results.json`, per-instance figures and the data of the pictures. Needs every other stage."""
+    stage = run.stage("evaluate", config.evaluate, needs=STAGES[:-1])
+    if not stage.is_done():
+        methods = Methods(run, config)
+        requests, targets, users, facts = _instances(config.evaluate, methods)
+        with stage.writing() as folder:
+            rows = _rows(config.evaluate, methods, requests, users)
+            results = evaluate_rows(
+                config.evaluate, rows, requests, targets, users, stage.checkpoint, facts, quiet=quiet
+            )
+            results.write(folder / "results.json")
+            (folder / "prefixes.json").write_text(json.dumps(_prefix_picture(methods)))
+    return Results.read(run.artifact("evaluate", "results.json"))
+
+
+def publish(run: Run, results: Results) -> None:
+    """Copy `results.json` to the top of the run, write `report.html` beside it, and print the table."""
+    results.write(run.path / "results.json")
+    curves: dict[str, dict] = {}
+    for stage in ("embed", "tokenize", "adapt", "personalize"):
+        curves |= run.read_json(stage, "curves.json")
+    quality = run.read_json("tokenize", "quality.json")
+    tsne = run.read_json("evaluate", "prefixes.json")
+    if tsne is not None:
+        tsne = {key: np.array(value) for key, value in tsne.items()}
+    timings = {stage: record["seconds"] for stage in STAGES if (record := run.record(stage))}
+    extra = {
+        "Data": run.read_json("prepare", "prepare.json")["counts"],
+        "Embeddings": run.read_json("embed", "embed.json"),
+    }
+    write_report(
+        run.path / "report.html",
+        results,
+        curves,
+        quality.get("code_counts"),
+        tsne,
+        quality,
+        timings,
+        extra,
+    )
+    print_table(results)
+
+
+def _instances(config: EvaluateConfig, methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray, dict]:
+    """All test instances that can be answered, cut to the job's own sample; and what the protocol says of them."""
+    data = methods.dataset
+    events = data.events(TEST)
+    seen_before = np.array(
+        [np.isin(data.items[e], data.items[data.offsets[data.users[e]] : data.history_end[e]]) for e in events], bool
+    )
+    dropped = int(seen_before.sum()) if data.exclude_seen else 0
+    if data.exclude_seen:
+        events = events[~seen_before]
+    events = events[sample_instances(data.users[events], config.max_instances, config.seed)]
+    facts = {
+        "split": methods.config.prepare.split.model_dump(mode="json"),
+        "users_in_data": data.n_users,
+        "items": data.n_items,
+        "exclude_seen": data.exclude_seen,
+        "exclusions": "node by node inside the trie (generative rows); the distribution as a whole (softmax rows)",
+        "repeats_left_out_of_test": dropped,
+        "recent_items_in_prompt": methods.config.adapt.prompts.recent_items,
+        "backbone": methods.config.adapt.backbone.name,
+        "backbone_layers": methods.config.adapt.backbone.layers,
+        "training_seeds": list(methods.config.personalize.seeds),
+        "departures": (
+            "Our semantic IDs may carry collaborative vectors (the E2P paper quantises content), and our No Context is "
+            "the model adapted in Stage 1 (the paper's is a vanilla LLM)."
+        ),
+    }
+    return data.requests(events, data.exclude_seen), data.items[events], data.users[events], facts
+
+
+def _rows(config: EvaluateConfig, methods: Methods, requests: list[Request], users: np.ndarray) -> list[Row]:
+    data = methods.dataset
+    events = validation_events(data, methods.config.personalize.validation_instances, seed=0)
+    validation = data.requests(events, data.exclude_seen)
+    answers = data.items[events]
+    seeds = methods.config.personalize.seeds
+
+    def row(method: str, replicas: list, name: str | None = None) -> Row:
+        temperature = _temperature(config, replicas[0], validation, answers)
+        return Row(name or NAMES[method], replicas, temperature, READS[method], _trained(methods, method))
+
+    popularity = methods.build("popularity")
+    rows = [Row("Popularity", [popularity], None, READS["popularity"], "counts")]
+    retrieval = methods.retrieval
+    rows.append(Row("Embedding Retrieval", [retrieval], None, READS["embedding_retrieval"], "LightGCN"))
+    grid = [t / 10 for t in config.temperature_grid]  # cosines lie in [−1, 1]; a softmax over them wants it sharper
+    t0 = choose_temperature(retrieval, validation, answers, sorted({*grid, *(t / 100 for t in config.temperature_grid)}))
+    softmax = SoftmaxOver(retrieval, t0, "Embedding Retrieval (softmax)")
+    rows.append(Row(softmax.name, [softmax], 1.0, READS["embedding_retrieval"], f"T0 = {t0:g} chosen on validation"))
+    rows.append(row("no_context", [methods.build("no_context")]))
+    for method in methods.config.personalize.methods:
+        replicas = [methods.build(method, seed) for seed in seeds]
+        if method == "e2p":
+            rows.append(_random_row(config, methods, requests, users))
+        rows.append(row(method, replicas))
+    rows.append(row("prompt_context", [methods.build("prompt_context")]))
+    order = [
+        "Popularity", "Embedding Retrieval", "Embedding Retrieval (softmax)", "No Context", "No Context, continued",
+        "Static Prefix", "E2P-Random", "E2P", "Prompt Context", "E2P + Prompt",
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: order.index(row.name))
+
+
+def _random_row(config: EvaluateConfig, methods: Methods, requests: list[Request], users: np.ndarray) -> Row:
+    """E2P-Random: the trained E2P, each request given the vector of another user's request; several permutations."""
+    replicas = []
+    for number in range(config.random_permutations):
+        seed = methods.config.personalize.seeds[number % len(methods.config.personalize.seeds)]
+        partner = partners_of_other_users(users, rng(config.seed, "e2p-random", number))
+        vectors = OtherUsersVectors(methods.users, requests, partner)
+        replica = methods.build("e2p", seed, vectors)
+        replicas.append(replica)
+    return Row("E2P-Random", replicas, None, "recent items, another user's vector", "as E2P")
+
+
+def _temperature(config: EvaluateConfig, method, validation: list[Request], targets: np.ndarray) -> float | None:
+    """The sampling temperature with the best expected hit-rate on validation."""
+    if not isinstance(method, SidRecommender):
+        return None
+    users = np.array([request.user for request in validation])
+    log_p = method.log_prob_at(validation, targets, config.temperature_grid)
+    rates = [user_means(expected_hit(column, config.n_candidates), users)[1].mean() for column in log_p.T]
+    return float(config.temperature_grid[int(np.argmax(rates))])
+
+
+def _trained(methods: Methods, method: str) -> str:
+    if method in ("no_context", "prompt_context"):
+        return "Stage 1: LoRA and rows"
+    report = methods.run.read_json("personalize", "personalize.json")["methods"]
+    first = report[f"{method}-{methods.config.personalize.seeds[0]}"]
+    return f"{first['trainable_parameters']:,} parameters at lr {first['learning_rate']:g}"
+
+
+def _prefix_picture(methods: Methods) -> dict | None:
+    """Vectors of users as of the end of the data and their E2P prefixes, with each user's most peculiar taste."""
+    if "e2p" not in methods.config.personalize.methods:
+        return None
+    data = methods.dataset
+    chosen = np.sort(rng(0, "t-SNE").permutation(data.n_users)[:TSNE_USERS])
+    end = int(data.times.max()) + 1
+    requests = [Request(f"u{user}", int(user), end, *data.before(int(user), end)) for user in chosen]
+    vectors, known = methods.users.vectors(requests)
+    requests = [request for request, has in zip(requests, known, strict=True) if has]
+    e2p = methods.build("e2p")
+    assert isinstance(e2p, SidRecommender)
+    prefixes = e2p.soft_prefixes(requests)[:, 0].float().cpu().numpy()
+    return {
+        "embeddings": vectors[known].round(5).tolist(),
+        "prefixes": prefixes.round(5).tolist(),
+        "labels": _tastes(methods, requests),
+    }
+
+
+def _tastes(methods: Methods, requests: list[Request], at_most: int = 8) -> list[str]:
+    """The value of the first text column that a user has most above its share in the catalogue; rare ones: 'other'."""
+    columns = methods.dataset.catalogue.columns
+    if not columns:
+        return ["all users"] * len(requests)
+    values = next(iter(columns.values()))
+    everywhere = Counter(value for some in values for value in some)
+    total = sum(everywhere.values())
+    labels = []
+    for request in requests:
+        mine = Counter(value for item in request.history for value in values[item])
+        n = sum(mine.values())
+        lift = {
+            value: (count / n - everywhere[value] / total) / (everywhere[value] / total) ** 0.5
+            for value, count in mine.items()
+        }
+        labels.append(max(sorted(lift), key=lambda value: lift[value]) if lift else "other")
+    common = {label for label, _ in Counter(labels).most_common(at_most)}
+    return [label if label in common else "other" for label in labels]

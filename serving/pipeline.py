@@ -1,0 +1,95 @@
+"""A whole run, stage after stage; each stage does nothing when nothing that it reads has changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from llm.adapt import adapt
+from llm.personalize import personalize
+from recsys.embed import embed
+from recsys.prepare import Dataset, prepare
+from recsys.run import Run
+from recsys.splits import TEST
+from semantic_ids.tokenize_items import tokenize_items
+from serving.config import RunConfig
+from serving.evaluate import STAGES, evaluate, publish
+from serving.recommender import Recommendations, Recommender
+
+
+def run_stage(name: str, config: RunConfig, run: Run) -> None:
+    """Run one stage of `STAGES` (its inputs must be there); prints the report of the last one."""
+    if name == "evaluate":
+        publish(run, evaluate(config, run))
+        return
+    stages: dict[str, Callable[[], None]] = {
+        "prepare": lambda: prepare(config.prepare, run),
+        "embed": lambda: embed(config.embed, run),
+        "tokenize": lambda: tokenize_items(config.tokenize, run),
+        "adapt": lambda: adapt(config.adapt, run),
+        "personalize": lambda: personalize(config.personalize, config.adapt, run),
+    }
+    stages[name]()
+
+
+def run_all(config: RunConfig, run: Run, until: str = "evaluate", console: Console | None = None) -> None:
+    """Every stage up to `until`, the time each took, and five recommendations with and without a query."""
+    console = console or Console()
+    with run.lock():
+        run.write_config(config.model_dump(mode="json"))
+        started = time.monotonic()
+        for number, name in enumerate(STAGES[: STAGES.index(until) + 1], 1):
+            console.rule(f"[bold]{number}/{len(STAGES)} {name}")
+            begun = time.monotonic()
+            before = run.record(name)
+            run_stage(name, config, run)
+            record = run.record(name)
+            fresh = before is None or record is None or before["finished_unix_s"] != record["finished_unix_s"]
+            state = "done" if fresh else "unchanged since the last run, not run again"
+            console.print(f"{name}: {state} ({time.monotonic() - begun:.1f} s)", highlight=False)
+        print_timings(run, console)
+        console.print(f"This call took {time.monotonic() - started:.0f} s.", highlight=False)
+    if until == "evaluate":
+        show_examples(config, run, console)
+        console.print(f"Report: {run.path / 'report.html'}    Figures: {run.path / 'results.json'}", highlight=False)
+
+
+def print_timings(run: Run, console: Console) -> None:
+    table = Table(title="Time of each stage", title_justify="left")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    total = 0.0
+    for name in STAGES:
+        if record := run.record(name):
+            table.add_row(name, f"{record['seconds']:.1f}")
+            total += record["seconds"]
+    table.add_row("all", f"{total:.1f}", style="bold")
+    console.print(table)
+
+
+def show_examples(config: RunConfig, run: Run, console: Console) -> None:
+    """Recommendations for one user, without and with a query."""
+    user = config.example.user
+    if user is None:
+        data = Dataset.load(run)
+        user = str(data.user_ids[data.users[data.events(TEST)[0]]])
+    recommender = Recommender.load(run.path)
+    for query in (None, config.example.query) if config.example.query else (None,):
+        asked = f" who asks for “{query}”" if query else ""
+        print_recommendations(
+            recommender.recommend(user, query, config.example.n), f"For user {user}{asked}", console
+        )
+
+
+def print_recommendations(found: Recommendations, title: str, console: Console) -> None:
+    table = Table(title=f"{title} ({found.method}; {found.path})", title_justify="left")
+    table.add_column("rank", justify="right")
+    table.add_column("item")
+    table.add_column("title")
+    table.add_column("score", justify="right")
+    for rank, item in enumerate(found, 1):
+        table.add_row(str(rank), item.item_id, item.title, f"{item.score:.3f}")
+    console.print(table)

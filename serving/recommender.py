@@ -1,0 +1,150 @@
+"""`recommend(user_id, query)`: what a service calls. Raw ids in, titles and scores out."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from llm.recommender import SidRecommender
+from recsys.recommender import Recommender as AnyRecommender
+from recsys.recommender import Request
+from recsys.retrieval import EmbeddingRetrieval
+from recsys.run import Run
+from serving.config import load_config
+from serving.methods import Methods
+
+DEFAULT_RUN = "runs/demo"
+PREFERRED = ("e2p", "no_context")  # the default method: the first of these that the run has
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    item_id: str
+    title: str
+    score: float  # log-probability for generative methods, inner product for retrieval, a count for popularity
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """A ranked list, best first, and how it came about."""
+
+    items: list[Recommendation]
+    method: str
+    path: str  # "personalized", or the cold-start path that was taken and why
+    seconds: float = field(compare=False, default=0.0)
+
+    def __iter__(self) -> Iterator[Recommendation]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Recommendation:
+        return self.items[index]
+
+
+class Recommender:
+    """A finished run, loaded once and asked many times.
+
+    Cold start: a user whom the run has never seen, or who has no event before the moment asked about, has no vector.
+    Generative methods then answer without a prefix (No Context, which is a trained mode); embedding retrieval answers
+    by popularity. `Recommendations.path` says when that happened. `history=[item ids]` makes anyone warm at once.
+    """
+
+    def __init__(self, methods: Methods):
+        self.methods = methods
+        self._built: dict[str, AnyRecommender] = {}
+
+    @classmethod
+    def load(cls, run: str | Path) -> Recommender:
+        """Open a run. Raises `RunError` for an unknown run; a broken artifact is refused by name when it is read."""
+        opened = Run.open(run)
+        return cls(Methods(opened, load_config(None, base=opened.read_config())))
+
+    def recommend(
+        self,
+        user_id: str | int | None,
+        query: str | None = None,
+        n: int = 10,
+        *,
+        method: str | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        time: int | None = None,
+        history: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        exclude_seen: bool | None = None,
+    ) -> Recommendations:
+        """The n best items (temperature 0), or n distinct draws without replacement (temperature > 0).
+
+        `time` (unix seconds) hides everything at or after it; default: all that the run has read. `history` (item ids,
+        oldest first) replaces what the run knows of the user. `exclude` are item ids that may not be returned;
+        `exclude_seen` defaults to the run's protocol. Fewer than n items come back when fewer are allowed.
+        Raises `ValueError` for an unknown method or item id, n < 1, or a negative temperature.
+        """
+        if n < 1:
+            raise ValueError(f"n is {n}; ask for at least one item")
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature is {temperature}; expected 0 (best first) or a positive number (draws)")
+        started = clock.perf_counter()
+        name = method or next(name for name in PREFERRED if name in self.methods.available())
+        recommender = self._built.get(name) or self._built.setdefault(name, self.methods.build(name))
+        request, path = self._request(user_id, query, time, history, exclude, exclude_seen, recommender)
+        ranked = recommender.recommend([request], n, temperature, seed)[0]
+        catalogue = self.methods.dataset.catalogue
+        found = [
+            Recommendation(str(catalogue.item_ids[item]), catalogue.titles[item], float(score))
+            for item, score in zip(ranked.items, ranked.scores, strict=True)
+        ]
+        return Recommendations(found, recommender.name, path, clock.perf_counter() - started)
+
+    def _request(self, user_id, query, time, history, exclude, exclude_seen, recommender) -> tuple[Request, str]:
+        data = self.methods.dataset
+        user = None if user_id is None else data.user_index(str(user_id))
+        moment = int(data.times.max()) + 1 if time is None else int(time)
+        if history is not None:
+            items = np.array([data.catalogue.index_of(str(item)) for item in history], dtype=np.int64)
+            times = np.full(len(items), moment - 1, dtype=np.int64)
+        elif user is not None:
+            items, times = data.before(user, moment)
+        else:
+            items, times = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        hidden = [data.catalogue.index_of(str(item)) for item in exclude]
+        if data.exclude_seen if exclude_seen is None else exclude_seen:
+            hidden = [*hidden, *items.tolist()]
+        request = Request(
+            request_id="recommend",
+            user=user,
+            time=moment,
+            history=items,
+            history_times=times,
+            query=query,
+            exclude=np.unique(np.array(hidden, dtype=np.int64)),
+        )
+        return request, _path(recommender, request, user_id)
+
+
+def _path(recommender: AnyRecommender, request: Request, user_id) -> str:
+    vectors = recommender.users if isinstance(recommender, SidRecommender | EmbeddingRetrieval) else None
+    if vectors is None:
+        return "not personalized by a vector"
+    if vectors.vectors([request])[1][0]:
+        return "personalized"
+    fallback = "popularity" if isinstance(recommender, EmbeddingRetrieval) else "No Context"
+    reason = f"user {user_id!r} is unknown to the run" if request.user is None else "no usable event before the moment"
+    return f"cold start ({reason}): {fallback}"
+
+
+@lru_cache(maxsize=2)
+def _loaded(run: str) -> Recommender:
+    return Recommender.load(run)
+
+
+def recommend(user_id: str | int | None, query: str | None = None, n: int = 10, run: str = DEFAULT_RUN, **options):
+    """`Recommender.recommend` on a run that is loaded on the first call and kept."""
+    return _loaded(str(run)).recommend(user_id, query, n, **options)
