@@ -261,7 +261,7 @@ def _facts(
         "list_columns_on": _list_columns(config),
         "baseline": baseline,
         "primary_comparison": list(primary),
-        "unit": "users: a user's instances and replicas are averaged first; intervals and tests are over users",
+        "unit": "users: a user's instances and replicas are averaged first; all intervals are over users",
     }
 
 

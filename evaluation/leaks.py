@@ -84,10 +84,10 @@ def check_retrieval_leak(
     if lower > margin:
         raise LeakError(
             f"retrieval finds {found.train_rate:.4f} of the training targets ({len(train)} users) but "
-            f"only {found.validation_rate:.4f} of the validation targets ({len(validation)} users); the excess "
-            f"{difference:.4f} (at least {lower:.4f} at level {alpha:g}) is above the margin {margin:.4f}. The "
-            "vectors hold their own targets: cross-fit the item vectors (by user fold or time block), and build user "
-            "vectors from events strictly before each instance"
+            f"only {found.validation_rate:.4f} of the validation targets ({len(validation)} users); the "
+            f"excess {difference:.4f} (at least {lower:.4f} at level {alpha:g}) is above the margin "
+            f"{margin:.4f}. The vectors hold their own targets: cross-fit the item vectors (by user fold or "
+            "time block), and build user vectors from events strictly before each instance"
         )
     return found
 
@@ -147,7 +147,8 @@ def check_planted_answer(build: BuildInputs, events: Events, user: int, time: in
     if not earlier.any() or _first_change(honest, build(without)) is None:
         raise ValueError(
             f"the planted-answer check proves nothing for user {user} at {time}: removing the earlier "
-            "records changes no input either; choose an instance with a history, and let `build` use the events it is given"
+            "records changes no input either; choose an instance with a history, and let "
+            "`build` use the events it is given"
         )
 
 

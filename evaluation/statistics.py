@@ -153,7 +153,8 @@ def sampled_agreement(
     each, and `weights` [R, K] (sum 1) are those that turn instances into the printed column. Given h, the
     difference Σ w (hit − h) has mean 0 and variance Σ w² h (1 − h) / trials, so z is standard normal in the
     limit. Where hits are few that limit is not reached; Bernstein's inequality says how much further out z
-    may fall with the same exponent: by z²·w_max / (3·σ·trials).
+    may fall with the same exponent: by z²·w_max / (3·σ·trials). Means are compared: a sampler that is too
+    sharp may gain on likely targets what it loses on unlikely ones.
     """
     difference = float((weights * (hit_mean - expected)).sum())
     sigma = math.sqrt(float((weights**2 * expected * (1 - expected)).sum()) / trials)

@@ -102,16 +102,26 @@ def _draw(rng, p, n):
     return np.stack([rng.choice(p.shape[1], size=n, p=row) for row in p])
 
 
-def test_agreement_passes_a_true_sampler_and_fails_a_biased_one():
+def _flat(rng, p):
+    """Draws at temperature 2 where the scorer scores at 1."""
+    flat = np.sqrt(p) / np.sqrt(p).sum(axis=1, keepdims=True)
+    return _draw(rng, flat, 3)
+
+
+def _distinct(rng, p):
+    """Draws without replacement where the formula is for draws with."""
+    return np.argsort(-(np.log(p) + rng.gumbel(size=p.shape)), axis=1)[:, :3]
+
+
+@pytest.mark.parametrize("biased", [_flat, _distinct])
+def test_agreement_passes_a_true_sampler_and_fails_a_biased_one(biased):
     rng = np.random.default_rng(6)
     p, targets, log_p = _instances(rng)
     weights = np.full((2000, 1), 1 / 2000)
     expected = expected_hit(log_p, 3)[:, None]
     true = hits(_draw(rng, p, 3), targets)[:, None]
-    sharper = p**2 / (p**2).sum(axis=1, keepdims=True)  # draws at temperature 1/2, scores at 1
-    biased = hits(_draw(rng, sharper, 3), targets)[:, None]
     assert sampled_agreement(true, expected, weights, 1).agrees
-    assert not sampled_agreement(biased, expected, weights, 1).agrees
+    assert not sampled_agreement(hits(biased(rng, p), targets)[:, None], expected, weights, 1).agrees
 
 
 def test_agreement_z_is_standard_normal_also_for_uneven_users_and_several_seeds():

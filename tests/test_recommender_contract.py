@@ -1,0 +1,197 @@
+"""The contract of every Recommender: `check_contract` runs over baselines here, and over other methods
+elsewhere.
+
+    from test_recommender_contract import check_contract
+    check_contract(my_recommender, my_requests, n_items)
+
+Requests of one's own should hold a user with a history, one without, an unknown user (None), and exclusions.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from evaluation.baselines import Popularity, Recency, SoftmaxOver
+from recsys.recommender import ProbabilisticRecommender, Ranked, Recommender, Request
+
+N_ITEMS = 14
+
+
+def contract_requests(n_items: int) -> list[Request]:
+    """A few odd requests over a catalogue of `n_items` items (at least 8)."""
+    items = np.arange(n_items)
+    return [
+        Request("plain", user=0, time=100, history=items[:3], history_times=np.array([10, 20, 30])),
+        Request(
+            "seen", user=1, time=90, history=items[2:5], history_times=np.array([5, 6, 7]), exclude=items[2:5]
+        ),
+        Request("no-history", user=2, time=50, exclude=items[[7, 0]]),
+        Request("unknown", user=None, time=50, exclude=items[:1]),
+        Request("unknown", user=None, time=51, query="a query"),
+        Request(
+            "all-but-two", user=3, time=60, history=items[:1], history_times=np.array([1]), exclude=items[2:]
+        ),
+    ]
+
+
+def check_contract(
+    recommender: Recommender,
+    requests: Sequence[Request],
+    n_items: int,
+    tolerance: float = 1e-6,
+    partial: bool = False,
+) -> None:
+    """Run every clause of the contract. `tolerance`: how far scores (nats) may differ between a batch and one
+    by one.
+
+    `partial` is for a recommender that may know of fewer items than the catalogue holds (it may then return
+    less).
+    """
+    assert isinstance(recommender, Recommender)
+    assert recommender.name
+    for temperature in (0.0, 1.0):
+        _check_lists(recommender, requests, n_items, temperature, partial)
+        _check_repeatable(recommender, requests, temperature, tolerance)
+    _check_best_first(recommender, requests, n_items, tolerance)
+    assert recommender.recommend([], 5) == []
+    if recommender.draws:
+        assert isinstance(recommender, ProbabilisticRecommender)
+        check_distribution(recommender, requests, n_items, max(tolerance, 1e-5))
+
+
+def _check_lists(recommender, requests, n_items, temperature, partial) -> None:
+    for n in (1, 5, n_items + 7):  # the last asks for more than there is
+        answers = recommender.recommend(requests, n, temperature, seed=3)
+        assert len(answers) == len(requests)
+        for request, answer in zip(requests, answers, strict=True):
+            items = np.asarray(answer.items)
+            allowed = np.setdiff1d(np.arange(n_items), request.exclude)
+            assert np.issubdtype(items.dtype, np.integer)
+            assert np.isin(items, allowed).all(), f"{request.request_id}: not in the catalogue, or excluded"
+            assert len(np.unique(items)) == len(items), f"{request.request_id}: an item is repeated"
+            assert len(answer.scores) == len(items)
+            assert len(items) == min(n, len(allowed)) or (partial and len(items) < n)
+
+
+def _check_repeatable(recommender, requests, temperature, tolerance) -> None:
+    """Same seed same list; batch equals one by one; order and company change nothing; the seed is used."""
+    whole = recommender.recommend(requests, 5, temperature, seed=3)
+    again = recommender.recommend(requests, 5, temperature, seed=3)
+    alone = [recommender.recommend([request], 5, temperature, seed=3)[0] for request in requests]
+    backwards = recommender.recommend(list(reversed(requests)), 5, temperature, seed=3)[::-1]
+    for other in (again, alone, backwards):
+        _assert_equal(whole, other, tolerance)
+    if recommender.draws and temperature > 0:
+        others = [recommender.recommend(requests, 5, temperature, seed=seed) for seed in range(4, 12)]
+        first = [answer.items.tolist() for answer in whole]
+        assert any([answer.items.tolist() for answer in other] != first for other in others), (
+            "the seed is unused"
+        )
+
+
+def _assert_equal(left: Sequence[Ranked], right: Sequence[Ranked], tolerance: float) -> None:
+    for one, other in zip(left, right, strict=True):
+        assert np.asarray(one.items).tolist() == np.asarray(other.items).tolist()
+        np.testing.assert_allclose(one.scores, other.scores, atol=tolerance, rtol=tolerance)
+
+
+def _check_best_first(recommender, requests, n_items, tolerance) -> None:
+    """At temperature 0 scores do not rise, and a short list is the head of a long one."""
+    short, long = (recommender.recommend(requests, n, 0.0) for n in (2, n_items))
+    for head, whole in zip(short, long, strict=True):
+        assert (np.diff(whole.scores) <= tolerance).all()
+        np.testing.assert_allclose(
+            whole.scores[: len(head.scores)], head.scores, atol=tolerance, rtol=tolerance
+        )
+
+
+def check_distribution(
+    recommender: ProbabilisticRecommender, requests: Sequence[Request], n_items: int, tolerance: float
+) -> None:
+    """Drawing and scoring are of one distribution over the allowed items, at every temperature."""
+    for temperature in (0.7, 1.0):
+        table = _log_table(recommender, requests, n_items, temperature)
+        np.testing.assert_allclose(np.exp(table).sum(axis=1), 1.0, atol=max(tolerance, 1e-5))
+        items, log_p = recommender.draw(requests, 40, temperature, seed=5)
+        assert items.shape == log_p.shape == (len(requests), 40)
+        for row, request in enumerate(requests):
+            assert np.isneginf(table[row][request.exclude]).all(), (
+                f"{request.request_id}: excluded but possible"
+            )
+            assert not np.isin(items[row], request.exclude).any()
+            np.testing.assert_allclose(log_p[row], table[row][items[row]], atol=tolerance, rtol=tolerance)
+            alone_items, alone_log_p = recommender.draw([request], 40, temperature, seed=5)
+            assert alone_items[0].tolist() == items[row].tolist()
+            np.testing.assert_allclose(alone_log_p[0], log_p[row], atol=tolerance, rtol=tolerance)
+    assert np.isfinite(recommender.context_tokens(requests))
+
+
+def _log_table(recommender, requests, n_items, temperature) -> np.ndarray:
+    """Log-probabilities [R, N] of the whole catalogue."""
+    columns = [
+        recommender.log_prob(requests, np.full(len(requests), item), temperature) for item in range(n_items)
+    ]
+    return np.stack(columns, axis=1)
+
+
+class HistoryScorer:
+    """Scores that depend on the user's history and query: what a real scorer's do."""
+
+    name = "History scorer"
+
+    def scores(self, requests: Sequence[Request]) -> np.ndarray:
+        near = -np.abs(np.subtract.outer(np.arange(N_ITEMS), np.arange(N_ITEMS))) / 2
+        rows = [near[request.history].sum(axis=0) + len(request.query or "") * np.sin(np.arange(N_ITEMS))
+                for request in requests]  # fmt: skip
+        return np.stack(rows)
+
+
+COUNTS = np.array([5, 0, 3, 3, 9, 1, 0, 2, 8, 4, 1, 1, 6, 2])
+CASES: dict[str, Callable[[], Recommender]] = {
+    "popularity": lambda: Popularity(COUNTS),
+    "recency": lambda: Recency(np.array([3, 1, 3, 12, 1]), np.array([5, 9, 30, 30, 2]), N_ITEMS),
+    "softmax over popularity": lambda: SoftmaxOver(Popularity(COUNTS)),
+    "softmax over history, sharp": lambda: SoftmaxOver(HistoryScorer(), t0=0.5),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_contract(case):
+    check_contract(CASES[case](), contract_requests(N_ITEMS), N_ITEMS)
+
+
+class _Broken(Popularity):
+    """Popularity with one clause broken."""
+
+    def __init__(self, fault: str):
+        super().__init__(COUNTS)
+        self.fault = fault
+
+    def recommend(self, requests, n, temperature=0.0, seed=0):
+        if self.fault == "exclusions":
+            requests = [Request(r.request_id, r.user, r.time) for r in requests]
+        answers = super().recommend(requests, n, temperature, seed)
+        if self.fault == "repeats":
+            return [Ranked(a.items[[0, *range(len(a.items) - 1)]], a.scores) for a in answers]
+        if self.fault == "short":
+            return [Ranked(a.items[:10], a.scores[:10]) for a in answers]
+        if self.fault == "batch" and len(requests) > 1:
+            return [Ranked(a.items[::-1], a.scores[::-1]) for a in answers]
+        return answers
+
+
+@pytest.mark.parametrize("fault", ["exclusions", "repeats", "short", "batch"])
+def test_the_contract_fails_a_broken_recommender(fault):
+    with pytest.raises(AssertionError):
+        check_contract(_Broken(fault), contract_requests(N_ITEMS), N_ITEMS)
+
+
+class _ForgetsTemperature(SoftmaxOver):
+    def log_prob(self, requests, items, temperature=1.0):
+        return super().log_prob(requests, items, 1.0)
+
+
+def test_the_contract_fails_a_scorer_that_forgets_its_temperature():
+    with pytest.raises(AssertionError):
+        check_contract(_ForgetsTemperature(Popularity(COUNTS)), contract_requests(N_ITEMS), N_ITEMS)
