@@ -160,8 +160,8 @@ def place_new(table: SemanticIdTable, latent: Tensor, codebooks: Sequence[Tensor
 def check_capacity(sizes: Sequence[int], n_items: int) -> None:
     if math.prod(sizes) < n_items:
         raise ValueError(
-            f"levels of sizes {tuple(sizes)} make {math.prod(sizes)} semantic IDs, too few for {n_items} items; "
-            "raise tokenize.size or tokenize.levels, or set tokenize.collision to extra_level"
+            f"levels of sizes {tuple(sizes)} make {math.prod(sizes)} semantic IDs, too few for {n_items} "
+            "items; raise tokenize.size or tokenize.levels, or set tokenize.collision to extra_level"
         )
 
 
