@@ -38,12 +38,17 @@ def test_leave_last_out_by_hand(n, expected):
     [
         (4, 20, [3, 1, 0, 0]),  # fewer than five events: nothing held out
         (5, 20, [2, 1, 1, 1]),  # at least one
-        (30, 20, [18, 8, 1, 3]),  # 0.1 * 30 is 3, whatever binary fractions say
+        (30, 20, [18, 8, 1, 3]),
         (1000, 20, [672, 288, 20, 20]),  # the cap holds for validation too
     ],
 )
 def test_last_fraction_by_hand(n, cap, expected):
     assert roles_of_one(n, kind="last_fraction", max_test_per_user=cap) == expected
+
+
+def test_a_share_is_not_lost_to_binary_fractions():
+    assert 100 * 0.29 < 29
+    assert roles_of_one(100, test_fraction=0.29, max_test_per_user=50)[3] == 29
 
 
 def test_no_validation_when_none_is_wanted():
