@@ -102,13 +102,10 @@ def load_amazon(paths: Mapping[str, Path], text_columns: Sequence[str] | None, n
     frame = pd.DataFrame(
         {"user_id": users, "item_id": items, "timestamp": np.array(positions, dtype=np.int64)}
     )
-    starts = frame[frame["timestamp"] == 0]
-    repeated = starts["user_id"].duplicated()
-    if repeated.any():
-        line = rows[int(repeated.idxmax())]
-        raise DataError(
-            f"{path}:{line}: user '{users[int(repeated.idxmax())]}' already has a line; join the two"
-        )
+    starts = np.flatnonzero(frame["timestamp"] == 0)
+    again = starts[frame["user_id"].iloc[starts].duplicated().to_numpy()]
+    if len(again):
+        raise DataError(f"{path}:{rows[again[0]]}: user '{users[again[0]]}' already has a line; join the two")
     catalogue = read_items(paths["items"], {"item_id": "asin"}, ["attributes"], title_required=False)
     catalogue = _select_text(_name_by_attributes(catalogue, notices), text_columns)
     return Source(Interactions(frame, lambda row: f"{path}:{rows[row]}"), catalogue, None, has_clock=False)

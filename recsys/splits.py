@@ -113,7 +113,7 @@ def _last_fraction(counts: np.ndarray, config: SplitConfig) -> tuple[np.ndarray,
 
 
 def _part(counts: np.ndarray, fraction: float, round_up_from: float = 1.0) -> np.ndarray:
-    """`counts * fraction` as whole numbers; the small term undoes what binary fractions lose (0.29 * 100 < 29)."""
+    """`counts * fraction` as whole numbers; the small term mends binary fractions (0.29 * 100 < 29)."""
     return np.floor(counts * fraction + (1.0 - round_up_from) + 1e-9).astype(np.int64)
 
 
