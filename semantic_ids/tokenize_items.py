@@ -70,8 +70,8 @@ def _tokenize(config: TokenizeConfig, arrays: dict[str, np.ndarray], folder: Pat
         arrays["has_collaborative"].astype(bool),
         arrays.get("text"),
     )
-    sizes, notes = fitting_sizes(config, len(collaborative))
     inputs = InputSpace.fit(config.source, collaborative, has, text, config.text_weight, config.text_dims)
+    sizes, notes = fitting_sizes(config, len(collaborative))
     content = None
     if text is not None and inputs.collaborative is not None:
         content = ContentPath.fit(text[has], collaborative[has], config.seed)

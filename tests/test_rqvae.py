@@ -63,7 +63,7 @@ def test_the_gradient_goes_straight_through():
 
 
 def test_both_terms_are_on_one_scale():
-    """Repeating every dimension of vectors and latents changes neither term: both are means over dimensions."""
+    """Repeating the dimensions of vectors and latents changes neither term: both are means."""
     for dims in (4, 64):
         model = RQVAE(dims, (2,), SMALL.model_copy(update={"latent": dims, "hidden": ()}))
         model.encoder, model.decoder = torch.nn.Identity(), torch.nn.Identity()
