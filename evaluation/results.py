@@ -116,7 +116,7 @@ def assemble(
     tests = sum(value is not None for value in adjusted)
     protocol = protocol | {"n_tests_in_holm_family": tests}
     rows_out = [one | _relative(contrast) for one, contrast in zip(figures, against, strict=True)]
-    return Results(protocol, rows_out, _primary(first, config), effects)
+    return Results(protocol, rows_out, _primary(first, config, protocol["is_sample"]), effects)
 
 
 def _figures(table: _Table, row: Row) -> dict[str, Any]:
@@ -225,10 +225,12 @@ def _relative(contrast: dict[str, Any]) -> dict[str, Any]:
     return {names.get(key, key): value for key, value in contrast.items() if key not in left_out}
 
 
-def _primary(contrast: dict[str, Any], config: EvaluateConfig) -> dict[str, Any]:
+def _primary(contrast: dict[str, Any], config: EvaluateConfig, is_sample: bool) -> dict[str, Any]:
     """The one comparison named before the run, and in plain words what its p-value can say at this n."""
     p, detectable = contrast["p_value"], contrast["smallest_detectable_difference"]
-    if contrast["value_a"] is None:
+    if is_sample:
+        reading = "Only a sample of the test instances was measured: the p-values decide nothing."
+    elif contrast["value_a"] is None:
         reading = f"Not made: '{contrast['a']}' and '{contrast['b']}' are not both in the table."
     elif p is None or detectable is None:
         reading = "No test is possible: too few users, or no user differs."

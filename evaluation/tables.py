@@ -1,0 +1,143 @@
+"""What the tables say, as text: columns, how a figure is printed, and the protocol in plain sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from evaluation.results import Results
+
+NONE = "–"  # a figure that does not exist
+Column = tuple[str, str, Callable[[Any], str]]  # heading, key in the row, how to print it
+
+
+def rate(value: float | None) -> str:
+    """A fraction of 1 with four digits and no leading zero: .0579."""
+    return NONE if value is None else _bare(f"{value:.4f}")
+
+
+def signed(value: float | None) -> str:
+    return NONE if value is None else _bare(f"{value:+.4f}")
+
+
+def _bare(digits: str) -> str:
+    """Without the zero before the point: 0.5 → .5, −0.5 → −.5, 10.5 as it is."""
+    return re.sub(r"^([+-]?)0\.", r"\1.", digits)
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    return NONE if bounds is None else f"{rate(bounds[0])}–{rate(bounds[1])}"
+
+
+def signed_interval(bounds: Sequence[float] | None) -> str:
+    return NONE if bounds is None else f"{signed(bounds[0])}, {signed(bounds[1])}"
+
+
+def percent(value: float | None) -> str:
+    return NONE if value is None else f"{value:+.1f} %"
+
+
+def p_value(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return "<.001" if value < 0.001 else _bare(f"{value:.3f}")
+
+
+def number(digits: int) -> Callable[[float | None], str]:
+    return lambda value: NONE if value is None else f"{value:,.{digits}f}"
+
+
+def text(value: Any) -> str:
+    return NONE if value in (None, "") else str(value)
+
+
+def figure_columns(results: Results) -> list[Column]:
+    """The first table: what each row measured."""
+    n, k = results.protocol["n_candidates"], results.protocol["top_k"]
+    columns: list[Column] = [
+        ("Row", "name", text),
+        ("tokens", "context_tokens", number(0)),
+        ("sampled", f"hit_rate@{n}", rate),
+        ("expected", f"expected_hit_rate@{n}", rate),
+        ("95 % interval", "ci95", interval),
+        ("distinct", f"distinct{n}", rate),
+        (f"top {n}", f"top{n}", rate),
+        (f"R@{k}", f"recall@{k}", rate),
+        (f"N@{k}", f"ndcg@{k}", rate),
+        ("nats", "entropy_nats", number(2)),
+        ("z", "sampled_minus_expected_z", number(1)),
+    ]
+    if any(row["temperature"] is not None for row in results.rows):
+        columns += [
+            ("t", "temperature", number(2)),
+            ("exp. at t", f"expected_hit_rate@{n}_at_temperature", rate),
+        ]
+    return columns
+
+
+def difference_columns(results: Results) -> list[Column]:
+    """The second table: each row against the baseline."""
+    return [
+        ("Row", "name", text),
+        ("by", "compared_on", lambda key: "expected" if key.startswith("expected") else "ranked"),
+        ("relative", "relative_to_no_context_pct", percent),
+        ("difference", "difference", signed),
+        ("95 % interval", "difference_ci95", signed_interval),
+        ("bootstrap", "bootstrap_ci95", signed_interval),
+        ("p", "p_value", p_value),
+        ("p, Holm", "p_holm", p_value),
+        ("detectable", "smallest_detectable_difference", rate),
+    ]
+
+
+def effect_columns(results: Results) -> list[Column]:
+    """The third table: the primary row against the other controls."""
+    return [("Against", "b", text), *difference_columns(results)[1:]]
+
+
+def describe(results: Results) -> list[str]:
+    """The protocol, and last what the p-values can and cannot decide, in plain sentences."""
+    facts, n, k = results.protocol, results.protocol["n_candidates"], results.protocol["top_k"]
+    return [
+        _instances(facts),
+        f"Sampled: hit-rate@{n} of {n} i.i.d. draws at temperature {facts['temperature']:g} "
+        f"({len(facts['draw_seeds'])} draw seed(s)). Expected: 1 − (1 − p)^{n} from exact scoring, the same "
+        "quantity without the noise of the draws; z is their difference in standard errors (beyond about 4 "
+        "the row is red).",
+        f"Distinct: hit-rate of {n} items drawn without replacement. It and the sampled one move with the "
+        f"entropy alone, so that stands beside them (nats). Top {n}, R@{k} (Recall) and N@{k} (NDCG) are of "
+        f"the ranked list. Distinct and ranked lists were measured on {facts['list_columns_on']}.",
+        "Deterministic rows have no draws: their 95 % interval is that of the ranked list's hit-rate, and "
+        f"they are compared with {facts['baseline']}'s ranked list (“ranked”), not with its draws.",
+        "All intervals are over users: each user's instances and replicas are averaged first. The interval "
+        "of a difference is that of the paired difference, with a bootstrap over users and seeds beside it.",
+        verdict(results),
+    ]
+
+
+def _instances(facts: dict[str, Any]) -> str:
+    words = f"{facts['n_instances']:,} test instances of {facts['n_users']:,} users"
+    if facts["is_sample"]:
+        words += (
+            f", a seeded sample of the {facts['n_instances_available']:,} instances of "
+            f"{facts['n_users_with_target']:,} users (seed {facts['sample_seed']})"
+        )
+    missing = facts.get("users_without_held_out_item")
+    return words + (
+        "." if missing is None else f"; {missing:,} users have no held-out item and are left out."
+    )
+
+
+def verdict(results: Results) -> str:
+    """What the p-values decide: the primary comparison, named before the run; nothing on a mere sample."""
+    facts, first = results.protocol, results.primary
+    words = f"Primary comparison, named before the run: {first['a']} against {first['b']}. {first['reading']}"
+    if first["smallest_detectable_difference"] is not None:
+        words += (
+            f" With {first['n_users']:,} users the smallest difference found with "
+            f"{facts['power']:.0%} chance is "
+            f"{rate(first['smallest_detectable_difference'])} ({percent(first['smallest_detectable_pct'])})."
+        )
+    words += f" The other p-values form one family of {facts['n_tests_in_holm_family']}, corrected by Holm."
+    return words
