@@ -33,7 +33,7 @@ class EmbedConfig(StageConfig):
     seed: int = 0
     seeds: int = 1  # LightGCN is trained with seed, seed+1, …; validation keeps the best, all are reported
     lightgcn: LightGCNConfig = LightGCNConfig()
-    half_lives: tuple[float | None, ...] = (None, 50, 20, 10, 5, 2)  # items; validation picks how fast a history fades
+    half_lives: tuple[float | None, ...] = (None, 50, 20, 10, 5, 2, 1)  # items; validation picks how fast a history fades
     refit_for_retrieval: bool = True  # a second LightGCN on all training edges for the retrieval baseline
     text_encoder: str | None = "minilm"  # minilm, a folder, or null: item text vectors for tokenize
     user_embeddings: Path | None = None  # Parquet (user_id, timestamp, vector): used instead of the GNN's

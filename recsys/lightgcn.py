@@ -34,8 +34,8 @@ class LightGCNConfig(StageConfig):
     batch: int = 8192  # edges a step; each step is one propagation over the whole graph
     learning_rate: float = 0.01  # Adam
     l2: float = 1e-4  # on the layer-0 rows of the batch, as in the paper
-    validate_every_epochs: int = 2
-    patience: int = 5  # validations without a new best before stopping
+    validate_every_epochs: int = 4
+    patience: int = 3  # validations without a new best before stopping
 
 
 class SymmetricProduct(torch.autograd.Function):
@@ -107,7 +107,7 @@ def sampled_softmax_loss(
 ) -> torch.Tensor:
     """−mean log of the positive's share among itself and M shared negatives, on cosines / temperature.
 
-    users, positive [B, d]; negatives [M, d] drawn by popularity, whose effect is that of in-batch negatives.
+    users, positive [B, d]; negatives [M, d], drawn uniformly from the catalogue.
     """
     users, positive, negatives = (nn.functional.normalize(x, dim=-1) for x in (users, positive, negatives))
     own = (users * positive).sum(-1, keepdim=True) / temperature
@@ -142,7 +142,7 @@ def train_lightgcn(
             negative = torch.randint(n_items, (len(rows),), generator=draw) + n_users
             loss = bpr_loss(vectors[user], vectors[item], vectors[negative])
         else:
-            negative = edge_items[torch.randint(len(users), (config.negatives,), generator=draw)] + n_users
+            negative = torch.randint(n_items, (config.negatives,), generator=draw) + n_users
             loss = sampled_softmax_loss(vectors[user], vectors[item], vectors[negative], config.temperature)
         start = model.embedding
         penalty = (start[user].square().sum() + start[item].square().sum()) / len(rows)

@@ -119,7 +119,7 @@ def partners_of_other_users(users: np.ndarray, generator: np.random.Generator) -
     """
     n = len(users)
     names, counts = np.unique(users, return_counts=True)
-    if 2 * counts.max(initial=n) > n:
+    if 2 * counts.max(initial=0) > n or n == 0:
         raise ValueError("E2P-Random needs at least two users, none with more than half of the requests")
     rank = generator.permutation(len(names))[np.searchsorted(names, users)]
     order = np.lexsort((generator.random(n), rank))
