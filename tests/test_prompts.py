@@ -1,0 +1,144 @@
+"""What the model reads: layout, the profile's moment, windows without ties, and the planted answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evaluation.leaks import LeakError, check_planted_answer
+from llm.prompts import PromptBuilder, PromptConfig
+from llm.vocabulary import PREFIX
+from llm.windows import WindowBatches, WindowBuilder, item_phrases, windows_of_epoch
+from recsys.catalogue import Catalogue
+from recsys.dataset import Dataset
+from recsys.recommender import Request
+from recsys.splits import FIT, TEST
+
+N = 12
+TOKENS = 1000 + np.arange(N * 2).reshape(N, 2)  # item i has the tokens 1000 + 2i, 1001 + 2i
+BOS = 256
+
+
+def catalogue() -> Catalogue:
+    genres = [["Even" if item % 2 == 0 else "Odd"] for item in range(N)]
+    return Catalogue(np.array([f"i{item}" for item in range(N)], object), [f"T{item}" for item in range(N)],
+                     {"genres": genres})  # fmt: skip
+
+
+def builder(**settings) -> PromptBuilder:
+    return PromptBuilder(PromptConfig(**settings), catalogue(), lambda text: list(text.encode()), BOS, TOKENS)
+
+
+def text_of(tokens: list[int]) -> str:
+    return bytes(token for token in tokens if 0 <= token < 256).decode()
+
+
+def test_the_layout():
+    request = Request("r", 0, 9, history=np.array([4, 6, 1, 3]), history_times=np.arange(4), query="  dark \n comedy ")
+    tokens = builder(recent_items=2).prompt(request, profile=True, soft_tokens=1)
+    assert tokens[:2] == [PREFIX, BOS]
+    assert text_of(tokens) == "Profile: likes Even; enjoyed T6; T4.\nQuery: dark comedy\nHistory:"
+    assert tokens[-4:] == [1002, 1003, 1006, 1007]  # items 1 and 3
+    assert builder(prefix_position="after_bos").prompt(request, soft_tokens=1)[:2] == [BOS, PREFIX]
+    assert text_of(builder().prompt(Request("r", 0, 9))) == "History:"
+    assert text_of(builder().prompt(Request("r", 0, 9, query=" \n "))) == "History:"
+
+
+def test_a_long_query_is_cut_in_tokens():
+    request = Request("r", 0, 9, query="x" * 10_000)
+    assert len(builder(query_tokens=20).prompt(request)) == 1 + 20 + len("\nHistory:")
+
+
+def dataset(seed: int = 0, n: int = 240) -> Dataset:
+    generator = np.random.default_rng(seed)
+    users, times = generator.integers(0, 6, n), generator.integers(0, 25, n)  # many ties
+    order = np.lexsort((times, users))
+    users, times = users[order], times[order]
+    roles = np.where(times < 20, FIT, TEST).astype(np.int8)
+    queries = pd.DataFrame({"user": [0, 1], "item": [3, 5], "timestamp": [1, 2], "query": ["three", "five"]})
+    return Dataset(np.array([f"u{u}" for u in range(6)], object), catalogue(), users, generator.integers(0, N, n),
+                   times, np.ones(n, np.float32), roles, queries)  # fmt: skip
+
+
+def test_windows_have_rising_times_one_user_and_cover_one_event_of_each_tie():
+    data = dataset()
+    fit = data.events(FIT)
+    ties = set(zip(data.users[fit].tolist(), data.times[fit].tolist(), strict=True))
+    drawn = []
+    for epoch in range(30):
+        windows = windows_of_epoch(data, FIT, 4, seed=1, epoch=epoch)
+        events = np.concatenate(windows)
+        assert max(map(len, windows)) <= 4
+        assert {(data.users[e], data.times[e]) for e in events.tolist()} == ties
+        assert len(events) == len(ties)
+        for window in windows:
+            assert len(set(data.users[window].tolist())) == 1
+            assert (np.diff(data.times[window]) > 0).all()
+        drawn.append(events)
+    assert set(np.concatenate(drawn).tolist()) == set(fit.tolist())  # every tied event has its turn
+
+
+def test_every_target_of_a_window_is_predicted_from_what_came_before():
+    data = dataset()
+    windows = WindowBuilder(data, builder(), profile_share=0.5, query_share=0.5, seed=0)
+    with_query = 0
+    for events in windows_of_epoch(data, FIT, 5, seed=0, epoch=0):
+        window = windows.window(events, 0)
+        for item, start in zip(window.items, window.starts, strict=True):
+            assert window.tokens[start : start + 2] == TOKENS[item].tolist()
+        text = text_of(window.tokens)
+        if "Query: " in text:
+            with_query += 1
+            assert len(window.items) == 1
+            asked = text.split("Query: ")[1].split("\n")[0]
+            assert set(asked.split()) <= {phrase.lower() for phrase in windows.phrases[window.items[0]]}
+        if "Profile: " in text:
+            earlier = data.items[data.offsets[data.users[events[0]]] : data.history_end[events[0]]]
+            titles = text.split("enjoyed ")[1].split(".")[0].split("; ")
+            assert titles == [f"T{item}" for item in earlier[::-1][:3]]
+    assert with_query > 5
+
+
+def test_batches_walk_through_epochs_in_any_order():
+    data = dataset()
+    batches = WindowBatches(WindowBuilder(data, builder(), 0.0, 0.0, 0), FIT, 5, 7)
+    first = [[window.tokens for window in batches[step]] for step in range(25)]
+    again = [[window.tokens for window in batches[step]] for step in reversed(range(25))][::-1]
+    assert first == again
+
+
+def test_queries_of_held_out_pairs_are_not_learned_from():
+    data = dataset()
+    held_out = data.events(TEST)[0]
+    user, item = int(data.users[held_out]), int(data.items[held_out])
+    data.queries = pd.DataFrame(
+        {"user": [user, -1], "item": [item, (item + 1) % N], "timestamp": [1, 1], "query": ["secret", "public"]}
+    )
+    phrases = item_phrases(data)
+    assert "secret" not in phrases[item]
+    assert "public" in phrases[(item + 1) % N]
+
+
+@pytest.mark.parametrize("profile", [False, True])
+def test_the_planted_answer_changes_no_prompt(profile):
+    from evaluation.leaks import Events
+
+    data = dataset()
+    event = next(int(e) for e in data.events(TEST) if data.history_end[e] - data.offsets[data.users[e]] > 8)
+    user, time = int(data.users[event]), int(data.times[event])
+    prompts = builder(recent_items=3)
+
+    def build(events, strict: bool = True):
+        order = np.lexsort((events.times, events.users))
+        zeros = np.zeros(len(order))
+        made = Dataset(data.user_ids, data.catalogue, events.users[order], events.items[order], events.times[order],
+                       zeros.astype(np.float32), zeros.astype(np.int8), data.queries)  # fmt: skip
+        history, times = made.before(user, time if strict else time + 1)
+        request = Request("r", user, time, history, times)
+        return {"prompt": np.array(prompts.prompt(request, profile))}
+
+    events = Events(data.users, data.items, data.times)
+    check_planted_answer(build, events, user, time, int(data.items[event]))
+    with pytest.raises(LeakError):
+        check_planted_answer(lambda some: build(some, strict=False), events, user, time, 11)
