@@ -43,6 +43,8 @@ def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[Any,
     base = None
     if config is None and (path / "config.yaml").exists():
         base = Run(path).read_config()
+        if any(change.startswith(("prepare.source=", "prepare.path=")) for change in changes):
+            base["prepare"] = {"split": base["prepare"]["split"]}  # other data: the old data's settings do not apply
     resolved = load_config(config, changes, base)
     return resolved, Run.create(path)
 

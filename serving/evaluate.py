@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 
 from evaluation.baselines import SoftmaxOver, choose_temperature
-from evaluation.job import EvaluateConfig, Row, evaluate_rows, sample_instances
+from evaluation.job import EvaluateConfig, Row, evaluate_rows
 from evaluation.metrics import expected_hit
 from evaluation.report import print_table, write_report
 from evaluation.results import Results
@@ -42,7 +42,7 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False) -> Results:
     stage = run.stage("evaluate", config.evaluate, needs=STAGES[:-1])
     if not stage.is_done():
         methods = Methods(run, config)
-        requests, targets, users, facts = _instances(config.evaluate, methods)
+        requests, targets, users, facts = _instances(methods)
         with stage.writing() as folder:
             rows = _rows(config.evaluate, methods, requests, users)
             results = evaluate_rows(
@@ -81,8 +81,8 @@ def publish(run: Run, results: Results) -> None:
     print_table(results)
 
 
-def _instances(config: EvaluateConfig, methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray, dict]:
-    """All test instances that can be answered, cut to the job's own sample; and what the protocol says of them."""
+def _instances(methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray, dict]:
+    """All test instances that can be answered, and what the protocol says of them; the job takes its own sample."""
     data = methods.dataset
     events = data.events(TEST)
     seen_before = np.array(
@@ -91,7 +91,6 @@ def _instances(config: EvaluateConfig, methods: Methods) -> tuple[list[Request],
     dropped = int(seen_before.sum()) if data.exclude_seen else 0
     if data.exclude_seen:
         events = events[~seen_before]
-    events = events[sample_instances(data.users[events], config.max_instances, config.seed)]
     facts = {
         "split": methods.config.prepare.split.model_dump(mode="json"),
         "users_in_data": data.n_users,
