@@ -13,12 +13,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
 from evaluation.results import Results
 
 COLOURS = ("#3b6fb6", "#d1772f", "#3f8f5b", "#b5486b", "#7a5ca8", "#8a6d3b", "#2e9aa6", "#c2a21c", "#666666")
 MAX_LABELS = 8  # tastes with a colour of their own; the rest are grey
-MIN_TSNE_USERS = 4
+MIN_TSNE_USERS, MAX_TSNE_USERS = 4, 1500  # more take minutes, and hide one another
 
 
 def training_curves(curves: Mapping[str, Mapping]) -> bytes | None:
@@ -77,9 +78,10 @@ def tsne_pair(
 ) -> bytes | None:
     """t-SNE of user embeddings [U, d] and of the same users' prefixes [U, h] side by side (E2P, Figure 2).
 
-    `labels` [U] name each user's taste. None for fewer than four users, who have no neighbourhoods to show.
+    `labels` [U] name each user's taste. None for fewer than four users, who have no neighbourhoods to
+    show; of very many, a random part is shown.
     """
-    tastes = np.asarray(labels, dtype=str)
+    embeddings, prefixes, tastes = np.asarray(embeddings), np.asarray(prefixes), np.asarray(labels, dtype=str)
     if not len(embeddings) == len(prefixes) == len(labels):
         raise ValueError(
             f"t-SNE needs one prefix and one label per user: {len(embeddings)} users, "
@@ -87,14 +89,18 @@ def tsne_pair(
         )
     if len(labels) < MIN_TSNE_USERS:
         return None
+    total = len(tastes)
+    if total > MAX_TSNE_USERS:
+        chosen = np.sort(np.random.default_rng(seed).choice(total, MAX_TSNE_USERS, replace=False))
+        embeddings, prefixes, tastes = embeddings[chosen], prefixes[chosen], tastes[chosen]
     names, counts = np.unique(tastes, return_counts=True)
     named = names[np.argsort(-counts, kind="stable")][:MAX_LABELS].tolist()
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for axis, vectors, title in zip(
         axes, (embeddings, prefixes), ("user embeddings", "their prefixes"), strict=True
     ):
-        places = _tsne(np.asarray(vectors, dtype=float), seed)
-        _style(axis, f"{title} (n = {len(labels)})")
+        places = _tsne(vectors.astype(float), seed)
+        _style(axis, f"{title} ({len(tastes):,} of {total:,} users)")
         axis.set_xticks([])
         axis.set_yticks([])
         rest = ~np.isin(tastes, named)
@@ -114,7 +120,8 @@ def _tsne(vectors: np.ndarray, seed: int) -> np.ndarray:
     model = TSNE(
         2, perplexity=perplexity, init="pca" if spread else "random", random_state=seed, max_iter=500
     )
-    return model.fit_transform(unit.astype(np.float32))
+    with threadpool_limits(1):  # on a busy machine its many small barriers cost 100 times the work
+        return model.fit_transform(unit.astype(np.float32))
 
 
 def forest(results: Results) -> bytes | None:

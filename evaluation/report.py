@@ -28,6 +28,8 @@ from recsys.run import write_text_atomically
 
 TERMINAL_WIDTH = 136  # of the widest table; narrower terminals wrap its lines rather than lose its digits
 
+LONGEST_LIST = 12  # longer ones belong to a picture or to the run's json files
+
 FOREST_CAPTION = (
     "A difference is shown where its interval leaves out zero. The bar is the paired difference's 95 % "
     "interval over users, as a percentage of the row it is compared with."
@@ -170,17 +172,25 @@ def _lists(results: Results, quality: Mapping | None, timings: Mapping | None, e
 
 
 def _flat(values: Mapping, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as (name, text) pairs; numbers with four significant digits."""
+    """Nested mappings as (name, text) pairs; four significant digits, long lists as their length."""
     pairs: list[tuple[str, str]] = []
     for name, value in values.items():
         label = f"{prefix}{str(name).replace('_', ' ')}"
         if isinstance(value, Mapping):
             pairs += _flat(value, f"{label}: ")
         elif isinstance(value, list | tuple | np.ndarray):
-            pairs.append((label, ", ".join(_plain(item) for item in value) or NONE))
+            pairs.append((label, _list(value)))
         else:
             pairs.append((label, _plain(value)))
     return pairs
+
+
+def _list(values: Sequence | np.ndarray) -> str:
+    if len(values) > LONGEST_LIST or any(
+        isinstance(item, Mapping | list | tuple | np.ndarray) for item in values
+    ):
+        return f"{len(values)} entries"
+    return ", ".join(_plain(item) for item in values) or NONE
 
 
 def _plain(value: Any) -> str:

@@ -110,7 +110,7 @@ def everything():
             "prefixes": rng.normal(size=(12, 9)),
             "labels": ["comedy", "drama"] * 6,
         },
-        "quality": {"collisions": 2, "perplexity": {"level 1": 14.25}},
+        "quality": {"collisions": 2, "perplexity": {"level 1": 14.25}, "codes": list(range(256))},
         "timings": {"adapt": 90.0, "embed": 30.5},
         "extra": {"Notes": "a <b>bold</b> claim"},
     }
@@ -127,6 +127,7 @@ def test_the_report_is_one_file_with_its_pictures(tmp_path, results):
         assert pixels.std() > 0  # something is drawn
     assert not re.search(r'(src|href)="(?!data:)', html), "nothing is loaded from elsewhere"
     assert "<b>" not in html
+    assert "256 entries" in html
     assert "history &lt;before&gt;" in html
     assert "120.5 s" in html
     assert rate(results.row("E2P")["expected_hit_rate@3"]) in html
@@ -169,6 +170,14 @@ def test_many_tastes_and_dead_codes_are_drawn():
     assert code_use([np.zeros(8), np.array([5, 0, 0, 0])])[:4] == b"\x89PNG"
     assert code_use([]) is None
     assert training_curves({}) is None
+
+
+def test_of_very_many_users_a_part_is_drawn(monkeypatch):
+    monkeypatch.setattr("evaluation.plots.MAX_TSNE_USERS", 6)
+    sizes = []
+    monkeypatch.setattr("evaluation.plots._tsne", lambda vectors, seed: sizes.append(len(vectors)) or vectors)
+    assert tsne_pair(np.eye(9)[:, :2], np.eye(9)[:, :2], list("aaabbbccc"))[:4] == b"\x89PNG"
+    assert sizes == [6, 6]
 
 
 def test_no_forest_without_intervals(results):
