@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -14,7 +15,10 @@ from llm.backbone import BackboneConfig, load_backbone
 from llm.model import SidModel
 from llm.vocabulary import SidRows
 from recsys.recommender import Request
+from recsys.run import Run
 from semantic_ids.trie import Trie
+from serving.config import RunConfig
+from serving.pipeline import run_all
 
 torch.set_num_threads(2)
 SIZES = (4, 5, 4)
@@ -48,3 +52,73 @@ def make_requests(n: int, n_items: int = 30, seed: int = 1, exclude: int = 6) ->
         )
         for index in range(n)
     ]
+
+
+# -- a whole small run ------------------------------------------------------------------------------------------
+
+
+def two_tastes(folder, n_users: int = 40, n_items: int = 60, length: int = 24, seed: int = 0):
+    """Interactions of users who like one half of the catalogue each, walking through it in a noisy circle; items with
+    a kind; some queries. Returns the paths of the three files.
+    """
+    generator = np.random.default_rng(seed)
+    events, queries = [], []
+    for user in range(n_users):
+        kind, place = user % 2, int(generator.integers(0, n_items // 2))
+        for step in range(length):
+            place = (place + 1 + int(generator.random() < 0.2)) % (n_items // 2)
+            events.append((f"u{user}", f"i{2 * place + kind}", 1_000_000 + 1000 * step + user))
+        queries.append((f"u{user}", "even" if kind == 0 else "odd", 1_000_000, f"i{2 * place + kind}"))
+    paths = [folder / name for name in ("events.csv", "items.csv", "queries.csv")]
+    pd.DataFrame(events, columns=["uid", "iid", "ts"]).to_csv(paths[0], index=False)
+    items = [(f"i{item}", f"Title {item}", ("Even", "Odd")[item % 2]) for item in range(n_items)]
+    pd.DataFrame(items, columns=["item_id", "title", "kind"]).to_csv(paths[1], index=False)
+    pd.DataFrame(queries, columns=["user_id", "query", "timestamp", "item_id"]).to_csv(paths[2], index=False)
+    return paths
+
+
+def small_config(folder) -> RunConfig:
+    """Every stage, at the size of a test: no text encoder, two random layers, a few dozen steps."""
+    events, items, queries = two_tastes(folder)
+    return RunConfig.model_validate(
+        {
+            "prepare": {
+                "source": "files",
+                "interactions": str(events),
+                "items": str(items),
+                "queries": str(queries),
+                "columns": {"interactions.user_id": "uid", "interactions.item_id": "iid", "interactions.timestamp": "ts"},
+                "exclude_seen": False,
+                "split": {"test_fraction": 0.1, "validation_fraction": 0.1},
+            },
+            "embed": {"lightgcn": {"dim": 16, "epochs": 12, "batch": 256, "negatives": 32}, "text_encoder": None},
+            "tokenize": {"quantizer": "rqvae", "size": 8, "rqvae": {"steps": 60}},
+            "adapt": {
+                "backbone": {"name": "tiny-random", "device": "cpu"},
+                "prompts": {"recent_items": 2},
+                "steps": 60,
+                "batch": 8,
+                "window_items": 6,
+                "validate_every": 30,
+                "warmup": 5,
+            },
+            "personalize": {
+                "steps": 30,
+                "pilot_steps": 5,
+                "learning_rates": [1e-3, 1e-2],
+                "validate_every": 15,
+                "bottleneck": 8,
+            },
+            "evaluate": {"bootstrap_samples": 200, "random_permutations": 5},
+            "example": {"query": "even"},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> tuple[RunConfig, Run]:
+    """A finished run of every stage on the world of two tastes."""
+    folder = tmp_path_factory.mktemp("world")
+    config, run = small_config(folder), Run.create(folder / "run")
+    run_all(config, run)
+    return config, run

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.leaks import LeakError, check_planted_answer
+from recsys.leaks import LeakError, check_planted_answer
 from llm.prompts import PromptBuilder, PromptConfig
 from llm.vocabulary import PREFIX
 from llm.windows import WindowBatches, WindowBuilder, item_phrases, windows_of_epoch
@@ -122,7 +122,7 @@ def test_queries_of_held_out_pairs_are_not_learned_from():
 
 @pytest.mark.parametrize("profile", [False, True])
 def test_the_planted_answer_changes_no_prompt(profile):
-    from evaluation.leaks import Events
+    from recsys.leaks import Events
 
     data = dataset()
     event = next(int(e) for e in data.events(TEST) if data.history_end[e] - data.offsets[data.users[e]] > 8)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.leaks import Events, LeakError, check_no_overlap, check_planted_answer, check_retrieval_leak
+from recsys.leaks import Events, LeakError, check_no_overlap, check_planted_answer, check_retrieval_leak
 from evaluation.metrics import expected_hit, hits
 from evaluation.statistics import (
     AGREEMENT_Z,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.leaks import LeakError, check_planted_answer
+from recsys.leaks import LeakError, check_planted_answer
 from recsys.interactions import DataError
 from recsys.recommender import Request
 from recsys.seeds import rng
@@ -40,7 +40,7 @@ def test_history_vectors_equal_a_plain_loop():
 
 
 def planted_events():
-    from evaluation.leaks import Events
+    from recsys.leaks import Events
 
     generator = np.random.default_rng(3)
     return Events(generator.integers(0, 4, 80), generator.integers(0, 10, 80), generator.integers(0, 30, 80))
