@@ -23,7 +23,7 @@ from torch.nn import functional
 from recsys.config import StageConfig
 from recsys.seeds import derive, rng, torch_generator
 from recsys.training import cosine, fit, trainable_state
-from semantic_ids.quantizer import Quantizer, kmeans, nearest
+from semantic_ids.quantizer import Quantizer, kmeans, nearest, one_thread
 
 
 class RQVAEConfig(StageConfig):
@@ -104,17 +104,18 @@ class RQVAE(Quantizer):
             return loss
 
         optimizer = torch.optim.AdamW(self.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        curves = fit(
-            "RQ-VAE",
-            config.steps,
-            trainable_state(self),
-            optimizer,
-            step,
-            checkpoint,
-            schedule=lambda index: cosine(index, config.steps, 20),
-            clip_norm=1.0,
-            quiet=quiet,
-        )
+        with one_thread():
+            curves = fit(
+                "RQ-VAE",
+                config.steps,
+                trainable_state(self),
+                optimizer,
+                step,
+                checkpoint,
+                schedule=lambda index: cosine(index, config.steps, 20),
+                clip_norm=1.0,
+                quiet=quiet,
+            )
         if not bool(self.started):  # steps ≤ warmup
             self.start_codebooks(rows, seed)
         self._settle(vectors)
