@@ -146,6 +146,18 @@ def test_every_row_has_its_interval_and_agrees(results):
             assert abs(row["sampled_minus_expected_z"]) < 4
 
 
+def test_z_is_the_printed_difference_over_its_standard_error(results):
+    users = world()[2]
+    counts = np.bincount(users)[users]
+    variance = 0.0
+    for seed in (1, 2):
+        h = plain_expected(1.2, (seed,))
+        variance += (h * (1 - h) / (30 * counts * 2) ** 2).sum()
+    row = results.row("E2P")
+    difference = row["hit_rate@3"] - row["expected_hit_rate@3"]
+    assert row["sampled_minus_expected_z"] == pytest.approx(difference / np.sqrt(variance))
+
+
 def test_holm_is_over_all_tests_but_the_primary(results):
     """Four rows against No Context, and E2P against E2P-Random and Popularity: a family of six."""
     assert results.protocol["n_tests_in_holm_family"] == 6

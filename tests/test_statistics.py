@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from recsys.leaks import Events, LeakError, check_no_overlap, check_planted_answer, check_retrieval_leak
 from evaluation.metrics import expected_hit, hits
 from evaluation.statistics import (
     AGREEMENT_Z,
@@ -18,6 +17,7 @@ from evaluation.statistics import (
     smallest_detectable_difference,
     user_means,
 )
+from recsys.leaks import Events, LeakError, check_no_overlap, check_planted_answer, check_retrieval_leak
 
 
 def test_user_means_by_hand():
