@@ -180,14 +180,15 @@ def _settle(
     wanted: np.ndarray, latent: Tensor, codebooks: Sequence[Tensor], taken: np.ndarray, sizes: tuple[int, ...]
 ) -> np.ndarray:
     """The nearest free codes for each row in turn, given those already `taken`."""
-    vectors, books = latent.double().numpy(), [book.double().numpy() for book in codebooks]
+    vectors = latent.double().numpy()
+    books = [(book.double().numpy(), book.double().square().sum(1).numpy()) for book in codebooks]
     room = _Room(taken, sizes)
     settled = np.empty_like(wanted)
     for row, (codes, z) in enumerate(zip(wanted, vectors, strict=True)):
         found: list[int] | None = None
         for kept in range(len(sizes) - 1, -1, -1):  # free one more level at a time, from the last upwards
             prefix = codes[:kept].tolist()
-            rest = z - sum(book[code] for book, code in zip(books, prefix, strict=False))
+            rest = z - sum(book[code] for (book, _), code in zip(books, prefix, strict=False))
             found = _nearest_free(rest, prefix, books, room)
             if found is not None:
                 break
@@ -198,23 +199,27 @@ def _settle(
 
 
 def _nearest_free(
-    rest: np.ndarray, prefix: list[int], books: list[np.ndarray], room: _Room
+    rest: np.ndarray, prefix: list[int], books: list[tuple[np.ndarray, np.ndarray]], room: _Room
 ) -> list[int] | None:
-    """The nearest free completion of `prefix`: exact over the last two levels, greedy above them."""
+    """The nearest free completion of `prefix`: exact over the last two levels, greedy above them.
+
+    `books` holds code vectors b and their ‖b‖². Distances leave out ‖r‖², which no choice changes.
+    """
     level, last = len(prefix), len(books) - 1
-    distance = ((rest - books[level]) ** 2).sum(1)
+    book, squares = books[level]
+    distance = squares - 2 * book @ rest
     if level == last:
         free = room.free(prefix)
         best = int(np.where(free, distance, np.inf).argmin())
         return [*prefix, best] if free[best] else None
     if level == last - 1:
-        free = np.stack([room.free([*prefix, code]) for code in range(len(books[level]))])
+        free = np.stack([room.free([*prefix, code]) for code in range(len(book))])
         # ‖r − a − b‖² = ‖r − a‖² − 2 (r − a)·b + ‖b‖², for every pair (a, b)
-        pairs = distance[:, None] - 2 * (rest - books[level]) @ books[last].T + (books[last] ** 2).sum(1)
+        pairs = distance[:, None] - 2 * (rest - book) @ books[last][0].T + books[last][1]
         first, second = np.unravel_index(np.where(free, pairs, np.inf).argmin(), pairs.shape)
         return [*prefix, int(first), int(second)] if free[first, second] else None
     for code in np.argsort(distance, kind="stable").tolist():
-        found = _nearest_free(rest - books[level][code], [*prefix, code], books, room)
+        found = _nearest_free(rest - book[code], [*prefix, code], books, room)
         if found is not None:
             return found
     return None
