@@ -207,7 +207,7 @@ def _nearest_free(
     """
     level, last = len(prefix), len(books) - 1
     book, squares = books[level]
-    distance = squares - 2 * book @ rest
+    distance = squares - 2 * (book @ rest)
     if level == last:
         free = room.free(prefix)
         best = int(np.where(free, distance, np.inf).argmin())
