@@ -38,7 +38,12 @@ class AdaptConfig(StageConfig):
     prompts: PromptConfig = PromptConfig()
     lora_rank: int = 16
     lora_alpha: int = 32
-    lora_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    lora_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    )  # attention, as TAP-PER; the MLP costs time
     steps: int = 2000  # optimiser steps
     batch: int = 32  # windows a step
     window_items: int = 12  # items a window; every one is a target, so longer windows cost less a target
@@ -96,7 +101,10 @@ def new_model(backbone: Backbone, table: SemanticIdTable, codebooks, config: Ada
 
 def _lora(config: AdaptConfig) -> LoraConfig:
     return LoraConfig(
-        r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(config.lora_modules), lora_dropout=0.0
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules=list(config.lora_modules),
+        lora_dropout=0.0,
     )
 
 
@@ -181,7 +189,10 @@ def save_adapted(model: SidModel, folder: Path) -> None:
     """Write `adapter/` (PEFT's format) and `sid_rows.safetensors`."""
     model.inner.save_pretrained(folder / "adapter")
     (folder / "adapter" / "README.md").unlink(missing_ok=True)
-    save_file({"input": model.rows.input.detach(), "output": model.rows.output.detach()}, folder / "sid_rows.safetensors")
+    save_file(
+        {"input": model.rows.input.detach(), "output": model.rows.output.detach()},
+        folder / "sid_rows.safetensors",
+    )
 
 
 def load_adapted(
@@ -193,12 +204,16 @@ def load_adapted(
     """
     table, report = load_table(run), run.read_json("adapt", "adapt.json")
     if report["table_hash"] != table.content_hash():
-        raise RunError(f"the adapter in {run.path}/adapt was trained with another semantic-ID table; run adapt again")
+        raise RunError(
+            f"the adapter in {run.path}/adapt was trained with another semantic-ID table; run adapt again"
+        )
     backbone = load_backbone(config.backbone)
     if weights_hash(backbone.model) != report["backbone_hash"]:
-        raise RunError(f"the adapter in {run.path}/adapt was trained on other weights than {config.backbone.name} has")
-    names = [f"{folder}adapter/adapter_config.json", f"{folder}adapter/adapter_model.safetensors"]
-    adapter = [run.artifact(stage, name) for name in names][0].parent
+        raise RunError(
+            f"the adapter in {run.path}/adapt was trained on other weights than {config.backbone.name} has"
+        )
+    run.artifact(stage, f"{folder}adapter/adapter_config.json")
+    adapter = run.artifact(stage, f"{folder}adapter/adapter_model.safetensors").parent
     rows = SidRows(table.sizes, backbone.hidden_size)
     rows.load_state_dict(load_file(run.artifact(stage, f"{folder}sid_rows.safetensors")))
     peft = PeftModel.from_pretrained(backbone.model, str(adapter), is_trainable=not merge)

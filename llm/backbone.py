@@ -29,7 +29,9 @@ from recsys.seeds import derive
 class BackboneConfig(StageConfig):
     name: str = "smollm2"  # smollm2, tiny-random, a folder, or a hub name
     layers: int | None = None  # read only the first N layers (a lever for CPUs); None: all of them
-    dtype: str = "auto"  # float32 | bfloat16 | auto: bfloat16 on GPU, float32 on CPU (bf16 is slow backward there)
+    dtype: str = (
+        "auto"  # float32 | bfloat16 | auto: bfloat16 on GPU, float32 on CPU (bf16 is slow backward there)
+    )
     device: str = "auto"  # cpu | cuda | auto
 
 
@@ -109,7 +111,9 @@ def _from_folder(source: str | Path, layers: int | None) -> tuple[nn.Module, Any
         config = AutoConfig.from_pretrained(source)
         if layers is not None and layers <= config.num_hidden_layers:
             config.num_hidden_layers = layers  # the deeper weights are then not even read
-        model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, attn_implementation="sdpa")
+        model = AutoModel.from_pretrained(
+            source, config=config, dtype=torch.float32, attn_implementation="sdpa"
+        )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ValueError(f"backbone {source!r} cannot be loaded by transformers: {error}") from None
@@ -137,9 +141,13 @@ def _converted_smollm2() -> Path:
     temporary = folder / f".model.{os.getpid()}.tmp"
     save_file(tensors, str(temporary), metadata={"format": "pt"})
     os.replace(temporary, folder / "model.safetensors")
-    settings = {k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    settings = {
+        k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")
+    }
     temporary = folder / f".config.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(settings | {"architectures": ["LlamaForCausalLM"]}, indent=1, default=str))
+    temporary.write_text(
+        json.dumps(settings | {"architectures": ["LlamaForCausalLM"]}, indent=1, default=str)
+    )
     os.replace(temporary, folder / "config.json")
     return folder
 
@@ -168,5 +176,3 @@ def _tiny_random() -> tuple[nn.Module, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(0, "tiny-random"))
         return LlamaModel(config).float(), ByteTokenizer()
-
-

@@ -84,7 +84,9 @@ class PromptSession:
                 slot = torch.full((len(nodes.node), 1), -1, device=hidden.device)
             nodes.slots = torch.cat([nodes.slots, slot], 1)
         logits = self.model.rows.logits(hidden, depth)
-        return self.trie.child_log_probs(depth, nodes.node, logits, self.temperature, self.exclusions, nodes.row)
+        return self.trie.child_log_probs(
+            depth, nodes.node, logits, self.temperature, self.exclusions, nodes.row
+        )
 
     def _forward(self, depth: int, nodes: Nodes, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Forward nodes[which] in one call: their hidden states [Q, h] and the cache columns they took [Q]."""
@@ -113,13 +115,17 @@ class PromptSession:
         return output.last_hidden_state[row, column], past + column
 
 
-def draw(session: PromptSession, requests: Sequence[Request], n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    session: PromptSession, requests: Sequence[Request], n: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """`n` i.i.d. draws a request: items [R, n] and log-probabilities [R, n]; −1 and −inf where nothing is allowed.
 
     Draw d of a request uses row d of its own uniform numbers, so the first draws do not depend on `n`.
     """
     trie, device = session.trie, session.model.device
-    uniforms = np.stack([_generator(seed, request, "draw").random((n, trie.n_levels)) for request in requests])
+    uniforms = np.stack(
+        [_generator(seed, request, "draw").random((n, trie.n_levels)) for request in requests]
+    )
     uniform = torch.from_numpy(uniforms).to(device)[session.alive].reshape(-1, trie.n_levels)
     rows = torch.arange(session.n_rows, device=device)[session.alive].repeat_interleave(n)
     node, total = torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.float64, device=device)
@@ -188,7 +194,9 @@ def _top_k(session: PromptSession, k: int, noise) -> list[tuple[np.ndarray, np.n
         if noise is None:
             rank = child_phi
         else:
-            gumbel = torch.from_numpy(_noise_rows(noise, current.row.cpu().numpy(), depth, trie.max_children[depth]))
+            gumbel = torch.from_numpy(
+                _noise_rows(noise, current.row.cpu().numpy(), depth, trie.max_children[depth])
+            )
             rank = _conditioned(child_phi, gumbel.to(device)[:, : child_phi.shape[1]], perturbed)
         parent, column = torch.nonzero(child_phi.isfinite(), as_tuple=True)
         value, row = rank[parent, column], current.row[parent]
@@ -223,7 +231,9 @@ def _conditioned(phi: torch.Tensor, gumbel: torch.Tensor, maximum: torch.Tensor)
     target = maximum[:, None]
     v = target - value + torch.log1p(-torch.exp((value - top).clamp(max=0)))
     result = target - v.clamp(min=0) - torch.log1p(torch.exp(-v.abs()))
-    result = torch.where(value == top, target.expand_as(result), result)  # v = −inf there: exactly the maximum
+    result = torch.where(
+        value == top, target.expand_as(result), result
+    )  # v = −inf there: exactly the maximum
     return torch.where(phi.isfinite(), result, torch.full_like(result, -torch.inf))
 
 

@@ -81,7 +81,9 @@ class SidModel(nn.Module):
         total = states.new_zeros(len(items), dtype=torch.float32)
         for level in range(self.trie.n_levels):
             logits = self.rows.logits(states[:, level], level)
-            log_probs, _ = self.trie.child_log_probs(level, path[:, level], logits, temperature, exclusions, rows)
+            log_probs, _ = self.trie.child_log_probs(
+                level, path[:, level], logits, temperature, exclusions, rows
+            )
             child = path[:, level + 1] - self.trie.child_start[level][path[:, level]]
             total = total + log_probs.gather(1, child[:, None])[:, 0]
         return total

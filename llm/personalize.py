@@ -37,7 +37,11 @@ from recsys.seeds import torch_generator
 from recsys.splits import PERSONALIZE
 
 Method = Literal["e2p", "static_prefix", "e2p_prompt", "no_context_continued"]
-PREFIXES: dict[str, type[E2P] | type[StaticPrefix]] = {"e2p": E2P, "static_prefix": StaticPrefix, "e2p_prompt": E2P}
+PREFIXES: dict[str, type[E2P] | type[StaticPrefix]] = {
+    "e2p": E2P,
+    "static_prefix": StaticPrefix,
+    "e2p_prompt": E2P,
+}
 
 
 class PersonalizeConfig(StageConfig):
@@ -115,7 +119,9 @@ def personalize(config: PersonalizeConfig, adapt_config: AdaptConfig, run: Run) 
 
 
 class _Trainer:
-    def __init__(self, config, model: SidModel, builder: PromptBuilder, train: Instances, validation: Instances):
+    def __init__(
+        self, config, model: SidModel, builder: PromptBuilder, train: Instances, validation: Instances
+    ):
         self.config, self.model, self.builder = config, model, builder
         self.train, self.validation = train, validation
 
@@ -126,7 +132,9 @@ class _Trainer:
         if len(rates) > 1:
             for rate in rates:
                 steps = min(config.pilot_steps, config.steps)
-                pilot, _ = self._fit(method, config.seeds[0], rate, steps, checkpoint / f"pilot-{rate}", pilot=True)
+                pilot, _ = self._fit(
+                    method, config.seeds[0], rate, steps, checkpoint / f"pilot-{rate}", pilot=True
+                )
                 pilots[rate] = pilot
             chosen = max(pilots, key=lambda rate: pilots[rate])
         best, (prefix, curve) = self._fit(method, seed, chosen, config.steps, checkpoint / "full")
@@ -142,14 +150,18 @@ class _Trainer:
 
     def _fit(self, method: str, seed: int, rate: float, steps: int, checkpoint: Path, pilot: bool = False):
         config, model, profile = self.config, self.model, method == "e2p_prompt"
-        prefix = new_prefix(method, self.train.vectors.shape[1], config.bottleneck, model, seed).to(model.device)
+        prefix = new_prefix(method, self.train.vectors.shape[1], config.bottleneck, model, seed).to(
+            model.device
+        )
         vectors = self.train.vectors.to(model.device)
         held_out = self.validation.vectors.to(model.device)
 
         def step(index: int) -> torch.Tensor:
             rows = batch_rows(len(self.train.requests), config.batch, index, seed)
             requests = [self.train.requests[row] for row in rows]
-            return lm_loss(model, self.builder, requests, self.train.targets[rows], prefix(vectors[rows]), profile)
+            return lm_loss(
+                model, self.builder, requests, self.train.targets[rows], prefix(vectors[rows]), profile
+            )
 
         curve = training.fit(
             f"{method}, seed {seed}" + (f", pilot at {rate:g}" if pilot else ""),
@@ -160,7 +172,13 @@ class _Trainer:
             checkpoint,
             schedule=lambda index: training.cosine(index, steps, min(config.warmup, steps)),
             validate=lambda: expected_hit_rate(
-                model, self.builder, self.validation.requests, self.validation.targets, prefix, held_out, profile
+                model,
+                self.builder,
+                self.validation.requests,
+                self.validation.targets,
+                prefix,
+                held_out,
+                profile,
             ),
             validate_every=steps if pilot else config.validate_every,
             patience=config.patience,
@@ -197,7 +215,9 @@ def lm_loss(
     return -model.item_log_probs(prompts, targets, soft, exclusions).mean()
 
 
-def _continue_stage_1(config, adapt_config, run, dataset, train, validation, folder, checkpoint, seed) -> dict:
+def _continue_stage_1(
+    config, adapt_config, run, dataset, train, validation, folder, checkpoint, seed
+) -> dict:
     model = load_adapted(run, adapt_config, merge=False)
     builder = prompt_builder(adapt_config, model, dataset)
 
@@ -229,7 +249,9 @@ def _continue_stage_1(config, adapt_config, run, dataset, train, validation, fol
     }
 
 
-def load_prefix(run: Run, config: PersonalizeConfig, method: str, seed: int, model: SidModel, table_hash: str, users):
+def load_prefix(
+    run: Run, config: PersonalizeConfig, method: str, seed: int, model: SidModel, table_hash: str, users
+):
     """A trained prefix of a run, frozen. Refuses one trained against another table or another embedding space."""
     report = run.read_json("personalize", "personalize.json")
     if report["table_hash"] != table_hash:

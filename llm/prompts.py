@@ -31,7 +31,9 @@ class PromptConfig(StageConfig):
     profile_titles: int = 3  # titles of the last items before the shown ones in a profile
     profile_tokens: int = 48  # cut of the profile
     query_tokens: int = 64  # cut of the query, whatever its length in characters
-    prefix_position: Literal["before_bos", "after_bos"] = "before_bos"  # the paper leaves it open; eq. 3 says first
+    prefix_position: Literal["before_bos", "after_bos"] = (
+        "before_bos"  # the paper leaves it open; eq. 3 says first
+    )
 
 
 class PromptBuilder:
@@ -82,7 +84,11 @@ class PromptBuilder:
             if top:
                 parts.append(", ".join(top))
         titles = [self.catalogue.titles[item] for item in history[::-1][: self.config.profile_titles]]
-        return f"likes {'; '.join(parts)}; enjoyed {'; '.join(titles)}." if parts else f"enjoyed {'; '.join(titles)}."
+        return (
+            f"likes {'; '.join(parts)}; enjoyed {'; '.join(titles)}."
+            if parts
+            else f"enjoyed {'; '.join(titles)}."
+        )
 
     def profile_token_count(self, requests: Sequence[Request]) -> float:
         """Mean number of tokens that the profile adds to a prompt."""

@@ -40,6 +40,7 @@ class SidRecommender:
             raise ValueError("a prefix needs user vectors, and user vectors a prefix")
         self.name, self.model, self.builder, self.prefix = name, model, builder, prefix
         self.users, self.profile, self.batch = users, profile, batch
+        self._kept: tuple[float, list[Request], tuple] | None = None
 
     def recommend(
         self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
@@ -67,7 +68,9 @@ class SidRecommender:
             items[rows], values[rows] = generate.draw(session, some, n, seed)
         return items, values
 
-    def log_prob(self, requests: Sequence[Request], items: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    def log_prob(
+        self, requests: Sequence[Request], items: np.ndarray, temperature: float = 1.0
+    ) -> np.ndarray:
         return self.log_prob_at(requests, items, (temperature,))[:, 0]
 
     def log_prob_at(
@@ -103,7 +106,13 @@ class SidRecommender:
     def _sessions(
         self, requests: Sequence[Request], temperature: float
     ) -> Iterator[tuple[np.ndarray, list[Request], generate.PromptSession]]:
+        """Prompts read, a batch at a time. One batch is kept, so that drawing, ranking and listing for the same
+        requests read their prompts once.
+        """
         if not requests:
+            return
+        if self._kept is not None and self._kept[0] == temperature and _same(self._kept[1], requests):
+            yield self._kept[2]
             return
         prompts, soft = self._inputs(requests)
         for rows in scoring.by_length(prompts, self.batch):
@@ -116,4 +125,10 @@ class SidRecommender:
                 exclusions,
                 temperature,
             )
+            if len(rows) == len(requests):
+                self._kept = (temperature, list(requests), (rows, some, session))
             yield rows, some, session
+
+
+def _same(kept: Sequence[Request], requests: Sequence[Request]) -> bool:
+    return len(kept) == len(requests) and all(a is b for a, b in zip(kept, requests, strict=True))

@@ -44,7 +44,9 @@ class SidRows(nn.Module):
                 rows = torch.randn(size, hidden, generator=generator)
             else:
                 if len(codebook) != size:
-                    raise ValueError(f"level {level} has {size} codes but a codebook of {len(codebook)} vectors")
+                    raise ValueError(
+                        f"level {level} has {size} codes but a codebook of {len(codebook)} vectors"
+                    )
                 centred = codebook.float() - codebook.float().mean(0)
                 rows = centred @ torch.randn(codebook.shape[1], hidden, generator=generator)
             rows = rows * (norm / rows.norm(dim=1).mean().clamp(min=1e-6))

@@ -54,7 +54,9 @@ class WindowBuilder:
     A query speaks of one item, so in a window that carries one only the last item is a target.
     """
 
-    def __init__(self, dataset: Dataset, builder: PromptBuilder, profile_share: float, query_share: float, seed: int):
+    def __init__(
+        self, dataset: Dataset, builder: PromptBuilder, profile_share: float, query_share: float, seed: int
+    ):
         self.dataset, self.builder, self.seed = dataset, builder, seed
         self.profile_share, self.query_share = profile_share, query_share
         self.phrases = item_phrases(dataset)

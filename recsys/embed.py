@@ -43,7 +43,9 @@ class EmbedConfig(StageConfig):
     text_encoder: str | None = "minilm"  # minilm, a folder, or null: item text vectors for tokenize
     user_embeddings: Path | None = None  # Parquet (user_id, timestamp, vector): used instead of the GNN's
     item_embeddings: Path | None = None  # Parquet (item_id, vector): with both given the GNN is skipped
-    embedding_space: str | None = None  # name of the brought space's version; default: the hash of the user file
+    embedding_space: str | None = (
+        None  # name of the brought space's version; default: the hash of the user file
+    )
     index: IndexKind = "auto"  # FAISS: flat (exact), hnsw, ivf; auto is exact up to a million items
     leak_margin: float = 0.25  # how far above validation (relative) the hit-rate on training targets may be
     check_instances: int = 3000  # instances a side that the checks use
@@ -53,7 +55,10 @@ def embed(config: EmbedConfig, run: Run) -> None:
     """Run the stage; see the module. Raises `LeakError` when the vectors know the training targets."""
     outside = {
         name: sha256_of(path)
-        for name, path in (("user_embeddings", config.user_embeddings), ("item_embeddings", config.item_embeddings))
+        for name, path in (
+            ("user_embeddings", config.user_embeddings),
+            ("item_embeddings", config.item_embeddings),
+        )
         if path is not None and path.is_file()
     }
     stage = run.stage("embed", config, needs=["prepare"], outside=outside)
@@ -92,7 +97,9 @@ def load_retrieval(run: Run, dataset: Dataset, index: IndexKind = "auto") -> Emb
     counts = np.bincount(dataset.items[training], minlength=dataset.n_items)
     if "retrieval" in report:
         arrays = load_file(run.artifact("embed", "retrieval.safetensors"))
-        users: UserVectors = HistoryVectors(arrays["messages"], report["retrieval"]["half_life_items"], "retrieval")
+        users: UserVectors = HistoryVectors(
+            arrays["messages"], report["retrieval"]["half_life_items"], "retrieval"
+        )
         return EmbeddingRetrieval(users, arrays["items"], counts, index)
     users = load_user_vectors(run)
     items = load_item_vectors(run)["collaborative"]
@@ -107,7 +114,9 @@ def load_retrieval(run: Run, dataset: Dataset, index: IndexKind = "auto") -> Emb
 # -- parts of the stage -----------------------------------------------------------------------------------------
 
 
-def _item_part(config, dataset: Dataset, checkpoint: Path, folder: Path, report: dict, curves: dict) -> np.ndarray:
+def _item_part(
+    config, dataset: Dataset, checkpoint: Path, folder: Path, report: dict, curves: dict
+) -> np.ndarray:
     """Item vectors of the generator's space [N, d], written with the text vectors; the GNN's tables where it ran."""
     arrays: dict[str, np.ndarray] = {}
     if config.item_embeddings is not None:
@@ -133,7 +142,9 @@ def _item_part(config, dataset: Dataset, checkpoint: Path, folder: Path, report:
     return items
 
 
-def _best_lightgcn(config, dataset: Dataset, roles, checkpoint: Path, report: dict, curves: dict, label) -> LightGCN:
+def _best_lightgcn(
+    config, dataset: Dataset, roles, checkpoint: Path, report: dict, curves: dict, label
+) -> LightGCN:
     edges = np.isin(dataset.roles, roles)
     requests, targets = check_instances(dataset, VALIDATION, config)
     trained = []
@@ -171,7 +182,9 @@ def _best_lightgcn(config, dataset: Dataset, roles, checkpoint: Path, report: di
 
 
 def _refit(config, dataset: Dataset, checkpoint: Path, folder: Path, report: dict, curves: dict) -> None:
-    model = _best_lightgcn(config, dataset, (FIT, PERSONALIZE), checkpoint, report, curves, "LightGCN for retrieval")
+    model = _best_lightgcn(
+        config, dataset, (FIT, PERSONALIZE), checkpoint, report, curves, "LightGCN for retrieval"
+    )
     items = _unit(model()[dataset.n_users :].detach().numpy())
     messages = model.message_table().numpy()
     half_life, by_half_life = _choose_half_life(config, dataset, messages, items, config.half_lives)
@@ -188,7 +201,9 @@ def _user_part(config, dataset: Dataset, folder: Path, items: np.ndarray, report
         space = config.embedding_space or f"brought:{sha256_of(config.user_embeddings)[:16]}"
         report |= {"users": "brought", "space": space, "dim": int(vectors.shape[1])}
         return BroughtVectors(ids, times, vectors, space)
-    if config.item_embeddings is not None:  # a user is then the faded mean of the brought vectors of their items
+    if (
+        config.item_embeddings is not None
+    ):  # a user is then the faded mean of the brought vectors of their items
         save_file({"messages": items}, folder / "user_messages.safetensors")
     messages = load_file(folder / "user_messages.safetensors")["messages"]
     half_life, by_half_life = _choose_half_life(config, dataset, messages, items, config.user_half_lives)
@@ -203,7 +218,9 @@ def _user_part(config, dataset: Dataset, folder: Path, items: np.ndarray, report
     return HistoryVectors(messages, half_life, space)
 
 
-def _choose_half_life(config, dataset: Dataset, messages, items, candidates) -> tuple[float | None, dict[str, float]]:
+def _choose_half_life(
+    config, dataset: Dataset, messages, items, candidates
+) -> tuple[float | None, dict[str, float]]:
     requests, targets = check_instances(dataset, VALIDATION, config)
     rates = {
         half_life: float(
@@ -213,7 +230,9 @@ def _choose_half_life(config, dataset: Dataset, messages, items, candidates) -> 
         )
         for half_life in candidates
     }
-    return max(rates, key=lambda half_life: rates[half_life]), {str(key): value for key, value in rates.items()}
+    return max(rates, key=lambda half_life: rates[half_life]), {
+        str(key): value for key, value in rates.items()
+    }
 
 
 def _leak_check(config, dataset: Dataset, users: UserVectors, items: np.ndarray, report: dict) -> None:
@@ -252,5 +271,3 @@ def _degrees(dataset: Dataset, roles) -> np.ndarray:
 def _unit(rows: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, norms, out=np.zeros_like(rows, dtype=np.float32), where=norms > 1e-12)
-
-

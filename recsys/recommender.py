@@ -66,7 +66,9 @@ class ProbabilisticRecommender(Recommender, Protocol):
         """`n` i.i.d. draws a request, with replacement: items [R, n] and their log-probabilities [R, n]."""
         ...
 
-    def log_prob(self, requests: Sequence[Request], items: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    def log_prob(
+        self, requests: Sequence[Request], items: np.ndarray, temperature: float = 1.0
+    ) -> np.ndarray:
         """Exact log-probability [R] of one item a request; −inf where the item is excluded."""
         ...
 

@@ -78,7 +78,12 @@ class EmbeddingRetrieval:
 
 
 def retrieval_hits(
-    vectors: np.ndarray, items: np.ndarray, requests: Sequence[Request], targets: np.ndarray, k: int, chunk: int = 1024
+    vectors: np.ndarray,
+    items: np.ndarray,
+    requests: Sequence[Request],
+    targets: np.ndarray,
+    k: int,
+    chunk: int = 1024,
 ) -> np.ndarray:
     """Whether each target is among the k highest inner products, excluded items left out: bool [R].
 

@@ -76,7 +76,9 @@ class Run:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the whole resolved configuration as `config.yaml`."""
-        write_text_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, width=100))
+        write_text_atomically(
+            self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, width=100)
+        )
 
     def read_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
@@ -91,7 +93,9 @@ class Run:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunError(f"{self.path} is being written by another prelude process; wait for it to end") from None
+                raise RunError(
+                    f"{self.path} is being written by another prelude process; wait for it to end"
+                ) from None
             yield
 
     # -- stages -------------------------------------------------------------------------------------------------
@@ -104,7 +108,9 @@ class Run:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
-            raise RunError(f"{path} is damaged ({error}); delete {path.parent} and run the stage again") from None
+            raise RunError(
+                f"{path} is damaged ({error}); delete {path.parent} and run the stage again"
+            ) from None
 
     def stage(
         self,
@@ -118,7 +124,9 @@ class Run:
         for need in needs:
             entry = self.record(need)
             if entry is None:
-                raise RunError(f"stage '{name}' of {self.path} needs stage '{need}', which has not finished there")
+                raise RunError(
+                    f"stage '{name}' of {self.path} needs stage '{need}', which has not finished there"
+                )
             upstream[need] = entry["artifacts"]
         made_from = {
             "format": FORMAT,

@@ -23,7 +23,9 @@ def minilm_folder() -> Path:
 
 
 @torch.no_grad()
-def encode_texts(texts: Sequence[str], encoder: str = "minilm", batch: int = 128, max_tokens: int = 64) -> np.ndarray:
+def encode_texts(
+    texts: Sequence[str], encoder: str = "minilm", batch: int = 128, max_tokens: int = 64
+) -> np.ndarray:
     """Unit-length text vectors [len(texts), d]: mean of the last hidden states over real tokens, L2-normalised.
 
     `encoder` is "minilm" (384-d) or the path of a folder that transformers can load. Texts are cut at `max_tokens`.
@@ -39,7 +41,11 @@ def encode_texts(texts: Sequence[str], encoder: str = "minilm", batch: int = 128
     for start in range(0, len(texts), batch):
         rows = order[start : start + batch]
         inputs = tokenizer(
-            [texts[row] for row in rows], padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
+            [texts[row] for row in rows],
+            padding=True,
+            truncation=True,
+            max_length=max_tokens,
+            return_tensors="pt",
         )
         hidden = model(**inputs).last_hidden_state
         mask = inputs["attention_mask"][..., None].float()

@@ -86,7 +86,9 @@ def fit(
         curves, best, bad, start = loaded
     pending: list[float] = []
     saved_at = time.monotonic()
-    bar = tqdm(total=steps, initial=start, desc=label, unit="step", disable=quiet, mininterval=1.0, leave=True)
+    bar = tqdm(
+        total=steps, initial=start, desc=label, unit="step", disable=quiet, mininterval=1.0, leave=True
+    )
     stopped = bool(patience) and bad >= patience
     index = start
     while index < steps and not stopped:
@@ -99,14 +101,18 @@ def fit(
             raise FloatingPointError(f"{label}: the loss of step {index} is {value}; lower the learning rate")
         loss.backward()
         if clip_norm:
-            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
+            torch.nn.utils.clip_grad_norm_(
+                [p for g in optimizer.param_groups for p in g["params"]], clip_norm
+            )
         optimizer.step()
         pending.append(value)
         index += 1
         bar.update(1)
         if index % log_every == 0 or index == steps:
             curves.losses.append((index, sum(pending) / len(pending)))
-            bar.set_postfix(loss=f"{curves.losses[-1][1]:.4f}", best=f"{curves.best_value:.4f}", refresh=False)
+            bar.set_postfix(
+                loss=f"{curves.losses[-1][1]:.4f}", best=f"{curves.best_value:.4f}", refresh=False
+            )
             pending.clear()
         if validate and (index == steps or (validate_every and index % validate_every == 0)):
             measured = validate()
@@ -159,7 +165,9 @@ def _load(folder: Path, state: State, optimizer: torch.optim.Optimizer):
         meta = json.loads(file.metadata()["loop"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     _copy_into(state, {name: tensors[f"state.{name}"] for name in state})
-    best = {name: tensors[f"best.{name}"].to(state[name].device) for name in state} if meta["has_best"] else None
+    best = (
+        {name: tensors[f"best.{name}"].to(state[name].device) for name in state} if meta["has_best"] else None
+    )
     slots: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

@@ -54,7 +54,9 @@ class HistoryVectors:
     def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
         return self.of_histories([request.history for request in requests])
 
-    def of_histories(self, histories: Sequence[np.ndarray], chunk: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+    def of_histories(
+        self, histories: Sequence[np.ndarray], chunk: int = 4096
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Item histories, oldest first -> vectors [R, d] and known [R]."""
         parts, known = [np.zeros((0, self.dim), np.float32)], [np.zeros(0, bool)]
         for start in range(0, len(histories), chunk):
@@ -105,7 +107,9 @@ class OtherUsersVectors:
         """`partner` [R]: the index in `requests` whose vector request r is given (see `partners_of_other_users`)."""
         self.base, self.dim, self.space = base, base.dim, base.space
         self._requests = list(requests)
-        self._partner = {request.request_id: int(other) for request, other in zip(requests, partner, strict=True)}
+        self._partner = {
+            request.request_id: int(other) for request, other in zip(requests, partner, strict=True)
+        }
 
     def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
         return self.base.vectors([self._requests[self._partner[request.request_id]] for request in requests])
@@ -144,7 +148,9 @@ def read_brought(path: Path, key: str, index: dict[str, int]) -> tuple[np.ndarra
     wanted = [key, "vector"] + (["timestamp"] if key == "user_id" else [])
     missing = [name for name in wanted if name not in frame.columns]
     if missing:
-        raise DataError(f"{path}: column {missing[0]!r} is missing; found {', '.join(map(str, frame.columns))}")
+        raise DataError(
+            f"{path}: column {missing[0]!r} is missing; found {', '.join(map(str, frame.columns))}"
+        )
     lengths = frame["vector"].map(lambda vector: len(vector) if vector is not None else 0).to_numpy()
     if len(frame) == 0 or (lengths != lengths[0]).any() or lengths[0] == 0:
         row = int(np.flatnonzero(lengths != (lengths[0] or 1))[0]) if len(frame) else 0
@@ -153,7 +159,9 @@ def read_brought(path: Path, key: str, index: dict[str, int]) -> tuple[np.ndarra
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
         raise DataError(f"{path}: row {row}: the vector has a value that is not finite")
-    times = _whole_seconds(path, frame["timestamp"]) if "timestamp" in frame else np.zeros(len(frame), np.int64)
+    times = (
+        _whole_seconds(path, frame["timestamp"]) if "timestamp" in frame else np.zeros(len(frame), np.int64)
+    )
     ids = frame[key].astype(str).map(index)
     known = ids.notna().to_numpy()
     if not known.any():

@@ -28,10 +28,12 @@ app = typer.Typer(
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
 ConfigPath = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML configuration. Default: the run's own, else the defaults.")
+    Path | None,
+    typer.Option("--config", "-c", help="YAML configuration. Default: the run's own, else the defaults."),
 ]
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", "-s", help="Change one setting, e.g. --set adapt.steps=500. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", "-s", help="Change one setting, e.g. --set adapt.steps=500. Repeatable."),
 ]
 
 
@@ -44,7 +46,9 @@ def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[Any,
     if config is None and (path / "config.yaml").exists():
         base = Run(path).read_config()
         if any(change.startswith(("prepare.source=", "prepare.path=")) for change in changes):
-            base["prepare"] = {"split": base["prepare"]["split"]}  # other data: the old data's settings do not apply
+            base["prepare"] = {
+                "split": base["prepare"]["split"]
+            }  # other data: the old data's settings do not apply
     resolved = load_config(config, changes, base)
     return resolved, Run.create(path)
 
@@ -84,10 +88,14 @@ def prepare(
     config: ConfigPath = None,
     source: Annotated[str | None, typer.Option(help="ml-latest-small, amazon, lastfm or files.")] = None,
     path: Annotated[Path | None, typer.Option(help="Folder of a known data set.")] = None,
-    interactions: Annotated[Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet: user_id,item_id,timestamp.")] = None,
+    interactions: Annotated[
+        Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet: user_id,item_id,timestamp.")
+    ] = None,
     items: Annotated[Path | None, typer.Option(help="Items: item_id,title and any text columns.")] = None,
     queries: Annotated[Path | None, typer.Option(help="Queries: user_id,query,timestamp,item_id.")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="Ours=yours, e.g. --column user_id=uid. Repeatable.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Ours=yours, e.g. --column user_id=uid. Repeatable.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="last_fraction, leave_last_out or global_time.")] = None,
     set_: Changes = None,
 ) -> None:
@@ -111,8 +119,12 @@ def prepare(
 def embed(
     run: RunPath,
     config: ConfigPath = None,
-    user_embeddings: Annotated[Path | None, typer.Option(help="Parquet: user_id, timestamp, vector. Replaces the GNN's.")] = None,
-    item_embeddings: Annotated[Path | None, typer.Option(help="Parquet: item_id, vector. With both the GNN is skipped.")] = None,
+    user_embeddings: Annotated[
+        Path | None, typer.Option(help="Parquet: user_id, timestamp, vector. Replaces the GNN's.")
+    ] = None,
+    item_embeddings: Annotated[
+        Path | None, typer.Option(help="Parquet: item_id, vector. With both the GNN is skipped.")
+    ] = None,
     set_: Changes = None,
 ) -> None:
     """Learn item vectors (LightGCN) and user vectors as of a moment, or take the embeddings that you bring."""
@@ -161,11 +173,18 @@ def recommend(
     query: Annotated[str | None, typer.Option(help="What the user asks for, in words.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="How many items.")] = 10,
     method: Annotated[str | None, typer.Option(help="Default: e2p where the run has it.")] = None,
-    temperature: Annotated[float, typer.Option(help="0: best first. Above: draws without replacement.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(help="0: best first. Above: draws without replacement.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     time: Annotated[int | None, typer.Option(help="Unix seconds: hide everything at or after.")] = None,
-    history: Annotated[str | None, typer.Option(help="Item ids, oldest first, comma-separated: instead of the known history.")] = None,
-    exclude: Annotated[str | None, typer.Option(help="Item ids that may not be returned, comma-separated.")] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(help="Item ids, oldest first, comma-separated: instead of the known history."),
+    ] = None,
+    exclude: Annotated[
+        str | None, typer.Option(help="Item ids that may not be returned, comma-separated.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recommend items to one user, with or without a query."""
@@ -187,7 +206,11 @@ def recommend(
     )
     if as_json:
         rows = [vars(item) for item in found]
-        typer.echo(json.dumps({"method": found.method, "path": found.path, "items": rows}, ensure_ascii=False, indent=1))
+        typer.echo(
+            json.dumps(
+                {"method": found.method, "path": found.path, "items": rows}, ensure_ascii=False, indent=1
+            )
+        )
     else:
         asked = f" who asks for “{query}”" if query else ""
         print_recommendations(found, f"For user {user}{asked}", Console())

@@ -19,7 +19,9 @@ from semantic_ids.tokenize_items import TokenizeConfig
 
 
 class ExampleConfig(StageConfig):
-    user: str | None = None  # whose recommendations `prelude run` ends with; None: the first user with a test instance
+    user: str | None = (
+        None  # whose recommendations `prelude run` ends with; None: the first user with a test instance
+    )
     query: str | None = None  # the query of the second list; None: no second list
     n: int = 5
 

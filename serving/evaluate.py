@@ -86,7 +86,11 @@ def _instances(methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray,
     data = methods.dataset
     events = data.events(TEST)
     seen_before = np.array(
-        [np.isin(data.items[e], data.items[data.offsets[data.users[e]] : data.history_end[e]]) for e in events], bool
+        [
+            np.isin(data.items[e], data.items[data.offsets[data.users[e]] : data.history_end[e]])
+            for e in events
+        ],
+        bool,
     )
     dropped = int(seen_before.sum()) if data.exclude_seen else 0
     if data.exclude_seen:
@@ -125,10 +129,16 @@ def _rows(config: EvaluateConfig, methods: Methods, requests: list[Request], use
     rows = [Row("Popularity", [popularity], None, READS["popularity"], "counts")]
     retrieval = methods.retrieval
     rows.append(Row("Embedding Retrieval", [retrieval], None, READS["embedding_retrieval"], "LightGCN"))
-    grid = [t / 10 for t in config.temperature_grid]  # cosines lie in [−1, 1]; a softmax over them wants it sharper
-    t0 = choose_temperature(retrieval, validation, answers, sorted({*grid, *(t / 100 for t in config.temperature_grid)}))
+    grid = [
+        t / 10 for t in config.temperature_grid
+    ]  # cosines lie in [−1, 1]; a softmax over them wants it sharper
+    t0 = choose_temperature(
+        retrieval, validation, answers, sorted({*grid, *(t / 100 for t in config.temperature_grid)})
+    )
     softmax = SoftmaxOver(retrieval, t0, "Embedding Retrieval (softmax)")
-    rows.append(Row(softmax.name, [softmax], 1.0, READS["embedding_retrieval"], f"T0 = {t0:g} chosen on validation"))
+    rows.append(
+        Row(softmax.name, [softmax], 1.0, READS["embedding_retrieval"], f"T0 = {t0:g} chosen on validation")
+    )
     rows.append(row("no_context", [methods.build("no_context")]))
     for method in methods.config.personalize.methods:
         replicas = [methods.build(method, seed) for seed in seeds]
@@ -155,7 +165,9 @@ def _random_row(config: EvaluateConfig, methods: Methods, requests: list[Request
     return Row("E2P-Random", replicas, None, "recent items, another user's vector", "as E2P")
 
 
-def _temperature(config: EvaluateConfig, method, validation: list[Request], targets: np.ndarray) -> float | None:
+def _temperature(
+    config: EvaluateConfig, method, validation: list[Request], targets: np.ndarray
+) -> float | None:
     """The sampling temperature with the best expected hit-rate on validation."""
     if not isinstance(method, SidRecommender):
         return None

@@ -86,7 +86,9 @@ class Methods:
             users = users or self.users
             table = self.run.read_json("adapt", "adapt.json")["table_hash"]
             prefix = load_prefix(self.run, self.config.personalize, method, seed, self.model, table, users)
-            return SidRecommender(name, self.model, self.builder, prefix, users, method == "e2p_prompt", batch)
+            return SidRecommender(
+                name, self.model, self.builder, prefix, users, method == "e2p_prompt", batch
+            )
         model = self.model
         if method == "no_context_continued":
             model = load_adapted(self.run, self.config.adapt, "personalize", f"{method}-{seed}/")

@@ -54,7 +54,9 @@ def run_all(config: RunConfig, run: Run, until: str = "evaluate", console: Conso
         console.print(f"This call took {time.monotonic() - started:.0f} s.", highlight=False)
     if until == "evaluate":
         show_examples(config, run, console)
-        console.print(f"Report: {run.path / 'report.html'}    Figures: {run.path / 'results.json'}", highlight=False)
+        console.print(
+            f"Report: {run.path / 'report.html'}    Figures: {run.path / 'results.json'}", highlight=False
+        )
 
 
 def print_timings(run: Run, console: Console) -> None:

@@ -26,7 +26,9 @@ PREFERRED = ("e2p", "no_context")  # the default method: the first of these that
 class Recommendation:
     item_id: str
     title: str
-    score: float  # log-probability for generative methods, inner product for retrieval, a count for popularity
+    score: (
+        float  # log-probability for generative methods, inner product for retrieval, a count for popularity
+    )
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ class Recommender:
         if n < 1:
             raise ValueError(f"n is {n}; ask for at least one item")
         if not 0 <= temperature < float("inf"):
-            raise ValueError(f"temperature is {temperature}; expected 0 (best first) or a positive number (draws)")
+            raise ValueError(
+                f"temperature is {temperature}; expected 0 (best first) or a positive number (draws)"
+            )
         started = clock.perf_counter()
         name = method or next(name for name in PREFERRED if name in self.methods.available())
         recommender = self._built.get(name) or self._built.setdefault(name, self.methods.build(name))
@@ -103,7 +107,9 @@ class Recommender:
         ]
         return Recommendations(found, recommender.name, path, clock.perf_counter() - started)
 
-    def _request(self, user_id, query, time, history, exclude, exclude_seen, recommender) -> tuple[Request, str]:
+    def _request(
+        self, user_id, query, time, history, exclude, exclude_seen, recommender
+    ) -> tuple[Request, str]:
         data = self.methods.dataset
         user = None if user_id is None else data.user_index(str(user_id))
         moment = int(data.times.max()) + 1 if time is None else int(time)
@@ -136,7 +142,11 @@ def _path(recommender: AnyRecommender, request: Request, user_id) -> str:
     if vectors.vectors([request])[1][0]:
         return "personalized"
     fallback = "popularity" if isinstance(recommender, EmbeddingRetrieval) else "No Context"
-    reason = f"user {user_id!r} is unknown to the run" if request.user is None else "no usable event before the moment"
+    reason = (
+        f"user {user_id!r} is unknown to the run"
+        if request.user is None
+        else "no usable event before the moment"
+    )
     return f"cold start ({reason}): {fallback}"
 
 
@@ -145,6 +155,8 @@ def _loaded(run: str) -> Recommender:
     return Recommender.load(run)
 
 
-def recommend(user_id: str | int | None, query: str | None = None, n: int = 10, run: str = DEFAULT_RUN, **options):
+def recommend(
+    user_id: str | int | None, query: str | None = None, n: int = 10, run: str = DEFAULT_RUN, **options
+):
     """`Recommender.recommend` on a run that is loaded on the first call and kept."""
     return _loaded(str(run)).recommend(user_id, query, n, **options)

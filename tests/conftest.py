@@ -87,11 +87,18 @@ def small_config(folder) -> RunConfig:
                 "interactions": str(events),
                 "items": str(items),
                 "queries": str(queries),
-                "columns": {"interactions.user_id": "uid", "interactions.item_id": "iid", "interactions.timestamp": "ts"},
+                "columns": {
+                    "interactions.user_id": "uid",
+                    "interactions.item_id": "iid",
+                    "interactions.timestamp": "ts",
+                },
                 "exclude_seen": False,
                 "split": {"test_fraction": 0.1, "validation_fraction": 0.1},
             },
-            "embed": {"lightgcn": {"dim": 16, "epochs": 12, "batch": 256, "negatives": 32}, "text_encoder": None},
+            "embed": {
+                "lightgcn": {"dim": 16, "epochs": 12, "batch": 256, "negatives": 32},
+                "text_encoder": None,
+            },
             "tokenize": {"quantizer": "rqvae", "size": 8, "rqvae": {"steps": 60}},
             "adapt": {
                 "backbone": {"name": "tiny-random", "device": "cpu"},

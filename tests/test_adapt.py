@@ -16,7 +16,7 @@ def test_the_window_loss_is_the_mean_over_targets_scored_one_by_one(tiny):
     windows, prompts, targets = [], [], []
     for length, head in ((5, 3), (2, 30), (4, 1), (1, 12), (3, 3)):
         items = generator.integers(0, 30, length)
-        start = [256] + generator.integers(0, 256, head).tolist()
+        start = [256, *generator.integers(0, 256, head).tolist()]
         body = tiny.item_tokens[items].reshape(-1).tolist()
         windows.append(Window(start + body, items, len(start) + 3 * np.arange(length)))
         for place, item in enumerate(items):

@@ -62,7 +62,9 @@ def test_the_backbone_stayed_frozen_and_the_budget_is_printed(small_run):
     report = run.read_json("personalize", "personalize.json")
     assert report["frozen_hash_before"] == report["frozen_hash_after"]
     assert report["frozen_hash_before"] == weights_hash(load_adapted(run, config.adapt))
-    assert run.read_json("adapt", "adapt.json")["backbone_hash"] == weights_hash(load_backbone(config.adapt.backbone).model)
+    assert run.read_json("adapt", "adapt.json")["backbone_hash"] == weights_hash(
+        load_backbone(config.adapt.backbone).model
+    )
     d, c, h = 16, 8, 64
     assert report["methods"]["e2p-0"]["trainable_parameters"] == d * c + 2 * c + c * h + h
 
@@ -92,7 +94,9 @@ def test_stage_2_and_the_graph_learn_from_different_events(small_run):
     assert (data.times[late] > last_fit[data.users[late]]).all()
 
 
-@pytest.mark.parametrize("method", ["no_context", "e2p", "e2p_prompt", "static_prefix", "embedding_retrieval", "popularity"])
+@pytest.mark.parametrize(
+    "method", ["no_context", "e2p", "e2p_prompt", "static_prefix", "embedding_retrieval", "popularity"]
+)
 def test_every_method_keeps_the_contract(small_run, method):
     config, run = small_run
     methods = Methods(run, config)
@@ -226,11 +230,17 @@ def test_brought_embeddings_replace_the_gnn(small_run, tmp_path):
         for step in range(24)
     ]
     pd.DataFrame(rows, columns=["user_id", "timestamp", "vector"]).to_parquet(tmp_path / "u.parquet")
-    items = [(item_id, taste[int(item_id[1:]) % 2] + 0.1 * generator.normal(size=2)) for item_id in data.catalogue.item_ids]
+    items = [
+        (item_id, taste[int(item_id[1:]) % 2] + 0.1 * generator.normal(size=2))
+        for item_id in data.catalogue.item_ids
+    ]
     pd.DataFrame(items, columns=["item_id", "vector"]).to_parquet(tmp_path / "i.parquet")
     brought = config.embed.model_copy(
-        update={"user_embeddings": tmp_path / "u.parquet", "item_embeddings": tmp_path / "i.parquet",
-                "embedding_space": "v7"}  # fmt: skip
+        update={
+            "user_embeddings": tmp_path / "u.parquet",
+            "item_embeddings": tmp_path / "i.parquet",
+            "embedding_space": "v7",
+        }
     )
     embed(brought, other)
     report = other.read_json("embed", "embed.json")

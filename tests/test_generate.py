@@ -42,10 +42,14 @@ def slow_distribution(model, prompt, prefix, excluded, temperature) -> np.ndarra
 
 def inputs(model, requests: list[Request], with_prefix: bool):
     prompts = [
-        ([PREFIX] if with_prefix else []) + [256, 65, 66] + model.item_tokens[request.history].reshape(-1).tolist()
+        ([PREFIX] if with_prefix else [])
+        + [256, 65, 66]
+        + model.item_tokens[request.history].reshape(-1).tolist()
         for request in requests
     ]
-    soft = torch.randn(len(requests), 1, 64, generator=torch.Generator().manual_seed(0)) if with_prefix else None
+    soft = (
+        torch.randn(len(requests), 1, 64, generator=torch.Generator().manual_seed(0)) if with_prefix else None
+    )
     return prompts, soft
 
 
@@ -77,7 +81,9 @@ def test_scoring_equals_the_slow_reference_and_sums_to_one(tiny, with_prefix, te
 def test_iid_draws_follow_the_softmax_inside_the_trie(tiny, with_prefix, temperature):
     requests = make_requests(3)
     prompts, soft = inputs(tiny, requests, with_prefix)
-    items, values = generate.draw(session_of(tiny, requests, prompts, soft, temperature), requests, 6000, seed=5)
+    items, values = generate.draw(
+        session_of(tiny, requests, prompts, soft, temperature), requests, 6000, seed=5
+    )
     for row, request in enumerate(requests):
         expected = slow_distribution(tiny, prompts[row], None if soft is None else soft[row : row + 1],
                                      request.exclude, temperature)  # fmt: skip
@@ -169,5 +175,7 @@ def test_exclusions_that_empty_subtrees_or_everything(tiny):
     lists = generate.distinct(session, requests, 40, seed=1)
     assert [len(found) for found, _ in lists] == [30 - len(whole), 0, 1]
     assert sorted(lists[0][0].tolist()) == sorted(set(range(30)) - set(whole.tolist()))
-    nothing = generate.draw(session_of(tiny, requests[1:2], prompts[1:2], None, 1.0), requests[1:2], 5, seed=1)[0]
+    nothing = generate.draw(
+        session_of(tiny, requests[1:2], prompts[1:2], None, 1.0), requests[1:2], 5, seed=1
+    )[0]
     assert (nothing == -1).all()

@@ -29,7 +29,10 @@ def imported_rooms(source: str) -> set[str]:
 
 
 def test_a_wrong_direction_would_be_seen():
-    assert imported_rooms("def f():\n    from serving.cli import main\n    import llm.model as m") == {"serving", "llm"}
+    assert imported_rooms("def f():\n    from serving.cli import main\n    import llm.model as m") == {
+        "serving",
+        "llm",
+    }
 
 
 @pytest.mark.parametrize("room", sorted(MAY_SEE))

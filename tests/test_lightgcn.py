@@ -27,7 +27,13 @@ def test_one_propagation_on_two_users_and_three_items_by_hand():
     adjacency = normalised_adjacency(USERS, ITEMS, 2, 3)
     x = torch.tensor([[1.0], [10.0], [100.0], [1000.0], [10000.0]])  # u0 u1 i0 i1 i2
     half, root = 0.5, 2**-0.5
-    expected = [100 * root + 1000 * half, 1000 * half + 10000 * root, 1 * root, 1 * half + 10 * half, 10 * root]
+    expected = [
+        100 * root + 1000 * half,
+        1000 * half + 10000 * root,
+        1 * root,
+        1 * half + 10 * half,
+        10 * root,
+    ]
     np.testing.assert_allclose((adjacency @ x)[:, 0].numpy(), expected, rtol=1e-6)
 
 
@@ -56,7 +62,11 @@ def test_symmetric_product_passes_gradcheck():
 
 
 def test_losses_by_hand():
-    users, positive, negative = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 5.0]])
+    users, positive, negative = (
+        torch.tensor([[1.0, 0.0]]),
+        torch.tensor([[2.0, 0.0]]),
+        torch.tensor([[0.0, 5.0]]),
+    )
     assert bpr_loss(users, positive, negative).item() == pytest.approx(np.log1p(np.exp(-2.0)), rel=1e-6)
     # cosines 1 with the positive and 0 with the negative, at temperature 0.5
     loss = sampled_softmax_loss(users, positive, negative, 0.5).item()
@@ -77,11 +87,15 @@ def test_an_inductive_vector_is_lightgcn_for_a_user_without_a_row_of_their_own()
 
 
 def test_items_without_an_edge_send_nothing():
-    model = LightGCN(normalised_adjacency(np.array([0, 1]), np.array([0, 0]), 2, 2), 2, LightGCNConfig(dim=4), seed=0)
+    model = LightGCN(
+        normalised_adjacency(np.array([0, 1]), np.array([0, 0]), 2, 2), 2, LightGCNConfig(dim=4), seed=0
+    )
     messages = model.message_table().numpy()
     assert (messages[1] == 0).all()
     assert (messages[0] != 0).any()
-    vectors, known = HistoryVectors(messages, None, "x").of_histories([np.array([1]), np.array([0]), np.zeros(0, int)])
+    vectors, known = HistoryVectors(messages, None, "x").of_histories(
+        [np.array([1]), np.array([0]), np.zeros(0, int)]
+    )
     assert known.tolist() == [False, True, False]
     assert (vectors[[0, 2]] == 0).all()
 
@@ -91,7 +105,9 @@ def test_two_tastes_are_learned(tmp_path, loss):
     """Users of the even items and users of the odd items: the held-out item of each is the one of their own kind."""
     users = np.repeat(np.arange(20), 9)
     held_out = 2 * (np.arange(20) % 10) + np.arange(20) % 2  # user u skips one item of their parity
-    items = np.concatenate([[item for item in range(20) if item % 2 == u % 2 and item != held_out[u]] for u in range(20)])
+    items = np.concatenate(
+        [[item for item in range(20) if item % 2 == u % 2 and item != held_out[u]] for u in range(20)]
+    )
     config = LightGCNConfig(dim=8, loss=loss, epochs=60, batch=64, negatives=16, patience=0)
     model, curves = train_lightgcn(users, items, 20, 20, config, 0, tmp_path, lambda model: 0.0)
     histories = [items[users == u] for u in range(20)]

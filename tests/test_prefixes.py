@@ -15,13 +15,17 @@ def test_e2p_is_equation_2():
     phi = E2P(dim=5, bottleneck=4, hidden_size=7, seed=1)
     with torch.no_grad():
         for parameter in phi.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+            )
     c = np.random.default_rng(0).normal(size=(3, 5))
     w1, w2, b = (t.detach().double().numpy() for t in (phi.w1.weight, phi.w2.weight, phi.w2.bias))
     gain, shift = phi.norm.weight.detach().double().numpy(), phi.norm.bias.detach().double().numpy()
     scaled = c / np.linalg.norm(c, axis=1, keepdims=True) * 5**0.5
     hidden = np.maximum(scaled @ w1.T, 0)
-    normed = (hidden - hidden.mean(1, keepdims=True)) / np.sqrt(hidden.var(1, keepdims=True) + 1e-5) * gain + shift
+    normed = (hidden - hidden.mean(1, keepdims=True)) / np.sqrt(
+        hidden.var(1, keepdims=True) + 1e-5
+    ) * gain + shift
     ours = phi(torch.from_numpy(c).float())
     assert ours.shape == (3, 1, 7)
     np.testing.assert_allclose(ours[:, 0].detach().numpy(), normed @ w2.T + b, rtol=1e-4, atol=1e-5)
@@ -34,7 +38,9 @@ def test_the_budget_of_the_paper():
 
 
 def test_it_starts_near_the_norm_of_a_token_embedding():
-    norms = E2P(120, 142, 576, norm=3.2)(torch.randn(200, 120, generator=torch.Generator().manual_seed(0))).norm(dim=-1)
+    norms = E2P(120, 142, 576, norm=3.2)(
+        torch.randn(200, 120, generator=torch.Generator().manual_seed(0))
+    ).norm(dim=-1)
     assert norms.mean().item() == pytest.approx(3.2, rel=0.1)
 
 

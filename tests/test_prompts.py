@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.leaks import LeakError, check_planted_answer
 from llm.prompts import PromptBuilder, PromptConfig
 from llm.vocabulary import PREFIX
 from llm.windows import WindowBatches, WindowBuilder, item_phrases, windows_of_epoch
 from recsys.catalogue import Catalogue
 from recsys.dataset import Dataset
+from recsys.leaks import LeakError, check_planted_answer
 from recsys.recommender import Request
 from recsys.splits import FIT, TEST
 
@@ -35,7 +35,9 @@ def text_of(tokens: list[int]) -> str:
 
 
 def test_the_layout():
-    request = Request("r", 0, 9, history=np.array([4, 6, 1, 3]), history_times=np.arange(4), query="  dark \n comedy ")
+    request = Request(
+        "r", 0, 9, history=np.array([4, 6, 1, 3]), history_times=np.arange(4), query="  dark \n comedy "
+    )
     tokens = builder(recent_items=2).prompt(request, profile=True, soft_tokens=1)
     assert tokens[:2] == [PREFIX, BOS]
     assert text_of(tokens) == "Profile: likes Even; enjoyed T6; T4.\nQuery: dark comedy\nHistory:"
@@ -113,7 +115,12 @@ def test_queries_of_held_out_pairs_are_not_learned_from():
     held_out = data.events(TEST)[0]
     user, item = int(data.users[held_out]), int(data.items[held_out])
     data.queries = pd.DataFrame(
-        {"user": [user, -1], "item": [item, (item + 1) % N], "timestamp": [1, 1], "query": ["secret", "public"]}
+        {
+            "user": [user, -1],
+            "item": [item, (item + 1) % N],
+            "timestamp": [1, 1],
+            "query": ["secret", "public"],
+        }
     )
     phrases = item_phrases(data)
     assert "secret" not in phrases[item]

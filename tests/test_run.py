@@ -86,7 +86,9 @@ def test_a_failure_leaves_the_old_artifact_and_keeps_only_the_checkpoint(tmp_pat
     assert not (run.path / "one" / "checkpoint").exists()
     with pytest.raises(RuntimeError):
         fail(3)
-    with run.stage("one", Config(x=4)).writing() as folder:  # another fingerprint: that checkpoint is not ours
+    with run.stage(
+        "one", Config(x=4)
+    ).writing() as folder:  # another fingerprint: that checkpoint is not ours
         assert not (folder / "checkpoint").exists()
         (folder / "a.txt").write_text("newer")
 
@@ -112,7 +114,13 @@ def test_two_writers_are_refused(tmp_path):
 
 def test_generators_depend_on_every_key_and_on_nothing_else():
     assert rng(1, "a", 2).integers(1 << 30) == rng(1, "a", 2).integers(1 << 30)
-    different = [derive(1, "a", 2), derive(1, "a", 3), derive(2, "a", 2), derive(1, "a", "2"), derive(1, 2, "a")]
+    different = [
+        derive(1, "a", 2),
+        derive(1, "a", 3),
+        derive(2, "a", 2),
+        derive(1, "a", "2"),
+        derive(1, 2, "a"),
+    ]
     assert len(set(different)) == len(different)
     a, b = (torch.rand(3, generator=torch_generator(0, "x")) for _ in range(2))
     assert torch.equal(a, b)

@@ -34,7 +34,10 @@ def test_a_query_changes_the_prompt_and_the_same_call_the_same_list(recommender)
 
 
 def test_draws_without_replacement_depend_on_the_seed(recommender):
-    lists = [[i.item_id for i in recommender.recommend("u3", n=8, temperature=1.0, seed=seed)] for seed in (1, 1, 2)]
+    lists = [
+        [i.item_id for i in recommender.recommend("u3", n=8, temperature=1.0, seed=seed)]
+        for seed in (1, 1, 2)
+    ]
     assert lists[0] == lists[1] != lists[2]
     assert len(set(lists[0])) == 8
 
@@ -56,7 +59,9 @@ def test_exclusions_hold_and_more_than_there_is_gives_what_there_is(recommender)
     everything = recommender.recommend("u0", n=1000, exclude_seen=False)
     assert len(everything) == 60
     first = everything[0].item_id
-    assert first not in [i.item_id for i in recommender.recommend("u0", n=1000, exclude=[first], exclude_seen=False)]
+    assert first not in [
+        i.item_id for i in recommender.recommend("u0", n=1000, exclude=[first], exclude_seen=False)
+    ]
     seen = recommender.recommend("u0", n=1000, exclude_seen=True)
     assert len(seen) < 60
 
@@ -101,7 +106,9 @@ def prelude(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
 
 def test_recommend_prints_json_and_a_table(small_run, monkeypatch, capsys):
     path = small_run[1].path
-    code, out, _ = prelude(monkeypatch, capsys, "recommend", path, "--user", "u4", "--query", "even", "-n", 3, "--json")
+    code, out, _ = prelude(
+        monkeypatch, capsys, "recommend", path, "--user", "u4", "--query", "even", "-n", 3, "--json"
+    )
     assert code == 0
     assert len(json.loads(out)["items"]) == 3
     code, out, _ = prelude(monkeypatch, capsys, "recommend", path, "--user", "u4", "-n", 3)
@@ -137,11 +144,15 @@ def test_prepare_takes_other_column_names_and_names_bad_lines(tmp_path, monkeypa
     events, items, _ = two_tastes(tmp_path)
     columns = ["--column", "user_id=uid", "--column", "item_id=iid", "--column", "timestamp=ts",
                "--column", "items.item_id=item_id"]  # fmt: skip
-    code, _, err = prelude(monkeypatch, capsys, "prepare", tmp_path / "r", "--interactions", events, "--items", items, *columns)
+    code, _, err = prelude(
+        monkeypatch, capsys, "prepare", tmp_path / "r", "--interactions", events, "--items", items, *columns
+    )
     assert code == 0, err
     bad = tmp_path / "bad.csv"
     bad.write_text(events.read_text() + "u1,i1,yesterday\n")
-    code, _, err = prelude(monkeypatch, capsys, "prepare", tmp_path / "s", "--interactions", bad, *columns[:-2])
+    code, _, err = prelude(
+        monkeypatch, capsys, "prepare", tmp_path / "s", "--interactions", bad, *columns[:-2]
+    )
     assert code == 2
     assert "bad.csv:962" in err
     assert "yesterday" in err

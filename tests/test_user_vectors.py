@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.leaks import LeakError, check_planted_answer
 from recsys.interactions import DataError
+from recsys.leaks import LeakError, check_planted_answer
 from recsys.recommender import Request
 from recsys.seeds import rng
 from recsys.user_vectors import (
@@ -83,7 +83,9 @@ def test_brought_vectors_join_backward_and_strictly_earlier():
 def test_a_future_brought_vector_changes_nothing():
     users, times = np.array([0, 0]), np.array([10, 20])
     honest = BroughtVectors(users, times, np.array([[1.0], [2.0]]), "v")
-    planted = BroughtVectors(np.append(users, 0), np.append(times, 25), np.array([[1.0], [2.0], [777.0]]), "v")
+    planted = BroughtVectors(
+        np.append(users, 0), np.append(times, 25), np.array([[1.0], [2.0], [777.0]]), "v"
+    )
     request = [Request("r", 0, 25)]
     np.testing.assert_array_equal(honest.vectors(request)[0], planted.vectors(request)[0])
 
@@ -120,5 +122,3 @@ def test_bad_embedding_files_are_refused_by_place(tmp_path, frame, message):
     pd.DataFrame(frame).to_parquet(path)
     with pytest.raises(DataError, match=message):
         read_brought(path, "user_id", {"a": 0, "b": 1})
-
-
