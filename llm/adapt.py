@@ -8,6 +8,7 @@ not copied. Loading merges the adapter. That model, with no prefix and no profil
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,10 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         }
         (folder / "adapt.json").write_text(json.dumps(report, indent=1))
         (folder / "curves.json").write_text(json.dumps({"Stage 1": curves.as_dict()}))
+    print(
+        f"adapt: {report['lora_parameters']:,} LoRA and {report['row_parameters']:,} row parameters; validation "
+        f"expected hit-rate@30 {curves.best_value:.4f} at step {curves.best_step}"
+    )
 
 
 def new_model(backbone: Backbone, table: SemanticIdTable, codebooks, config: AdaptConfig) -> SidModel:
@@ -95,7 +100,9 @@ def new_model(backbone: Backbone, table: SemanticIdTable, codebooks, config: Ada
     rows.start_from(codebooks, float(backbone.text_embeddings.float().norm(dim=1).mean()), config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "lora"))
-        backbone.model = get_peft_model(backbone.model, _lora(config))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an old name
+            backbone.model = get_peft_model(backbone.model, _lora(config))
     return SidModel(backbone, rows, Trie(table.codes, table.sizes))
 
 
@@ -216,7 +223,9 @@ def load_adapted(
     adapter = run.artifact(stage, f"{folder}adapter/adapter_model.safetensors").parent
     rows = SidRows(table.sizes, backbone.hidden_size)
     rows.load_state_dict(load_file(run.artifact(stage, f"{folder}sid_rows.safetensors")))
-    peft = PeftModel.from_pretrained(backbone.model, str(adapter), is_trainable=not merge)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        peft = PeftModel.from_pretrained(backbone.model, str(adapter), is_trainable=not merge)
     backbone.model = peft.merge_and_unload() if merge else peft
     model = SidModel(backbone, rows, Trie(table.codes, table.sizes))
     return model.eval().requires_grad_(False) if merge else model

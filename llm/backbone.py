@@ -14,6 +14,9 @@ import hashlib
 import importlib.util
 import json
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +75,23 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' loading bars and its report of the deeper layers that were left out on purpose."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+
+
 def load_backbone(config: BackboneConfig) -> Backbone:
     """Load, cut to `config.layers`, move, put into eval mode, freeze. Raises `ValueError` naming what is not there."""
     device = resolve_device(config.device)
@@ -80,12 +100,13 @@ def load_backbone(config: BackboneConfig) -> Backbone:
         if config.dtype != "auto":
             raise ValueError(f"backbone.dtype is {config.dtype!r}; expected float32, bfloat16 or auto")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    if config.name == "tiny-random":
-        model, tokenizer = _tiny_random()
-    elif config.name == "smollm2":
-        model, tokenizer = _from_folder(_converted_smollm2(), config.layers)
-    else:
-        model, tokenizer = _from_folder(config.name, config.layers)
+    with _quiet():
+        if config.name == "tiny-random":
+            model, tokenizer = _tiny_random()
+        elif config.name == "smollm2":
+            model, tokenizer = _from_folder(_converted_smollm2(), config.layers)
+        else:
+            model, tokenizer = _from_folder(config.name, config.layers)
     if config.layers is not None:
         if not 1 <= config.layers <= len(model.layers):
             raise ValueError(f"backbone.layers is {config.layers}; {config.name} has {len(model.layers)}")

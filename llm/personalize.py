@@ -96,7 +96,7 @@ def personalize(config: PersonalizeConfig, adapt_config: AdaptConfig, run: Run) 
             "methods": {},
         }
         curves: dict = {}
-        model = load_adapted(run, adapt_config).to(torch.float32)
+        model = load_adapted(run, adapt_config)
         before = weights_hash(model)
         trainer = _Trainer(config, model, prompt_builder(adapt_config, model, dataset), train, validation)
         for method in config.methods:
@@ -116,6 +116,12 @@ def personalize(config: PersonalizeConfig, adapt_config: AdaptConfig, run: Run) 
             raise RuntimeError("the frozen model changed during Stage 2; nothing was written")
         (folder / "personalize.json").write_text(json.dumps(report, indent=1))
         (folder / "curves.json").write_text(json.dumps(curves))
+    for name, part in report["methods"].items():
+        print(
+            f"personalize: {name}: {part['trainable_parameters']:,} trainable parameters at lr "
+            f"{part['learning_rate']:g}; validation expected hit-rate@30 {part['validation_expected_hit_rate@30']:.4f}"
+        )
+    print(f"personalize: the frozen model's hash is unchanged ({before[:16]}…)")
 
 
 class _Trainer:

@@ -23,7 +23,7 @@ from recsys.recommender import Request
 from recsys.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits
 from recsys.run import Run, sha256_of
 from recsys.seeds import rng
-from recsys.splits import FIT, PERSONALIZE, VALIDATION
+from recsys.splits import FIT, PERSONALIZE, ROLE_NAMES, VALIDATION
 from recsys.text_vectors import encode_texts
 from recsys.user_vectors import BroughtVectors, HistoryVectors, UserVectors, read_brought
 
@@ -73,6 +73,26 @@ def embed(config: EmbedConfig, run: Run) -> None:
         _leak_check(config, dataset, users, items, report)
         (folder / "embed.json").write_text(json.dumps(report, indent=1))
         (folder / "curves.json").write_text(json.dumps(curves))
+    _print_summary(report)
+
+
+def _print_summary(report: dict) -> None:
+    if "lightgcn" in report and "half_life_items" in report:
+        inductive = report["lightgcn"]["validation_hit_rate_by_seed"]
+        faded = report["inductive_validation_hit_rate_by_half_life"][str(report["half_life_items"])]
+        print(
+            f"embed: retrieval hit-rate@{K} on validation: transductive vectors "
+            f"{report['lightgcn']['transductive_validation_hit_rate']:.4f}, inductive {max(inductive):.4f}, "
+            f"inductive with a half-life of {report['half_life_items']} items {faded:.4f}"
+        )
+    check = report["leak_check"]
+    if isinstance(check, dict):
+        print(
+            f"embed: leak check passed: hit-rate@{K} over users on training targets {check['train_rate']:.4f}, "
+            f"on validation targets {check['validation_rate']:.4f}"
+        )
+    else:
+        print(f"embed: leak check {check}")
 
 
 def load_item_vectors(run: Run) -> dict[str, np.ndarray]:
@@ -258,6 +278,11 @@ def _leak_check(config, dataset: Dataset, users: UserVectors, items: np.ndarray,
 def check_instances(dataset: Dataset, role: int, config: EmbedConfig) -> tuple[list[Request], np.ndarray]:
     """A seeded sample of at most `check_instances` instances of a role: requests and their targets."""
     events = dataset.events(role)
+    if len(events) == 0:
+        raise ValueError(
+            f"the split left no {ROLE_NAMES[role]} event; raise prepare.split's fractions, choose leave_last_out, or "
+            "bring users with longer histories"
+        )
     if len(events) > config.check_instances:
         chosen = rng(config.seed, "check", role).choice(len(events), config.check_instances, replace=False)
         events = events[np.sort(chosen)]

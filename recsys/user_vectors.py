@@ -116,15 +116,18 @@ class OtherUsersVectors:
 
 
 def partners_of_other_users(users: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A random permutation [R] of the requests in which nobody meets a request of their own user.
+    """For each request [R] another one, never of the same user; a permutation unless one user holds over half of them.
 
-    Requests are put in a random order grouped by user and matched with the request half the list further on, which
-    can only be one's own if one user holds half of all requests; that raises `ValueError`.
+    Requests are put in a random order grouped by user and matched with the one as far back as the largest group is
+    long. Where one user holds more than half of all requests, partners are drawn with repetition instead. Raises
+    `ValueError` for a single user.
     """
     n = len(users)
     names, counts = np.unique(users, return_counts=True)
-    if 2 * counts.max(initial=0) > n or n == 0:
-        raise ValueError("E2P-Random needs at least two users, none with more than half of the requests")
+    if len(names) < 2:
+        raise ValueError("E2P-Random needs at least two users with test instances")
+    if 2 * counts.max() > n:
+        return np.array([generator.choice(np.flatnonzero(users != user)) for user in users])
     rank = generator.permutation(len(names))[np.searchsorted(names, users)]
     order = np.lexsort((generator.random(n), rank))
     partner = np.empty(n, dtype=np.int64)

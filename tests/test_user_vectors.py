@@ -96,8 +96,10 @@ def test_partners_are_a_permutation_without_own_users():
         partner = partners_of_other_users(users, rng(seed, "p"))
         assert sorted(partner.tolist()) == list(range(len(users)))
         assert (users[partner] != users).all()
-    with pytest.raises(ValueError, match="more than half"):
-        partners_of_other_users(np.array([0, 0, 0, 1]), rng(0))
+    most = np.array([0, 0, 0, 1])
+    assert (most[partners_of_other_users(most, rng(0))] != most).all()
+    with pytest.raises(ValueError, match="at least two users"):
+        partners_of_other_users(np.array([3, 3]), rng(0))
 
 
 def test_other_users_vectors_give_the_partners_vector():
