@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def adapt(config: AdaptConfig, run: Run) -> None:
     dataset, table = Dataset.load(run), load_table(run)
     with stage.writing() as folder:
         backbone = load_backbone(config.backbone)
-        report = {
+        report: dict[str, Any] = {
             "backbone": config.backbone.name,
             "backbone_hash": weights_hash(backbone.model),
             "table_hash": table.content_hash(),

@@ -42,7 +42,7 @@ class BackboneConfig(StageConfig):
 class Backbone:
     """`model` maps inputs_embeds [B, T, h] to hidden states [B, T, h]; `tokenizer` encodes text without specials."""
 
-    model: nn.Module
+    model: Any
     tokenizer: Any
     config: BackboneConfig
     device: torch.device
@@ -125,7 +125,7 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _from_folder(source: str | Path, layers: int | None) -> tuple[nn.Module, Any]:
+def _from_folder(source: str | Path, layers: int | None) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
@@ -182,7 +182,7 @@ class ByteTokenizer:
         return ([self.bos_token_id] if add_special_tokens else []) + list(text.encode())
 
 
-def _tiny_random() -> tuple[nn.Module, Any]:
+def _tiny_random() -> tuple[Any, Any]:
     from transformers import LlamaConfig, LlamaModel
 
     config = LlamaConfig(
@@ -192,8 +192,9 @@ def _tiny_random() -> tuple[nn.Module, Any]:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        attn_implementation="sdpa",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(0, "tiny-random"))
-        return LlamaModel(config).float(), ByteTokenizer()
+        model = LlamaModel(config).float()
+    model.set_attn_implementation("sdpa")
+    return model, ByteTokenizer()

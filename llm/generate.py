@@ -208,10 +208,11 @@ def _top_k(session: PromptSession, k: int, noise) -> list[tuple[np.ndarray, np.n
     session.rewind()
     answers = []
     items, rows = trie.leaf_item[current.node].cpu().numpy(), current.row.cpu().numpy()
-    for row in range(session.n_rows):
-        mine = np.flatnonzero(rows == row)
-        best_first = mine[np.argsort(-perturbed.cpu().numpy()[mine], kind="stable")]
-        answers.append((items[best_first], phi.cpu().numpy()[best_first]))
+    order_by, scores = perturbed.cpu().numpy(), phi.cpu().numpy()
+    for request in range(session.n_rows):
+        mine = np.flatnonzero(rows == request)
+        best_first = mine[np.argsort(-order_by[mine], kind="stable")]
+        answers.append((items[best_first], scores[best_first]))
     return answers
 
 

@@ -9,6 +9,7 @@ softmax runs over the node's children in the trie alone: the same normaliser in 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from semantic_ids.trie import Exclusions, Trie
 
 class SidModel(nn.Module):
     """`inner` maps inputs_embeds to hidden states: the frozen backbone, or that wrapped by a PEFT adapter."""
+
+    inner: Any  # a transformers model: nn.Module's own types do not tell of its methods
 
     def __init__(self, backbone: Backbone, rows: SidRows, trie: Trie):
         super().__init__()

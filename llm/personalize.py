@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from llm.adapt import AdaptConfig, load_adapted, prompt_builder, save_adapted, validation_events
 from llm.backbone import weights_hash
@@ -193,7 +192,7 @@ class _Trainer:
         return curve.best_value, (prefix, curve)
 
 
-def new_prefix(method: str, dim: int, bottleneck: int, model: SidModel, seed: int) -> nn.Module:
+def new_prefix(method: str, dim: int, bottleneck: int, model: SidModel, seed: int) -> E2P | StaticPrefix:
     """A fresh prefix module whose soft token starts at the mean norm of a text embedding."""
     norm = float(model.inner.get_input_embeddings().weight.float().norm(dim=1).mean())
     return PREFIXES[method](dim, bottleneck, model.hidden_size, norm, seed)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from llm import generate, scoring
 from llm.model import SidModel
+from llm.prefixes import E2P, StaticPrefix
 from llm.prompts import PromptBuilder
 from recsys.recommender import Ranked, Request
 from recsys.user_vectors import UserVectors
@@ -31,7 +31,7 @@ class SidRecommender:
         name: str,
         model: SidModel,
         builder: PromptBuilder,
-        prefix: nn.Module | None = None,
+        prefix: E2P | StaticPrefix | None = None,
         users: UserVectors | None = None,
         profile: bool = False,
         batch: int = 64,
@@ -83,7 +83,7 @@ class SidRecommender:
 
     def context_tokens(self, requests: Sequence[Request]) -> float:
         profile = self.builder.profile_token_count(requests[:200]) if self.profile else 0.0
-        return profile + (0 if self.prefix is None else int(self.prefix.soft_tokens))
+        return profile + (0 if self.prefix is None else self.prefix.soft_tokens)
 
     @torch.no_grad()
     def soft_prefixes(self, requests: Sequence[Request]) -> torch.Tensor:

@@ -77,7 +77,7 @@ class LightGCN(nn.Module):
 
     def layers(self) -> list[torch.Tensor]:
         """e^(0) … e^(K), each [(U+I), dim]."""
-        outputs = [self.embedding]
+        outputs: list[torch.Tensor] = [self.embedding]
         for _ in range(self.config.layers):
             outputs.append(SymmetricProduct.apply(self.adjacency, outputs[-1]))
         return outputs

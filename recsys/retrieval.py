@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -25,7 +25,7 @@ def build_index(vectors: np.ndarray, kind: IndexKind = "auto", seed: int = 0) ->
     if kind == "auto":
         kind = "flat" if n <= EXACT_UP_TO else "hnsw"
     if kind == "flat":
-        index = faiss.IndexFlatIP(dim)
+        index: Any = faiss.IndexFlatIP(dim)
     elif kind == "hnsw":
         index = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction, index.hnsw.efSearch = 200, 256

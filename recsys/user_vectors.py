@@ -158,7 +158,7 @@ def read_brought(path: Path, key: str, index: dict[str, int]) -> tuple[np.ndarra
     if len(frame) == 0 or (lengths != lengths[0]).any() or lengths[0] == 0:
         row = int(np.flatnonzero(lengths != (lengths[0] or 1))[0]) if len(frame) else 0
         raise DataError(f"{path}: row {row}: every vector must have one length (the first has {lengths[:1]})")
-    values = np.stack(frame["vector"].to_numpy()).astype(np.float32)
+    values = np.stack(list(frame["vector"])).astype(np.float32)
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
         raise DataError(f"{path}: row {row}: the vector has a value that is not finite")

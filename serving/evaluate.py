@@ -72,7 +72,7 @@ def publish(run: Run, results: Results) -> None:
         run.path / "report.html",
         results,
         curves,
-        quality.get("code_counts"),
+        [np.array(level["counts"]) for level in quality["levels"]],
         tsne,
         quality,
         timings,
