@@ -46,7 +46,8 @@ class SidModel(nn.Module):
         text = self.inner.get_input_embeddings()
         is_sid = tokens >= self.text_size
         embedded = text(tokens.clamp(0, self.text_size - 1)) * (~is_sid)[..., None]
-        sid = self.rows.input[(tokens - self.text_size).clamp(min=0)]
+        # not by indexing: the gradient of an index with repeats is summed in an order that varies from run to run
+        sid = nn.functional.embedding((tokens - self.text_size).clamp(min=0), self.rows.input)
         embedded = embedded + sid.to(embedded.dtype) * is_sid[..., None]
         if prefix is None:
             return embedded

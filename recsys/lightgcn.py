@@ -140,15 +140,18 @@ def train_lightgcn(
         rows = order[part * config.batch : (part + 1) * config.batch]
         draw = torch_generator(seed, "negatives", index)
         vectors = model()
+        take = nn.functional.embedding  # its gradient is summed in a fixed order, that of an index is not
         user, item = edge_users[rows], edge_items[rows] + n_users
         if config.loss == "bpr":
             negative = torch.randint(n_items, (len(rows),), generator=draw) + n_users
-            loss = bpr_loss(vectors[user], vectors[item], vectors[negative])
+            loss = bpr_loss(take(user, vectors), take(item, vectors), take(negative, vectors))
         else:
             negative = torch.randint(n_items, (config.negatives,), generator=draw) + n_users
-            loss = sampled_softmax_loss(vectors[user], vectors[item], vectors[negative], config.temperature)
+            loss = sampled_softmax_loss(
+                take(user, vectors), take(item, vectors), take(negative, vectors), config.temperature
+            )
         start = model.embedding
-        penalty = (start[user].square().sum() + start[item].square().sum()) / len(rows)
+        penalty = (take(user, start).square().sum() + take(item, start).square().sum()) / len(rows)
         return loss + config.l2 * penalty
 
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)

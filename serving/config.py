@@ -86,7 +86,8 @@ def _apply(values: dict, change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals or not key:
         raise ValueError(f"--set {change!r}: expected stage.key=value, for example --set adapt.steps=500")
-    *parents, last = key.split(".")
+    mapped = key.removeprefix("prepare.columns.")  # a mapped column's own name may hold a dot: items.item_id
+    *parents, last = ["prepare", "columns", mapped] if mapped != key else key.split(".")
     place = values
     for parent in parents:
         if not isinstance(place.get(parent, {}), dict):
