@@ -205,8 +205,8 @@ def _prefix_picture(methods: Methods) -> dict | None:
     }
 
 
-def _tastes(methods: Methods, requests: list[Request], at_most: int = 8) -> list[str]:
-    """The value of the first text column that a user has most above its share in the catalogue; rare ones: 'other'."""
+def _tastes(methods: Methods, requests: list[Request]) -> list[str]:
+    """The value of the first text column that a user has most above its share in the catalogue."""
     columns = methods.dataset.catalogue.columns
     if not columns:
         return ["all users"] * len(requests)
@@ -221,6 +221,5 @@ def _tastes(methods: Methods, requests: list[Request], at_most: int = 8) -> list
             value: (count / n - everywhere[value] / total) / (everywhere[value] / total) ** 0.5
             for value, count in mine.items()
         }
-        labels.append(max(sorted(lift), key=lambda value: lift[value]) if lift else "other")
-    common = {label for label, _ in Counter(labels).most_common(at_most)}
-    return [label if label in common else "other" for label in labels]
+        labels.append(max(sorted(lift), key=lambda value: lift[value]) if lift else "none")
+    return labels
