@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ class AdaptConfig(StageConfig):
     seed: int = 0
     backbone: BackboneConfig = BackboneConfig()
     prompts: PromptConfig = PromptConfig()
+    # lora: an LLM stays as it is under an adapter; full: every weight is trained (and saved), for `scratch` backbones
+    train: Literal["lora", "full"] = "lora"
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_modules: tuple[str, ...] = (
@@ -51,7 +53,7 @@ class AdaptConfig(StageConfig):
     window_items: int = 12  # items a window; every one is a target, so longer windows cost less a target
     profile_share: float = 0.5  # share of windows that carry the text profile: Prompt Context is trained for
     query_share: float = 0.15  # share of windows that carry a query about their last item
-    learning_rate: float = 1e-3  # of the LoRA (AdamW)
+    learning_rate: float = 1e-3  # of the LoRA, or of all weights (AdamW)
     rows_learning_rate: float = 5e-3  # of the semantic-ID rows, which start from nothing
     weight_decay: float = 0.01
     warmup: int = 50  # steps
@@ -62,7 +64,11 @@ class AdaptConfig(StageConfig):
 
 
 def adapt(config: AdaptConfig, run: Run) -> None:
-    """Run the stage; see the module."""
+    """Run the stage; see the module. Raises `ValueError` for a random backbone that is to stay random."""
+    if config.backbone.name == "scratch" and config.train != "full":
+        raise ValueError(
+            "adapt.backbone.name is scratch: a random model has to be trained whole; set adapt.train: full"
+        )
     stage = run.stage("adapt", config, needs=["prepare", "tokenize"])
     if stage.is_done():
         return
@@ -82,7 +88,7 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         )  # fmt: skip
         save_adapted(model, folder)
         report |= {
-            "lora_parameters": sum(p.numel() for p in model.inner.parameters() if p.requires_grad),
+            "model_parameters": sum(p.numel() for p in model.inner.parameters() if p.requires_grad),
             "row_parameters": sum(p.numel() for p in model.rows.parameters()),
             "best_step": curves.best_step,
             "validation_expected_hit_rate@30": curves.best_value,
@@ -90,7 +96,7 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         (folder / "adapt.json").write_text(json.dumps(report, indent=1))
         (folder / "curves.json").write_text(json.dumps({"Stage 1": curves.as_dict()}))
     print(
-        f"adapt: {report['lora_parameters']:,} LoRA and {report['row_parameters']:,} row parameters; validation "
+        f"adapt: {report['model_parameters']:,} {'LoRA' if config.train == 'lora' else 'model'} and {report['row_parameters']:,} row parameters; validation "
         f"expected hit-rate@30 {curves.best_value:.4f} at step {curves.best_step}"
     )
 
@@ -99,6 +105,9 @@ def new_model(backbone: Backbone, table: SemanticIdTable, codebooks, config: Ada
     """The untrained Stage 1 model: fresh rows, and a fresh LoRA (B = 0) around the frozen backbone."""
     rows = SidRows(table.sizes, backbone.hidden_size)
     rows.start_from(codebooks, float(backbone.text_embeddings.float().norm(dim=1).mean()), config.seed)
+    if config.train == "full":
+        backbone.model.requires_grad_(True)
+        return SidModel(backbone, rows, Trie(table.codes, table.sizes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "lora"))
         with warnings.catch_warnings():
@@ -194,9 +203,14 @@ def _target_log_probs(model: SidModel, windows: list[Window]) -> torch.Tensor:
 
 
 def save_adapted(model: SidModel, folder: Path) -> None:
-    """Write `adapter/` (PEFT's format) and `sid_rows.safetensors`."""
-    model.inner.save_pretrained(folder / "adapter")
-    (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    """Write `adapter/` (PEFT's format; `weights.safetensors` where all was trained) and `sid_rows.safetensors`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model.inner, PeftModel):
+        model.inner.save_pretrained(str(folder / "adapter"))
+        (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    else:
+        weights = {name: tensor.detach().contiguous() for name, tensor in model.inner.state_dict().items()}
+        save_file(weights, folder / "weights.safetensors")
     save_file(
         {"input": model.rows.input.detach(), "output": model.rows.output.detach()},
         folder / "sid_rows.safetensors",
@@ -220,13 +234,17 @@ def load_adapted(
         raise RunError(
             f"the adapter in {run.path}/adapt was trained on other weights than {config.backbone.name} has"
         )
-    run.artifact(stage, f"{folder}adapter/adapter_config.json")
-    adapter = run.artifact(stage, f"{folder}adapter/adapter_model.safetensors").parent
     rows = SidRows(table.sizes, backbone.hidden_size)
     rows.load_state_dict(load_file(run.artifact(stage, f"{folder}sid_rows.safetensors")))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        peft = PeftModel.from_pretrained(backbone.model, str(adapter), is_trainable=not merge)
-    backbone.model = peft.merge_and_unload() if merge else peft
+    if config.train == "full":
+        backbone.model.load_state_dict(load_file(run.artifact(stage, f"{folder}weights.safetensors")))
+        backbone.model.requires_grad_(not merge)
+    else:
+        run.artifact(stage, f"{folder}adapter/adapter_config.json")
+        adapter = run.artifact(stage, f"{folder}adapter/adapter_model.safetensors").parent
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            peft = PeftModel.from_pretrained(backbone.model, str(adapter), is_trainable=not merge)
+        backbone.model = peft.merge_and_unload() if merge else peft
     model = SidModel(backbone, rows, Trie(table.codes, table.sizes))
     return model.eval().requires_grad_(False) if merge else model

