@@ -107,7 +107,7 @@ def personalize(config: PersonalizeConfig, adapt_config: AdaptConfig, run: Run) 
                         config, adapt_config, run, dataset, train, validation, folder / name, checkpoint, seed
                     )
                 else:
-                    part = trainer.train_prefix(method, seed, folder, checkpoint, curves)
+                    part = trainer.train_prefix(method, seed, folder, checkpoint)
                 curves[name] = part.pop("curves")
                 report["methods"][name] = part
         report["frozen_hash_before"], report["frozen_hash_after"] = before, weights_hash(model)
@@ -129,19 +129,27 @@ class _Trainer:
     ):
         self.config, self.model, self.builder = config, model, builder
         self.train, self.validation = train, validation
+        self._chosen: dict[
+            str, tuple[float, dict[float, float]]
+        ] = {}  # learning rate and pilots of each method
 
-    def train_prefix(self, method: str, seed: int, folder: Path, checkpoint: Path, curves: dict) -> dict:
-        """Choose the learning rate by pilots (first seed), train, save; returns the method's report."""
-        config, rates = self.config, self.config.learning_rates
-        chosen, pilots = rates[0], {}
-        if len(rates) > 1:
-            for rate in rates:
+    def _learning_rate(self, method: str, checkpoint: Path) -> tuple[float, dict[float, float]]:
+        """The rate whose pilot, from the first seed, validates best; one pilot a rate for all seeds of a method."""
+        if method not in self._chosen:
+            config, pilots = self.config, {}
+            for rate in config.learning_rates if len(config.learning_rates) > 1 else ():
                 steps = min(config.pilot_steps, config.steps)
-                pilot, _ = self._fit(
-                    method, config.seeds[0], rate, steps, checkpoint / f"pilot-{rate}", pilot=True
+                pilots[rate], _ = self._fit(
+                    method, config.seeds[0], rate, steps, checkpoint / f"{rate}", pilot=True
                 )
-                pilots[rate] = pilot
-            chosen = max(pilots, key=lambda rate: pilots[rate])
+            best = max(pilots, key=lambda rate: pilots[rate]) if pilots else config.learning_rates[0]
+            self._chosen[method] = best, pilots
+        return self._chosen[method]
+
+    def train_prefix(self, method: str, seed: int, folder: Path, checkpoint: Path) -> dict:
+        """Choose the learning rate, train, save; returns the method's report."""
+        config = self.config
+        chosen, pilots = self._learning_rate(method, checkpoint.parent / f"pilots-{method}")
         best, (prefix, curve) = self._fit(method, seed, chosen, config.steps, checkpoint / "full")
         save_file(dict(prefix.state_dict()), folder / f"{method}-{seed}.safetensors")
         return {

@@ -250,3 +250,32 @@ def test_brought_embeddings_replace_the_gnn(small_run, tmp_path):
     vectors, known = users.vectors([data.request(int(event), False) for event in data.events(3)[:4]])
     assert known.all()
     assert vectors.shape == (4, 2)
+
+
+def test_a_decoder_from_scratch_is_trained_whole_then_frozen(small_run, tmp_path):
+    config, run = small_run
+    backbone = config.adapt.backbone.model_copy(update={"name": "scratch", "scratch_hidden": 32, "layers": 1})
+    with pytest.raises(ValueError, match="a random model has to be trained whole"):
+        run_stage(
+            "adapt",
+            config.model_copy(update={"adapt": config.adapt.model_copy(update={"backbone": backbone})}),
+            run,
+        )
+    adapt = config.adapt.model_copy(update={"backbone": backbone, "train": "full", "steps": 20})
+    personal = config.personalize.model_copy(
+        update={"steps": 5, "seeds": (0, 1), "methods": ("e2p", "no_context_continued")}
+    )
+    changed = config.model_copy(update={"adapt": adapt, "personalize": personal})
+    other = Run.create(tmp_path / "copy")
+    for name in STAGES[:3]:
+        shutil.copytree(run.path / name, other.path / name)
+    run_stage("adapt", changed, other)
+    run_stage("personalize", changed, other)
+    model = load_adapted(other, adapt)
+    start = load_backbone(backbone).model
+    assert weights_hash(model.inner) != weights_hash(start)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    methods = Methods(other, changed)
+    check_contract(methods.build("e2p", seed=1), contract_requests(60), 60, tolerance=1e-4)
+    continued = methods.build("no_context_continued", seed=1)
+    assert weights_hash(continued.model.inner) != weights_hash(model.inner)
