@@ -29,12 +29,12 @@ def prepare(config: PrepareConfig, run: Run) -> None:
     if stage.is_done():
         print(f"prepare: up to date ({run.path / 'prepare'})")
         return
-    notices = Notices()
-    source = _load(config, notices)
-    interactions, dropped = _filter(source, config, notices)
-    dataset = _build(interactions, source, config, notices)
-    report = _report(dataset, config, source, dropped, notices, hashes)
     with stage.writing() as folder:
+        notices = Notices()
+        source = _load(config, notices)
+        interactions, dropped = _filter(source, config, notices)
+        dataset = _build(interactions, source, config, notices)
+        report = _report(dataset, config, source, dropped, notices, hashes)
         dataset.save(folder)
         write_text_atomically(folder / "prepare.json", json.dumps(report, indent=1))
     counts = report["counts"]
