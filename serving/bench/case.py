@@ -1,0 +1,113 @@
+"""What a benchmark case answers, and how two sides are timed: in turn, in one process, several times."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table. `ratio` is the median over repeats, `spread` the smallest and the largest of them.
+
+    `ours` and `peer` are medians in `unit`. A case meets its target when ratio ≥ target (≤ where lower is better).
+    """
+
+    name: str
+    peer: str  # what ours is compared with
+    ratio: float
+    spread: tuple[float, float]
+    target: float
+    lower_is_better: bool
+    ours: float
+    peers: float
+    unit: str  # of `ours` and `peers`
+    repeats: int
+    limit: str  # what limits ours, in words
+    notes: dict[str, Any] = field(default_factory=dict)  # sizes, memory, quality: whatever is beside the ratio
+
+    @property
+    def met(self) -> bool:
+        return self.ratio <= self.target if self.lower_is_better else self.ratio >= self.target
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each repeat, and the peak memory that each side took beyond what it found (bytes; None: unknown)."""
+
+    ours: list[float]
+    peers: list[float]
+    our_peak: int | None
+    peer_peak: int | None
+
+    @property
+    def speedup(self) -> tuple[float, tuple[float, float]]:
+        """Peer's time over ours: the median over repeats, and their range."""
+        return _median_and_range([theirs / ours for ours, theirs in zip(self.ours, self.peers, strict=True)])
+
+    @property
+    def share(self) -> tuple[float, tuple[float, float]]:
+        """Our time over the peer's: the median over repeats, and their range."""
+        return _median_and_range([ours / theirs for ours, theirs in zip(self.ours, self.peers, strict=True)])
+
+
+def in_turn(
+    ours: Callable[[], Any], peer: Callable[[], Any], repeats: int, warm_up: bool = True
+) -> Timing:
+    """Run ours, then the peer, `repeats` times over; before it each once, unmeasured, unless `warm_up` is off."""
+    if warm_up:
+        ours(), peer()
+    seconds: tuple[list[float], list[float]] = ([], [])
+    peaks: list[int | None] = [None, None]
+    for _ in range(repeats):
+        for side, call in enumerate((ours, peer)):
+            gc.collect()
+            with peak_memory() as peak:
+                start = time.perf_counter()
+                call()
+                seconds[side].append(time.perf_counter() - start)
+            if peak:
+                peaks[side] = max(peaks[side] or 0, peak[0])
+    return Timing(*seconds, *peaks)
+
+
+def timed(name: str, peer: str, timing: Timing, target: float, limit: str, **notes: Any) -> Result:
+    """A `Result` whose ratio is the peer's seconds over ours."""
+    ratio, spread = timing.speedup
+    ours, peers = statistics.median(timing.ours), statistics.median(timing.peers)
+    return Result(name, peer, ratio, spread, target, False, ours, peers, "s", len(timing.ours), limit, notes)
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """The list is left holding the growth of the peak resident memory inside the block, in bytes; empty off Linux."""
+    peak: list[int] = []
+    before = _resident("VmRSS") if _reset_peak() else None
+    yield peak
+    if before is not None:
+        peak.append(max(0, _resident("VmHWM") - before))
+
+
+def _reset_peak() -> bool:
+    try:
+        _CLEAR.write_text("5")  # sets VmHWM back to what is resident now (Linux)
+    except OSError:
+        return False
+    return True
+
+
+def _resident(field_name: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field_name))
+    return int(line.split()[1]) * 1024
+
+
+def _median_and_range(values: list[float]) -> tuple[float, tuple[float, float]]:
+    return statistics.median(values), (min(values), max(values))
