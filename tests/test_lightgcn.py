@@ -6,16 +6,22 @@ import numpy as np
 import pytest
 import torch
 from torch_geometric.nn import LGConv
+from torch_geometric.nn.models import LightGCN as PyGLightGCN
 
+from recsys import training
 from recsys.lightgcn import (
     LightGCN,
     LightGCNConfig,
-    SymmetricProduct,
+    MeanOfLayers,
+    WeightedSquares,
     bpr_loss,
     normalised_adjacency,
     sampled_softmax_loss,
+    step_of_training,
+    steps_of_epoch,
     train_lightgcn,
 )
+from recsys.seeds import torch_generator
 from recsys.user_vectors import HistoryVectors
 
 # user 0 has items 0 and 1; user 1 has items 1 and 2
@@ -55,10 +61,72 @@ def test_two_layers_and_their_gradient_equal_pyg_lgconv():
     torch.testing.assert_close(model.embedding.grad, start.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_symmetric_product_passes_gradcheck():
+def test_the_gradients_of_our_own_functions_pass_gradcheck():
     adjacency = normalised_adjacency(USERS, ITEMS, 2, 3).double()
-    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    assert torch.autograd.gradcheck(lambda value: SymmetricProduct.apply(adjacency, value), (x,))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 2, dtype=torch.float64, generator=generator, requires_grad=True)
+    weights = torch.rand(5, dtype=torch.float64, generator=generator)
+    for layers in (1, 3):
+        assert torch.autograd.gradcheck(lambda value, k=layers: MeanOfLayers.apply(adjacency, value, k), (x,))
+    assert torch.autograd.gradcheck(lambda value: WeightedSquares.apply(value, weights), (x,))
+    squares = WeightedSquares.apply(x.detach(), weights)
+    assert float(squares) == pytest.approx(float((x.detach().square().sum(1) * weights).sum()))
+
+
+def test_a_bpr_step_has_the_loss_and_the_gradient_of_pygs_module():
+    """`LightGCN.recommendation_loss` of torch-geometric, on the edges and negatives that our step drew."""
+    generator = np.random.default_rng(1)
+    users, items = np.unique(np.stack([generator.integers(0, 9, 60), generator.integers(0, 14, 60)]), axis=1)
+    config = LightGCNConfig(dim=6, layers=3, loss="bpr", batch=16, l2=0.05)
+    model = LightGCN(normalised_adjacency(users, items, 9, 14), 9, config, seed=0)
+    step, steps = step_of_training(model, users, items, seed=5), steps_of_epoch(len(users), config)
+    theirs = PyGLightGCN(9 + 14, 6, 3)
+    theirs.embedding.weight.data.copy_(model.embedding.data)
+    edges = torch.from_numpy(np.stack([users, items + 9]))
+    order = torch.randperm(len(users), generator=torch_generator(5, "edges", 1))
+    batch = edges[:, order[-(len(users) % 16) :]]  # the last, shorter batch of the second epoch
+    negatives = torch.randint(
+        9, 23, (batch.shape[1],), generator=torch_generator(5, "negatives", 2 * steps - 1)
+    )
+    label = torch.cat([batch, torch.stack([batch[0], negatives])], dim=1)
+    positive, negative = theirs(torch.cat([edges, edges.flip(0)], 1), label).chunk(2)
+    expected = theirs.recommendation_loss(positive, negative, node_id=batch.reshape(-1), lambda_reg=0.05)
+    loss = step(2 * steps - 1)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(model.embedding.grad, theirs.embedding.weight.grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "sampled_softmax"])
+def test_a_killed_training_resumes_to_the_same_bytes(tmp_path, loss, monkeypatch):
+    users, items = np.repeat(np.arange(30), 6), np.random.default_rng(0).integers(0, 40, 180)
+    config = LightGCNConfig(dim=8, loss=loss, epochs=6, batch=64, negatives=16, patience=0)
+    loop = training.fit
+
+    def often(*args, **kwargs):  # a checkpoint after every epoch
+        return loop(*args, **kwargs | {"checkpoint_every_s": -1.0, "quiet": True})
+
+    monkeypatch.setattr(training, "fit", often)
+
+    def train(folder, epochs_to_live=100):
+        seen = []
+
+        def validate(model):
+            seen.append(0)
+            if len(seen) == epochs_to_live:
+                raise KeyboardInterrupt
+            return float(model().sum())
+
+        every = config.model_copy(update={"validate_every_epochs": 1})
+        return train_lightgcn(users, items, 30, 40, every, 7, tmp_path / folder, validate)
+
+    whole, curves = train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("killed", epochs_to_live=4)
+    resumed, resumed_curves = train("killed")
+    assert torch.equal(whole.embedding, resumed.embedding)
+    assert curves == resumed_curves
 
 
 def test_losses_by_hand():
