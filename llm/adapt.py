@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from llm.backbone import Backbone, BackboneConfig, load_backbone, weights_hash
 from llm.model import SidModel
 from llm.prompts import PromptBuilder, PromptConfig
-from llm.scoring import by_length, expected_hit_rate
+from llm.scoring import expected_hit_rate
 from llm.vocabulary import SidRows
 from llm.windows import Window, WindowBatches, WindowBuilder
 from recsys import training
@@ -181,25 +181,14 @@ def validation_events(dataset: Dataset, at_most: int, seed: int) -> np.ndarray:
 
 
 def window_loss(model: SidModel, windows: list[Window]) -> torch.Tensor:
-    """−mean log p(item | what stands before it) over all targets of a batch of windows.
-
-    The shorter and the longer half are forwarded apart: windows with a profile are twice as long as those without.
-    """
-    halves = by_length([window.tokens for window in windows], -(-len(windows) // 2))
-    total = torch.cat([_target_log_probs(model, [windows[index] for index in half]) for half in halves])
-    return -total.mean()
-
-
-def _target_log_probs(model: SidModel, windows: list[Window]) -> torch.Tensor:
-    tokens = model.left_padded([window.tokens for window in windows])
-    hidden = model.hidden(tokens)
-    shift = [tokens.shape[1] - len(window.tokens) for window in windows]
-    row = np.repeat(np.arange(len(windows)), [len(window.items) for window in windows])
-    start = np.concatenate([window.starts + space for window, space in zip(windows, shift, strict=True)])
-    columns = torch.from_numpy(start[:, None] - 1 + np.arange(model.trie.n_levels)).to(model.device)
-    states = hidden[torch.from_numpy(row).to(model.device)[:, None], columns]
+    """−mean log p(item | what stands before it) over all targets of a batch of windows, in one packed pass."""
+    packed = model.pack([window.tokens for window in windows])
+    begins = (packed.layout.ends - packed.layout.lengths).cpu().numpy()
+    start = np.concatenate([window.starts + begin for window, begin in zip(windows, begins, strict=True)])
+    wanted = torch.from_numpy(start[:, None] - 1 + np.arange(model.trie.n_levels)).to(model.device)
+    states = model.hidden(packed, None, wanted.reshape(-1)).view(*wanted.shape, -1)
     items = torch.from_numpy(np.concatenate([window.items for window in windows])).to(model.device)
-    return model.path_log_probs(states, items)
+    return -model.path_log_probs(states, items).mean()
 
 
 def save_adapted(model: SidModel, folder: Path) -> None:

@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from llm import ragged
 from recsys.config import StageConfig
 from recsys.seeds import derive
 
@@ -140,7 +141,7 @@ def _from_folder(source: str | Path, layers: int | None) -> tuple[Any, Any]:
         if layers is not None and layers <= config.num_hidden_layers:
             config.num_hidden_layers = layers  # the deeper weights are then not even read
         model = AutoModel.from_pretrained(
-            source, config=config, dtype=torch.float32, attn_implementation="sdpa"
+            source, config=config, dtype=torch.float32, attn_implementation=ragged.NAME
         )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -203,5 +204,5 @@ def _random_llama(hidden: int, layers: int, heads: int, widening: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(0, "tiny-random"))
         model = LlamaModel(config).float()
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(ragged.NAME)
     return model

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from llm.model import SidModel
-from llm.vocabulary import PADDING
+from llm.ragged import Layout, Memory
 from recsys.recommender import Request
 from recsys.seeds import rng
 from semantic_ids.trie import Exclusions
@@ -48,19 +47,21 @@ class PromptSession:
     ):
         self.model, self.trie, self.exclusions = model, model.trie, exclusions
         self.temperature = temperature
-        tokens = model.left_padded(prompts)
-        self.n_rows, self.width = tokens.shape
-        self.real = tokens != PADDING
-        self.lengths = self.real.sum(1)
-        self.cache = DynamicCache(config=model.inner.config)
-        self.root_hidden = model.hidden(tokens, prefix, self.cache)[:, -1]
+        packed = model.pack(prompts)
+        self.n_rows, self.width, self.lengths = (
+            packed.layout.n_rows,
+            packed.layout.width,
+            packed.layout.lengths,
+        )
+        self.memory = Memory()
+        self.root_hidden = model.hidden(packed, prefix, packed.layout.ends - 1, self.memory)
+        columns = torch.arange(self.width, device=model.device)
+        self.real = columns < self.lengths[:, None]  # [B, width] where a prompt has a token
         self.alive = ~exclusions.excludes_everything()
 
     def rewind(self) -> None:
         """Forget every node; the prompts stay read."""
-        extra = self.cache.get_seq_length() - self.width
-        if extra:
-            self.cache.crop(-extra)
+        self.memory.rewind(self.width)
 
     def root(self) -> Nodes:
         rows = torch.arange(self.n_rows, device=self.model.device)
@@ -92,27 +93,17 @@ class PromptSession:
         """Forward nodes[which] in one call: their hidden states [Q, h] and the cache columns they took [Q]."""
         device = self.model.device
         row, node, ancestors = nodes.row[which], nodes.node[which], nodes.slots[which]
-        first = torch.searchsorted(row, torch.arange(self.n_rows, device=device))
-        column = torch.arange(len(row), device=device) - first[row]
-        width = int(column.max()) + 1
-        past = self.cache.get_seq_length()
-        code = self.trie.code[depth - 1][node]
-        tokens = torch.full((self.n_rows, width), PADDING, device=device)
-        tokens[row, column] = self.model.text_size + int(self.model.rows.offsets[depth - 1]) + code
-        sees = torch.zeros(self.n_rows, width, past + width, dtype=torch.bool, device=device)
+        layout = Layout(torch.bincount(row, minlength=self.n_rows), device)
+        past = self.memory.used
+        sees = torch.zeros(self.n_rows, layout.width, past + layout.width, dtype=torch.bool, device=device)
         sees[:, :, : self.width] = self.real[:, None]
-        sees[row[:, None], column[:, None], ancestors] = True
-        own = torch.arange(width, device=device)
+        sees[row[:, None], layout.place[:, None], ancestors] = True
+        own = torch.arange(layout.width, device=device)
         sees[:, own, past + own] = True
-        positions = (self.lengths[:, None] + depth - 1).expand(-1, width)
-        output = self.model.inner(
-            inputs_embeds=self.model.embed(tokens, None),
-            attention_mask=sees[:, None],
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        return output.last_hidden_state[row, column], past + column
+        code = self.trie.code[depth - 1][node]
+        tokens = self.model.text_size + int(self.model.rows.offsets[depth - 1]) + code
+        positions = self.lengths[row] + depth - 1
+        return self.model.node_hidden(tokens, positions, layout, self.memory, sees), past + layout.place
 
 
 def draw(

@@ -9,6 +9,8 @@ softmax runs over the node's children in the trie alone: the same normaliser in 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,17 @@ import torch
 from torch import nn
 
 from llm.backbone import Backbone
-from llm.vocabulary import PADDING, PREFIX, SidRows
+from llm.ragged import LastMLPOnlyWhere, Layout, Memory
+from llm.vocabulary import PREFIX, SidRows
 from semantic_ids.trie import Exclusions, Trie
+
+
+@dataclass
+class Packed:
+    """Token numbers [Q] of B rows, laid one after the other as `layout` says."""
+
+    tokens: torch.Tensor
+    layout: Layout
 
 
 class SidModel(nn.Module):
@@ -31,6 +42,9 @@ class SidModel(nn.Module):
         self.trie, self.device = trie.to(backbone.device), backbone.device
         self.bos_id, self.encode = backbone.bos_id, backbone.encode
         self.text_size, self.hidden_size = backbone.text_embeddings.shape
+        base = self.inner.get_base_model() if hasattr(self.inner, "get_base_model") else self.inner
+        mlp = getattr(base.layers[-1], "mlp", None) if hasattr(base, "layers") else None
+        self._last_mlp = None if mlp is None else LastMLPOnlyWhere(mlp)
         codes = np.zeros((trie.n_items, trie.n_levels), np.int64)
         path = trie.path(torch.arange(trie.n_items))
         for level in range(trie.n_levels):
@@ -41,36 +55,80 @@ class SidModel(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.inner.parameters()).dtype
 
-    def embed(self, tokens: torch.Tensor, prefix: torch.Tensor | None) -> torch.Tensor:
-        """Token numbers [B, T] -> input embeddings [B, T, h]; row b's PREFIX places take `prefix[b]` [m, h] in order."""
-        text = self.inner.get_input_embeddings()
-        is_sid = tokens >= self.text_size
-        embedded = text(tokens.clamp(0, self.text_size - 1)) * (~is_sid)[..., None]
-        # not by indexing: the gradient of an index with repeats is summed in an order that varies from run to run
-        sid = nn.functional.embedding((tokens - self.text_size).clamp(min=0), self.rows.input)
-        embedded = embedded + sid.to(embedded.dtype) * is_sid[..., None]
-        if prefix is None:
-            return embedded
-        places = tokens == PREFIX
-        order = (places.cumsum(1) - 1).clamp(0, prefix.shape[1] - 1)
-        soft = prefix.to(embedded.dtype).gather(1, order[..., None].expand(-1, -1, prefix.shape[2]))
-        return torch.where(places[..., None], soft, embedded)
+    def pack(self, sequences: Sequence[Sequence[int]]) -> Packed:
+        """Token rows of any lengths, laid one after the other."""
+        layout = Layout([len(sequence) for sequence in sequences], self.device)
+        tokens = np.fromiter(chain.from_iterable(sequences), np.int64, layout.n_tokens)
+        return Packed(torch.from_numpy(tokens).to(self.device), layout)
 
-    def hidden(self, tokens: torch.Tensor, prefix: torch.Tensor | None = None, cache=None) -> torch.Tensor:
-        """Hidden states [B, T, h] of left-padded token rows; fills `cache` (a DynamicCache) when given."""
-        real = tokens != PADDING
-        positions = (real.cumsum(1) - 1).clamp(min=0)
-        n = tokens.shape[1]
-        causal = torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril()
-        mask = (causal & real[:, None, :]) | torch.eye(n, dtype=torch.bool, device=tokens.device)
-        output = self.inner(
-            inputs_embeds=self.embed(tokens, prefix),
-            attention_mask=mask[:, None],
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
+    def embed(self, packed: Packed, prefix: torch.Tensor | None) -> torch.Tensor:
+        """Input embeddings [Q, h] of packed tokens; the PREFIX places of row b take `prefix[b]` [m, h] in order."""
+        tokens = packed.tokens
+        embedded = self.inner.get_input_embeddings()(tokens.clamp(0, self.text_size - 1))
+        sid = torch.nonzero(tokens >= self.text_size)[:, 0]
+        # not by indexing: the gradient of an index with repeats is summed in an order that varies from run to run
+        rows = nn.functional.embedding(tokens[sid] - self.text_size, self.rows.input)
+        embedded = embedded.index_copy(0, sid, rows.to(embedded.dtype))
+        soft = torch.nonzero(tokens == PREFIX)[:, 0]
+        if not len(soft):
+            return embedded
+        row = packed.layout.row[soft]
+        order = torch.arange(len(soft), device=soft.device) - torch.searchsorted(row, row)
+        if prefix is None or int(order.max()) >= prefix.shape[1]:
+            given = 0 if prefix is None else prefix.shape[1]
+            raise ValueError(
+                f"a prompt has {int(order.max()) + 1} places for soft tokens, and {given} are given"
+            )
+        flat = row * prefix.shape[1] + order
+        values = nn.functional.embedding(flat, prefix.reshape(-1, prefix.shape[2]))
+        return embedded.index_copy(0, soft, values.to(embedded.dtype))
+
+    def hidden(
+        self,
+        packed: Packed,
+        prefix: torch.Tensor | None = None,
+        wanted: torch.Tensor | None = None,
+        memory: Memory | None = None,
+    ) -> torch.Tensor:
+        """Hidden states [S, h] of the packed tokens numbered `wanted` [S] (all of them: [Q, h]).
+
+        Causal within each row. Keys and values of all tokens are left in an empty `memory` when given.
+        """
+        output = self._forward(
+            self.embed(packed, prefix), packed.layout.place, wanted, layout=packed.layout, memory=memory
         )
-        return output.last_hidden_state
+        if memory is not None:
+            memory.advance(packed.layout.width)
+        return output
+
+    def node_hidden(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        layout: Layout,
+        memory: Memory,
+        sees: torch.Tensor,
+    ) -> torch.Tensor:
+        """Hidden states [Q, h] of tree nodes: `sees` [B, W, columns] says where each looks, itself included.
+
+        Their keys and values stand behind those that `memory` holds.
+        """
+        embedded = self.embed(Packed(tokens, layout), None)
+        output = self._forward(embedded, positions, None, layout=layout, memory=memory, sees=sees)
+        memory.advance(layout.width)
+        return output
+
+    def _forward(self, embedded: torch.Tensor, positions: torch.Tensor, wanted, **attention) -> torch.Tensor:
+        if wanted is not None and self._last_mlp is not None:
+            self._last_mlp.wanted = wanted
+        try:
+            output = self.inner(
+                inputs_embeds=embedded[None], position_ids=positions[None], use_cache=False, **attention
+            ).last_hidden_state[0]
+        finally:
+            if self._last_mlp is not None:
+                self._last_mlp.wanted = None
+        return output if wanted is None else output.index_select(0, wanted)
 
     def path_log_probs(
         self,
@@ -95,10 +153,12 @@ class SidModel(nn.Module):
     def item_states(
         self, prompts: Sequence[Sequence[int]], items: np.ndarray, prefix: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Hidden states [B, L, h] that predict the L codes of one item after each prompt, in one padded pass."""
-        codes = self.item_tokens[items, :-1]
-        tokens = self.left_padded([[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)])
-        return self.hidden(tokens, prefix)[:, -self.trie.n_levels :]
+        """Hidden states [B, L, h] that predict the L codes of one item after each prompt, in one packed pass."""
+        codes = self.item_tokens[items, :-1].tolist()
+        packed = self.pack([[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)])
+        last = torch.arange(-self.trie.n_levels, 0, device=self.device)
+        wanted = packed.layout.ends[:, None] + last
+        return self.hidden(packed, prefix, wanted.reshape(-1)).view(*wanted.shape, -1)
 
     def item_log_probs(
         self,
@@ -111,11 +171,3 @@ class SidModel(nn.Module):
         states = self.item_states(prompts, items, prefix)
         rows = torch.arange(len(items), device=self.device)
         return self.path_log_probs(states, torch.from_numpy(items).to(self.device), 1.0, exclusions, rows)
-
-    def left_padded(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Token rows [B, T] on the model's device, PADDING in front."""
-        longest = max(len(sequence) for sequence in sequences)
-        tokens = np.full((len(sequences), longest), PADDING, np.int64)
-        for row, sequence in enumerate(sequences):
-            tokens[row, longest - len(sequence) :] = sequence
-        return torch.from_numpy(tokens).to(self.device)

@@ -16,7 +16,6 @@ from torch import nn
 from recsys.seeds import torch_generator
 
 PREFIX = -1  # where a soft token goes
-PADDING = -2  # no token; sees and is seen by nothing
 
 
 class SidRows(nn.Module):

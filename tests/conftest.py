@@ -20,7 +20,7 @@ from semantic_ids.trie import Trie
 from serving.config import RunConfig
 from serving.pipeline import run_all
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 SIZES = (4, 5, 4)
 
 

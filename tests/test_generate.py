@@ -27,10 +27,9 @@ def slow_distribution(model, prompt, prefix, excluded, temperature) -> np.ndarra
         for level in range(codes.shape[1]):
             before = tuple(codes[item, :level])
             if before not in memo:
-                tokens = torch.tensor([[*prompt, *model.item_tokens[item, :level]]])
-                embeds = model.embed(tokens, prefix)
+                embeds = model.embed(model.pack([[*prompt, *model.item_tokens[item, :level]]]), prefix)
                 with torch.no_grad():
-                    hidden = model.inner(inputs_embeds=embeds).last_hidden_state[0, -1]
+                    hidden = model.inner(inputs_embeds=embeds[None]).last_hidden_state[0, -1]
                 logits = (hidden @ model.rows.output.T).double().numpy()
                 memo[before] = logits[model.rows.offsets[level] : model.rows.offsets[level + 1]] / temperature
             legal = {codes[other, level] for other in allowed if tuple(codes[other, :level]) == before}

@@ -54,13 +54,18 @@ def test_the_static_prefix_ignores_the_user_and_shares_phi():
 
 def test_soft_tokens_take_the_prefix_places_and_nothing_else_moves(tiny):
     prefix = torch.randn(2, 2, 64, generator=torch.Generator().manual_seed(0))
-    tokens = torch.tensor([[PREFIX, PREFIX, 256, 65], [256, PREFIX, PREFIX, int(tiny.item_tokens[3, 0])]])
-    out = tiny.embed(tokens, prefix)
-    assert torch.equal(out[0, :2], prefix[0])
-    assert torch.equal(out[1, 1:3], prefix[1])
+    packed = tiny.pack([[PREFIX, PREFIX, 256, 65], [7], [256, PREFIX, PREFIX, int(tiny.item_tokens[3, 0])]])
+    prefix = torch.stack([prefix[0], torch.zeros(2, 64), prefix[1]])
+    out = tiny.embed(packed, prefix)
+    assert torch.equal(out[:2], prefix[0])
+    assert torch.equal(out[6:8], prefix[2])
     table = tiny.inner.get_input_embeddings().weight
-    assert torch.equal(out[0, 3], table[65])
-    assert torch.equal(out[1, 3], tiny.rows.input[int(tiny.item_tokens[3, 0]) - tiny.text_size])
+    assert torch.equal(out[3:5], table[[65, 7]])
+    assert torch.equal(out[8], tiny.rows.input[int(tiny.item_tokens[3, 0]) - tiny.text_size])
+    with pytest.raises(ValueError, match="2 places for soft tokens, and 1 are given"):
+        tiny.embed(packed, prefix[:, :1])
+    with pytest.raises(ValueError, match="and 0 are given"):
+        tiny.embed(packed, None)
 
 
 def test_rows_start_from_codebooks_at_the_norm_of_the_text_embeddings():
