@@ -2,8 +2,10 @@
 
 Items are sorted lexicographically by their codes, so the leaves under a node are one contiguous range and its
 children are consecutive nodes of the next depth. A node is a number within its depth; a compressed-sparse-row
-offset array (`child_start`) says where its children begin. The idea of a trie as flat arrays is that of
-STATIC (arXiv 2602.22647).
+offset array (`child_start`) says where its children begin. Where every node of a depth has every code as a child, as
+the first depths of a large catalogue do, nothing is looked up at all: column and code are the same. The idea of a
+trie as flat arrays is that of STATIC (arXiv 2602.22647); its dense tables for sparsely filled first levels are
+left out, because here they would save less than a thousandth of a model's forward.
 
 A constraint here never fails open: an unknown prefix raises, and the mask is applied before temperature and
 softmax, so the probabilities of a node's live children sum to one.
@@ -19,6 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semantic_ids.constraints import AllowList, Constraints, Exclusions
+from semantic_ids.int_array import IntArray, rows_of
+
+__all__ = ["AllowList", "Constraints", "Exclusions", "Trie", "UnknownPrefix"]
+
 
 class UnknownPrefix(KeyError):
     """A code prefix that no item has."""
@@ -31,14 +38,16 @@ class Trie:
     numbered in lexicographic order of their code prefix. Raises `ValueError` for codes out of range and,
     naming the items, for codes that are shared.
 
-    Attributes (int64 tensors on one device):
+    Attributes (arrays that take 2 or 4 bytes an entry and answer int64 when indexed, on one device):
         n_nodes:        nodes at depth 0..L; `n_nodes[0] == 1`, `n_nodes[L] == N`
         child_start[l]: [n_nodes[l] + 1]; the children of node v of depth l are the nodes
                         `child_start[l][v] .. child_start[l][v + 1] - 1` of depth l + 1
         code[l]:        [n_nodes[l + 1]]; the code by which a node of depth l + 1 is reached
+        parent[l]:      [n_nodes[l + 1]]; the node of depth l that a node of depth l + 1 is a child of
         leaf_start[l]:  [n_nodes[l] + 1], l in 0..L; the leaves under each node
         leaf_item:      [N] item of a leaf;  item_leaf: [N] leaf of an item
         max_children:   per depth 0..L-1, the widest branching
+        complete:       per depth 0..L-1, whether every node has every code as a child
     """
 
     def __init__(self, codes: Tensor | np.ndarray, sizes: Sequence[int]):
@@ -46,39 +55,68 @@ class Trie:
         self.n_items, self.n_levels = rows.shape
         self.sizes: tuple[int, ...] = tuple(int(size) for size in sizes)
         order = _lexicographic_order(rows, self.sizes)
-        rows = rows[order]
-        starts = _prefix_starts(rows, order)
-        self.n_nodes: tuple[int, ...] = tuple(len(start) for start in starts)
-        ends = [np.append(start, self.n_items) for start in starts]
-        self.leaf_start: list[Tensor] = [torch.from_numpy(end) for end in ends]
-        levels = range(self.n_levels)
-        self.child_start: list[Tensor] = [
-            torch.from_numpy(np.searchsorted(starts[level + 1], ends[level])) for level in levels
-        ]
-        self.code: list[Tensor] = [torch.from_numpy(rows[starts[level + 1], level]) for level in levels]
-        self.max_children: tuple[int, ...] = tuple(int(start.diff().max()) for start in self.child_start)
-        self.leaf_item: Tensor = torch.from_numpy(order)
-        self.item_leaf: Tensor = torch.empty_like(self.leaf_item)
-        self.item_leaf[self.leaf_item] = torch.arange(self.n_items)
+        self.n_nodes: tuple[int, ...] = (1,)
+        self.max_children: tuple[int, ...] = ()
+        self.leaf_start: list[IntArray] = [IntArray(np.array([0, self.n_items]))]
+        self.child_start: list[IntArray] = []
+        self.code: list[IntArray] = []
+        self.parent: list[IntArray] = []
+        new, starts = np.zeros(self.n_items, dtype=bool), np.zeros(1, dtype=np.int64)
+        new[0] = True
+        for level in range(self.n_levels):  # `new` marks the sorted positions where a prefix begins
+            column = rows[order, level]
+            new[1:] |= column[1:] != column[:-1]
+            first_child = np.append(np.cumsum(new)[starts] - 1, 0)
+            starts = np.flatnonzero(new)
+            first_child[-1] = len(starts)
+            self.n_nodes += (len(starts),)
+            self.max_children += (int(np.diff(first_child).max()),)
+            self.leaf_start.append(IntArray(np.append(starts, self.n_items)))
+            self.child_start.append(IntArray(first_child))
+            self.parent.append(IntArray(np.repeat(np.arange(self.n_nodes[level]), np.diff(first_child))))
+            self.code.append(IntArray(column[starts], padding=self.max_children[level]))
+        _refuse_shared(rows, order, new)
+        self.complete = tuple(
+            self.n_nodes[level + 1] == self.n_nodes[level] * size for level, size in enumerate(self.sizes)
+        )
+        leaf = np.empty_like(order)
+        leaf[order] = np.arange(self.n_items)
+        self.leaf_item, self.item_leaf = IntArray(order), IntArray(leaf)
 
     @property
     def device(self) -> torch.device:
-        return self.leaf_item.device
+        return self.leaf_item.stored.device
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that the arrays take."""
+        arrays = [
+            *self.leaf_start,
+            *self.child_start,
+            *self.code,
+            *self.parent,
+            self.leaf_item,
+            self.item_leaf,
+        ]
+        return sum(array.n_bytes for array in arrays)
 
     def to(self, device: torch.device | str) -> Trie:
-        """This trie with its tensors on `device`; the original is left as it is."""
+        """This trie with its arrays on `device`; the original is left as it is."""
         moved = copy.copy(self)
-        for name in ("leaf_start", "child_start", "code"):
-            setattr(moved, name, [tensor.to(device) for tensor in getattr(self, name)])
+        for name in ("leaf_start", "child_start", "code", "parent"):
+            setattr(moved, name, [array.to(device) for array in getattr(self, name)])
         moved.leaf_item, moved.item_leaf = self.leaf_item.to(device), self.item_leaf.to(device)
         return moved
 
     def path(self, items: Tensor) -> Tensor:
         """Node numbers [n, L + 1] from the root to the leaf of each of `items` [n]."""
-        self._check_items(items)
-        leaves = self.item_leaf[items.to(self.device)]
-        nodes = [torch.searchsorted(start, leaves, right=True) - 1 for start in self.leaf_start[:-1]]
-        return torch.stack([*nodes, leaves], dim=1)
+        if len(items) and not (int(items.min()) >= 0 and int(items.max()) < self.n_items):
+            wrong = items[(items < 0) | (items >= self.n_items)][:5].tolist()
+            raise ValueError(f"items {wrong} are not in the trie, which holds items 0..{self.n_items - 1}")
+        nodes = [self.item_leaf[items.to(self.device)]]
+        for parent in reversed(self.parent):
+            nodes.append(parent[nodes[-1]])
+        return torch.stack(nodes[::-1], dim=1)
 
     def find(self, prefix: Sequence[int]) -> int:
         """Node number at depth `len(prefix)`; raises `UnknownPrefix` (a `KeyError`) where no item has it."""
@@ -97,31 +135,62 @@ class Trie:
             node = first + offset
         return node
 
-    def exclusions(self, excluded: Sequence[np.ndarray]) -> Exclusions:
-        """One array of items a request (any order, duplicates allowed, may be empty), as an `Exclusions`."""
-        lengths = np.array([len(items) for items in excluded], dtype=np.int64)
-        flat = (
-            np.concatenate([np.asarray(items).reshape(-1) for items in excluded])
-            if len(excluded)
-            else lengths
-        )
-        items = torch.from_numpy(flat.astype(np.int64))
-        self._check_items(items)
-        rows = torch.from_numpy(np.repeat(np.arange(len(excluded)), lengths)).to(self.device)
-        keys = rows * self.n_items + self.item_leaf[items.to(self.device)]
-        return Exclusions(self, torch.unique(keys), len(excluded))
+    def allow_list(self, items: np.ndarray) -> AllowList:
+        """The only items that some requests may get, sorted once and shared by any number of them."""
+        return AllowList(self, items)
+
+    def constraints(
+        self,
+        excluded: Sequence[np.ndarray],
+        allowed: Sequence[np.ndarray | AllowList | None] | None = None,
+    ) -> Constraints:
+        """What each request may get: an array of items that are excluded, and an allow-list or None (all items).
+
+        Arrays may be in any order, hold duplicates, and be empty. One array given to several requests (the same
+        object) is stored once; an `AllowList` is also sorted once for all calls.
+        """
+        return Constraints(self, excluded, allowed)
+
+    def exclusions(self, excluded: Sequence[np.ndarray]) -> Constraints:
+        """`constraints` without allow-lists."""
+        return Constraints(self, excluded, None)
 
     def children(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Children of `nodes` [P] of `depth`: node numbers [P, W] at depth + 1, and which are real [P, W].
 
-        W is the widest branching among these nodes; padding repeats the node's last child, so it is safe to
-        index by.
+        W is at most `max_children[depth]`; padding repeats the node's last child, so it is safe to index by.
         """
-        first, end = self.child_start[depth][nodes], self.child_start[depth][nodes + 1]
-        width = int((end - first).max()) if len(nodes) else 0
-        child = first[:, None] + torch.arange(width, device=self.device)
-        real = child < end[:, None]
-        return torch.minimum(child, end[:, None] - 1), real
+        first, count, width = self._span(depth, nodes)
+        return _child_numbers(first, count, width), torch.arange(width, device=self.device) < count[:, None]
+
+    def child_scores(
+        self,
+        depth: int,
+        nodes: Tensor,
+        logits: Tensor,
+        constraints: Constraints | None = None,
+        rows: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The logits of each node's children, float32 [P, W], −inf at padding and at dead children; first child [P].
+
+        Column j is child `first + j`. The scores may be `logits` itself, so do not write to them. Arguments as in
+        `child_log_probs`.
+        """
+        if logits.shape != (len(nodes), self.sizes[depth]):
+            wanted = (len(nodes), self.sizes[depth])
+            raise ValueError(f"logits of depth {depth} have shape {tuple(logits.shape)}, expected {wanted}")
+        scores = logits.float()
+        first, count, width = self._span(depth, nodes)
+        if not self.complete[depth]:
+            scores = scores.gather(1, self.code[depth].windows(first, width))
+            ramp = scores.new_zeros(2 * width)
+            ramp[width:] = -torch.inf
+            scores = scores + rows_of(ramp, width - count, width)
+        if constraints is not None:
+            if rows is None:
+                raise ValueError("constraints need `rows`: the request of each node")
+            scores = constraints.mask(scores, depth, first, count, rows)
+        return scores, first
 
     def child_log_probs(
         self,
@@ -129,7 +198,7 @@ class Trie:
         nodes: Tensor,
         logits: Tensor,
         temperature: float = 1.0,
-        exclusions: Exclusions | None = None,
+        exclusions: Constraints | None = None,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """log p(child | node) inside the trie, and the child nodes, both [P, W] (see `children`).
@@ -139,53 +208,39 @@ class Trie:
         `exclusions` each node belongs to. −inf at padding and at dead children; a node without a live child
         is a row of −inf. Differentiable in `logits`. Raises `ValueError` unless `temperature` > 0.
         """
-        if not temperature > 0 or math.isinf(temperature):
-            raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
-        if logits.shape != (len(nodes), self.sizes[depth]):
-            wanted = (len(nodes), self.sizes[depth])
-            raise ValueError(f"logits of depth {depth} have shape {tuple(logits.shape)}, expected {wanted}")
-        child, live = self.children(depth, nodes)
-        if exclusions is not None:
-            if rows is None:
-                raise ValueError("exclusions need `rows`: the request of each node")
-            live = live & exclusions.allowed(depth + 1, child, rows[:, None].expand_as(child))
-        scores = logits.float().gather(1, self.code[depth][child])
+        scores, first = self.child_scores(depth, nodes, logits, exclusions, rows)
+        hopeless = torch.isneginf(scores.detach().amax(1, keepdim=True))
         # A dead row is computed on zeros and masked after: a softmax over −inf alone is NaN both ways.
-        hopeless = ~live.any(dim=1, keepdim=True)
-        scores = scores.masked_fill(~live, -torch.inf).masked_fill(hopeless, 0.0)
-        if scores.shape[1]:  # the largest score first becomes 0, so that a small temperature cannot overflow
-            scores = (scores - scores.detach().amax(dim=1, keepdim=True)) / temperature
-        return scores.log_softmax(dim=1).masked_fill(~live, -torch.inf), child
+        some = bool(hopeless.any())
+        scores = tempered(scores.masked_fill(hopeless, 0.0) if some else scores, temperature)
+        log_probs = scores.log_softmax(dim=1)
+        if some:
+            log_probs = log_probs.masked_fill(hopeless, -torch.inf)
+        count = self.child_start[depth][nodes + 1] - first
+        return log_probs, _child_numbers(first, count, scores.shape[1])
 
-    def _check_items(self, items: Tensor) -> None:
-        if len(items) and not (int(items.min()) >= 0 and int(items.max()) < self.n_items):
-            wrong = items[(items < 0) | (items >= self.n_items)][:5].tolist()
-            raise ValueError(f"items {wrong} are not in the trie, which holds items 0..{self.n_items - 1}")
+    def _span(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor, int]:
+        """First child and number of children of each node, and the width W of a table of them."""
+        first = self.child_start[depth][nodes]
+        count = self.child_start[depth][nodes + 1] - first
+        if self.complete[depth] or self.device.type != "cpu" or not len(nodes):
+            return first, count, self.max_children[depth]  # known without waiting for the device
+        return first, count, int(count.max())
 
 
-class Exclusions:
-    """Items that each of R requests may not get. A node is dead iff every leaf under it is excluded.
+def tempered(scores: Tensor, temperature: float) -> Tensor:
+    """`scores` / temperature up to a constant a row, the largest of which becomes 0, so that it cannot overflow."""
+    if not temperature > 0 or math.isinf(temperature):
+        raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
+    if temperature == 1:
+        return scores
+    return (scores - scores.detach().amax(dim=1, keepdim=True)) / temperature
 
-    Held as one sorted array of keys `row * N + leaf`, so the number of excluded leaves under a node is the
-    difference of two binary searches: the cost grows with the logarithm of what is excluded, never with the
-    catalogue.
-    """
 
-    def __init__(self, trie: Trie, keys: Tensor, n_rows: int):
-        self.trie, self.keys, self.n_rows = trie, keys, n_rows
-
-    def allowed(self, depth: int, nodes: Tensor, rows: Tensor) -> Tensor:
-        """Bool, the shape of `nodes`: has the node of `depth` a leaf that its request in `rows` may get?"""
-        start = self.trie.leaf_start[depth]
-        first, end = start[nodes], start[nodes + 1]
-        base = rows * self.trie.n_items
-        excluded = torch.searchsorted(self.keys, base + end) - torch.searchsorted(self.keys, base + first)
-        return excluded < end - first
-
-    def excludes_everything(self) -> Tensor:
-        """Bool [R]: requests that have no item left."""
-        rows = torch.arange(self.n_rows, device=self.trie.device)
-        return ~self.allowed(0, torch.zeros_like(rows), rows)
+def _child_numbers(first: Tensor, count: Tensor, width: int) -> Tensor:
+    """`first + min(j, count - 1)` for j < width: int64 [P, width]."""
+    ramp = torch.arange(1 - width, width + 1, device=first.device).clamp(max=0)
+    return rows_of(ramp, width - count, width) + (first + count - 1)[:, None]
 
 
 def _checked(codes: Tensor | np.ndarray, sizes: Sequence[int]) -> np.ndarray:
@@ -194,39 +249,39 @@ def _checked(codes: Tensor | np.ndarray, sizes: Sequence[int]) -> np.ndarray:
         raise ValueError(f"codes must be [items ≥ 1, {len(sizes)} levels], got shape {rows.shape}")
     if not np.issubdtype(rows.dtype, np.integer):
         raise ValueError(f"codes must be integers, got {rows.dtype}")
-    wrong = np.flatnonzero(((rows < 0) | (rows >= np.asarray(sizes))).any(axis=1))
-    if len(wrong):
+    if (rows.min(0) < 0).any() or (rows.max(0) >= np.asarray(sizes)).any():
+        wrong = np.flatnonzero(((rows < 0) | (rows >= np.asarray(sizes))).any(axis=1))
         raise ValueError(
             f"codes of item {wrong[0]} are {rows[wrong[0]].tolist()}, outside sizes {tuple(sizes)} "
             f"({len(wrong)} such items)"
         )
-    return rows.astype(np.int64, copy=False)
+    return rows
 
 
 def _lexicographic_order(rows: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    """The items [N] by their codes, and by their number where codes are shared."""
     if math.prod(sizes) >= 2**62:  # too wide for one integer key
         return np.lexsort(rows.T[::-1])
     key = np.zeros(len(rows), dtype=np.int64)
     for level, size in enumerate(sizes):
         key *= size
-        key += rows[:, level]
-    return np.argsort(key, kind="stable")
+        key += rows[:, level].astype(np.int64, copy=False)
+    bits = len(rows).bit_length()
+    if math.prod(sizes) << bits >= 2**63:
+        return np.argsort(key, kind="stable")
+    key <<= bits  # the item rides in the low bits: sorting values is four times as fast as sorting indices by them
+    key |= np.arange(len(rows))
+    key.sort()
+    key &= (1 << bits) - 1
+    return key
 
 
-def _prefix_starts(rows: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
-    """For depths 0..L, the sorted positions at which a new prefix of that length begins."""
-    n_items, n_levels = rows.shape
-    new = np.zeros(n_items, dtype=bool)
-    new[0] = True
-    starts = [np.zeros(1, dtype=np.int64)]
-    for level in range(n_levels):
-        new[1:] |= rows[1:, level] != rows[:-1, level]
-        starts.append(np.flatnonzero(new))
-    if not new.all():
-        second = int(np.flatnonzero(~new)[0])
-        items, shared = sorted(order[second - 1 : second + 1].tolist()), rows[second].tolist()
-        raise ValueError(
-            f"items {items[0]} and {items[1]} share the codes {shared} ({int((~new).sum())} items have codes "
-            "that another has); make them unique first (semantic_ids.table.make_unique)"
-        )
-    return starts
+def _refuse_shared(rows: np.ndarray, order: np.ndarray, new: np.ndarray) -> None:
+    if new.all():
+        return
+    second = int(np.flatnonzero(~new)[0])
+    items, shared = sorted(order[second - 1 : second + 1].tolist()), rows[order[second]].tolist()
+    raise ValueError(
+        f"items {items[0]} and {items[1]} share the codes {shared} ({int((~new).sum())} items have codes "
+        "that another has); make them unique first (semantic_ids.table.make_unique)"
+    )

@@ -190,20 +190,87 @@ def test_malformed_codes_are_refused(codes, sizes, says):
 
 
 def test_items_outside_the_catalogue_are_refused():
-    trie = Trie(np.arange(3)[:, None], (3,))
-    with pytest.raises(ValueError, match=r"\[3\]"):
-        trie.exclusions([np.array([0, 3])])
     with pytest.raises(ValueError, match=r"\[-1\]"):
-        trie.path(torch.tensor([-1]))
+        Trie(np.arange(3)[:, None], (3,)).path(torch.tensor([-1]))
 
 
-def test_codes_too_wide_for_one_integer_key_sort_the_same():
+@pytest.mark.parametrize(
+    "size", [2**15, 2**20]
+)  # a key with no bits to spare for the item; no integer key at all
+def test_codes_too_wide_for_one_integer_key_sort_the_same(size):
     rng = np.random.default_rng(0)
     codes = np.unique(rng.integers(0, 3, (40, 4)), axis=0)
     rng.shuffle(codes)
-    narrow, wide = Trie(codes, (3,) * 4), Trie(codes, (2**20,) * 4)
-    assert torch.equal(narrow.leaf_item, wide.leaf_item)
-    assert all(torch.equal(a, b) for a, b in zip(narrow.child_start, wide.child_start, strict=True))
+    narrow, wide = Trie(codes, (3,) * 4), Trie(codes, (size,) * 4)
+    assert torch.equal(narrow.leaf_item[:], wide.leaf_item[:])
+    assert all(torch.equal(a[:], b[:]) for a, b in zip(narrow.child_start, wide.child_start, strict=True))
+
+
+def test_numbers_past_16_bits_survive_the_round_trip():
+    """70,000 items, codes up to 69,999: entries of two bytes and of four."""
+    codes = np.stack([np.arange(70_000) % 7, np.random.default_rng(0).permutation(70_000)], axis=1)
+    trie = Trie(codes.astype(np.int32), (7, 70_000))
+    path = trie.path(torch.arange(70_000))
+    found = torch.stack([trie.code[level][path[:, level + 1]] for level in range(2)], dim=1)
+    assert np.array_equal(found.numpy(), codes)
+    assert torch.equal(trie.parent[1][path[:, 2]], path[:, 1])
+    assert trie.find(codes[-1].tolist()) == int(trie.item_leaf[69_999])
+
+
+def test_a_complete_depth_answers_as_the_same_depth_by_lookup():
+    """Every code pair exists. With one more code that no item has, the same trie looks its children up."""
+    codes = np.stack(np.meshgrid(np.arange(3), np.arange(4)), axis=-1).reshape(-1, 2)
+    complete, looked_up = Trie(codes, (3, 4)), Trie(codes, (4, 5))
+    assert complete.complete == (True, True)
+    assert looked_up.complete == (False, False)
+    excluded = [np.array([0, 3, 6, 9, 7])]
+    for depth, n in enumerate((1, 3)):
+        logits, rows = torch.randn(n, 5), torch.zeros(n, dtype=torch.int64)
+        for exclude in ([np.array([])], excluded):
+            one, other = (
+                trie.child_log_probs(
+                    depth,
+                    torch.arange(n),
+                    logits[:, : trie.sizes[depth]],
+                    0.7,
+                    trie.exclusions(exclude),
+                    rows,
+                )
+                for trie in (complete, looked_up)
+            )
+            assert torch.equal(one[1], other[1])
+            assert torch.equal(one[0], other[0])
+
+
+def test_children_are_padded_by_the_last_one():
+    trie = Trie(np.array([[0, 0], [1, 0], [1, 2], [1, 3]]), (3, 4))
+    child, real = trie.children(1, torch.tensor([1, 0]))
+    assert child.tolist() == [[1, 2, 3], [0, 0, 0]]
+    assert real.tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_a_million_items_take_at_most_100_megabytes():
+    keys = np.random.default_rng(0).permutation(2_000_000)[:1_000_000] * 2147
+    trie = Trie(np.stack([keys >> shift & 255 for shift in (24, 16, 8, 0)], axis=1), (256,) * 4)
+    assert trie.n_bytes <= 100e6
+    some = torch.arange(0, 1_000_000, 997)
+    assert torch.equal(trie.leaf_item[trie.path(some)[:, -1]], some)
+
+
+@pytest.mark.gpu
+def test_another_device_answers_the_same():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    codes = np.unique(np.random.default_rng(0).integers(0, 9, (200, 3)), axis=0)
+    answers = []
+    for trie in (Trie(codes, (9,) * 3), Trie(codes, (9,) * 3).to("cuda")):
+        nodes = trie.path(torch.arange(len(codes)))[:, 2]
+        logits = torch.linspace(-3, 3, 9 * len(nodes)).reshape(-1, 9).to(trie.device)
+        limits = trie.constraints([np.arange(20)], [np.arange(10, 150)])
+        found, child = trie.child_log_probs(2, nodes, logits, 0.7, limits, torch.zeros_like(nodes))
+        offset = trie.path(torch.arange(len(codes)))[:, 3] - child[:, 0]
+        answers.append(found.gather(1, offset[:, None]).cpu())
+    torch.testing.assert_close(*answers)
 
 
 def test_no_request_and_no_exclusion():

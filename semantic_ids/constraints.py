@@ -1,0 +1,204 @@
+"""Which items each request may get, node by node inside the trie.
+
+One definition, for sampler and scorer alike: an item is available to a request iff it is in the request's allow-list
+(or there is none) and not excluded; a node is live iff an available item is under it. Probabilities are those of the
+trie of live nodes, at every level.
+
+Nothing of the catalogue's size is made. An allow-list is the sorted nodes of each depth that have a listed item under
+them; exclusions are the sorted (request, node) pairs of each depth that are dead because of them, found from the
+leaves up. Children of a node are consecutive, so those that are in such a list are one range of it: two binary
+searches a node, however many children it has. Cost and memory grow with what is listed and excluded, and with the
+logarithm of it, never with the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from semantic_ids.trie import Trie
+
+
+class AllowList:
+    """The only items that a request may get: any order, duplicates allowed, may be empty. Raises as `Constraints`.
+
+    `live[d]` are the nodes of depth d with a listed item under them, sorted.
+    """
+
+    def __init__(self, trie: Trie, items: np.ndarray, name: str = "the allow-list"):
+        items = _whole_numbers(items, name)
+        _refuse_unknown(items, trie.n_items, lambda _: f"{name} holds")
+        self.trie = trie
+        nodes = torch.unique(trie.item_leaf[torch.from_numpy(items).to(trie.device)])
+        self.live = [nodes]
+        for depth in range(trie.n_levels - 1, -1, -1):
+            nodes = torch.unique_consecutive(trie.parent[depth][nodes])
+            self.live.insert(0, nodes)
+
+
+class Constraints:
+    """Exclusions and allow-lists of R requests; see `Trie.constraints`.
+
+    Raises `ValueError` naming the request and the item for an item that the trie does not hold.
+
+    Keys number pairs: request · (nodes of the depth) + node in `dead`, list · (nodes of the depth) + node in `live`.
+    """
+
+    def __init__(
+        self,
+        trie: Trie,
+        excluded: Sequence[np.ndarray],
+        allowed: Sequence[np.ndarray | AllowList | None] | None = None,
+    ):
+        self.trie, self.n_rows = trie, len(excluded)
+        lists, of_row = _distinct_lists(trie, allowed, self.n_rows)
+        self.list_of: Tensor | None = of_row if lists else None  # [R] number of a request's list, −1: none
+        self.live: list[Tensor] = [  # a single list is not copied
+            torch.cat([some.live[depth] + i * n for i, some in enumerate(lists)])
+            if len(lists) > 1
+            else lists[0].live[depth]
+            for depth, n in enumerate(trie.n_nodes if lists else ())
+        ]
+        self.dead = self._dead(*_flat(trie, excluded))
+
+    def allowed(self, depth: int, nodes: Tensor, rows: Tensor) -> Tensor:
+        """Bool, the shape of `nodes`: has the node of `depth` a leaf that its request in `rows` may get?"""
+        n = self.trie.n_nodes[depth]
+        live = ~_contains(self.dead[depth], rows * n + nodes)
+        if self.list_of is None:
+            return live
+        which = self.list_of[rows]
+        return live & ((which < 0) | _contains(self.live[depth], which * n + nodes))
+
+    def excludes_everything(self) -> Tensor:
+        """Bool [R]: requests that have no item left."""
+        rows = torch.arange(self.n_rows, device=self.trie.device)
+        return ~self.allowed(0, torch.zeros_like(rows), rows)
+
+    def mask(self, scores: Tensor, depth: int, first: Tensor, count: Tensor, rows: Tensor) -> Tensor:
+        """`scores` [P, W] of the children `first .. first + count − 1` [P] of nodes of `depth`, dead ones at −inf."""
+        n = self.trie.n_nodes[depth + 1]
+        if self.list_of is not None:
+            which = self.list_of[rows]
+            # list −1 has no keys: its range lies below all of them
+            live = _places(self.live[depth + 1], which * n + first, count, scores.shape[1])
+            bias = scores.new_zeros(scores.shape).masked_fill_(which[:, None] >= 0, -torch.inf)
+            bias.view(-1).index_fill_(0, live, 0.0)
+            scores = scores + bias
+        dead = _places(self.dead[depth + 1], rows * n + first, count, scores.shape[1])
+        if len(dead):
+            scores = scores.reshape(-1).index_fill(0, dead, -torch.inf).view(scores.shape)
+        return scores
+
+    def _dead(self, rows: Tensor, leaves: Tensor) -> list[Tensor]:
+        """Sorted keys, per depth, of the nodes that have listed leaves and whose listed leaves are all excluded."""
+        trie = self.trie
+        keys = torch.unique(rows * trie.n_items + leaves)
+        rows, nodes = keys // trie.n_items, keys % trie.n_items
+        if self.list_of is not None:
+            which = self.list_of[rows]
+            listed = (which < 0) | _contains(self.live[-1], which * trie.n_items + nodes)
+            keys, rows, nodes = keys[listed], rows[listed], nodes[listed]
+        dead = [keys]
+        for depth in range(trie.n_levels - 1, -1, -1):
+            if len(keys):
+                parents = trie.parent[depth][nodes]
+                keys, gone = torch.unique_consecutive(
+                    rows * trie.n_nodes[depth] + parents, return_counts=True
+                )
+                rows, nodes = keys // trie.n_nodes[depth], keys % trie.n_nodes[depth]
+                emptied = (gone == self._n_live_children(depth, nodes, rows)).nonzero()[:, 0]
+                keys, rows, nodes = (array.index_select(0, emptied) for array in (keys, rows, nodes))
+            dead.insert(0, keys)
+        return dead
+
+    def _n_live_children(self, depth: int, nodes: Tensor, rows: Tensor) -> Tensor:
+        """Children [K] of `nodes` [K] of `depth` that hold a listed item; all of them where there is no list."""
+        first, end = self.trie.child_start[depth][nodes], self.trie.child_start[depth][nodes + 1]
+        if self.list_of is None:
+            return end - first
+        which = self.list_of[rows]
+        base, live = which * self.trie.n_nodes[depth + 1], self.live[depth + 1]
+        listed = torch.searchsorted(live, base + end) - torch.searchsorted(live, base + first)
+        return torch.where(which < 0, end - first, listed)
+
+
+Exclusions = Constraints
+
+
+def _contains(keys: Tensor, values: Tensor) -> Tensor:
+    """Bool, the shape of `values`: is the value in the sorted `keys`?"""
+    if not len(keys):
+        return torch.zeros_like(values, dtype=torch.bool)
+    at = torch.searchsorted(keys, values).clamp(max=len(keys) - 1)
+    return keys[at] == values
+
+
+def _places(keys: Tensor, low: Tensor, count: Tensor, width: int) -> Tensor:
+    """p · width + (key − low[p]) for every p and every key in low[p] .. low[p] + count[p] − 1; `keys` are sorted."""
+    if not len(keys):
+        return low.new_zeros(0)
+    begin = torch.searchsorted(keys, low)
+    found = torch.searchsorted(keys, low + count) - begin
+    p = torch.arange(len(low), device=low.device)
+    shift = (begin + found - found.cumsum(0)).repeat_interleave(found)
+    at = torch.arange(len(shift), device=low.device) + shift
+    return keys.index_select(0, at) + (p * width - low).repeat_interleave(found)
+
+
+def _distinct_lists(
+    trie: Trie, allowed: Sequence[np.ndarray | AllowList | None] | None, n_rows: int
+) -> tuple[list[AllowList], Tensor]:
+    """The distinct allow-lists, by identity, and which of them each request has [R] (−1: none)."""
+    if allowed is None:
+        return [], torch.full((n_rows,), -1, device=trie.device)
+    if len(allowed) != n_rows:
+        raise ValueError(f"{n_rows} requests have exclusions but {len(allowed)} have an allow-list or None")
+    allowed = list(allowed)  # held here, so that no two of them can have one identity
+    lists: list[AllowList] = []
+    number: dict[int, int] = {}
+    for row, some in enumerate(allowed):
+        if some is None or id(some) in number:
+            continue
+        if not isinstance(some, AllowList):
+            made = AllowList(trie, some, f"the allow-list of request {row}")
+        elif some.trie.item_leaf.stored is not trie.item_leaf.stored:
+            raise ValueError(
+                f"the allow-list of request {row} was made for another trie, or on another device"
+            )
+        else:
+            made = some
+        number[id(some)] = len(lists)
+        lists.append(made)
+    of_row = [-1 if some is None else number[id(some)] for some in allowed]
+    return lists, torch.tensor(of_row, dtype=torch.int64, device=trie.device)
+
+
+def _flat(trie: Trie, excluded: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Request and leaf of each excluded item."""
+    arrays = [_whole_numbers(items, f"what request {row} excludes") for row, items in enumerate(excluded)]
+    rows = np.repeat(np.arange(len(arrays)), [len(items) for items in arrays])
+    items = np.concatenate(arrays) if arrays else rows
+    _refuse_unknown(items, trie.n_items, lambda at: f"request {rows[at]} excludes")
+    leaves = trie.item_leaf[torch.from_numpy(items).to(trie.device)]
+    return torch.from_numpy(rows).to(trie.device), leaves
+
+
+def _whole_numbers(items: np.ndarray, what: str) -> np.ndarray:
+    array = np.asarray(items).reshape(-1)
+    if len(array) and array.dtype.kind not in "iu":
+        raise ValueError(f"{what} must be item numbers, got an array of {array.dtype}")
+    return array.astype(np.int64, copy=False)
+
+
+def _refuse_unknown(items: np.ndarray, n_items: int, who) -> None:
+    if len(items) and (items.min() < 0 or items.max() >= n_items):
+        at = int(np.flatnonzero((items < 0) | (items >= n_items))[0])
+        raise ValueError(
+            f"{who(at)} item {items[at]}, which is not in the trie: it holds items 0..{n_items - 1}"
+        )
