@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
@@ -29,7 +30,7 @@ from recsys.seeds import torch_generator
 
 class LightGCNConfig(StageConfig):
     dim: int = 120  # embedding width; 120 as E2P's behavioural embeddings
-    layers: int = 2  # K propagation steps
+    layers: int = Field(default=2, ge=1)  # K propagation steps
     loss: Literal["sampled_softmax", "bpr"] = "sampled_softmax"  # the softmax trains in fewer epochs
     temperature: float = 0.15  # of the cosine logits of the sampled softmax
     negatives: int = 512  # negative items a batch, shared by its rows (sampled softmax) or one a row (BPR)
@@ -83,7 +84,7 @@ class MeanOfLayers(torch.autograd.Function):
     @staticmethod
     def forward(ctx, adjacency: torch.Tensor, x: torch.Tensor, layers: int) -> torch.Tensor:
         ctx.adjacency, ctx.layers = adjacency, layers
-        return sum_of_layers(adjacency, x, layers) / (layers + 1)
+        return sum_of_layers(adjacency, x, layers).div_(layers + 1)
 
     @staticmethod
     def backward(ctx, *gradients: torch.Tensor) -> tuple[None, torch.Tensor, None]:
