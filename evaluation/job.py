@@ -38,8 +38,10 @@ class EvaluateConfig(StageConfig):
     seed: int = 0
     # seeds of the draws, averaged per instance; more of them steady the sampled columns only
     draw_seeds: tuple[int, ...] = Field((0,), min_length=1)
-    # requests a call, and what a kill may cost; larger is faster until the prompts' cache fills the memory
-    batch_size: int = Field(32, ge=1)
+    # requests a call, and what a kill may cost
+    batch_size: int = Field(128, ge=1)
+    # MiB that a generative method may take beside its weights; it decides how many of a call's requests are read at once
+    memory_mb: int = Field(1024, ge=1)
     # chance of a false alarm in one test; customary
     alpha: float = Field(0.05, gt=0, lt=1)
     # chance to find the smallest detectable difference if it is true; customary

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from llm.backbone import Backbone
+from llm.batching import Footprint
 from llm.ragged import LastMLPOnlyWhere, Layout, Memory
 from llm.vocabulary import PREFIX, SidRows
 from semantic_ids.trie import Exclusions, Trie
@@ -45,6 +46,7 @@ class SidModel(nn.Module):
         base = self.inner.get_base_model() if hasattr(self.inner, "get_base_model") else self.inner
         mlp = getattr(base.layers[-1], "mlp", None) if hasattr(base, "layers") else None
         self._last_mlp = None if mlp is None else LastMLPOnlyWhere(mlp)
+        self.footprint = Footprint(base.config, max(rows.sizes), self.dtype.itemsize)
         codes = np.zeros((trie.n_items, trie.n_levels), np.int64)
         path = trie.path(torch.arange(trie.n_items))
         for level in range(trie.n_levels):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from llm import generate, scoring
+from llm.batching import BUDGET, by_length
 from llm.model import SidModel
 from llm.prefixes import E2P, StaticPrefix
 from llm.prompts import PromptBuilder
@@ -34,12 +35,13 @@ class SidRecommender:
         prefix: E2P | StaticPrefix | None = None,
         users: UserVectors | None = None,
         profile: bool = False,
-        batch: int = 64,
+        budget: int = BUDGET,
     ):
+        """`budget` (bytes) decides how many requests are read at once; see `llm.batching`."""
         if (prefix is None) != (users is None):
             raise ValueError("a prefix needs user vectors, and user vectors a prefix")
         self.name, self.model, self.builder, self.prefix = name, model, builder, prefix
-        self.users, self.profile, self.batch = users, profile, batch
+        self.users, self.profile, self.budget = users, profile, budget
         self._kept: tuple[float, list[Request], tuple] | None = None
 
     def recommend(
@@ -50,7 +52,7 @@ class SidRecommender:
         Scores are log-probabilities inside the trie (at `temperature`, or at 1 for the beam).
         """
         answers: list[Ranked | None] = [None] * len(requests)
-        for rows, some, session in self._sessions(requests, temperature or 1.0):
+        for rows, some, session in self._sessions(requests, temperature or 1.0, max(n, BEAM)):
             if temperature > 0:
                 found = generate.distinct(session, some, n, seed)
             else:
@@ -64,7 +66,7 @@ class SidRecommender:
     ) -> tuple[np.ndarray, np.ndarray]:
         items = np.empty((len(requests), n), np.int64)
         values = np.empty((len(requests), n))
-        for rows, some, session in self._sessions(requests, temperature):
+        for rows, some, session in self._sessions(requests, temperature, n):
             items[rows], values[rows] = generate.draw(session, some, n, seed)
         return items, values
 
@@ -79,7 +81,7 @@ class SidRecommender:
         """`log_prob` at G temperatures [R, G] for the price of one."""
         prompts, soft = self._inputs(requests)
         exclude = [request.exclude for request in requests]
-        return scoring.log_probs(self.model, prompts, items, soft, temperatures, exclude, self.batch)
+        return scoring.log_probs(self.model, prompts, items, soft, temperatures, exclude, self.budget)
 
     def context_tokens(self, requests: Sequence[Request]) -> float:
         profile = self.builder.profile_token_count(requests[:200]) if self.profile else 0.0
@@ -104,7 +106,7 @@ class SidRecommender:
         return prompts, soft
 
     def _sessions(
-        self, requests: Sequence[Request], temperature: float
+        self, requests: Sequence[Request], temperature: float, nodes: int
     ) -> Iterator[tuple[np.ndarray, list[Request], generate.PromptSession]]:
         """Prompts read, a batch at a time. One batch is kept, so that drawing, ranking and listing for the same
         requests read their prompts once.
@@ -115,7 +117,8 @@ class SidRecommender:
             yield self._kept[2]
             return
         prompts, soft = self._inputs(requests)
-        for rows in scoring.by_length(prompts, self.batch):
+        model = self.model
+        for rows in by_length(prompts, model.footprint, nodes, model.trie.n_levels, self.budget):
             some = [requests[row] for row in rows]
             exclusions = self.model.trie.exclusions([request.exclude for request in some])
             session = generate.PromptSession(

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
+from llm.batching import BUDGET, by_length
 from llm.model import SidModel
 from llm.prompts import PromptBuilder
 from recsys.recommender import Request
-
-BATCH = 64  # prompts a forward
-
-
-def by_length(prompts: Sequence[Sequence[int]], batch: int) -> Iterator[np.ndarray]:
-    """Indices of prompts, alike lengths together, at most `batch` at a time; the order depends on nothing else."""
-    order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
-    for start in range(0, len(order), batch):
-        yield order[start : start + batch]
 
 
 @torch.no_grad()
@@ -30,14 +22,15 @@ def log_probs(
     prefix: torch.Tensor | None = None,
     temperatures: Sequence[float] = (1.0,),
     exclude: Sequence[np.ndarray] | None = None,
-    batch: int = BATCH,
+    budget: int = BUDGET,
 ) -> np.ndarray:
     """log p [R, G] (float64) of `items` [R] after `prompts` at each of G temperatures, from one forward pass.
 
-    −inf where an item is excluded. `prefix` is [R, m, h].
+    −inf where an item is excluded. `prefix` is [R, m, h]. `budget` (bytes) bounds what a batch takes.
     """
     result = np.empty((len(prompts), len(temperatures)))
-    for rows in by_length(prompts, batch):
+    levels = model.trie.n_levels
+    for rows in by_length(prompts, model.footprint, levels, levels, budget):
         exclusions = None if exclude is None else model.trie.exclusions([exclude[row] for row in rows])
         soft = None if prefix is None else prefix[torch.from_numpy(rows)]
         some = np.asarray(items, dtype=np.int64)[rows]

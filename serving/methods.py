@@ -76,7 +76,7 @@ class Methods:
         """
         if method not in self.available():
             raise ValueError(f"this run has no method {method!r}; it has {', '.join(self.available())}")
-        name, batch = NAMES[method], self.config.evaluate.batch_size
+        name, budget = NAMES[method], self.config.evaluate.memory_mb << 20
         if method in ("popularity", "recency"):
             return self._baseline(method)
         if method == "embedding_retrieval":
@@ -87,12 +87,12 @@ class Methods:
             table = self.run.read_json("adapt", "adapt.json")["table_hash"]
             prefix = load_prefix(self.run, self.config.personalize, method, seed, self.model, table, users)
             return SidRecommender(
-                name, self.model, self.builder, prefix, users, method == "e2p_prompt", batch
+                name, self.model, self.builder, prefix, users, method == "e2p_prompt", budget
             )
         model = self.model
         if method == "no_context_continued":
             model = load_adapted(self.run, self.config.adapt, "personalize", f"{method}-{seed}/")
-        return SidRecommender(name, model, self.builder, profile=method == "prompt_context", batch=batch)
+        return SidRecommender(name, model, self.builder, profile=method == "prompt_context", budget=budget)
 
     def _baseline(self, method: str) -> Recommender:
         data = self.dataset

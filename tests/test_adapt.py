@@ -22,7 +22,7 @@ def test_the_window_loss_is_the_mean_over_targets_scored_one_by_one(tiny):
         for place, item in enumerate(items):
             prompts.append(start + body[: 3 * place])
             targets.append(item)
-    expected = -scoring.log_probs(tiny, prompts, np.array(targets), batch=1).mean()
+    expected = -scoring.log_probs(tiny, prompts, np.array(targets), budget=1).mean()
     assert window_loss(tiny, windows).item() == pytest.approx(expected, rel=1e-4)
 
 

@@ -1,0 +1,69 @@
+"""Batches by bytes: all requests once, alike lengths together, never above the budget, and no figure moves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llm import generate
+from llm.batching import by_length
+from llm.recommender import SidRecommender
+from tests.conftest import make_requests
+
+LENGTHS = [9, 2, 30, 2, 11, 30, 4, 5]
+
+
+def prompts_of(lengths):
+    return [[256, *range(length - 1)] for length in lengths]
+
+
+@pytest.mark.parametrize("budget", [1, 200_000, 1_000_000, 1 << 30])
+def test_batches_hold_every_prompt_once_and_keep_to_the_budget(tiny, budget):
+    batches = list(by_length(prompts_of(LENGTHS), tiny.footprint, 5, 3, budget))
+    order = np.concatenate(batches)
+    assert sorted(order.tolist()) == list(range(len(LENGTHS)))
+    assert (np.diff(np.array(LENGTHS)[order]) >= 0).all()
+    for batch in batches:
+        longest = max(LENGTHS[index] for index in batch)
+        assert len(batch) == 1 or len(batch) * tiny.footprint.of(longest, 5, 3) <= budget
+    if budget == 1:
+        assert len(batches) == len(LENGTHS)
+    if budget == 1 << 30:
+        assert len(batches) == 1
+
+
+def test_a_budget_of_nothing_is_refused(tiny):
+    with pytest.raises(ValueError, match="at least a byte, got 0"):
+        next(by_length(prompts_of([1]), tiny.footprint, 1, 1, 0))
+
+
+def test_what_a_session_keeps_is_within_its_footprint(tiny):
+    requests, nodes = make_requests(6), 12
+    prompts = prompts_of([7] * 6)
+    session = generate.PromptSession(tiny, prompts, None, tiny.trie.exclusions([[]] * 6))
+    held = session.memory._layers.values()
+    assert sum(x.nbytes for pair in held for x in pair) == 6 * 7 * tiny.footprint.kept
+    generate.distinct(session, requests, nodes, seed=0)
+    assert sum(x.nbytes for pair in held for x in pair) <= 6 * tiny.footprint.of(7, nodes, 3)
+
+
+def test_the_budget_changes_no_figure(tiny, small_run):
+    from serving.methods import Methods
+
+    config, run = small_run
+    methods = Methods(run, config)
+    requests = methods.dataset.requests(methods.dataset.events(2)[:11], False)
+    targets = np.arange(11)
+    answers = []
+    for budget in (1, 300_000, 1 << 30):
+        recommender = SidRecommender("No Context", methods.model, methods.builder, budget=budget)
+        items, values = recommender.draw(requests, 20, seed=4)
+        lists = recommender.recommend(requests, 6, 1.0, seed=4)
+        answers.append(
+            (items, values, [one.items.tolist() for one in lists], recommender.log_prob(requests, targets))
+        )
+    for other in answers[1:]:
+        assert (other[0] == answers[0][0]).all()
+        np.testing.assert_allclose(other[1], answers[0][1], rtol=1e-4, atol=1e-5)
+        assert other[2] == answers[0][2]
+        np.testing.assert_allclose(other[3], answers[0][3], rtol=1e-4, atol=1e-5)
