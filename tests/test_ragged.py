@@ -18,7 +18,7 @@ def alone(inner, embedded: torch.Tensor) -> torch.Tensor:
     return inner(inputs_embeds=embedded[None], use_cache=False).last_hidden_state[0]
 
 
-@pytest.fixture()
+@pytest.fixture
 def inner():
     """Trainable through a LoRA, with a random B so that it changes what comes out."""
     base = load_backbone(BackboneConfig(name="tiny-random", device="cpu")).model

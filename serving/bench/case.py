@@ -25,17 +25,21 @@ class Result:
     peer: str  # what ours is compared with
     ratio: float
     spread: tuple[float, float]
-    target: float
+    target: float | None  # None: shown beside the others, with nothing to reach
     lower_is_better: bool
     ours: float
     peers: float
     unit: str  # of `ours` and `peers`
     repeats: int
     limit: str  # what limits ours, in words
-    notes: dict[str, Any] = field(default_factory=dict)  # sizes, memory, quality: whatever is beside the ratio
+    notes: dict[str, Any] = field(
+        default_factory=dict
+    )  # sizes, memory, quality: whatever is beside the ratio
 
     @property
     def met(self) -> bool:
+        if self.target is None:
+            return True
         return self.ratio <= self.target if self.lower_is_better else self.ratio >= self.target
 
 
@@ -59,9 +63,7 @@ class Timing:
         return _median_and_range([ours / theirs for ours, theirs in zip(self.ours, self.peers, strict=True)])
 
 
-def in_turn(
-    ours: Callable[[], Any], peer: Callable[[], Any], repeats: int, warm_up: bool = True
-) -> Timing:
+def in_turn(ours: Callable[[], Any], peer: Callable[[], Any], repeats: int, warm_up: bool = True) -> Timing:
     """Run ours, then the peer, `repeats` times over; before it each once, unmeasured, unless `warm_up` is off."""
     if warm_up:
         ours(), peer()
@@ -79,7 +81,7 @@ def in_turn(
     return Timing(*seconds, *peaks)
 
 
-def timed(name: str, peer: str, timing: Timing, target: float, limit: str, **notes: Any) -> Result:
+def timed(name: str, peer: str, timing: Timing, target: float | None, limit: str, **notes: Any) -> Result:
     """A `Result` whose ratio is the peer's seconds over ours."""
     ratio, spread = timing.speedup
     ours, peers = statistics.median(timing.ours), statistics.median(timing.peers)
