@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semantic_ids.trie_arrays import IntArray
+
 if TYPE_CHECKING:
     from semantic_ids.trie import Trie
 
@@ -80,17 +82,23 @@ class Constraints:
         rows = torch.arange(self.n_rows, device=self.trie.device)
         return ~self.allowed(0, torch.zeros_like(rows), rows)
 
-    def mask(self, scores: Tensor, depth: int, first: Tensor, count: Tensor, rows: Tensor) -> Tensor:
-        """`scores` [P, W] of the children `first .. first + count − 1` [P] of nodes of `depth`, dead ones at −inf."""
-        n = self.trie.n_nodes[depth + 1]
+    def mask(
+        self, scores: Tensor, depth: int, first: Tensor, count: Tensor, rows: Tensor, by_code: bool = False
+    ) -> Tensor:
+        """`scores` [P, W] of the children `first .. first + count − 1` [P] of nodes of `depth`, dead ones at −inf.
+
+        Column j is child `first + j`, or the child with code j.
+        """
+        n, width = self.trie.n_nodes[depth + 1], scores.shape[1]
+        code = self.trie.code[depth] if by_code else None
         if self.list_of is not None:
             which = self.list_of[rows]
             # list −1 has no keys: its range lies below all of them
-            live = _places(self.live[depth + 1], which * n + first, count, scores.shape[1])
+            live = _cells(self.live[depth + 1], which * n, first, count, width, code)
             bias = scores.new_zeros(scores.shape).masked_fill_(which[:, None] >= 0, -torch.inf)
             bias.view(-1).index_fill_(0, live, 0.0)
             scores = scores + bias
-        dead = _places(self.dead[depth + 1], rows * n + first, count, scores.shape[1])
+        dead = _cells(self.dead[depth + 1], rows * n, first, count, width, code)
         if len(dead):
             scores = scores.reshape(-1).index_fill(0, dead, -torch.inf).view(scores.shape)
         return scores
@@ -139,16 +147,23 @@ def _contains(keys: Tensor, values: Tensor) -> Tensor:
     return keys[at] == values
 
 
-def _places(keys: Tensor, low: Tensor, count: Tensor, width: int) -> Tensor:
-    """p · width + (key − low[p]) for every p and every key in low[p] .. low[p] + count[p] − 1; `keys` are sorted."""
+def _cells(
+    keys: Tensor, base: Tensor, first: Tensor, count: Tensor, width: int, code: IntArray | None
+) -> Tensor:
+    """p · width + column for every p and every child in `first[p] .. first[p] + count[p] − 1` with base[p] + child in
+    the sorted `keys`. Its column is its place among these, or its `code`.
+    """
     if not len(keys):
-        return low.new_zeros(0)
+        return first.new_zeros(0)
+    low = base + first
     begin = torch.searchsorted(keys, low)
     found = torch.searchsorted(keys, low + count) - begin
-    p = torch.arange(len(low), device=low.device)
-    shift = (begin + found - found.cumsum(0)).repeat_interleave(found)
-    at = torch.arange(len(shift), device=low.device) + shift
-    return keys.index_select(0, at) + (p * width - low).repeat_interleave(found)
+    at = torch.arange(int(found.sum()), device=keys.device)
+    key = keys.index_select(0, at + (begin + found - found.cumsum(0)).repeat_interleave(found))
+    start = torch.arange(len(low), device=keys.device) * width
+    if code is None:
+        return key + (start - low).repeat_interleave(found)
+    return code[key - base.repeat_interleave(found)] + start.repeat_interleave(found)
 
 
 def _distinct_lists(

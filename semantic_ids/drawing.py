@@ -32,7 +32,7 @@ def draw_children(
     differs from exact arithmetic only where its number is within about 1e-7 of a boundary. Raises `ValueError` for a
     node without a live child.
     """
-    scores, first = trie.child_scores(depth, nodes, logits, constraints, rows)
+    scores, first = trie.child_scores(depth, nodes, logits, constraints, rows, by_code=True)
     probability = tempered(scores, temperature).softmax(1)
     block = min(BLOCK, probability.shape[1])
     if probability.shape[1] % block:
@@ -51,7 +51,11 @@ def draw_children(
     inside = blocks.index_select(0, which).double().cumsum(1)
     rest = _below(target - reached.index_select(0, which), inside[:, -1])
     at = which * block + torch.searchsorted(inside, rest[:, None], right=True)[:, 0]
-    child = first.index_select(0, member) + at - member * width
+    column, dense = at - member * width, trie.dense[depth]
+    if dense is None:
+        child = first.index_select(0, member) + column
+    else:
+        child = dense.child[nodes.index_select(0, member) * trie.sizes[depth] + column]
     return child, probability.view(-1).index_select(0, at).double().log()
 
 

@@ -2,10 +2,9 @@
 
 Items are sorted lexicographically by their codes, so the leaves under a node are one contiguous range and its
 children are consecutive nodes of the next depth. A node is a number within its depth; a compressed-sparse-row
-offset array (`child_start`) says where its children begin. Where every node of a depth has every code as a child, as
-the first depths of a large catalogue do, nothing is looked up at all: column and code are the same. The idea of a
-trie as flat arrays is that of STATIC (arXiv 2602.22647); its dense tables for sparsely filled first levels are
-left out, because here they would save less than a thousandth of a model's forward.
+offset array (`child_start`) says where its children begin. The first depths, where nodes are few and well filled,
+have a dense table beside it, node × code; and where every node has every code as a child, as at the first depths of
+a large catalogue, nothing is looked up at all. The idea of a trie as flat arrays is that of STATIC (arXiv 2602.22647).
 
 A constraint here never fails open: an unknown prefix raises, and the mask is applied before temperature and
 softmax, so the probabilities of a node's live children sum to one.
@@ -22,9 +21,11 @@ import torch
 from torch import Tensor
 
 from semantic_ids.constraints import AllowList, Constraints, Exclusions
-from semantic_ids.int_array import IntArray, rows_of
+from semantic_ids.trie_arrays import Dense, IntArray, rows_of
 
 __all__ = ["AllowList", "Constraints", "Exclusions", "Trie", "UnknownPrefix"]
+
+DENSE_CELLS = 2**20  # nodes × codes of a depth, at most, to have a dense table (8 bytes a cell)
 
 
 class UnknownPrefix(KeyError):
@@ -48,6 +49,7 @@ class Trie:
         leaf_item:      [N] item of a leaf;  item_leaf: [N] leaf of an item
         max_children:   per depth 0..L-1, the widest branching
         complete:       per depth 0..L-1, whether every node has every code as a child
+        dense:          per depth 0..L-1, its dense table, or None where it is complete, large, or far from filled
     """
 
     def __init__(self, codes: Tensor | np.ndarray, sizes: Sequence[int]):
@@ -66,9 +68,9 @@ class Trie:
         for level in range(self.n_levels):  # `new` marks the sorted positions where a prefix begins
             column = rows[order, level]
             new[1:] |= column[1:] != column[:-1]
-            first_child = np.append(np.cumsum(new)[starts] - 1, 0)
+            n_begun = np.cumsum(new)
+            first_child = np.append(n_begun[starts] - 1, n_begun[-1])
             starts = np.flatnonzero(new)
-            first_child[-1] = len(starts)
             self.n_nodes += (len(starts),)
             self.max_children += (int(np.diff(first_child).max()),)
             self.leaf_start.append(IntArray(np.append(starts, self.n_items)))
@@ -79,6 +81,7 @@ class Trie:
         self.complete = tuple(
             self.n_nodes[level + 1] == self.n_nodes[level] * size for level, size in enumerate(self.sizes)
         )
+        self.dense = [self._dense(depth) for depth in range(self.n_levels)]
         leaf = np.empty_like(order)
         leaf[order] = np.arange(self.n_items)
         self.leaf_item, self.item_leaf = IntArray(order), IntArray(leaf)
@@ -90,21 +93,15 @@ class Trie:
     @property
     def n_bytes(self) -> int:
         """Bytes that the arrays take."""
-        arrays = [
-            *self.leaf_start,
-            *self.child_start,
-            *self.code,
-            *self.parent,
-            self.leaf_item,
-            self.item_leaf,
-        ]
-        return sum(array.n_bytes for array in arrays)
+        arrays = [*self.leaf_start, *self.child_start, *self.code, *self.parent, *self.dense]
+        return sum(array.n_bytes for array in [*arrays, self.leaf_item, self.item_leaf] if array is not None)
 
     def to(self, device: torch.device | str) -> Trie:
         """This trie with its arrays on `device`; the original is left as it is."""
         moved = copy.copy(self)
         for name in ("leaf_start", "child_start", "code", "parent"):
             setattr(moved, name, [array.to(device) for array in getattr(self, name)])
+        moved.dense = [None if table is None else table.to(device) for table in self.dense]
         moved.leaf_item, moved.item_leaf = self.leaf_item.to(device), self.item_leaf.to(device)
         return moved
 
@@ -170,18 +167,21 @@ class Trie:
         logits: Tensor,
         constraints: Constraints | None = None,
         rows: Tensor | None = None,
+        by_code: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The logits of each node's children, float32 [P, W], −inf at padding and at dead children; first child [P].
 
-        Column j is child `first + j`. The scores may be `logits` itself, so do not write to them. Arguments as in
-        `child_log_probs`.
+        Column j is child `first + j`, or, `by_code` at a depth with a dense table, the child with code j. The scores
+        may be `logits` itself, so do not write to them. Arguments as in `child_log_probs`.
         """
         if logits.shape != (len(nodes), self.sizes[depth]):
             wanted = (len(nodes), self.sizes[depth])
             raise ValueError(f"logits of depth {depth} have shape {tuple(logits.shape)}, expected {wanted}")
-        scores = logits.float()
+        scores, dense = logits.float(), self.dense[depth] if by_code else None
         first, count, width = self._span(depth, nodes)
-        if not self.complete[depth]:
+        if dense is not None:
+            scores = scores + dense.absent.index_select(0, nodes)
+        elif not self.complete[depth]:
             scores = scores.gather(1, self.code[depth].windows(first, width))
             ramp = scores.new_zeros(2 * width)
             ramp[width:] = -torch.inf
@@ -189,7 +189,7 @@ class Trie:
         if constraints is not None:
             if rows is None:
                 raise ValueError("constraints need `rows`: the request of each node")
-            scores = constraints.mask(scores, depth, first, count, rows)
+            scores = constraints.mask(scores, depth, first, count, rows, dense is not None)
         return scores, first
 
     def child_log_probs(
@@ -218,6 +218,13 @@ class Trie:
             log_probs = log_probs.masked_fill(hopeless, -torch.inf)
         count = self.child_start[depth][nodes + 1] - first
         return log_probs, _child_numbers(first, count, scores.shape[1])
+
+    def _dense(self, depth: int) -> Dense | None:
+        n_nodes, size = self.n_nodes[depth], self.sizes[depth]
+        # narrower than half, the children are gathered sooner than a whole row is read
+        if self.complete[depth] or n_nodes * size > DENSE_CELLS or 2 * self.max_children[depth] < size:
+            return None
+        return Dense.of(self.parent[depth], self.code[depth], n_nodes, size)
 
     def _span(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor, int]:
         """First child and number of children of each node, and the width W of a table of them."""

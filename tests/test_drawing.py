@@ -78,6 +78,32 @@ def test_the_draw_is_the_inverse_cdf_at_every_width(width):
         check_against_slow_choice(trie, 1, nodes, logits, member, uniform, 1.0, constraints, rows)
 
 
+@settings(max_examples=40)
+@given(catalogues(), st.data())
+def test_dense_tables_and_lookups_draw_the_same(catalogue, data):
+    codes, sizes = catalogue
+    dense, looked_up = Trie(codes, sizes), Trie(codes, sizes)
+    looked_up.dense = [None] * len(sizes)
+    excluded, allowed = data.draw(limits(len(codes)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    for depth, size in enumerate(sizes):
+        nodes = torch.arange(dense.n_nodes[depth]).repeat(len(excluded))
+        rows = torch.arange(len(excluded)).repeat_interleave(dense.n_nodes[depth])
+        live = dense.constraints(excluded, allowed).allowed(depth, nodes, rows)
+        nodes, rows = nodes[live], rows[live]
+        logits = torch.from_numpy(rng.standard_normal((len(nodes), size)))
+        member = torch.arange(len(nodes)).repeat(5)
+        uniform = torch.from_numpy(rng.random(len(member)))
+        one, other = (
+            draw_children(
+                trie, depth, nodes, logits, member, uniform, 0.8, trie.constraints(excluded, allowed), rows
+            )
+            for trie in (dense, looked_up)
+        )
+        assert torch.equal(one[0], other[0])
+        torch.testing.assert_close(one[1], other[1], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 def test_frequencies_are_those_of_the_softmax(temperature):
     """60,000 walks over two levels, with exclusions: chi-square over the items that are left."""

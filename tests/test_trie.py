@@ -242,6 +242,18 @@ def test_a_complete_depth_answers_as_the_same_depth_by_lookup():
             assert torch.equal(one[0], other[0])
 
 
+def test_which_depths_have_a_dense_table():
+    """Root of 4 codes of 4: complete. Nodes of 2, 3, 2, 2 children of 4: dense. Nodes of 1 child of 4: looked up."""
+    pairs = [(0, 0), (0, 1), (1, 0), (1, 2), (1, 3), (2, 0), (2, 1), (3, 2), (3, 3)]
+    trie = Trie(np.array([(*pair, 1) for pair in pairs]), (4, 4, 4))
+    assert trie.complete == (True, False, False)
+    assert [table is not None for table in trie.dense] == [False, True, False]
+    table = trie.dense[1]
+    assert table is not None
+    assert [tuple(cell) for cell in torch.nonzero(table.absent == 0).tolist()] == pairs
+    assert table.child[torch.tensor([4 * a + b for a, b in pairs])].tolist() == list(range(9))
+
+
 def test_children_are_padded_by_the_last_one():
     trie = Trie(np.array([[0, 0], [1, 0], [1, 2], [1, 3]]), (3, 4))
     child, real = trie.children(1, torch.tensor([1, 0]))

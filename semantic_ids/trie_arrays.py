@@ -1,8 +1,9 @@
-"""Integer arrays that take the bytes they need and are read as int64."""
+"""The arrays that a trie is made of: integers that take the bytes they need, and a dense table of children."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ class IntArray:
         largest = int(values.max(initial=0))
         dtype = next(dtype for dtype in _WIDTHS if largest <= torch.iinfo(dtype).max)
         self.stored = torch.zeros(len(values) + padding, dtype=dtype)
-        self.stored[: len(values)] = torch.from_numpy(values)
+        self.stored[: len(values)] = torch.from_numpy(values.astype(np.int64, copy=False))
         self.n, self.padding = len(values), padding
 
     def __len__(self) -> int:
@@ -45,6 +46,34 @@ class IntArray:
         """The `width` consecutive entries from each of `first` [P]: int64 [P, width]; width ≤ `padding`."""
         assert width <= self.padding
         return rows_of(self.stored, first, width).long()
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The children of a depth's nodes by code: `absent` [n, size] float32 is 0 where there is one and −inf elsewhere.
+
+    `child` [n · size]: its number (0 where there is none).
+    """
+
+    absent: Tensor
+    child: IntArray
+
+    @classmethod
+    def of(cls, parent: IntArray, code: IntArray, n_nodes: int, size: int) -> Dense:
+        cell = parent[:] * size + code[:]
+        absent, child = (
+            torch.full((n_nodes * size,), -torch.inf),
+            torch.zeros(n_nodes * size, dtype=torch.int64),
+        )
+        absent[cell], child[cell] = 0.0, torch.arange(len(cell))
+        return cls(absent.view(n_nodes, size), IntArray(child.numpy()))
+
+    @property
+    def n_bytes(self) -> int:
+        return self.absent.nbytes + self.child.n_bytes
+
+    def to(self, device: torch.device | str) -> Dense:
+        return Dense(self.absent.to(device), self.child.to(device))
 
 
 def rows_of(values: Tensor, first: Tensor, width: int) -> Tensor:
