@@ -7,7 +7,7 @@ case stops if they do not:
                  and fills its row of a mask; the softmax and the draw are batched over all nodes
   dense compare  no trie: each distinct prefix is compared with the codes of the whole catalogue
 
-Catalogues are of random distinct codes. Those of real items are less even, which makes some nodes wider and no node
+Catalogues are of random distinct codes. Those of real items are less even: more nodes are wide, and none is
 wider than 256.
 """
 
@@ -49,8 +49,8 @@ MEASURED_PROMPTS = 8  # of which the forward's rate is measured
 def mask_and_draw(quick: bool) -> list[Result]:
     """Against both peers by catalogue size; the share of the model's forward; how flat it is in the catalogue's size.
 
-    `quick` leaves out the dict trie of ten million items (it takes half a minute and 3 GB to build) and the dense
-    compare from a million items on (10 s a batch). The dense compare of ten million is always left out (minutes).
+    `quick` leaves out the dict trie of ten million items (it takes half a minute and 2.4 GB to build) and the dense
+    compare from a million items on (8 s a batch). The dense compare of ten million is always left out (minutes).
     """
     keep_freed_memory()  # as the samplers do; it is the whole process's, so the peers have it too
     repeats = 3 if quick else 7
