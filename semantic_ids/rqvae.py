@@ -23,7 +23,7 @@ from torch.nn import functional
 from recsys.config import StageConfig
 from recsys.seeds import derive, rng, torch_generator
 from recsys.training import cosine, fit, trainable_state
-from semantic_ids.quantizer import Quantizer, kmeans, nearest, one_thread
+from semantic_ids.quantizer import Quantizer, kmeans, nearest
 
 
 class RQVAEConfig(StageConfig):
@@ -71,15 +71,40 @@ class RQVAE(Quantizer):
         Returns it with the codes [n] and the residuals [n, d] (detached) that each level coded.
         """
         z = self.encoder(vectors)
-        rest, commitment, codes, residuals = z, z.new_zeros(()), [], []
-        for codebook in self.codebooks:
-            residuals.append(rest.detach())
-            codes.append(nearest(residuals[-1], codebook))
-            rest = rest - codebook[codes[-1]]  # codebooks are buffers: nothing flows into them
-            commitment = commitment + rest.square().mean()  # z − sg[ẑ_l] is what level l leaves over
-        straight_through = z - rest.detach()
+        codes, residuals, left = self.quantise(z.detach())
+        straight_through, commitment = Coded.apply(z, left)
         error = functional.mse_loss(self.decoder(straight_through), vectors)
         return error + self.config.commitment * commitment, codes, residuals
+
+    @torch.no_grad()
+    def quantise(self, z: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Of each level the codes [n], the residuals [n, d] that it coded, and what it left over, z − ẑ_l of [L, n, d]."""
+        codes, rest = [], [z]
+        for codebook in self.codebooks:
+            codes.append(nearest(rest[-1], codebook))
+            rest.append(rest[-1] - codebook.index_select(0, codes[-1]))
+        return codes, rest[:-1], torch.stack(rest[1:])
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW over the network, fused: one pass over memory."""
+        config = self.config
+        return torch.optim.AdamW(
+            self.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
+
+    def training_step(self, rows: Tensor, seed: int, index: int) -> Tensor:
+        """The loss of step `index` on its batch of `rows` [N, dim]; past the warm-up the codebooks move with it."""
+        config = self.config
+        batch = _batch(rows, config.batch, seed, index)
+        if index < config.warmup:
+            return functional.mse_loss(self.decoder(self.encoder(batch)), batch)
+        if not bool(self.started):
+            self.start_codebooks(rows, seed)
+        loss, codes, residuals = self.loss(batch)
+        self.move_codebooks(codes, residuals)
+        if index < 0.9 * config.steps:
+            self.restart_dead(residuals, rng(seed, "restart", index))
+        return loss
 
     def fit(self, vectors: np.ndarray, checkpoint: Path, seed: int, quiet: bool = False) -> dict:
         """See `Quantizer.fit`. Weights are drawn from `seed` here, whatever the constructor drew."""
@@ -88,37 +113,23 @@ class RQVAE(Quantizer):
                 f"RQ-VAE cannot start {max(self.sizes)} codes from {len(vectors)} vectors; use smaller levels"
             )
         config, rows = self.config, torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
-        _draw_weights(self, seed)
+        draw_weights(self, seed)
         self.train()
 
-        def step(index: int) -> Tensor:
-            batch = _batch(rows, config.batch, seed, index)
-            if index < config.warmup:
-                return functional.mse_loss(self.decoder(self.encoder(batch)), batch)
-            if not bool(self.started):
-                self.start_codebooks(rows, seed)
-            loss, codes, residuals = self.loss(batch)
-            self.move_codebooks(codes, residuals)
-            if index < 0.9 * config.steps:
-                self.restart_dead(residuals, rng(seed, "restart", index))
-            return loss
-
-        optimizer = torch.optim.AdamW(self.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        with one_thread():
-            curves = fit(
-                "RQ-VAE",
-                config.steps,
-                trainable_state(self),
-                optimizer,
-                step,
-                checkpoint,
-                schedule=lambda index: cosine(index, config.steps, 20),
-                clip_norm=1.0,
-                quiet=quiet,
-            )
+        curves = fit(
+            "RQ-VAE",
+            config.steps,
+            trainable_state(self),
+            self.optimizer(),
+            lambda index: self.training_step(rows, seed, index),
+            checkpoint,
+            schedule=lambda index: cosine(index, config.steps, 20),
+            clip_norm=1.0,
+            quiet=quiet,
+        )
         if not bool(self.started):  # steps ≤ warmup
             self.start_codebooks(rows, seed)
-        self._settle(vectors)
+        self.settle(vectors)
         return curves.as_dict()
 
     @torch.no_grad()
@@ -142,13 +153,12 @@ class RQVAE(Quantizer):
     @torch.no_grad()
     def move_codebooks(self, codes: Sequence[Tensor], residuals: Sequence[Tensor]) -> None:
         """n ← γn + (1 − γ)·uses, m ← γm + (1 − γ)·Σ residuals, e = m / n, for each code of each level."""
-        decay = self.config.decay
-        for level, (chosen, rest) in enumerate(zip(codes, residuals, strict=True)):
+        new = 1 - self.config.decay
+        for level, codebook in enumerate(self.codebooks):
             count, total = self.get_buffer(f"count_{level}"), self.get_buffer(f"sum_{level}")
-            uses = torch.bincount(chosen, minlength=len(count)).to(count.dtype)
-            count.mul_(decay).add_(uses, alpha=1 - decay)
-            total.mul_(decay).add_(torch.zeros_like(total).index_add_(0, chosen, rest), alpha=1 - decay)
-            self.codebooks[level].copy_(total / count.clamp(min=1e-8)[:, None])
+            uses = torch.bincount(codes[level], minlength=len(count)).to(count.dtype)
+            coded = torch.zeros_like(total).index_add_(0, codes[level], residuals[level])
+            torch.div(total.lerp_(coded, new), count.lerp_(uses, new).clamp(min=1e-8)[:, None], out=codebook)
 
     @torch.no_grad()
     def restart_dead(self, residuals: Sequence[Tensor], generator: np.random.Generator) -> int:
@@ -156,17 +166,19 @@ class RQVAE(Quantizer):
         restarted = 0
         for level, rest in enumerate(residuals):
             count, even = self.get_buffer(f"count_{level}"), len(rest) / self.sizes[level]
-            dead = torch.nonzero(count < self.config.restart_below * even)[:, 0]
-            if len(dead):
-                found = rest[torch.from_numpy(generator.integers(0, len(rest), len(dead)))]
-                self.codebooks[level][dead] = found
-                count[dead] = even  # as if in even use: it has some steps to find its place
-                self.get_buffer(f"sum_{level}")[dead] = found * even
-                restarted += len(dead)
+            least = self.config.restart_below * even
+            if float(count.min()) >= least:
+                continue
+            dead = torch.nonzero(count < least)[:, 0]
+            found = rest[torch.from_numpy(generator.integers(0, len(rest), len(dead)))]
+            self.codebooks[level][dead] = found
+            count[dead] = even  # as if in even use: it has some steps to find its place
+            self.get_buffer(f"sum_{level}")[dead] = found * even
+            restarted += len(dead)
         return restarted
 
     @torch.no_grad()
-    def _settle(self, vectors: np.ndarray, rounds: int = 5) -> None:
+    def settle(self, vectors: np.ndarray, rounds: int = 5) -> None:
         """Lloyd steps, level by level, on all latents; an unused code takes the worst-coded residual."""
         rest = self.latent_of(vectors)
         for codebook in self.codebooks:
@@ -175,10 +187,29 @@ class RQVAE(Quantizer):
                 uses = torch.bincount(codes, minlength=len(codebook))
                 means = torch.zeros_like(codebook).index_add_(0, codes, rest) / uses.clamp(min=1)[:, None]
                 unused = torch.nonzero(uses == 0)[:, 0]
-                worst = (rest - codebook[codes]).square().sum(1).topk(min(len(unused), len(rest))).indices
-                means[unused[: len(worst)]] = rest[worst]
+                if len(unused):
+                    error = (rest - codebook.index_select(0, codes)).square().sum(1)
+                    worst = error.topk(min(len(unused), len(rest))).indices
+                    means[unused[: len(worst)]] = rest[worst]
                 codebook.copy_(means)
-            rest = rest - codebook[nearest(rest, codebook)]
+            rest -= codebook.index_select(0, nearest(rest, codebook))
+
+
+class Coded(torch.autograd.Function):
+    """z [n, d] and what each level left over of it, z − ẑ_l of [L, n, d] → ẑ_L, and Σ_l mean‖z − sg[ẑ_l]‖².
+
+    Nothing flows into the codebooks, which are buffers: the gradient of ẑ_L is that of z (straight through).
+    """
+
+    @staticmethod
+    def forward(ctx, z: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(left)
+        return z - left[-1], torch.dot(left.view(-1), left.view(-1)) / z.numel()
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (left,) = ctx.saved_tensors
+        return gradients[0] + left.sum(0).mul_(2 * gradients[1] / left[0].numel()), None
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
@@ -189,7 +220,7 @@ def _mlp(widths: Sequence[int]) -> nn.Sequential:
 
 
 @torch.no_grad()
-def _draw_weights(module: nn.Module, seed: int) -> None:
+def draw_weights(module: nn.Module, seed: int) -> None:
     for name, parameter in module.named_parameters():
         if parameter.dim() == 2:
             nn.init.xavier_uniform_(parameter, generator=torch_generator(seed, "weights", name))
@@ -200,4 +231,4 @@ def _draw_weights(module: nn.Module, seed: int) -> None:
 def _batch(rows: Tensor, size: int, seed: int, index: int) -> Tensor:
     if len(rows) <= size:
         return rows
-    return rows[torch.from_numpy(rng(seed, "batch", index).integers(0, len(rows), size))]
+    return rows.index_select(0, torch.from_numpy(rng(seed, "batch", index).integers(0, len(rows), size)))

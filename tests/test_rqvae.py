@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import make_blobs
 
+from semantic_ids.quantizer import CHUNK, nearest
 from semantic_ids.rqvae import RQVAE, RQVAEConfig
 
 SMALL = RQVAEConfig(hidden=(16,), latent=4, steps=60, warmup=20, batch=64)
@@ -60,6 +61,35 @@ def test_the_gradient_goes_straight_through():
     expected = torch.autograd.grad(z, list(model.encoder.parameters()), z_hat.grad)
     for ours, plain in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_the_commitment_pulls_every_level_and_the_codebooks_hold_still():
+    """Its gradient against the plain graph: 2 β / (n d) Σ_l (z − ẑ_l), from autograd on the formula itself."""
+    model = with_codebooks(RQVAE(8, (5, 3), SMALL))
+    x = torch.from_numpy(blobs(10))
+    z = model.encoder(x)
+    codes = model.loss(x)[1]
+    coded = [sum(model.codebooks[m][codes[m]] for m in range(level + 1)) for level in range(2)]
+    plain = torch.nn.functional.mse_loss(model.decoder(z + (coded[-1] - z).detach()), x)
+    plain = plain + SMALL.commitment * sum((z - done).square().mean() for done in coded)
+    expected = torch.autograd.grad(plain, list(model.parameters()))
+    found = torch.autograd.grad(model.loss(x)[0], list(model.parameters()))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_nearest_is_argmin_and_the_lowest_of_a_tie():
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1e-3, 1.0, 1e3):
+        rows = scale * torch.randn(CHUNK + 500, 5, generator=generator)
+        book = scale * torch.randn(37, 5, generator=generator)
+        distance = (rows[:, None].double() - book[None].double()).square().sum(2)
+        found = distance.gather(1, nearest(rows, book)[:, None])[:, 0]
+        torch.testing.assert_close(found, distance.amin(1), rtol=1e-4, atol=1e-5 * scale**2)
+        exact = torch.addmm(book.square().sum(1), rows[:500], book.T, alpha=-2).argmin(1)
+        assert torch.equal(nearest(rows[:500], book), exact)
+    corners = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    assert nearest(torch.tensor([[0.0, 0.0], [-2.0, 0.0]]), corners).tolist() == [0, 1]
 
 
 def test_both_terms_are_on_one_scale():

@@ -1,0 +1,242 @@
+"""An epoch of RQ-VAE on 100,000 × 384 vectors: ours and the same autoencoder around vector-quantize-pytorch's ResidualVQ.
+
+Both sides have the same layers, levels, sizes, batch, moving-average decay, commitment weight, rule for dead codes,
+optimiser and learning rates, and take the same number of steps. The notes hold them to the same reconstruction error and
+use of codes, and give the rate of encoding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys.seeds import rng
+from recsys.training import cosine, keep_freed_memory
+from semantic_ids.rqvae import RQVAE, RQVAEConfig, draw_weights
+from serving.bench.case import Result, in_turn, peak_memory, timed
+
+TARGET = 2.0
+PEER = "vector-quantize-pytorch ResidualVQ, the same autoencoder"
+SEED = 0
+ROWS, DIM = 100_000, 384
+SIZES = (256, 256, 256)  # TIGER's
+CHUNK = 2048  # rows that a side encodes at once; the faster of 2,048 and 16,384 for both
+
+
+@dataclass
+class Side:
+    """What trains one model and what is asked of it afterwards."""
+
+    step: Callable[[int], Tensor]  # index → loss
+    optimizer: torch.optim.Optimizer
+    encode: Callable[[Tensor], Tensor]  # rows [n, dim] → codes [n, L]
+    decode: Callable[[Tensor], Tensor]
+    clip: float = 0.0
+
+
+def rqvae_epoch(quick: bool) -> list[Result]:
+    """Seconds an epoch, of the epochs after the first (in which codebooks start)."""
+    try:
+        import vector_quantize_pytorch  # noqa: F401
+    except ImportError as error:
+        raise ValueError("this case needs its peer: pip install 'prelude-recsys[bench]'") from error
+    keep_freed_memory()  # as training does; it is the whole process's, so the peer has it too
+    repeats = 2 if quick else 5
+    rows = torch.from_numpy(clustered(ROWS, DIM))
+    config = RQVAEConfig()
+    epoch = -(-ROWS // config.batch)
+    config = config.model_copy(update={"steps": (1 + repeats) * epoch})
+    model = RQVAE(DIM, SIZES, config)
+    draw_weights(model, SEED)
+    model.train()
+    sides = {"ours": _ours(model, rows), "peer": _peer(config, rows, True)}
+    trainers = [_trainer(side, epoch, config.steps) for side in sides.values()]
+    peaks = []
+    for trainer in trainers:  # the warm-up: what is allocated here is kept, so memory is measured here
+        with peak_memory() as peak:
+            trainer()
+        peaks.append(peak[0] if peak else None)
+    timing = in_turn(*trainers, repeats, warm_up=False)
+    rate = _matrix_rate()
+    floor = _training_flops(model) * ROWS / rate
+    ours_s = float(np.median(timing.ours))
+    notes = {
+        f"{name}_{key}": value for name, side in sides.items() for key, value in _quality(side, rows).items()
+    }
+    settle_s = _seconds(lambda: model.settle(rows.numpy()))
+    notes |= {"settling_s": settle_s}
+    notes |= {f"ours_settled_{key}": value for key, value in _quality(sides["ours"], rows).items()}
+    plain = _trainer(_peer(config, rows, False), epoch // 4, config.steps)
+    plain()
+    plain_s = _seconds(plain) * epoch / (epoch // 4)
+    return [
+        timed(
+            "RQ-VAE epoch, 100k x 384",
+            PEER,
+            timing,
+            TARGET,
+            f"matrix products: {floor / ours_s:.0%} of the {rate / 1e9:.0f} GFLOP/s measured here; the rest is passes over "
+            "small arrays",
+            floor_s=floor,
+            ratio_without_rotation_trick=plain_s / ours_s,
+            epochs_trained=1 + repeats,
+            **notes,
+            **_encoding(model, sides, rows, rate),
+            batch=config.batch,
+            levels=SIZES,
+            threads=torch.get_num_threads(),
+            our_peak_bytes=peaks[0],
+            peer_peak_bytes=peaks[1],
+        )
+    ]
+
+
+def clustered(n: int, dim: int, clusters: int = 1000, rank: int = 48) -> np.ndarray:
+    """Vectors [n, dim] of unit variance: a cluster's centre and a spread of their own in `rank` dimensions, and noise."""
+    draw = rng(SEED, "clustered")
+    groups = draw.normal(size=(clusters // 20, rank))
+    centres = groups[np.arange(clusters) % len(groups)] + 0.6 * draw.normal(size=(clusters, rank))
+    inner = centres[draw.integers(0, clusters, n)] + 0.4 * draw.normal(size=(n, rank))
+    rows = inner @ draw.normal(size=(rank, dim)) / rank**0.5 + 0.1 * draw.normal(size=(n, dim))
+    return ((rows - rows.mean(0)) / rows.std()).astype(np.float32)
+
+
+# -- the two sides ----------------------------------------------------------------------------------------------
+
+
+def _ours(model: RQVAE, rows: Tensor) -> Side:
+    return Side(
+        lambda index: model.training_step(rows, SEED, index),
+        model.optimizer(),
+        lambda chunk: torch.from_numpy(model.encode(chunk.numpy())),
+        lambda codes: torch.from_numpy(model.decode(codes.numpy())),
+        clip=1.0,
+    )
+
+
+def _peer(config: RQVAEConfig, rows: Tensor, rotation_trick: bool) -> Side:
+    """ResidualVQ as its README has it: k-means start, dead codes replaced, the rotation trick (its default) or not."""
+    from vector_quantize_pytorch import ResidualVQ
+
+    torch.manual_seed(SEED)
+    widths = [DIM, *config.hidden, config.latent]
+    encoder, decoder = _mlp(widths), _mlp(widths[::-1])
+    quantizer = ResidualVQ(
+        dim=config.latent,
+        num_quantizers=len(SIZES),
+        codebook_size=SIZES,
+        kmeans_init=True,
+        decay=config.decay,
+        commitment_weight=config.commitment,
+        threshold_ema_dead_code=config.restart_below * config.batch / SIZES[0],
+        rotation_trick=rotation_trick,
+    )
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+
+    def step(index: int) -> Tensor:
+        quantizer.train()
+        batch = rows.index_select(0, torch.randint(len(rows), (config.batch,)))
+        quantized, _, commitment = quantizer(encoder(batch))
+        return functional.mse_loss(decoder(quantized), batch) + commitment.sum()
+
+    @torch.no_grad()
+    def encode(chunk: Tensor) -> Tensor:
+        quantizer.eval()
+        return quantizer(encoder(chunk))[1]
+
+    @torch.no_grad()
+    def decode(codes: Tensor) -> Tensor:
+        return decoder(quantizer.get_output_from_indices(codes))
+
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return Side(step, optimizer, encode, decode)
+
+
+def _mlp(widths: list[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _trainer(side: Side, epoch: int, steps: int) -> Callable[[], None]:
+    """A call trains the next epoch; `steps` is what the learning rate's cosine ends at."""
+    done, rate = 0, side.optimizer.param_groups[0]["lr"]
+
+    def train() -> None:
+        nonlocal done
+        for index in range(done, done + epoch):
+            side.optimizer.param_groups[0]["lr"] = rate * cosine(index, steps, 20)
+            side.optimizer.zero_grad()
+            loss = side.step(index)
+            float(loss.detach())
+            loss.backward()
+            if side.clip:
+                nn.utils.clip_grad_norm_(side.optimizer.param_groups[0]["params"], side.clip)
+            side.optimizer.step()
+        done += epoch
+
+    return train
+
+
+# -- what is said beside the ratio ------------------------------------------------------------------------------
+
+
+def _quality(side: Side, rows: Tensor) -> dict[str, object]:
+    """Share of the variance that decoding leaves, and of each level the perplexity of its codes and how many are unused."""
+    codes = torch.cat([side.encode(chunk) for chunk in rows.split(CHUNK)])
+    lost = sum(
+        float((side.decode(c) - r).square().sum())
+        for c, r in zip(codes.split(CHUNK), rows.split(CHUNK), strict=True)
+    )
+    uses = [torch.bincount(codes[:, level], minlength=size) for level, size in enumerate(SIZES)]
+    shares = [use / use.sum() for use in uses]
+    return {
+        "error": lost / float((rows - rows.mean(0)).square().sum()),
+        "perplexity": [round(float(torch.exp(-(p * p.clamp(min=1e-12).log()).sum())), 1) for p in shares],
+        "unused_codes": [int((use == 0).sum()) for use in uses],
+    }
+
+
+def _encoding(model: RQVAE, sides: dict[str, Side], rows: Tensor, rate: float) -> dict[str, float]:
+    """Vectors a second of both sides, and the most that the matrix products allow."""
+    seconds = {
+        name: min(
+            _seconds(lambda side=side: [side.encode(chunk) for chunk in rows.split(CHUNK)]) for _ in range(3)
+        )
+        for name, side in sides.items()
+    }
+    weights = sum(layer.weight.numel() for layer in model.encoder if isinstance(layer, nn.Linear))
+    flops = 2 * (weights + sum(SIZES) * model.config.latent)
+    return {f"{name}_encodes_per_s": len(rows) / taken for name, taken in seconds.items()} | {
+        "encodes_per_s_at_the_floor": rate / flops
+    }
+
+
+def _training_flops(model: RQVAE) -> float:
+    """FLOPs a row of a step's matrix products: forward, both gradients (none of the input's), distances."""
+    layers = [
+        layer for part in (model.encoder, model.decoder) for layer in part if isinstance(layer, nn.Linear)
+    ]
+    weights = sum(layer.weight.numel() for layer in layers)
+    return 2 * (3 * weights - layers[0].weight.numel() + sum(SIZES) * model.config.latent)
+
+
+def _matrix_rate() -> float:
+    """FLOP/s of a product of the autoencoder's largest shape, the best of some."""
+    x, weight = torch.randn(512, DIM), torch.randn(256, DIM)
+    best = min(_seconds(lambda: [x @ weight.T for _ in range(10)]) for _ in range(10))
+    return 10 * 2 * x.numel() * len(weight) / best
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
