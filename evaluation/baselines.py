@@ -59,8 +59,8 @@ class FixedOrder:
         return np.broadcast_to(self._scores, (len(requests), len(self._scores)))
 
     def _best(self, request: Request, n: int) -> Ranked:
-        head = self._order[: n + len(request.exclude)]
-        items = head[~np.isin(head, request.exclude)][:n]
+        head = self._order[: n + len(request.exclude)] if request.allow is None else self._order
+        items = head[request.available(head)][:n]
         return Ranked(items, self._scores[items])
 
 
@@ -143,7 +143,7 @@ class SoftmaxOver:
         def one(request: Request, log_p: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             if not len(allowed):
                 raise ValueError(
-                    f"request {request.request_id!r} excludes the whole catalogue: nothing can be drawn"
+                    f"request {request.request_id!r} may have nothing of the catalogue: nothing can be drawn"
                 )
             cumulative = np.exp(log_p[allowed]).cumsum()
             places = np.searchsorted(
@@ -181,7 +181,7 @@ class SoftmaxOver:
             block = requests[start : start + SCORE_BLOCK]
             for request, scores in zip(block, self.scorer.scores(block), strict=True):
                 logits = np.array(scores, dtype=float)
-                logits[request.exclude] = -np.inf
+                logits[~request.available(np.arange(len(logits)))] = -np.inf
                 allowed = np.flatnonzero(logits > -np.inf)
                 log_p = log_softmax(logits / (self.t0 * temperature)) if len(allowed) else logits
                 answers.append(answer(request, log_p, allowed))

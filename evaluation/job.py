@@ -42,6 +42,8 @@ class EvaluateConfig(StageConfig):
     batch_size: int = Field(128, ge=1)
     # MiB that a generative method may take beside its weights; it decides how many of a call's requests are read at once
     memory_mb: int = Field(1024, ge=1)
+    # 8-bit weights in generative methods: faster on CPUs, another distribution; the report says by how much
+    int8: bool = False
     # chance of a false alarm in one test; customary
     alpha: float = Field(0.05, gt=0, lt=1)
     # chance to find the smallest detectable difference if it is true; customary
@@ -138,9 +140,9 @@ def check_instances(requests: Sequence[Request], targets: np.ndarray, users: np.
     for request, target in zip(requests, targets.tolist(), strict=True):
         if target < 0:
             raise ValueError(f"request {request.request_id!r} has target {target}; targets are item integers")
-        if target in request.exclude:
+        if not request.available(np.array(target)):
             raise ValueError(
-                f"request {request.request_id!r} excludes its own target (item {target}), which no method "
+                f"request {request.request_id!r} excludes (or does not allow) its own target (item {target}), which no method "
                 "could then return; leave repeats out of the test instances, or do not exclude what was seen"
             )
         if len(request.history_times) and request.history_times.max() >= request.time:
@@ -228,9 +230,12 @@ def _inputs(
 ) -> str:
     table = [f"{row.name}|{len(row.replicas)}|{row.temperature}" for row in rows]
     asked = [
-        f"{r.request_id}|{r.user}|{r.time}|{r.query}|{len(r.history)}|{len(r.exclude)}" for r in requests
+        f"{r.request_id}|{r.user}|{r.time}|{r.query}|{len(r.history)}|{len(r.exclude)}|"
+        f"{'' if r.allow is None else len(r.allow)}"
+        for r in requests
     ]
     events = [np.asarray(part) for r in requests for part in (r.history, r.history_times, r.exclude)]
+    events += [np.asarray(r.allow) for r in requests if r.allow is not None]
     return digest(config.model_dump_json(), *table, *asked, *events, targets)
 
 

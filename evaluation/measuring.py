@@ -105,8 +105,10 @@ def _lists(answers: Sequence, requests: Sequence[Request], plan: Plan, n: int) -
 
 
 def _refuse_excluded(request: Request, items: np.ndarray, plan: Plan) -> None:
-    if len(request.exclude) and np.isin(items, request.exclude).any():
-        raise ValueError(f"row '{plan.row}' returned an excluded item for request {request.request_id!r}")
+    if not request.available(items).all():
+        raise ValueError(
+            f"row '{plan.row}' returned an item that request {request.request_id!r} excludes or does not allow"
+        )
 
 
 def _seed(plan: Plan, seed: int) -> int:

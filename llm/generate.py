@@ -2,7 +2,7 @@
 
 A prompt is read once. Then, level by level, only the *distinct* prefixes that some draw has reached are forwarded, all
 requests at once, with a tree attention mask over the shared key-value cache (a node sees its prompt, its ancestors and
-itself), and a node with a single leaf below it forwards nothing. Exclusions are inside the constraint, node by node.
+itself), and a node with a single leaf below it forwards nothing. Exclusions and allow-lists are inside the constraint, node by node.
 
 Random numbers are derived from (seed, user, request id, time), never from a batch. Logits may differ in the last bits
 with the shape of a batch (about 1e-6 relative), so a draw can differ between batchings only where a uniform number
@@ -21,7 +21,8 @@ from llm.model import SidModel
 from llm.ragged import Layout, Memory
 from recsys.recommender import Request
 from recsys.seeds import rng
-from semantic_ids.trie import Exclusions
+from semantic_ids.constraints import Constraints
+from semantic_ids.drawing import draw_children
 
 
 @dataclass
@@ -42,52 +43,44 @@ class PromptSession:
         model: SidModel,
         prompts: Sequence[Sequence[int]],
         prefix: torch.Tensor | None,
-        exclusions: Exclusions,
+        constraints: Constraints,
         temperature: float = 1.0,
     ):
-        self.model, self.trie, self.exclusions = model, model.trie, exclusions
+        self.model, self.trie, self.constraints = model, model.trie, constraints
         self.temperature = temperature
         packed = model.pack(prompts)
-        self.n_rows, self.width, self.lengths = (
-            packed.layout.n_rows,
-            packed.layout.width,
-            packed.layout.lengths,
-        )
+        layout = packed.layout
+        self.n_rows, self.width, self.lengths = layout.n_rows, layout.width, layout.lengths
         self.memory = Memory()
-        self.root_hidden = model.hidden(packed, prefix, packed.layout.ends - 1, self.memory)
+        self.root_hidden = model.hidden(packed, prefix, layout.ends - 1, self.memory)
         columns = torch.arange(self.width, device=model.device)
         self.real = columns < self.lengths[:, None]  # [B, width] where a prompt has a token
-        self.alive = ~exclusions.excludes_everything()
+        self.alive = ~constraints.excludes_everything()
 
     def rewind(self) -> None:
         """Forget every node; the prompts stay read."""
         self.memory.rewind(self.width)
 
     def root(self) -> Nodes:
-        rows = torch.arange(self.n_rows, device=self.model.device)
-        empty = torch.zeros(self.n_rows, 0, dtype=torch.long, device=self.model.device)
-        return Nodes(rows, torch.zeros_like(rows), empty)
+        """The root of every request that has an item left."""
+        rows = torch.nonzero(self.alive)[:, 0]
+        return Nodes(rows, torch.zeros_like(rows), rows.new_zeros(len(rows), 0))
 
     @torch.no_grad()
-    def expand(self, depth: int, nodes: Nodes) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p(child | node) and child nodes, both [P, W]; forwards the nodes that need it and fills their slots."""
+    def logits(self, depth: int, nodes: Nodes) -> torch.Tensor:
+        """Logits [P, sizes[depth]] at the nodes; forwards those that need it and fills their slots."""
         if depth == 0:
-            hidden = self.root_hidden[nodes.row]
-        else:
-            leaves = self.trie.leaf_start[depth]
-            branching = leaves[nodes.node + 1] - leaves[nodes.node] > 1
-            hidden = self.root_hidden.new_zeros(len(nodes.node), self.root_hidden.shape[1])
-            if branching.any():
-                hidden[branching], own = self._forward(depth, nodes, branching)
-                slot = torch.full((len(nodes.node), 1), -1, device=own.device)
-                slot[branching, 0] = own
-            else:
-                slot = torch.full((len(nodes.node), 1), -1, device=hidden.device)
-            nodes.slots = torch.cat([nodes.slots, slot], 1)
-        logits = self.model.rows.logits(hidden, depth)
-        return self.trie.child_log_probs(
-            depth, nodes.node, logits, self.temperature, self.exclusions, nodes.row
-        )
+            return self.model.rows.logits(self.root_hidden[nodes.row], 0)
+        leaves = self.trie.leaf_start[depth]
+        branching = torch.nonzero(leaves[nodes.node + 1] - leaves[nodes.node] > 1)[:, 0]
+        result = self.root_hidden.new_zeros(len(nodes.node), self.trie.sizes[depth], dtype=torch.float32)
+        slot = torch.full_like(nodes.node, -1)
+        if len(branching):  # the others have one item below them: whatever their logits, they lead there
+            hidden, own = self._forward(depth, nodes, branching)
+            result.index_copy_(0, branching, self.model.rows.logits(hidden, depth))
+            slot.index_copy_(0, branching, own)
+        nodes.slots = torch.cat([nodes.slots, slot[:, None]], 1)
+        return result
 
     def _forward(self, depth: int, nodes: Nodes, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Forward nodes[which] in one call: their hidden states [Q, h] and the cache columns they took [Q]."""
@@ -118,16 +111,20 @@ def draw(
         [_generator(seed, request, "draw").random((n, trie.n_levels)) for request in requests]
     )
     uniform = torch.from_numpy(uniforms).to(device)[session.alive].reshape(-1, trie.n_levels)
-    rows = torch.arange(session.n_rows, device=device)[session.alive].repeat_interleave(n)
-    node, total = torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.float64, device=device)
     session.rewind()
     current = session.root()
-    member = rows  # index into `current` of each draw
+    rows = current.row.repeat_interleave(n)
+    member = torch.arange(len(current.row), device=device).repeat_interleave(
+        n
+    )  # a draw's index into `current`
+    node, total = torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.float64, device=device)
     for depth in range(trie.n_levels if len(rows) else 0):
-        log_probs, children = session.expand(depth, current)
-        choice = _inverse_cdf(log_probs, member, uniform[:, depth])
-        total += log_probs[member, choice].double()
-        node = children[member, choice]
+        logits = session.logits(depth, current)
+        node, value = draw_children(
+            trie, depth, current.node, logits, member, uniform[:, depth],
+            session.temperature, session.constraints, current.row,
+        )  # fmt: skip
+        total += value
         key, inverse = torch.unique(rows * trie.n_nodes[depth + 1] + node, return_inverse=True)
         parent = torch.zeros_like(key).scatter_(0, inverse, member)
         current = Nodes(current.row[parent], key % trie.n_nodes[depth + 1], current.slots[parent])
@@ -138,15 +135,6 @@ def draw(
     items[session.alive] = trie.leaf_item[node].reshape(-1, n)
     values[session.alive] = total.reshape(-1, n)
     return items.cpu().numpy(), values.cpu().numpy()
-
-
-def _inverse_cdf(log_probs: torch.Tensor, member: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """The child [D] that each draw's uniform number falls on; never a child of probability 0."""
-    cdf = log_probs.double().exp().cumsum(1)
-    cdf = cdf / cdf[:, -1:]
-    choice = torch.searchsorted(cdf[member], uniform[:, None].contiguous(), right=True)[:, 0]
-    last = cdf.shape[1] - 1 - log_probs.isfinite().flip(1).int().argmax(1)
-    return torch.minimum(choice, last[member])
 
 
 def distinct(
@@ -175,12 +163,13 @@ def _top_k(session: PromptSession, k: int, noise) -> list[tuple[np.ndarray, np.n
     trie, device = session.trie, session.model.device
     session.rewind()
     current = session.root()
-    keep = session.alive.clone()
-    current = Nodes(current.row[keep], current.node[keep], current.slots[keep])
     phi = torch.zeros(len(current.row), dtype=torch.float64, device=device)
     perturbed = torch.zeros_like(phi)
     for depth in range(trie.n_levels):
-        log_probs, children = session.expand(depth, current)
+        logits = session.logits(depth, current)
+        log_probs, children = trie.child_log_probs(
+            depth, current.node, logits, session.temperature, session.constraints, current.row
+        )
         child_phi = phi[:, None] + log_probs.double()
         if noise is None:
             rank = child_phi

@@ -21,7 +21,9 @@ from llm.backbone import Backbone
 from llm.batching import Footprint
 from llm.ragged import LastMLPOnlyWhere, Layout, Memory
 from llm.vocabulary import PREFIX, SidRows
-from semantic_ids.trie import Exclusions, Trie
+from recsys.training import keep_freed_memory
+from semantic_ids.constraints import Constraints
+from semantic_ids.trie import Trie
 
 
 @dataclass
@@ -39,6 +41,7 @@ class SidModel(nn.Module):
 
     def __init__(self, backbone: Backbone, rows: SidRows, trie: Trie):
         super().__init__()
+        keep_freed_memory()
         self.inner, self.rows = backbone.model, rows.to(backbone.device)
         self.trie, self.device = trie.to(backbone.device), backbone.device
         self.bos_id, self.encode = backbone.bos_id, backbone.encode
@@ -137,7 +140,7 @@ class SidModel(nn.Module):
         states: torch.Tensor,
         items: torch.Tensor,
         temperature: float = 1.0,
-        exclusions: Exclusions | None = None,
+        constraints: Constraints | None = None,
         rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """log p [n] of `items` [n] from `states` [n, L, h]: the hidden states that predict their L codes."""
@@ -146,7 +149,7 @@ class SidModel(nn.Module):
         for level in range(self.trie.n_levels):
             logits = self.rows.logits(states[:, level], level)
             log_probs, _ = self.trie.child_log_probs(
-                level, path[:, level], logits, temperature, exclusions, rows
+                level, path[:, level], logits, temperature, constraints, rows
             )
             child = path[:, level + 1] - self.trie.child_start[level][path[:, level]]
             total = total + log_probs.gather(1, child[:, None])[:, 0]
@@ -167,9 +170,9 @@ class SidModel(nn.Module):
         prompts: Sequence[Sequence[int]],
         items: np.ndarray,
         prefix: torch.Tensor | None = None,
-        exclusions: Exclusions | None = None,
+        constraints: Constraints | None = None,
     ) -> torch.Tensor:
         """log p [B] of one item after each prompt at temperature 1; differentiable."""
         states = self.item_states(prompts, items, prefix)
         rows = torch.arange(len(items), device=self.device)
-        return self.path_log_probs(states, torch.from_numpy(items).to(self.device), 1.0, exclusions, rows)
+        return self.path_log_probs(states, torch.from_numpy(items).to(self.device), 1.0, constraints, rows)

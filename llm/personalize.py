@@ -25,7 +25,7 @@ from llm.backbone import weights_hash
 from llm.model import SidModel
 from llm.prefixes import E2P, StaticPrefix, parameter_count
 from llm.prompts import PromptBuilder
-from llm.scoring import expected_hit_rate
+from llm.scoring import constraints_of, expected_hit_rate
 from recsys import training
 from recsys.config import StageConfig
 from recsys.embed import load_user_vectors
@@ -224,8 +224,7 @@ def lm_loss(
 ) -> torch.Tensor:
     """−mean log p(target | [soft prefix; prompt]) (E2P eq. 4), inside the trie with the request's exclusions."""
     prompts = [builder.prompt(request, profile, 0 if soft is None else soft.shape[1]) for request in requests]
-    exclusions = model.trie.exclusions([request.exclude for request in requests])
-    return -model.item_log_probs(prompts, targets, soft, exclusions).mean()
+    return -model.item_log_probs(prompts, targets, soft, constraints_of(model.trie, requests)).mean()
 
 
 def _continue_stage_1(

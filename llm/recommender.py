@@ -80,8 +80,7 @@ class SidRecommender:
     ) -> np.ndarray:
         """`log_prob` at G temperatures [R, G] for the price of one."""
         prompts, soft = self._inputs(requests)
-        exclude = [request.exclude for request in requests]
-        return scoring.log_probs(self.model, prompts, items, soft, temperatures, exclude, self.budget)
+        return scoring.log_probs(self.model, prompts, items, soft, temperatures, requests, self.budget)
 
     def context_tokens(self, requests: Sequence[Request]) -> float:
         profile = self.builder.profile_token_count(requests[:200]) if self.profile else 0.0
@@ -120,12 +119,11 @@ class SidRecommender:
         model = self.model
         for rows in by_length(prompts, model.footprint, nodes, model.trie.n_levels, self.budget):
             some = [requests[row] for row in rows]
-            exclusions = self.model.trie.exclusions([request.exclude for request in some])
             session = generate.PromptSession(
                 self.model,
                 [prompts[row] for row in rows],
                 None if soft is None else soft[torch.from_numpy(rows)],
-                exclusions,
+                scoring.constraints_of(model.trie, some),
                 temperature,
             )
             if len(rows) == len(requests):

@@ -12,6 +12,13 @@ from llm.batching import BUDGET, by_length
 from llm.model import SidModel
 from llm.prompts import PromptBuilder
 from recsys.recommender import Request
+from semantic_ids.constraints import Constraints
+from semantic_ids.trie import Trie
+
+
+def constraints_of(trie: Trie, requests: Sequence[Request]) -> Constraints:
+    """What each request may get, for sampler and scorer alike."""
+    return trie.constraints([r.exclude for r in requests], [r.allow for r in requests])
 
 
 @torch.no_grad()
@@ -21,23 +28,25 @@ def log_probs(
     items: np.ndarray,
     prefix: torch.Tensor | None = None,
     temperatures: Sequence[float] = (1.0,),
-    exclude: Sequence[np.ndarray] | None = None,
+    requests: Sequence[Request] | None = None,
     budget: int = BUDGET,
 ) -> np.ndarray:
     """log p [R, G] (float64) of `items` [R] after `prompts` at each of G temperatures, from one forward pass.
 
-    −inf where an item is excluded. `prefix` is [R, m, h]. `budget` (bytes) bounds what a batch takes.
+    −inf where an item is not available to its request in `requests`. `prefix` is [R, m, h]. `budget` (bytes) bounds what a batch takes.
     """
     result = np.empty((len(prompts), len(temperatures)))
     levels = model.trie.n_levels
     for rows in by_length(prompts, model.footprint, levels, levels, budget):
-        exclusions = None if exclude is None else model.trie.exclusions([exclude[row] for row in rows])
+        constraints = (
+            None if requests is None else constraints_of(model.trie, [requests[row] for row in rows])
+        )
         soft = None if prefix is None else prefix[torch.from_numpy(rows)]
         some = np.asarray(items, dtype=np.int64)[rows]
         states = model.item_states([prompts[row] for row in rows], some, soft)
         paths, own = torch.from_numpy(some).to(model.device), torch.arange(len(rows), device=model.device)
         for column, temperature in enumerate(temperatures):
-            value = model.path_log_probs(states, paths, temperature, exclusions, own)
+            value = model.path_log_probs(states, paths, temperature, constraints, own)
             result[rows, column] = value.double().cpu().numpy()
     return result
 
@@ -59,5 +68,5 @@ def expected_hit_rate(
     with torch.no_grad():
         soft = None if prefix is None else prefix(vectors)
     prompts = [builder.prompt(request, profile, 0 if soft is None else soft.shape[1]) for request in requests]
-    values = log_probs(model, prompts, targets, soft, exclude=[request.exclude for request in requests])[:, 0]
+    values = log_probs(model, prompts, targets, soft, requests=requests)[:, 0]
     return float(-np.expm1(n * np.log1p(-np.exp(np.minimum(values, -1e-12)))).mean())

@@ -19,7 +19,9 @@ class Request:
     """What is asked: a user at a moment, the events strictly before it, and optionally words.
 
     `history` and `history_times` (unix seconds) are oldest first, and hold nothing at or after `time`.
-    `exclude` lists items that may not be returned; it holds in the sampler and in the scorer alike.
+    `exclude` lists items that may not be returned, `allow`, where given, the only ones that may: an item is available
+    iff it is in `allow` (or there is none) and not in `exclude`. It holds in the sampler and in the scorer alike.
+    Requests that share an allow-list had better share the array: it is looked at once.
     """
 
     request_id: str
@@ -29,6 +31,12 @@ class Request:
     history_times: np.ndarray = field(default_factory=lambda: EMPTY)  # [h]
     query: str | None = None
     exclude: np.ndarray = field(default_factory=lambda: EMPTY)  # item integers, any order
+    allow: np.ndarray | None = None  # item integers, any order; None: the whole catalogue
+
+    def available(self, items: np.ndarray) -> np.ndarray:
+        """Bool, the shape of `items`: may the request be answered with it?"""
+        fine = ~np.isin(items, self.exclude)
+        return fine if self.allow is None else fine & np.isin(items, self.allow)
 
 
 @dataclass(frozen=True)

@@ -70,11 +70,22 @@ class EmbeddingRetrieval:
         scores, found = self.index.search(vectors, min(n + longest, len(self.items)))
         answers = []
         for row, request in enumerate(requests):
+            if request.allow is not None and known[row]:
+                answers.append(self._best_of(request, vectors[row], n))
+                continue
             items = found[row] if known[row] else self.fallback
             values = scores[row] if known[row] else np.zeros(len(items), np.float32)
-            allowed = (items >= 0) & ~np.isin(items, request.exclude)
+            allowed = (items >= 0) & request.available(items)
             answers.append(Ranked(items[allowed][:n].astype(np.int64), values[allowed][:n]))
         return answers
+
+    def _best_of(self, request: Request, vector: np.ndarray, n: int) -> Ranked:
+        """The best of an allow-list, which the index cannot search within, exactly."""
+        items = np.unique(request.allow).astype(np.int64)
+        items = items[request.available(items)]
+        scores = self.items[items] @ vector
+        best = np.argsort(-scores, kind="stable")[:n]
+        return Ranked(items[best], scores[best])
 
 
 def retrieval_hits(
@@ -85,16 +96,16 @@ def retrieval_hits(
     k: int,
     chunk: int = 1024,
 ) -> np.ndarray:
-    """Whether each target is among the k highest inner products, excluded items left out: bool [R].
+    """Whether each target is among the k highest inner products, items that are not available left out: bool [R].
 
     `vectors` [R, d], `items` [N, d]. Ties count against the target; a zero user vector is a miss.
     """
-    hits = np.zeros(len(requests), bool)
+    hits, every = np.zeros(len(requests), bool), np.arange(len(items))
     for start in range(0, len(requests), chunk):
         rows = slice(start, start + chunk)
         scores = vectors[rows] @ items.T
         for row, request in enumerate(requests[rows]):
-            scores[row, request.exclude] = -np.inf
+            scores[row, ~request.available(every)] = -np.inf
         own = np.take_along_axis(scores, targets[rows, None], 1)
         hits[rows] = ((scores >= own).sum(1) <= k) & (np.abs(vectors[rows]).sum(1) > 0)
     return hits

@@ -185,6 +185,12 @@ def recommend(
     exclude: Annotated[
         str | None, typer.Option(help="Item ids that may not be returned, comma-separated.")
     ] = None,
+    allow: Annotated[
+        str | None, typer.Option(help="The only item ids that may be returned, comma-separated.")
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="8-bit weights (CPU); prints what they do to the distribution.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recommend items to one user, with or without a query."""
@@ -193,7 +199,7 @@ def recommend(
     from serving.pipeline import print_recommendations
     from serving.recommender import Recommender
 
-    found = Recommender.load(run).recommend(
+    found = Recommender.load(run, int8).recommend(
         user,
         query,
         n,
@@ -203,6 +209,7 @@ def recommend(
         time=time,
         history=_ids(history),
         exclude=_ids(exclude) or (),
+        allow=_ids(allow),
     )
     if as_json:
         rows = [vars(item) for item in found]

@@ -41,10 +41,11 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False) -> Results:
     """Run the stage: `results.json`, per-instance figures and the data of the pictures. Needs every other stage."""
     stage = run.stage("evaluate", config.evaluate, needs=STAGES[:-1])
     if not stage.is_done():
-        methods = Methods(run, config)
+        methods = Methods(run, config, config.evaluate.int8)
         requests, targets, users, facts = _instances(methods)
         with stage.writing() as folder:
             rows = _rows(config.evaluate, methods, requests, users)
+            facts |= {"weights": methods.int8_effect or "as trained"}
             results = evaluate_rows(
                 config.evaluate, rows, requests, targets, users, stage.checkpoint, facts, quiet=quiet
             )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from evaluation.baselines import Popularity, Recency
-from llm.adapt import load_adapted, prompt_builder
+from llm.adapt import load_adapted, prompt_builder, validation_events
 from llm.model import SidModel
 from llm.personalize import PREFIXES, load_prefix
 from llm.prompts import PromptBuilder
+from llm.quantize import to_int8
 from llm.recommender import SidRecommender
 from recsys.embed import load_retrieval, load_user_vectors
 from recsys.prepare import Dataset
@@ -35,12 +37,17 @@ NAMES = {
 }
 
 
+INT8_REQUESTS = 64  # validation instances on which the effect of int8 weights is measured
+
+
 @dataclass
 class Methods:
     """Loads what a method needs the first time that it is asked for."""
 
     run: Run
     config: RunConfig
+    int8: bool = False  # quantise the weights, measure on validation instances what that does, and print it
+    int8_effect: str | None = field(default=None, init=False)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -53,7 +60,7 @@ class Methods:
     @cached_property
     def model(self) -> SidModel:
         """The frozen Stage 1 model."""
-        return load_adapted(self.run, self.config.adapt)
+        return self._ready(load_adapted(self.run, self.config.adapt))
 
     @cached_property
     def builder(self) -> PromptBuilder:
@@ -91,8 +98,18 @@ class Methods:
             )
         model = self.model
         if method == "no_context_continued":
-            model = load_adapted(self.run, self.config.adapt, "personalize", f"{method}-{seed}/")
+            model = self._ready(load_adapted(self.run, self.config.adapt, "personalize", f"{method}-{seed}/"))
         return SidRecommender(name, model, self.builder, profile=method == "prompt_context", budget=budget)
+
+    def _ready(self, model: SidModel) -> SidModel:
+        if self.int8:
+            data = self.dataset
+            events = validation_events(data, INT8_REQUESTS, seed=0)
+            builder = prompt_builder(self.config.adapt, model, data)
+            reader = SidRecommender(NAMES["no_context"], model, builder)
+            self.int8_effect = str(to_int8(reader, data.requests(events, data.exclude_seen)))
+            print(self.int8_effect, file=sys.stderr)
+        return model
 
     def _baseline(self, method: str) -> Recommender:
         data = self.dataset

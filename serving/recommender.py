@@ -63,10 +63,13 @@ class Recommender:
         self._built: dict[str, AnyRecommender] = {}
 
     @classmethod
-    def load(cls, run: str | Path) -> Recommender:
-        """Open a run. Raises `RunError` for an unknown run; a broken artifact is refused by name when it is read."""
+    def load(cls, run: str | Path, int8: bool = False) -> Recommender:
+        """Open a run. Raises `RunError` for an unknown run; a broken artifact is refused by name when it is read.
+
+        `int8` quantises the weights (CPUs only); what that does to the distribution is measured and printed.
+        """
         opened = Run.open(run)
-        return cls(Methods(opened, load_config(None, base=opened.read_config())))
+        return cls(Methods(opened, load_config(None, base=opened.read_config()), int8))
 
     def recommend(
         self,
@@ -80,12 +83,13 @@ class Recommender:
         time: int | None = None,
         history: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
         exclude_seen: bool | None = None,
     ) -> Recommendations:
         """The n best items (temperature 0), or n distinct draws without replacement (temperature > 0).
 
         `time` (unix seconds) hides everything at or after it; default: all that the run has read. `history` (item ids,
-        oldest first) replaces what the run knows of the user. `exclude` are item ids that may not be returned;
+        oldest first) replaces what the run knows of the user. `exclude` are item ids that may not be returned, `allow` the only ones that may;
         `exclude_seen` defaults to the run's protocol. Fewer than n items come back when fewer are allowed.
         Raises `ValueError` for an unknown method or item id, n < 1, or a negative temperature.
         """
@@ -98,7 +102,9 @@ class Recommender:
         started = clock.perf_counter()
         name = method or next(name for name in PREFERRED if name in self.methods.available())
         recommender = self._built.get(name) or self._built.setdefault(name, self.methods.build(name))
-        request, path = self._request(user_id, query, time, history, exclude, exclude_seen, recommender)
+        request, path = self._request(
+            user_id, query, time, history, exclude, allow, exclude_seen, recommender
+        )
         ranked = recommender.recommend([request], n, temperature, seed)[0]
         catalogue = self.methods.dataset.catalogue
         found = [
@@ -108,7 +114,7 @@ class Recommender:
         return Recommendations(found, recommender.name, path, clock.perf_counter() - started)
 
     def _request(
-        self, user_id, query, time, history, exclude, exclude_seen, recommender
+        self, user_id, query, time, history, exclude, allow, exclude_seen, recommender
     ) -> tuple[Request, str]:
         data = self.methods.dataset
         user = None if user_id is None else data.user_index(str(user_id))
@@ -131,6 +137,9 @@ class Recommender:
             history_times=times,
             query=query,
             exclude=np.unique(np.array(hidden, dtype=np.int64)),
+            allow=None
+            if allow is None
+            else np.unique(np.array([data.catalogue.index_of(str(item)) for item in allow], dtype=np.int64)),
         )
         return request, _path(recommender, request, user_id)
 

@@ -316,7 +316,7 @@ def test_a_sample_and_users_without_target_are_stated(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"exclude": np.arange(N)}, "'0-0' excludes its own target"),
+        ({"exclude": np.arange(N)}, "'0-0' excludes .or does not allow. its own target"),
         ({"history": np.array([1]), "history_times": np.array([100])}, "reaches its own moment 100"),
     ],
 )
@@ -357,7 +357,7 @@ class _NaN(SoftmaxOver):
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (_Cheats(np.ones(N)), "row 'Bad' answered|returned an excluded item"),
+        (_Cheats(np.ones(N)), "row 'Bad' answered|returned an item that request"),
         (_Repeats(Taste(1.0)), "row 'Bad' answered request .* with repeats"),
         (_NaN(Taste(1.0)), "row 'Bad': the target of request .* scores NaN"),
     ],

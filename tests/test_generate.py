@@ -68,7 +68,7 @@ def test_scoring_equals_the_slow_reference_and_sums_to_one(tiny, with_prefix, te
                                      request.exclude, temperature)  # fmt: skip
         ours = np.exp(scoring.log_probs(
             tiny, [prompts[row]] * n, np.arange(n), None if soft is None else soft[row : row + 1].expand(n, -1, -1),
-            (temperature,), [request.exclude] * n, budget=3_000_000,
+            (temperature,), [request] * n, budget=3_000_000,
         ))[:, 0]  # fmt: skip
         np.testing.assert_allclose(ours, expected, atol=1e-6)
         assert ours.sum() == pytest.approx(1.0, abs=1e-5)

@@ -29,10 +29,25 @@ def contract_requests(n_items: int) -> list[Request]:
         Request("no-history", user=2, time=50, exclude=items[[7, 0]]),
         Request("unknown", user=None, time=50, exclude=items[:1]),
         Request("unknown", user=None, time=51, query="a query"),
+        Request("only-these", user=4, time=70, exclude=items[[1, 6]], allow=items[[6, 1, 3, 5, 5]]),
+        Request(
+            "unknown-these",
+            user=None,
+            time=70,
+            history=items[:2],
+            history_times=np.array([1, 2]),
+            allow=items[4:7],
+        ),
         Request(
             "all-but-two", user=3, time=60, history=items[:1], history_times=np.array([1]), exclude=items[2:]
         ),
     ]
+
+
+def allowed_items(request: Request, n_items: int) -> np.ndarray:
+    """By sets, apart from the code under test."""
+    allowed = set(range(n_items)) if request.allow is None else set(request.allow.tolist())
+    return np.array(sorted(allowed - set(request.exclude.tolist())), dtype=int)
 
 
 def check_contract(
@@ -66,7 +81,7 @@ def _check_lists(recommender, requests, n_items, temperature, partial) -> None:
         assert len(answers) == len(requests)
         for request, answer in zip(requests, answers, strict=True):
             items = np.asarray(answer.items)
-            allowed = np.setdiff1d(np.arange(n_items), request.exclude)
+            allowed = allowed_items(request, n_items)
             assert np.issubdtype(items.dtype, np.integer)
             assert np.isin(items, allowed).all(), f"{request.request_id}: not in the catalogue, or excluded"
             assert len(np.unique(items)) == len(items), f"{request.request_id}: an item is repeated"
@@ -116,10 +131,11 @@ def check_distribution(
         items, log_p = recommender.draw(requests, 40, temperature, seed=5)
         assert items.shape == log_p.shape == (len(requests), 40)
         for row, request in enumerate(requests):
-            assert np.isneginf(table[row][request.exclude]).all(), (
-                f"{request.request_id}: excluded but possible"
+            allowed = allowed_items(request, n_items)
+            assert np.isneginf(np.delete(table[row], allowed)).all(), (
+                f"{request.request_id}: not available but possible"
             )
-            assert not np.isin(items[row], request.exclude).any()
+            assert np.isin(items[row], allowed).all()
             np.testing.assert_allclose(log_p[row], table[row][items[row]], atol=tolerance, rtol=tolerance)
             alone_items, alone_log_p = recommender.draw([request], 40, temperature, seed=5)
             assert alone_items[0].tolist() == items[row].tolist()
@@ -170,7 +186,9 @@ class _Broken(Popularity):
 
     def recommend(self, requests, n, temperature=0.0, seed=0):
         if self.fault == "exclusions":
-            requests = [Request(r.request_id, r.user, r.time) for r in requests]
+            requests = [Request(r.request_id, r.user, r.time, allow=r.allow) for r in requests]
+        if self.fault == "allow-list":
+            requests = [Request(r.request_id, r.user, r.time, exclude=r.exclude) for r in requests]
         answers = super().recommend(requests, n, temperature, seed)
         if self.fault == "repeats":
             return [Ranked(a.items[[0, *range(len(a.items) - 1)]], a.scores) for a in answers]
@@ -181,7 +199,7 @@ class _Broken(Popularity):
         return answers
 
 
-@pytest.mark.parametrize("fault", ["exclusions", "repeats", "short", "batch"])
+@pytest.mark.parametrize("fault", ["exclusions", "allow-list", "repeats", "short", "batch"])
 def test_the_contract_fails_a_broken_recommender(fault):
     with pytest.raises(AssertionError):
         check_contract(_Broken(fault), contract_requests(N_ITEMS), N_ITEMS)
