@@ -81,6 +81,7 @@ class EmbeddingRetrieval:
 
     def _best_of(self, request: Request, vector: np.ndarray, n: int) -> Ranked:
         """The best of an allow-list, which the index cannot search within, exactly."""
+        assert request.allow is not None
         items = np.unique(request.allow).astype(np.int64)
         items = items[request.available(items)]
         scores = self.items[items] @ vector

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,21 +66,30 @@ class Timing:
 
 
 def in_turn(ours: Callable[[], Any], peer: Callable[[], Any], repeats: int, warm_up: bool = True) -> Timing:
-    """Run ours, then the peer, `repeats` times over; before it each once, unmeasured, unless `warm_up` is off."""
-    if warm_up:
-        ours(), peer()
+    """Run ours, then the peer, `repeats` times over. Peak memory is that of each side's first run.
+
+    Before it each once, untimed, unless `warm_up` is off.
+    """
     seconds: tuple[list[float], list[float]] = ([], [])
     peaks: list[int | None] = [None, None]
-    for _ in range(repeats):
+    for repeat in range(-1 if warm_up else 0, repeats):
         for side, call in enumerate((ours, peer)):
             gc.collect()
-            with peak_memory() as peak:
-                start = time.perf_counter()
-                call()
-                seconds[side].append(time.perf_counter() - start)
-            if peak:
-                peaks[side] = max(peaks[side] or 0, peak[0])
+            if not seconds[side] and peaks[side] is None:
+                with peak_memory() as peak:
+                    took = _seconds(call)
+                peaks[side] = peak[0] if peak else None
+            else:
+                took = _seconds(call)
+            if repeat >= 0:
+                seconds[side].append(took)
     return Timing(*seconds, *peaks)
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def timed(name: str, peer: str, timing: Timing, target: float | None, limit: str, **notes: Any) -> Result:
@@ -92,6 +103,9 @@ def timed(name: str, peer: str, timing: Timing, target: float | None, limit: str
 def peak_memory() -> Iterator[list[int]]:
     """The list is left holding the growth of the peak resident memory inside the block, in bytes; empty off Linux."""
     peak: list[int] = []
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)  # what was freed earlier goes back, so that its reuse is counted
     before = _resident("VmRSS") if _reset_peak() else None
     yield peak
     if before is not None:

@@ -7,8 +7,9 @@ from statistics import median
 import numpy as np
 import torch
 
-from llm import generate
+from llm import generate, scoring
 from llm.prefixes import E2P
+from llm.quantize import quantise
 from llm.vocabulary import PREFIX
 from serving.bench import world
 from serving.bench.case import Result, Timing, in_turn, timed
@@ -122,6 +123,36 @@ def soft_prefix(quick: bool) -> list[Result]:
         _cost("Prompt Context at inference (32 tokens of profile; time with over without)", prompt_context,
               None, users, "32 more tokens in front"),
     ]  # fmt: skip
+
+
+def int8_weights(quick: bool) -> list[Result]:
+    """The same 30 draws with int8 weights and with float32, and what int8 does to the distribution."""
+    users = 8 if quick else 64
+    exact, model = world.smollm2(), world.smollm2()
+    prompts, asked = world.random_prompts(users, PROMPT), world.requests(users)
+    items, before = generate.draw(world.session(exact, prompts), asked, DRAWS, seed=0)
+    quantise(model)
+    flat = [prompt for prompt in prompts for _ in range(4)]
+    after = scoring.log_probs(model, flat, items[:, :4].reshape(-1))[:, 0]
+    ratio = after - before[:, :4].reshape(-1)
+
+    def ours() -> None:
+        generate.draw(world.session(model, prompts), asked, DRAWS, seed=0)
+
+    def theirs() -> None:
+        generate.draw(world.session(exact, prompts), asked, DRAWS, seed=0)
+
+    timing = in_turn(ours, theirs, 3 if quick else 7)
+    return [
+        timed(
+            f"int8 weights: {DRAWS} samples × {users} users, SmolLM2-135M",
+            "the same with float32 weights",
+            timing,
+            None,
+            "8-bit products without VNNI instructions; down_proj stays float32",
+            kl_nats=float((np.expm1(ratio) - ratio).mean()),
+        )
+    ]
 
 
 def _cost(name: str, timing: Timing, target: float | None, users: int, why: str) -> Result:
