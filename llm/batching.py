@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 BUDGET = 1 << 30  # bytes; what a batch may take beside the weights
+KEPT_LEVELS = 4  # nodes of earlier calls that a session keeps, in levels of the call at hand (llm.generate)
 
 
 class Footprint:
@@ -25,12 +26,13 @@ class Footprint:
         inner = getattr(config, "intermediate_size", None) or 4 * hidden
         self.kept = 2 * config.num_hidden_layers * kv * itemsize
         self.working = (4 * hidden + 3 * heads * head + 4 * kv + 3 * inner) * itemsize
-        self.node = 40 * widest_level
+        self.node = 24 * widest_level
 
     def of(self, tokens: int, nodes: int, levels: int) -> int:
         """A request of a prompt of `tokens`, then `nodes` nodes on each of `levels` levels."""
-        kept = (tokens + 2 * nodes * max(levels - 1, 0)) * self.kept  # nodes twice: buffers grow by doubling
-        return kept + max(tokens, nodes) * self.working + nodes * self.node
+        columns = (KEPT_LEVELS + max(levels - 1, 0)) * nodes
+        kept = (tokens + columns + columns // 2) * self.kept  # buffers grow by half
+        return kept + max(tokens, nodes) * self.working + (KEPT_LEVELS + 1) * nodes * self.node
 
 
 def by_length(

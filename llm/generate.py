@@ -1,7 +1,7 @@
 """Drawing items inside the trie: i.i.d. sampling, sampling without replacement, beam search. All are exact.
 
-A prompt is read once. Then, level by level, only the *distinct* prefixes that some draw has reached are forwarded, all
-requests at once, with a tree attention mask over the shared key-value cache (a node sees its prompt, its ancestors and
+A prompt is read once. Then, level by level, only the *distinct* prefixes that some draw has reached are forwarded (and
+only those that no earlier call has forwarded), all requests at once, with a tree attention mask over the shared key-value cache (a node sees its prompt, its ancestors and
 itself), and a node with a single leaf below it forwards nothing. Exclusions and allow-lists are inside the constraint, node by node.
 
 Random numbers are derived from (seed, user, request id, time), never from a batch. Logits may differ in the last bits
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from llm.batching import KEPT_LEVELS
 from llm.model import SidModel
 from llm.ragged import Layout, Memory
 from recsys.recommender import Request
@@ -34,8 +35,34 @@ class Nodes:
     slots: torch.Tensor  # [P, depth] cache columns of the ancestors and (once forwarded) of the node itself
 
 
+@dataclass
+class Known:
+    """Nodes of one depth that were forwarded already: sorted keys [K] (row · nodes + node), cache columns, logits."""
+
+    keys: torch.Tensor
+    slots: torch.Tensor
+    logits: torch.Tensor  # [K, size]
+
+    def find(self, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where each of `keys` is, and whether it is there."""
+        at = torch.searchsorted(self.keys, keys).clamp(max=max(len(self.keys) - 1, 0))
+        there = self.keys[at] == keys if len(self.keys) else torch.zeros_like(keys, dtype=torch.bool)
+        return at, there
+
+    def with_more(self, keys: torch.Tensor, slots: torch.Tensor, logits: torch.Tensor) -> Known:
+        keys = torch.cat([self.keys, keys])
+        order = torch.argsort(keys)
+        return Known(
+            keys[order], torch.cat([self.slots, slots])[order], torch.cat([self.logits, logits])[order]
+        )
+
+
 class PromptSession:
-    """B prompts read once, ready to be drawn from any number of times."""
+    """B prompts read once, ready to be drawn from any number of times, at any temperature.
+
+    What was forwarded stays known: a node that i.i.d. draws, draws without replacement, a beam and a scored item have
+    in common is forwarded once.
+    """
 
     @torch.no_grad()
     def __init__(
@@ -44,22 +71,28 @@ class PromptSession:
         prompts: Sequence[Sequence[int]],
         prefix: torch.Tensor | None,
         constraints: Constraints,
-        temperature: float = 1.0,
     ):
         self.model, self.trie, self.constraints = model, model.trie, constraints
-        self.temperature = temperature
         packed = model.pack(prompts)
         layout = packed.layout
         self.n_rows, self.width, self.lengths = layout.n_rows, layout.width, layout.lengths
         self.memory = Memory()
-        self.root_hidden = model.hidden(packed, prefix, layout.ends - 1, self.memory)
+        self.root_logits = model.rows.logits(model.hidden(packed, prefix, layout.ends - 1, self.memory), 0)
         columns = torch.arange(self.width, device=model.device)
         self.real = columns < self.lengths[:, None]  # [B, width] where a prompt has a token
         self.alive = ~constraints.excludes_everything()
+        self.forget()
 
-    def rewind(self) -> None:
-        """Forget every node; the prompts stay read."""
+    def forget(self) -> None:
+        """Drop every node; the prompts stay read."""
         self.memory.rewind(self.width)
+        empty = torch.zeros(0, dtype=torch.long, device=self.model.device)
+        self.known = [Known(empty, empty, self.root_logits.new_zeros(0, size)) for size in self.trie.sizes]
+
+    def make_room(self, nodes: int) -> None:
+        """Drop the nodes known so far where they take more than `KEPT_LEVELS` times what `nodes` a level will."""
+        if self.memory.used - self.width > KEPT_LEVELS * nodes:
+            self.forget()
 
     def root(self) -> Nodes:
         """The root of every request that has an item left."""
@@ -68,17 +101,25 @@ class PromptSession:
 
     @torch.no_grad()
     def logits(self, depth: int, nodes: Nodes) -> torch.Tensor:
-        """Logits [P, sizes[depth]] at the nodes; forwards those that need it and fills their slots."""
+        """Logits [P, sizes[depth]] at distinct nodes; forwards those that need it, and fills their slots."""
         if depth == 0:
-            return self.model.rows.logits(self.root_hidden[nodes.row], 0)
+            return self.root_logits[nodes.row]
         leaves = self.trie.leaf_start[depth]
-        branching = torch.nonzero(leaves[nodes.node + 1] - leaves[nodes.node] > 1)[:, 0]
-        result = self.root_hidden.new_zeros(len(nodes.node), self.trie.sizes[depth], dtype=torch.float32)
-        slot = torch.full_like(nodes.node, -1)
-        if len(branching):  # the others have one item below them: whatever their logits, they lead there
-            hidden, own = self._forward(depth, nodes, branching)
-            result.index_copy_(0, branching, self.model.rows.logits(hidden, depth))
-            slot.index_copy_(0, branching, own)
+        branching = leaves[nodes.node + 1] - leaves[nodes.node] > 1
+        keys = nodes.row * self.trie.n_nodes[depth] + nodes.node
+        new = torch.nonzero(branching & ~self.known[depth].find(keys)[1])[:, 0]
+        if len(new):
+            hidden, slots = self._forward(depth, nodes, new)
+            logits = self.model.rows.logits(hidden, depth)
+            self.known[depth] = self.known[depth].with_more(keys[new], slots, logits)
+        known, there = self.known[depth], branching
+        result = self.root_logits.new_zeros(len(keys), self.trie.sizes[depth])
+        slot = torch.full_like(
+            keys, -1
+        )  # the others have one item below them: whatever their logits, they lead there
+        if there.any():
+            at = known.find(keys[there])[0]
+            result[there], slot[there] = known.logits[at], known.slots[at]
         nodes.slots = torch.cat([nodes.slots, slot[:, None]], 1)
         return result
 
@@ -100,7 +141,7 @@ class PromptSession:
 
 
 def draw(
-    session: PromptSession, requests: Sequence[Request], n: int, seed: int
+    session: PromptSession, requests: Sequence[Request], n: int, seed: int, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """`n` i.i.d. draws a request: items [R, n] and log-probabilities [R, n]; −1 and −inf where nothing is allowed.
 
@@ -111,25 +152,22 @@ def draw(
         [_generator(seed, request, "draw").random((n, trie.n_levels)) for request in requests]
     )
     uniform = torch.from_numpy(uniforms).to(device)[session.alive].reshape(-1, trie.n_levels)
-    session.rewind()
+    session.make_room(n)
     current = session.root()
     rows = current.row.repeat_interleave(n)
-    member = torch.arange(len(current.row), device=device).repeat_interleave(
-        n
-    )  # a draw's index into `current`
+    member = torch.arange(len(current.row), device=device).repeat_interleave(n)  # a draw's place in `current`
     node, total = torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.float64, device=device)
     for depth in range(trie.n_levels if len(rows) else 0):
         logits = session.logits(depth, current)
         node, value = draw_children(
             trie, depth, current.node, logits, member, uniform[:, depth],
-            session.temperature, session.constraints, current.row,
+            temperature, session.constraints, current.row,
         )  # fmt: skip
         total += value
         key, inverse = torch.unique(rows * trie.n_nodes[depth + 1] + node, return_inverse=True)
         parent = torch.zeros_like(key).scatter_(0, inverse, member)
         current = Nodes(current.row[parent], key % trie.n_nodes[depth + 1], current.slots[parent])
         member = inverse
-    session.rewind()
     items = torch.full((session.n_rows, n), -1, device=device)
     values = torch.full((session.n_rows, n), -torch.inf, dtype=torch.float64, device=device)
     items[session.alive] = trie.leaf_item[node].reshape(-1, n)
@@ -138,7 +176,7 @@ def draw(
 
 
 def distinct(
-    session: PromptSession, requests: Sequence[Request], n: int, seed: int
+    session: PromptSession, requests: Sequence[Request], n: int, seed: int, temperature: float = 1.0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """`n` items a request without replacement, in draw order, with their log-probabilities.
 
@@ -150,25 +188,25 @@ def distinct(
         uniform = _generator(seed, requests[row], f"gumbel {depth}").random(shape)
         return -np.log(-np.log(np.maximum(uniform, 1e-300)))
 
-    return _top_k(session, n, noise)
+    return _top_k(session, n, temperature, noise)
 
 
 def beam(session: PromptSession, n: int, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """The best `n` of a beam of `width` nodes a level (≥ n), most likely first, with their log-probabilities."""
-    return [(items[:n], scores[:n]) for items, scores in _top_k(session, max(width, n), None)]
+    return [(items[:n], scores[:n]) for items, scores in _top_k(session, max(width, n), 1.0, None)]
 
 
 @torch.no_grad()
-def _top_k(session: PromptSession, k: int, noise) -> list[tuple[np.ndarray, np.ndarray]]:
+def _top_k(session: PromptSession, k: int, temperature: float, noise) -> list[tuple[np.ndarray, np.ndarray]]:
     trie, device = session.trie, session.model.device
-    session.rewind()
+    session.make_room(k)
     current = session.root()
     phi = torch.zeros(len(current.row), dtype=torch.float64, device=device)
     perturbed = torch.zeros_like(phi)
     for depth in range(trie.n_levels):
         logits = session.logits(depth, current)
         log_probs, children = trie.child_log_probs(
-            depth, current.node, logits, session.temperature, session.constraints, current.row
+            depth, current.node, logits, temperature, session.constraints, current.row
         )
         child_phi = phi[:, None] + log_probs.double()
         if noise is None:
@@ -185,7 +223,6 @@ def _top_k(session: PromptSession, k: int, noise) -> list[tuple[np.ndarray, np.n
         parent, column = parent[order], column[order]
         phi, perturbed = child_phi[parent, column], rank[parent, column]
         current = Nodes(current.row[parent], children[parent, column], current.slots[parent])
-    session.rewind()
     answers = []
     items, rows = trie.leaf_item[current.node].cpu().numpy(), current.row.cpu().numpy()
     order_by, scores = perturbed.cpu().numpy(), phi.cpu().numpy()
@@ -194,6 +231,33 @@ def _top_k(session: PromptSession, k: int, noise) -> list[tuple[np.ndarray, np.n
         best_first = mine[np.argsort(-order_by[mine], kind="stable")]
         answers.append((items[best_first], scores[best_first]))
     return answers
+
+
+@torch.no_grad()
+def score(session: PromptSession, items: np.ndarray, temperatures: Sequence[float] = (1.0,)) -> np.ndarray:
+    """log p [R, G] (float64) of one item a request at G temperatures; −inf where it is not available.
+
+    What `llm.scoring.log_probs` gives, for prompts that are read already.
+    """
+    trie = session.trie
+    path = trie.path(torch.from_numpy(np.asarray(items, dtype=np.int64)).to(session.model.device))
+    current = session.root()
+    path = path[current.row]
+    total = torch.zeros(len(path), len(temperatures), dtype=torch.float64, device=path.device)
+    for depth in range(trie.n_levels):
+        logits = session.logits(depth, current)
+        column = (path[:, depth + 1] - trie.child_start[depth][path[:, depth]])[:, None]
+        for index, temperature in enumerate(temperatures):
+            log_probs, _ = trie.child_log_probs(
+                depth, current.node, logits, temperature, session.constraints, current.row
+            )
+            total[:, index] += log_probs.gather(1, column)[:, 0]
+        current = Nodes(current.row, path[:, depth + 1], current.slots)
+    result = torch.full(
+        (session.n_rows, len(temperatures)), -torch.inf, dtype=torch.float64, device=path.device
+    )
+    result[current.row] = total
+    return result.cpu().numpy()
 
 
 def _noise_rows(noise, rows: np.ndarray, depth: int, width: int) -> np.ndarray:

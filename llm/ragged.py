@@ -85,7 +85,7 @@ class Memory:
     ) -> tuple[Tensor, Tensor]:
         if held is None:  # a prompt: no room is taken before somebody draws
             return torch.empty_like(key), torch.empty_like(value)
-        room = end + (end - self.used)  # this level and one more like it
+        room = end + max(end - self.used, end // 2)
         grown = tuple(x.new_empty(x.shape[0], room, *x.shape[2:]) for x in held)
         for new, old in zip(grown, held, strict=True):
             new[:, : self.used] = old[:, : self.used]

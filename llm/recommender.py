@@ -42,7 +42,6 @@ class SidRecommender:
             raise ValueError("a prefix needs user vectors, and user vectors a prefix")
         self.name, self.model, self.builder, self.prefix = name, model, builder, prefix
         self.users, self.profile, self.budget = users, profile, budget
-        self._kept: tuple[float, list[Request], tuple] | None = None
 
     def recommend(
         self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
@@ -52,9 +51,9 @@ class SidRecommender:
         Scores are log-probabilities inside the trie (at `temperature`, or at 1 for the beam).
         """
         answers: list[Ranked | None] = [None] * len(requests)
-        for rows, some, session in self._sessions(requests, temperature or 1.0, max(n, BEAM)):
+        for rows, some, session in self._sessions(requests, max(n, BEAM)):
             if temperature > 0:
-                found = generate.distinct(session, some, n, seed)
+                found = generate.distinct(session, some, n, seed, temperature)
             else:
                 found = generate.beam(session, n, max(n, BEAM))
             for row, (items, scores) in zip(rows, found, strict=True):
@@ -66,8 +65,8 @@ class SidRecommender:
     ) -> tuple[np.ndarray, np.ndarray]:
         items = np.empty((len(requests), n), np.int64)
         values = np.empty((len(requests), n))
-        for rows, some, session in self._sessions(requests, temperature, n):
-            items[rows], values[rows] = generate.draw(session, some, n, seed)
+        for rows, some, session in self._sessions(requests, n):
+            items[rows], values[rows] = generate.draw(session, some, n, seed, temperature)
         return items, values
 
     def log_prob(
@@ -79,6 +78,11 @@ class SidRecommender:
         self, requests: Sequence[Request], items: np.ndarray, temperatures: Sequence[float]
     ) -> np.ndarray:
         """`log_prob` at G temperatures [R, G] for the price of one."""
+        if (kept := self._kept(requests)) is not None:
+            rows, _, session = kept
+            values = np.empty((len(requests), len(temperatures)))
+            values[rows] = generate.score(session, np.asarray(items)[rows], temperatures)
+            return values
         prompts, soft = self._inputs(requests)
         return scoring.log_probs(self.model, prompts, items, soft, temperatures, requests, self.budget)
 
@@ -104,17 +108,26 @@ class SidRecommender:
         ]
         return prompts, soft
 
+    def _kept(
+        self, requests: Sequence[Request]
+    ) -> tuple[np.ndarray, list[Request], generate.PromptSession] | None:
+        """What this recommender left with the model, if it was for these very requests."""
+        owner, before, kept = self.model.kept_session or (None, [], None)
+        same = owner is self and len(before) == len(requests)
+        return kept if same and all(a is b for a, b in zip(before, requests, strict=True)) else None
+
     def _sessions(
-        self, requests: Sequence[Request], temperature: float, nodes: int
+        self, requests: Sequence[Request], nodes: int
     ) -> Iterator[tuple[np.ndarray, list[Request], generate.PromptSession]]:
-        """Prompts read, a batch at a time. One batch is kept, so that drawing, ranking and listing for the same
-        requests read their prompts once.
+        """Prompts read, a batch at a time. The last call's is kept if it was one batch, so that drawing,
+        listing, ranking and scoring for the same requests read their prompts once.
         """
         if not requests:
             return
-        if self._kept is not None and self._kept[0] == temperature and _same(self._kept[1], requests):
-            yield self._kept[2]
+        if (kept := self._kept(requests)) is not None:
+            yield kept
             return
+        self.model.kept_session = None  # before another is made
         prompts, soft = self._inputs(requests)
         model = self.model
         for rows in by_length(prompts, model.footprint, nodes, model.trie.n_levels, self.budget):
@@ -124,12 +137,7 @@ class SidRecommender:
                 [prompts[row] for row in rows],
                 None if soft is None else soft[torch.from_numpy(rows)],
                 scoring.constraints_of(model.trie, some),
-                temperature,
             )
             if len(rows) == len(requests):
-                self._kept = (temperature, list(requests), (rows, some, session))
+                self.model.kept_session = (self, list(requests), (rows, some, session))
             yield rows, some, session
-
-
-def _same(kept: Sequence[Request], requests: Sequence[Request]) -> bool:
-    return len(kept) == len(requests) and all(a is b for a, b in zip(kept, requests, strict=True))

@@ -10,7 +10,7 @@ Where this departs from the papers:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -103,7 +103,7 @@ class RQVAE(Quantizer):
         loss, codes, residuals = self.loss(batch)
         self.move_codebooks(codes, residuals)
         if index < 0.9 * config.steps:
-            self.restart_dead(residuals, rng(seed, "restart", index))
+            self.restart_dead(residuals, lambda: rng(seed, "restart", index))
         return loss
 
     def fit(self, vectors: np.ndarray, checkpoint: Path, seed: int, quiet: bool = False) -> dict:
@@ -124,7 +124,6 @@ class RQVAE(Quantizer):
             lambda index: self.training_step(rows, seed, index),
             checkpoint,
             schedule=lambda index: cosine(index, config.steps, 20),
-            clip_norm=1.0,
             quiet=quiet,
         )
         if not bool(self.started):  # steps ≤ warmup
@@ -153,24 +152,25 @@ class RQVAE(Quantizer):
     @torch.no_grad()
     def move_codebooks(self, codes: Sequence[Tensor], residuals: Sequence[Tensor]) -> None:
         """n ← γn + (1 − γ)·uses, m ← γm + (1 − γ)·Σ residuals, e = m / n, for each code of each level."""
-        new = 1 - self.config.decay
+        decay, new = self.config.decay, 1 - self.config.decay
         for level, codebook in enumerate(self.codebooks):
             count, total = self.get_buffer(f"count_{level}"), self.get_buffer(f"sum_{level}")
-            uses = torch.bincount(codes[level], minlength=len(count)).to(count.dtype)
-            coded = torch.zeros_like(total).index_add_(0, codes[level], residuals[level])
-            torch.div(total.lerp_(coded, new), count.lerp_(uses, new).clamp(min=1e-8)[:, None], out=codebook)
+            count.mul_(decay).add_(torch.bincount(codes[level], minlength=len(count)), alpha=new)
+            total.lerp_(torch.zeros_like(total).index_add_(0, codes[level], residuals[level]), new)
+            torch.div(total, count.clamp(min=1e-8)[:, None], out=codebook)
 
     @torch.no_grad()
-    def restart_dead(self, residuals: Sequence[Tensor], generator: np.random.Generator) -> int:
+    def restart_dead(self, residuals: Sequence[Tensor], generator: Callable[[], np.random.Generator]) -> int:
         """Move codes used less than `restart_below` × an even use onto random residuals; returns how many."""
-        restarted = 0
+        restarted, draw = 0, None
         for level, rest in enumerate(residuals):
             count, even = self.get_buffer(f"count_{level}"), len(rest) / self.sizes[level]
             least = self.config.restart_below * even
             if float(count.min()) >= least:
                 continue
+            draw = draw or generator()  # made only when needed: it takes as long as the rest of this function
             dead = torch.nonzero(count < least)[:, 0]
-            found = rest[torch.from_numpy(generator.integers(0, len(rest), len(dead)))]
+            found = rest[torch.from_numpy(draw.integers(0, len(rest), len(dead)))]
             self.codebooks[level][dead] = found
             count[dead] = even  # as if in even use: it has some steps to find its place
             self.get_buffer(f"sum_{level}")[dead] = found * even
@@ -231,4 +231,6 @@ def draw_weights(module: nn.Module, seed: int) -> None:
 def _batch(rows: Tensor, size: int, seed: int, index: int) -> Tensor:
     if len(rows) <= size:
         return rows
-    return rows.index_select(0, torch.from_numpy(rng(seed, "batch", index).integers(0, len(rows), size)))
+    return rows.index_select(
+        0, torch.randint(len(rows), (size,), generator=torch_generator(seed, "batch", index))
+    )

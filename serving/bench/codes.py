@@ -38,7 +38,6 @@ class Side:
     optimizer: torch.optim.Optimizer
     encode: Callable[[Tensor], Tensor]  # rows [n, dim] → codes [n, L]
     decode: Callable[[Tensor], Tensor]
-    clip: float = 0.0
 
 
 def rqvae_epoch(quick: bool) -> list[Result]:
@@ -117,7 +116,6 @@ def _ours(model: RQVAE, rows: Tensor) -> Side:
         model.optimizer(),
         lambda chunk: torch.from_numpy(model.encode(chunk.numpy())),
         lambda codes: torch.from_numpy(model.decode(codes.numpy())),
-        clip=1.0,
     )
 
 
@@ -178,8 +176,6 @@ def _trainer(side: Side, epoch: int, steps: int) -> Callable[[], None]:
             loss = side.step(index)
             float(loss.detach())
             loss.backward()
-            if side.clip:
-                nn.utils.clip_grad_norm_(side.optimizer.param_groups[0]["params"], side.clip)
             side.optimizer.step()
         done += epoch
 
