@@ -86,6 +86,7 @@ def quantise(model: SidModel) -> None:
     """int8 weights in the linear layers of the inner model, in place."""
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
+    model.kept_session = None  # what the float32 weights read
     spec = dict.fromkeys(quantisable(model), per_channel_dynamic_qconfig)
     with warnings.catch_warnings():
         warnings.simplefilter(
