@@ -11,7 +11,8 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
+import torch
+from torch import nn
 
 from recsys.interactions import DataError
 from recsys.recommender import Request
@@ -26,17 +27,17 @@ class UserVectors(Protocol):
     def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-def recency_weights(length: int, half_life: float | None) -> np.ndarray:
-    """Weights [length] of a history, oldest first: 0.5 ** (age / half_life) with age counted in items, Σ w² = 1.
+def recency_weights(lengths: np.ndarray, half_life: float | None) -> np.ndarray:
+    """Weights [Σ lengths] of histories laid one after the other, each oldest first: 0.5 ** (age / half_life) with age
+    counted in items, and Σ w² = 1 within a history.
 
     With `half_life=None` all are 1/sqrt(length), which is LightGCN's own normalisation of a user node.
     """
-    if length == 0:
-        return np.zeros(0, dtype=np.float32)
-    if half_life is None:
-        return np.full(length, length**-0.5, dtype=np.float32)
-    weights = 0.5 ** (np.arange(length - 1, -1, -1) / half_life)
-    return (weights / np.sqrt(np.square(weights).sum())).astype(np.float32)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    age = np.cumsum(lengths)[row] - 1 - np.arange(len(row))
+    weights = np.ones(len(row)) if half_life is None else np.exp2(-age / half_life)
+    squares = np.bincount(row, weights=weights * weights, minlength=len(lengths))
+    return (weights / np.sqrt(squares[row])).astype(np.float32)
 
 
 class HistoryVectors:
@@ -59,15 +60,17 @@ class HistoryVectors:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Item histories, oldest first -> vectors [R, d] and known [R]."""
         parts, known = [np.zeros((0, self.dim), np.float32)], [np.zeros(0, bool)]
+        table = torch.from_numpy(self.messages)
         for start in range(0, len(histories), chunk):
             some = histories[start : start + chunk]
-            indptr = np.concatenate([[0], np.cumsum([len(history) for history in some])])
-            weights = [recency_weights(len(history), self.half_life) for history in some]
-            matrix = sp.csr_matrix(
-                (np.concatenate([*weights, np.zeros(0)]), np.concatenate([*some, np.zeros(0, int)]), indptr),
-                shape=(len(some), len(self.messages)),
-            )
-            summed = np.asarray(matrix @ self.messages, dtype=np.float32)
+            lengths = np.fromiter(map(len, some), np.int64, len(some))
+            summed = nn.functional.embedding_bag(
+                torch.from_numpy(np.concatenate([*some, np.zeros(0, np.int64)]).astype(np.int64)),
+                table,
+                torch.from_numpy(np.cumsum(lengths) - lengths),
+                mode="sum",
+                per_sample_weights=torch.from_numpy(recency_weights(lengths, self.half_life)),
+            ).numpy()
             norms = np.linalg.norm(summed, axis=1, keepdims=True)
             parts.append(np.divide(summed, norms, out=np.zeros_like(summed), where=norms > 1e-12))
             known.append(norms[:, 0] > 1e-12)

@@ -229,7 +229,7 @@ def bench(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="One case: draw, distinct, mask, score, prefix, int8, lightgcn, rqvae or stage2. Repeatable."
+            help="One case: draw, distinct, mask, score, prefix, int8, lightgcn, rqvae, vectors, stage1 or stage2. Repeatable."
         ),
     ] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,

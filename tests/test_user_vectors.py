@@ -21,9 +21,11 @@ from recsys.user_vectors import (
 
 
 def test_recency_weights_by_hand():
-    np.testing.assert_allclose(recency_weights(4, None), [0.5] * 4)
+    np.testing.assert_allclose(recency_weights(np.array([4]), None), [0.5] * 4)
     fade = np.array([0.25, 0.5, 1.0])  # half-life of one item
-    np.testing.assert_allclose(recency_weights(3, 1), fade / np.sqrt((fade**2).sum()), rtol=1e-6)
+    np.testing.assert_allclose(
+        recency_weights(np.array([0, 3, 0, 1]), 1), [*(fade / np.sqrt((fade**2).sum())), 1.0], rtol=1e-6
+    )
 
 
 def test_history_vectors_equal_a_plain_loop():

@@ -30,7 +30,9 @@ CASES = {  # name: module and function; imported in the case's own process
     "int8": ("drawing", "int8_weights"),
     "lightgcn": ("graph", "lightgcn_epoch"),
     "rqvae": ("codes", "rqvae_epoch"),
-    "stage2": ("stage2", "stage2_step"),
+    "vectors": ("vectors", "user_vectors"),
+    "stage1": ("steps", "stage1_step"),
+    "stage2": ("steps", "stage2_step"),
 }
 LIBRARIES = ("torch", "transformers", "torch-geometric", "vector-quantize-pytorch", "numpy")
 

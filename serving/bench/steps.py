@@ -1,4 +1,4 @@
-"""A Stage 2 step of E2P on the frozen backbone against the plain loop: a padded batch through a model with full logits."""
+"""Training steps against the plain loop: a padded batch through a model with logits over the whole vocabulary."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from statistics import median
 
 import numpy as np
 import torch
+from peft import LoraConfig, get_peft_model
 
+from llm.adapt import window_loss
 from llm.model import SidModel
 from llm.prefixes import E2P
 from llm.vocabulary import PREFIX
+from llm.windows import Window
 from recsys.seeds import rng
 from serving.bench import world
 from serving.bench.case import Result, in_turn, timed
@@ -77,6 +80,65 @@ def _case(
     )
 
 
+def stage1_step(quick: bool) -> list[Result]:
+    """LoRA on attention and the rows of the semantic IDs: forward, backward and AdamW of a batch of windows.
+
+    A third of the windows carries a 32-token profile, users' last windows are short, every item is a target.
+    """
+    layers, batch, repeats = 6, 8 if quick else 16, 3 if quick else 7
+    generator = rng(0, "bench stage 1")
+    model = world.smollm2(layers=layers)
+    peer = world.causal_lm(model, layers)
+    settings = LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+    model.inner = get_peft_model(model.inner, settings)
+    model.rows.requires_grad_(True)
+    peer = get_peft_model(peer, settings)
+    for table in (peer.get_input_embeddings(), peer.get_output_embeddings()):
+        table.requires_grad_(True)  # the plain loop trains its vocabulary's rows, old ones with the new
+    windows = []
+    for _ in range(batch):
+        items = generator.integers(0, model.trie.n_items, int(generator.integers(3, 13)))
+        head = generator.integers(0, 49_000, HEAD + 32 * int(generator.random() < 1 / 3)).tolist()
+        width = model.trie.n_levels
+        body = model.item_tokens[items].ravel().tolist()
+        windows.append(Window(head + body, items, len(head) + width * np.arange(len(items))))
+    tokens, labels = _right_padded([window.tokens for window in windows])
+    for index, window in enumerate(windows):
+        labels[index, window.starts[0] : len(window.tokens)] = tokens[
+            index, window.starts[0] : len(window.tokens)
+        ]
+    optimizers = [
+        torch.optim.AdamW([p for p in side.parameters() if p.requires_grad], lr=1e-3)
+        for side in (model, peer)
+    ]
+
+    def our_step() -> None:
+        optimizers[0].zero_grad()
+        window_loss(model, windows).backward()
+        optimizers[0].step()
+
+    def plain_step() -> None:
+        optimizers[1].zero_grad()
+        attention = (tokens != -100).long()
+        peer(tokens.clamp(min=0), attention_mask=attention, labels=labels, use_cache=False).loss.backward()
+        optimizers[1].step()
+
+    timing = in_turn(our_step, plain_step, repeats)
+    real = sum(len(window.tokens) for window in windows)
+    rate, best = 2 * world.flops_a_token(model) * real / median(timing.ours), world.matmul_rate()
+    return [
+        timed(
+            f"Stage 1 step (LoRA and rows, SmolLM2, first {layers} layers, batch {batch})",
+            "plain loop: padded batch, logits over the whole vocabulary, its embedding and head trained",
+            timing,
+            None,
+            f"matrix products, forward and backward: {rate / 1e9:.0f} of {best / 1e9:.0f} GFLOP/s ({rate / best:.0%})",
+            tokens=real,
+            padded_tokens=tokens.numel(),
+        )
+    ]
+
+
 class _Phi:
     """A prefix under training."""
 
@@ -91,7 +153,7 @@ class _Phi:
 
 
 def _right_padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and labels [B, T], −100 behind the end; only the last item's codes are labels."""
+    """Tokens and labels [B, T], −100 behind the end; the last item's codes are labels."""
     tokens = torch.full((len(rows), max(map(len, rows))), -100)
     labels = tokens.clone()
     for index, row in enumerate(rows):
