@@ -112,6 +112,7 @@ def describe(results: Results) -> list[str]:
         f"they are compared with {facts['baseline']}'s ranked list (“ranked”), not with its draws.",
         "All intervals are over users: each user's instances and replicas are averaged first. The interval "
         "of a difference is that of the paired difference, with a bootstrap over users and seeds beside it.",
+        *([facts["weights"] + "."] if facts.get("weights", "as trained") != "as trained" else []),
         verdict(results),
     ]
 

@@ -238,7 +238,7 @@ def bench(
     """Measure every hot path against what you would otherwise pick, on your own machine.
 
     Each case runs ours and its peer in turn and prints the ratio of their times, with its range over the runs. Peers
-    are an extra: pip install 'prelude-recsys[bench]'. PRELUDE_DATA names a folder with amazon2014/Beauty for the
+    are an extra: pip install '.\[bench]'. PRELUDE_DATA names a folder with amazon2014/Beauty for the
     LightGCN case; without it a graph of that size is made up.
     """
     from serving.bench import suite

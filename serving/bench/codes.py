@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.nn import functional
 from recsys.seeds import rng
 from recsys.training import cosine, keep_freed_memory
 from semantic_ids.rqvae import RQVAE, RQVAEConfig, draw_weights
-from serving.bench.case import Result, in_turn, peak_memory, timed
+from serving.bench.case import Result, Timing, in_turn, timed
 
 TARGET = 2.0
 PEER = "vector-quantize-pytorch ResidualVQ, the same autoencoder"
@@ -41,60 +41,63 @@ class Side:
 
 
 def rqvae_epoch(quick: bool) -> list[Result]:
-    """Seconds an epoch, of the epochs after the first (in which codebooks start)."""
+    """Seconds an epoch, timed by halves and in turn; the first half, in which the codebooks start, is not counted."""
     try:
         import vector_quantize_pytorch  # noqa: F401
     except ImportError as error:
         raise ValueError("this case needs its peer: pip install 'prelude-recsys[bench]'") from error
     keep_freed_memory()  # as training does; it is the whole process's, so the peer has it too
-    repeats = 2 if quick else 5
+    repeats, half = 4 if quick else 12, -(-ROWS // RQVAEConfig().batch) // 2
+    config = RQVAEConfig(steps=(1 + repeats) * half, warmup=half // 2)
     rows = torch.from_numpy(clustered(ROWS, DIM))
-    config = RQVAEConfig()
-    epoch = -(-ROWS // config.batch)
-    config = config.model_copy(update={"steps": (1 + repeats) * epoch})
     model = RQVAE(DIM, SIZES, config)
     draw_weights(model, SEED)
     model.train()
-    sides = {"ours": _ours(model, rows), "peer": _peer(config, rows, True)}
-    trainers = [_trainer(side, epoch, config.steps) for side in sides.values()]
-    peaks = []
-    for trainer in trainers:  # the warm-up: what is allocated here is kept, so memory is measured here
-        with peak_memory() as peak:
-            trainer()
-        peaks.append(peak[0] if peak else None)
-    timing = in_turn(*trainers, repeats, warm_up=False)
+    ours, peer = _ours(model, rows), _peer(config, rows, rotation_trick=True)
+    timing = in_turn(*(_trainer(side, half, config) for side in (ours, peer)), repeats)
+    timing = _scaled(timing, ROWS / config.batch / half)
     rate = _matrix_rate()
     floor = _training_flops(model) * ROWS / rate
-    ours_s = float(np.median(timing.ours))
-    notes = {
-        f"{name}_{key}": value for name, side in sides.items() for key, value in _quality(side, rows).items()
-    }
-    settle_s = _seconds(lambda: model.settle(rows.numpy()))
-    notes |= {"settling_s": settle_s}
-    notes |= {f"ours_settled_{key}": value for key, value in _quality(sides["ours"], rows).items()}
-    plain = _trainer(_peer(config, rows, False), epoch // 4, config.steps)
-    plain()
-    plain_s = _seconds(plain) * epoch / (epoch // 4)
-    return [
-        timed(
-            "RQ-VAE epoch, 100k x 384",
-            PEER,
-            timing,
-            TARGET,
-            f"matrix products: {floor / ours_s:.0%} of the {rate / 1e9:.0f} GFLOP/s measured here; the rest is passes over "
-            "small arrays",
-            floor_s=floor,
-            ratio_without_rotation_trick=plain_s / ours_s,
-            epochs_trained=1 + repeats,
-            **notes,
-            **_encoding(model, sides, rows, rate),
-            batch=config.batch,
-            levels=SIZES,
-            threads=torch.get_num_threads(),
-            our_peak_bytes=peaks[0],
-            peer_peak_bytes=peaks[1],
-        )
-    ]
+    result = timed(
+        "RQ-VAE epoch, 100k x 384",
+        PEER,
+        timing,
+        TARGET,
+        f"matrix products: {floor / float(np.median(timing.ours)):.0%} of the {rate / 1e9:.0f} GFLOP/s measured here",
+        floor_s=floor,
+        steps_trained=config.steps,
+        **_named("", _quality(ours, rows)),
+        **_named("peer_", _quality(peer, rows)),
+        **_encoding(model, ours, peer, rows, rate),
+        settling_s=_seconds(lambda: model.settle(rows.numpy())),
+        batch=config.batch,
+        levels=SIZES,
+        threads=torch.get_num_threads(),
+        our_peak_bytes=timing.our_peak,
+        peer_peak_bytes=timing.peer_peak,
+    )
+    result.notes.update(_named("settled_", _quality(ours, rows)), **_without_rotation(ours, rows, config))
+    return [result]
+
+
+def _without_rotation(ours: Side, rows: Tensor, config: RQVAEConfig) -> dict[str, object]:
+    """The ratio against a peer whose gradient goes straight through, as ours, instead of its default rotation trick."""
+    peer = _peer(config, rows, rotation_trick=False)
+    trainers = [_trainer(side, 40, config, first=config.warmup) for side in (ours, peer)]
+    ratio, spread = in_turn(*trainers, 5).speedup
+    return {"ratio_without_rotation_trick": ratio, "spread_without_rotation_trick": spread}
+
+
+def _named(prefix: str, values: dict[str, object]) -> dict[str, object]:
+    return {prefix + name: value for name, value in values.items()}
+
+
+def _scaled(timing: Timing, factor: float) -> Timing:
+    return replace(
+        timing,
+        ours=[factor * value for value in timing.ours],
+        peers=[factor * value for value in timing.peers],
+    )
 
 
 def clustered(n: int, dim: int, clusters: int = 1000, rank: int = 48) -> np.ndarray:
@@ -164,20 +167,20 @@ def _mlp(widths: list[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _trainer(side: Side, epoch: int, steps: int) -> Callable[[], None]:
-    """A call trains the next epoch; `steps` is what the learning rate's cosine ends at."""
-    done, rate = 0, side.optimizer.param_groups[0]["lr"]
+def _trainer(side: Side, count: int, config: RQVAEConfig, first: int = 0) -> Callable[[], None]:
+    """A call trains the next `count` steps, from `first` on, under the learning rates of `RQVAE.fit`."""
+    done = first
 
     def train() -> None:
         nonlocal done
-        for index in range(done, done + epoch):
-            side.optimizer.param_groups[0]["lr"] = rate * cosine(index, steps, 20)
+        for index in range(done, done + count):
+            side.optimizer.param_groups[0]["lr"] = config.lr * cosine(index, config.steps, 20)
             side.optimizer.zero_grad()
             loss = side.step(index)
             float(loss.detach())
             loss.backward()
             side.optimizer.step()
-        done += epoch
+        done += count
 
     return train
 
@@ -201,18 +204,18 @@ def _quality(side: Side, rows: Tensor) -> dict[str, object]:
     }
 
 
-def _encoding(model: RQVAE, sides: dict[str, Side], rows: Tensor, rate: float) -> dict[str, float]:
+def _encoding(model: RQVAE, ours: Side, peer: Side, rows: Tensor, rate: float) -> dict[str, float]:
     """Vectors a second of both sides, and the most that the matrix products allow."""
-    seconds = {
-        name: min(
-            _seconds(lambda side=side: [side.encode(chunk) for chunk in rows.split(CHUNK)]) for _ in range(3)
-        )
-        for name, side in sides.items()
-    }
+    chunks = rows[: 10 * CHUNK].split(CHUNK)
+    taken = [
+        min(_seconds(lambda side=side: [side.encode(chunk) for chunk in chunks]) for _ in range(5))
+        for side in (ours, peer)
+    ]
     weights = sum(layer.weight.numel() for layer in model.encoder if isinstance(layer, nn.Linear))
-    flops = 2 * (weights + sum(SIZES) * model.config.latent)
-    return {f"{name}_encodes_per_s": len(rows) / taken for name, taken in seconds.items()} | {
-        "encodes_per_s_at_the_floor": rate / flops
+    return {
+        "encoded_per_s": 10 * CHUNK / taken[0],
+        "peer_encoded_per_s": 10 * CHUNK / taken[1],
+        "encoded_per_s_at_the_floor": rate / (2 * (weights + sum(SIZES) * model.config.latent)),
     }
 
 

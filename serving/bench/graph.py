@@ -29,7 +29,7 @@ from recsys.lightgcn import (
 from recsys.loaders import EMBEDDED, load_amazon
 from recsys.seeds import rng, torch_generator
 from recsys.training import keep_freed_memory
-from serving.bench.case import Result, Timing, in_turn, peak_memory, timed
+from serving.bench.case import Result, Timing, in_turn, timed
 
 TARGET = 5.0
 PEER = "torch-geometric LightGCN and recommendation_loss, plain loop"
@@ -175,12 +175,7 @@ def _measure(graph: Graph, steps: int, repeats: int) -> Result:
     plain_adam = torch.optim.Adam(peer.parameters(), lr=CONFIG.learning_rate)
     our_step = step_of_training(ours, graph.users, graph.items, SEED)
     sides = _trainer(our_step, optimizer_of(ours), steps), _trainer(peer_step, plain_adam, steps)
-    peaks = []
-    for side in sides:  # the warm-up: what is allocated here is kept, so memory is measured here
-        with peak_memory() as peak:
-            side()
-        peaks.append(peak[0] if peak else None)
-    timing = in_turn(*sides, repeats, warm_up=False)
+    timing = in_turn(*sides, repeats)
     an_epoch = _scaled(timing, epoch / steps)
     with torch.no_grad():
         vectors = ours(), peer.get_embedding(both)
@@ -200,8 +195,8 @@ def _measure(graph: Graph, steps: int, repeats: int) -> Result:
         layers=CONFIG.layers,
         batch=CONFIG.batch,
         threads=torch.get_num_threads(),
-        our_peak_bytes=peaks[0],
-        peer_peak_bytes=peaks[1],
+        our_peak_bytes=timing.our_peak,
+        peer_peak_bytes=timing.peer_peak,
     )
 
 
