@@ -19,8 +19,8 @@ DRAWS = 30
 
 
 def many_users(quick: bool) -> list[Result]:
-    """30 i.i.d. draws for each of 64 users (quick: 4 users), SmolLM2-135M, 10,000 items."""
-    users = 4 if quick else 64
+    """30 i.i.d. draws for each of 64 users (quick: 3 users), SmolLM2-135M, 10,000 items."""
+    users = 3 if quick else 64
     model = world.smollm2()
     peer, trie = world.causal_lm(model), world.dict_trie(model)
     prompts, asked = world.random_prompts(users, PROMPT), world.requests(users)
@@ -39,7 +39,7 @@ def many_users(quick: bool) -> list[Result]:
             prefix_allowed_tokens_fn=world.allowed_tokens(trie, PROMPT),
         ).numpy()  # fmt: skip
 
-    timing = in_turn(ours, theirs, 2 if quick else 3, warm_up=quick)
+    timing = in_turn(ours, theirs, 2, warm_up=quick)
     written = _item_numbers(model, found["peer"][:, PROMPT:])
     first = model.trie.path(torch.from_numpy(found["ours"]).reshape(-1))[:, 1].reshape(users, DRAWS)
     nodes = sum(len(row.unique()) for row in first)

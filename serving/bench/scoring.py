@@ -9,7 +9,7 @@ from llm.backbone import BackboneConfig
 from serving.bench import world
 from serving.bench.case import Result, in_turn, timed
 
-INSTANCES = 1000  # quick: 100, the ratio is the same
+INSTANCES = 1000  # quick: 50, the ratio is the same
 PROMPT = 20  # tokens
 DRAWS = 30
 PRECISION = 0.05  # sampling error over the between-user standard error
@@ -17,12 +17,12 @@ SHARPNESS = 1.6  # of the random model: gives a mean expected hit-rate near .1, 
 
 
 def expected_hit_rate(quick: bool) -> list[Result]:
-    """1,000 instances (quick: 100), targets drawn from the model itself, a small decoder (128 wide, 4 layers), 10,000 items.
+    """1,000 instances (quick: 50), targets drawn from the model itself, a small decoder (128 wide, 4 layers), 10,000 items.
 
     The peer is our own sampler, prompts read once: rounds of 30 i.i.d. draws, more of them until the standard error
     that sampling adds to the mean is 5 % of the standard error over users.
     """
-    n = 100 if quick else INSTANCES
+    n = 50 if quick else INSTANCES
     model = world.sid_model(BackboneConfig(name="scratch", layers=4, device="cpu"), 10_000)
     model.rows.output.data *= SHARPNESS
     prompts = world.rng(0, "bench prompts").integers(0, 256, (n, PROMPT)).tolist()
