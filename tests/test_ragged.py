@@ -96,6 +96,18 @@ def test_only_wanted_tokens_pass_through_the_last_mlp_and_nothing_else_changes(t
     assert seen == [3]
 
 
+def test_the_gradient_is_that_of_the_whole_pass_where_only_wanted_tokens_are_read(tiny):
+    packed = tiny.pack([[-1, 256, 65, 66], [-1, 256], [256, 67, 68]])
+    wanted = torch.tensor([3, 5, 7, 8])
+    prefix = torch.randn(3, 1, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
+    ours = torch.autograd.grad((tiny.hidden(packed, prefix, wanted) * weight).sum(), prefix)[0]
+    whole = torch.autograd.grad((tiny.hidden(packed, prefix)[wanted] * weight).sum(), prefix)[0]
+    torch.testing.assert_close(ours, whole, rtol=1e-4, atol=1e-6)
+    assert ours[:2].abs().sum() > 0
+    assert ours[2].abs().sum() == 0  # a row without a soft token
+
+
 def test_memory_holds_a_prompt_once_and_forgets_only_nodes():
     generator = np.random.default_rng(0)
 
