@@ -235,7 +235,7 @@ def bench(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table to this file.")] = None,
 ) -> None:
-    """Measure every hot path against what you would otherwise pick, on your own machine.
+    r"""Measure every hot path against what you would otherwise pick, on your own machine.
 
     Each case runs ours and its peer in turn and prints the ratio of their times, with its range over the runs. Peers
     are an extra: pip install '.\[bench]'. PRELUDE_DATA names a folder with amazon2014/Beauty for the
