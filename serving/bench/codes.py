@@ -47,7 +47,7 @@ def rqvae_epoch(quick: bool) -> list[Result]:
     except ImportError as error:
         raise ValueError("this case needs its peer: pip install 'prelude-recsys[bench]'") from error
     keep_freed_memory()  # as training does; it is the whole process's, so the peer has it too
-    repeats, half = 4 if quick else 12, -(-ROWS // RQVAEConfig().batch) // 2
+    repeats, half = 3 if quick else 12, -(-ROWS // RQVAEConfig().batch) // 2
     config = RQVAEConfig(steps=(1 + repeats) * half, warmup=half // 2)
     rows = torch.from_numpy(clustered(ROWS, DIM))
     model = RQVAE(DIM, SIZES, config)
@@ -84,7 +84,7 @@ def _without_rotation(ours: Side, rows: Tensor, config: RQVAEConfig) -> dict[str
     """The ratio against a peer whose gradient goes straight through, as ours, instead of its default rotation trick."""
     peer = _peer(config, rows, rotation_trick=False)
     timing = in_turn(
-        _trainer(ours, 30, config, first=config.warmup), _trainer(peer, 30, config, first=config.warmup), 4
+        _trainer(ours, 30, config, first=config.warmup), _trainer(peer, 30, config, first=config.warmup), 3
     )
     ratio, spread = timing.speedup
     return {"ratio_without_rotation_trick": ratio, "spread_without_rotation_trick": spread}
