@@ -24,7 +24,7 @@ QUERY = 64  # tokens of the longest query
 
 def stage2_step(quick: bool) -> list[Result]:
     """Forward, backward and AdamW of one batch. Queries of 1 to 64 tokens first; then prompts of one length."""
-    batch, repeats = (4, 2) if quick else (32, 5)
+    batch, repeats = (8, 2) if quick else (32, 5)
     deep, shallow = world.smollm2(), world.smollm2(layers=6)
     return [
         _case(deep, None, batch, True, repeats, "30 layers, queries of 1 to 64 tokens", 2.0),
