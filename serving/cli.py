@@ -225,7 +225,7 @@ def recommend(
 
 @app.command()
 def bench(
-    quick: Annotated[bool, typer.Option(help="Smaller cases: five minutes on two cores.")] = False,
+    quick: Annotated[bool, typer.Option(help="Smaller cases: five to ten minutes on two cores.")] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
