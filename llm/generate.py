@@ -1,8 +1,9 @@
 """Drawing items inside the trie: i.i.d. sampling, sampling without replacement, beam search. All are exact.
 
 A prompt is read once. Then, level by level, only the *distinct* prefixes that some draw has reached are forwarded (and
-only those that no earlier call has forwarded), all requests at once, with a tree attention mask over the shared key-value cache (a node sees its prompt, its ancestors and
-itself), and a node with a single leaf below it forwards nothing. Exclusions and allow-lists are inside the constraint, node by node.
+only those that no earlier call has forwarded), all requests at once, with a tree attention mask over the shared
+key-value cache (a node sees its prompt, its ancestors and itself), and a node with a single leaf below it forwards
+nothing. Exclusions and allow-lists are inside the constraint, node by node.
 
 Random numbers are derived from (seed, user, request id, time), never from a batch. Logits may differ in the last bits
 with the shape of a batch (about 1e-6 relative), so a draw can differ between batchings only where a uniform number
@@ -81,6 +82,7 @@ class PromptSession:
         columns = torch.arange(self.width, device=model.device)
         self.real = columns < self.lengths[:, None]  # [B, width] where a prompt has a token
         self.alive = ~constraints.excludes_everything()
+        self.nodes = 0  # a level that memory was planned for, where it was
         self.forget()
 
     def forget(self) -> None:
@@ -113,10 +115,9 @@ class PromptSession:
             logits = self.model.rows.logits(hidden, depth)
             self.known[depth] = self.known[depth].with_more(keys[new], slots, logits)
         known, there = self.known[depth], branching
+        # the others have one item below them: whatever their logits, they lead there
         result = self.root_logits.new_zeros(len(keys), self.trie.sizes[depth])
-        slot = torch.full_like(
-            keys, -1
-        )  # the others have one item below them: whatever their logits, they lead there
+        slot = torch.full_like(keys, -1)
         if there.any():
             at = known.find(keys[there])[0]
             result[there], slot[there] = known.logits[at], known.slots[at]

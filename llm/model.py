@@ -37,9 +37,7 @@ class Packed:
 class SidModel(nn.Module):
     """`inner` maps inputs_embeds to hidden states: the frozen backbone, or that wrapped by a PEFT adapter."""
 
-    kept_session: Any = (
-        None  # the last batch of prompts that a recommender read: one, whoever shares the model
-    )
+    kept_session: Any = None  # the last prompts that a recommender read: one, whoever shares the model
     inner: Any  # a transformers model: nn.Module's own types do not tell of its methods
 
     def __init__(self, backbone: Backbone, rows: SidRows, trie: Trie):

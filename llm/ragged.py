@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "prelude_ragged"  # the attention implementation's name in transformers
+UNSUPPORTED = ("softcap", "s_aux", "position_bias")  # what some architectures pass to their attention
 
 
 class Layout:
@@ -115,21 +116,28 @@ def ragged_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    for (
+        feature
+    ) in UNSUPPORTED:  # to leave one out would be another model's attention, and nobody would notice
+        if kwargs.get(feature) is not None:
+            raise ValueError(
+                f"the backbone's attention uses {feature}, which packed forward passes do not have"
+            )
     if (window := kwargs.get("sliding_window")) and layout.width > window:
         raise ValueError(f"a sequence of {layout.width} tokens is longer than the model's window of {window}")
     q, k, v = (layout.spread(x[0].transpose(0, 1)) for x in (query, key, value))  # [B, W, heads, d]
     if memory is not None:
         k, v = memory.add(module.layer_idx, k, v)  # type: ignore[arg-type]
-    out = _causal(q, k, v, scaling) if sees is None else _masked(q, k, v, sees, scaling)
+    out = _causal(q, k, v, scaling, dropout) if sees is None else _masked(q, k, v, sees, scaling)
     return layout.gather(out)[None], None
 
 
-def _causal(q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
+def _causal(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, dropout: float) -> Tensor:
     """Places behind the end of a row come after its own, so a row's own never see them: no mask is needed."""
     shared = q.shape[2] != k.shape[2]
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out = nn.functional.scaled_dot_product_attention(
-        q, k, v, is_causal=True, scale=scaling, enable_gqa=shared
+        q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shared
     )
     return out.transpose(1, 2)
 

@@ -93,15 +93,20 @@ class SidRecommender:
     @torch.no_grad()
     def soft_prefixes(self, requests: Sequence[Request]) -> torch.Tensor:
         """The soft tokens [R, m, h] that requests are given."""
-        assert self.prefix is not None
-        assert self.users is not None
-        return self.prefix(torch.from_numpy(self.users.vectors(requests)[0]).to(self.model.device))
+        return self._soft(requests)[0]
 
     @torch.no_grad()
+    def _soft(self, requests: Sequence[Request]) -> tuple[torch.Tensor, np.ndarray]:
+        """Soft tokens, and which requests have a known user vector [R]."""
+        assert self.prefix is not None
+        assert self.users is not None
+        vectors, known = self.users.vectors(requests)
+        return self.prefix(torch.from_numpy(vectors).to(self.model.device)), known
+
     def _inputs(self, requests: Sequence[Request]) -> tuple[list[list[int]], torch.Tensor | None]:
-        if self.prefix is None or self.users is None:
+        if self.prefix is None:
             return [self.builder.prompt(request, self.profile) for request in requests], None
-        soft, known = self.soft_prefixes(requests), self.users.vectors(requests)[1]
+        soft, known = self._soft(requests)
         prompts = [
             self.builder.prompt(request, self.profile, soft.shape[1] if has else 0)
             for request, has in zip(requests, known, strict=True)
@@ -124,7 +129,7 @@ class SidRecommender:
         """
         if not requests:
             return
-        if (kept := self._kept(requests)) is not None:
+        if (kept := self._kept(requests)) is not None and nodes <= kept[2].nodes:
             yield kept
             return
         self.model.kept_session = None  # before another is made
@@ -138,6 +143,7 @@ class SidRecommender:
                 None if soft is None else soft[torch.from_numpy(rows)],
                 scoring.constraints_of(model.trie, some),
             )
+            session.nodes = nodes
             if len(rows) == len(requests):
                 self.model.kept_session = (self, list(requests), (rows, some, session))
             yield rows, some, session

@@ -136,9 +136,6 @@ class Constraints:
         return torch.where(which < 0, end - first, listed)
 
 
-Exclusions = Constraints
-
-
 def _contains(keys: Tensor, values: Tensor) -> Tensor:
     """Bool, the shape of `values`: is the value in the sorted `keys`?"""
     if not len(keys):

@@ -46,7 +46,7 @@ class RQVAE(Quantizer):
         super().__init__(dim, sizes)
         self.config = config
         widths = [dim, *config.hidden, config.latent]
-        self.encoder, self.decoder = _mlp(widths), _mlp(widths[::-1])
+        self.encoder, self.decoder = mlp(widths), mlp(widths[::-1])
         for level, size in enumerate(self.sizes):
             self.register_buffer(f"codebook_{level}", torch.zeros(size, config.latent))
             self.register_buffer(f"count_{level}", torch.zeros(size))  # moving average of uses a step
@@ -212,7 +212,7 @@ class Coded(torch.autograd.Function):
         return gradients[0] + left.sum(0).mul_(2 * gradients[1] / left[0].numel()), None
 
 
-def _mlp(widths: Sequence[int]) -> nn.Sequential:
+def mlp(widths: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]

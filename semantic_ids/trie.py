@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semantic_ids.constraints import AllowList, Constraints, Exclusions
+from semantic_ids.constraints import AllowList, Constraints
 from semantic_ids.trie_arrays import Dense, IntArray, rows_of
 
-__all__ = ["AllowList", "Constraints", "Exclusions", "Trie", "UnknownPrefix"]
+__all__ = ["AllowList", "Constraints", "Trie", "UnknownPrefix"]
 
 DENSE_CELLS = 2**20  # nodes × codes of a depth, at most, to have a dense table (8 bytes a cell)
 

@@ -132,10 +132,12 @@ def test_memory_holds_a_prompt_once_and_forgets_only_nodes():
     assert memory.add(0, second, second)[0].data_ptr() == where  # room was kept: nothing was copied again
 
 
-def test_a_model_with_a_window_refuses_longer_sequences():
+def test_what_packed_attention_cannot_do_is_refused():
     from llm.ragged import ragged_attention
 
     layout = Layout([6], torch.device("cpu"))
     x = torch.zeros(1, 1, 6, 4)
     with pytest.raises(ValueError, match="6 tokens is longer than the model's window of 4"):
         ragged_attention(torch.nn.Identity(), x, x, x, None, layout=layout, sliding_window=4)
+    with pytest.raises(ValueError, match="uses softcap"):
+        ragged_attention(torch.nn.Identity(), x, x, x, None, layout=layout, softcap=50.0)

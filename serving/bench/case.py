@@ -77,16 +77,16 @@ def in_turn(ours: Callable[[], Any], peer: Callable[[], Any], repeats: int, warm
             gc.collect()
             if not seconds[side] and peaks[side] is None:
                 with peak_memory() as peak:
-                    took = _seconds(call)
+                    took = seconds_of(call)
                 peaks[side] = peak[0] if peak else None
             else:
-                took = _seconds(call)
+                took = seconds_of(call)
             if repeat >= 0:
                 seconds[side].append(took)
     return Timing(*seconds, *peaks)
 
 
-def _seconds(call: Callable[[], Any]) -> float:
+def seconds_of(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

@@ -7,10 +7,8 @@ use of codes, and give the rate of encoding.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,8 +17,8 @@ from torch.nn import functional
 
 from recsys.seeds import rng
 from recsys.training import cosine, keep_freed_memory
-from semantic_ids.rqvae import RQVAE, RQVAEConfig, draw_weights
-from serving.bench.case import Result, Timing, in_turn, timed
+from semantic_ids.rqvae import RQVAE, RQVAEConfig, draw_weights, mlp
+from serving.bench.case import Result, Timing, in_turn, seconds_of, timed
 
 TARGET = 2.0
 PEER = "vector-quantize-pytorch ResidualVQ, the same autoencoder"
@@ -69,7 +67,7 @@ def rqvae_epoch(quick: bool) -> list[Result]:
         **_named("", _quality(ours, rows)),
         **_named("peer_", _quality(peer, rows)),
         **_encoding(model, ours, peer, rows, rate),
-        settling_s=_seconds(lambda: model.settle(rows.numpy())),
+        settling_s=seconds_of(lambda: model.settle(rows.numpy())),
         batch=config.batch,
         levels=SIZES,
         threads=torch.get_num_threads(),
@@ -134,7 +132,7 @@ def _peer(config: RQVAEConfig, rows: Tensor, rotation_trick: bool) -> Side:
 
     torch.manual_seed(SEED)
     widths = [DIM, *config.hidden, config.latent]
-    encoder, decoder = _mlp(widths), _mlp(widths[::-1])
+    encoder, decoder = mlp(widths), mlp(widths[::-1])
     quantizer = ResidualVQ(
         dim=config.latent,
         num_quantizers=len(SIZES),
@@ -164,13 +162,6 @@ def _peer(config: RQVAEConfig, rows: Tensor, rotation_trick: bool) -> Side:
 
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     return Side(step, optimizer, encode, decode)
-
-
-def _mlp(widths: list[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 def _trainer(side: Side, count: int, config: RQVAEConfig, first: int = 0) -> Callable[[], None]:
@@ -215,7 +206,7 @@ def _encoding(model: RQVAE, ours: Side, peer: Side, rows: Tensor, rate: float) -
     chunks = rows[: 5 * CHUNK].split(CHUNK)
 
     def per_second(side: Side) -> float:
-        return 5 * CHUNK / min(_seconds(lambda: [side.encode(chunk) for chunk in chunks]) for _ in range(5))
+        return 5 * CHUNK / min(seconds_of(lambda: [side.encode(chunk) for chunk in chunks]) for _ in range(5))
 
     weights = sum(layer.weight.numel() for layer in model.encoder if isinstance(layer, nn.Linear))
     return {
@@ -237,11 +228,5 @@ def _training_flops(model: RQVAE) -> float:
 def _matrix_rate() -> float:
     """FLOP/s of a product of the autoencoder's largest shape: the median of some."""
     x, weight = torch.randn(512, DIM), torch.randn(256, DIM)
-    seconds = [_seconds(lambda: [x @ weight.T for _ in range(10)]) for _ in range(20)]
+    seconds = [seconds_of(lambda: [x @ weight.T for _ in range(10)]) for _ in range(20)]
     return 10 * 2 * x.numel() * len(weight) / float(np.median(seconds))
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start

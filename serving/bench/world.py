@@ -6,6 +6,7 @@ on how concentrated it is, which is stated as the number of distinct first codes
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -106,8 +107,6 @@ def allowed_tokens(trie: dict, prompt_tokens: int) -> Callable[[int, Tensor], li
 
 def matmul_rate(tokens: int = 2048, width: int = 576, inner: int = 1536) -> float:
     """FLOP/s of the model's widest matrix product on this machine now: the floor that cases are held against."""
-    import time
-
     a, b = torch.randn(tokens, width), torch.randn(inner, width)
     best = 0.0
     for _ in range(8):
