@@ -145,12 +145,16 @@ class Recommender:
 
 
 def _path(recommender: AnyRecommender, request: Request, user_id) -> str:
-    vectors = recommender.users if isinstance(recommender, SidRecommender | EmbeddingRetrieval) else None
-    if vectors is None:
+    if isinstance(recommender, EmbeddingRetrieval):
+        known, fallback = bool(recommender.users.vectors([request])[1][0]), "popularity"
+    elif isinstance(recommender, SidRecommender) and recommender.reading.soft_tokens:
+        prompts = recommender.reading.prompts([request])
+        _, condition = recommender.reading.conditioned(prompts, [request])
+        known, fallback = bool(condition.soft_tokens(1)[0]), "No Context"
+    else:
         return "not personalized by a vector"
-    if vectors.vectors([request])[1][0]:
+    if known:
         return "personalized"
-    fallback = "popularity" if isinstance(recommender, EmbeddingRetrieval) else "No Context"
     reason = (
         f"user {user_id!r} is unknown to the run"
         if request.user is None
