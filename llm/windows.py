@@ -15,7 +15,7 @@ from llm.contexts import Joined, Profile, Records, RecordSearch
 from llm.prompts import PromptBuilder
 from recsys.prepare import Dataset
 from recsys.seeds import rng
-from recsys.splits import TEST, VALIDATION
+from recsys.splits import TEST, VALIDATION, WARM
 
 RECORD_COUNTS = (1, 2, 4)  # k of the windows that carry retrieved records: the papers'
 
@@ -141,7 +141,7 @@ class WindowBatches:
 def item_phrases(dataset: Dataset) -> list[list[str]]:
     """Phrases that describe each item: its column values, and queries that led to it.
 
-    A query of a user about an item of their own held-out events is left out.
+    A query of a user about an item of their own held-out events is left out, and so are those of held-out users.
     """
     phrases: list[list[str]] = [[] for _ in range(dataset.n_items)]
     for values in dataset.catalogue.columns.values():
@@ -153,7 +153,8 @@ def item_phrases(dataset: Dataset) -> list[list[str]]:
     for user, item, query in zip(
         dataset.queries["user"], dataset.queries["item"], dataset.queries["query"], strict=True
     ):
-        if item >= 0 and (user, item) not in pairs:
+        unseen = user >= 0 and dataset.user_groups[user] != WARM
+        if item >= 0 and not unseen and (user, item) not in pairs:
             asked[int(item)].add(query)
     for item, queries in asked.items():
         phrases[item] += sorted(queries)
