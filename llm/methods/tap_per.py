@@ -173,10 +173,6 @@ class TapPer(Personalizer):
             SharedLora(layers, config.bridge_rank, config.bridge_alpha, seed) if config.bridge else None
         )
 
-    @property
-    def per_user_parameters(self) -> int:
-        return self.p_u.shape[1] if self.p_u is not None else 0
-
     def condition(self, requests: Sequence[Request]) -> Condition:
         updates = self.bridge.updates() if self.bridge is not None else {}
         if not self.soft_tokens:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llm import generate
 from llm.backbone import BackboneConfig, load_backbone
