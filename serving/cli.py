@@ -173,6 +173,9 @@ def recommend(
     query: Annotated[str | None, typer.Option(help="What the user asks for, in words.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="How many items.")] = 10,
     method: Annotated[str | None, typer.Option(help="Default: e2p where the run has it.")] = None,
+    strength: Annotated[
+        float, typer.Option(help="0 to 1: how much of the method's soft tokens and updates is used.")
+    ] = 1.0,
     temperature: Annotated[
         float, typer.Option(help="0: best first. Above: draws without replacement.")
     ] = 0.0,
@@ -204,6 +207,7 @@ def recommend(
         query,
         n,
         method=method,
+        strength=strength,
         temperature=temperature,
         seed=seed,
         time=time,
