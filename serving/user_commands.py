@@ -31,17 +31,21 @@ def user(
 ) -> None:
     """Show, export or delete what a run holds of one person.
 
-    prelude user runs/demo --id 42 show                     which artifacts hold rows of theirs, and what kind
-    prelude user runs/demo --id 42 export --out 42.json     all of it as one file that they can be handed
-    prelude user runs/demo --id 42 delete                   afterwards no artifact of the run holds a row of theirs
+    Look:       prelude user runs/demo --id 42 show
+    Hand over:  prelude user runs/demo --id 42 export --out 42.json
+    Forget:     prelude user runs/demo --id 42 delete
 
-    A deletion rewrites events, queries, vectors and per-user rows, and notes in manifest.json when it happened and what
-    was rewritten, without the id. Recommendations of trained methods to everyone else do not change, finished stages
-    stay finished, and the deleted id is answered like one that the run has never seen. Killed, it is completed by the
-    next prelude command, or has not begun.
+    After a deletion no artifact of the run holds a row of theirs: events,
+    queries, vectors and per-user rows are rewritten. manifest.json records
+    when, and which artifacts, but not whom. Trained methods recommend to
+    everyone else as before, finished stages stay finished, and the id is
+    answered like one that the run has never seen. A deletion that is killed
+    has not begun, or is completed by the next prelude command.
 
-    It cannot reach weights that were trained on everyone's events (delete the later stages' folders and run again to be
-    rid of those traces), nor your source files: such a run refuses to prepare again, which would bring the person back.
+    Two things are out of its reach. Weights were trained on everyone's events:
+    to be rid of those traces too, delete the folders embed to evaluate and run
+    again. And your source files still name the person: the run refuses to
+    prepare again, which would bring them back.
     """
     from recsys.run import Run
     from serving import user_state

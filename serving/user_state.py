@@ -187,12 +187,14 @@ def _facts(rows: Columns) -> dict[str, Any]:
 
 def _records(rows: Columns, data: Dataset) -> list[dict[str, Any]]:
     """One object a row, for a reader: items by id and title, roles by name, no integers of the run's own."""
-    columns = {name: values for name, values in rows.items() if name not in ("user", "users", "item", "role")}
+    columns: Columns = {}
     if "item" in rows:
         columns["item_id"] = [str(data.catalogue.item_ids[item]) for item in rows["item"]]
         columns["title"] = [data.catalogue.titles[item] for item in rows["item"]]
     if "role" in rows:
         columns["role"] = [ROLE_NAMES[role] for role in rows["role"]]
+    ours = ("user", "users", "item", "role")
+    columns |= {name: values for name, values in rows.items() if name not in ours}
     return [{name: _plain(values[at]) for name, values in columns.items()} for at in range(_length(rows))]
 
 
