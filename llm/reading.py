@@ -27,6 +27,11 @@ class Personalizer(nn.Module):
     per_user_parameters = 0  # numbers stored for each user
     step = 0  # of the training: what is random is keyed by it
 
+    @property
+    def shared_parameters(self) -> int:
+        """Numbers stored for all users together."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def condition(self, requests: Sequence[Request]) -> Condition:
         """The condition of each request, from what stands strictly before its time. Differentiable in the parameters."""
         raise TypeError(f"{type(self).__name__} does not say how it conditions")

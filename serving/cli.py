@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from serving import user_commands
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -265,6 +267,9 @@ def status(run: RunPath) -> None:
     from serving.pipeline import print_timings
 
     print_timings(Run.open(run), Console())
+
+
+app.command()(user_commands.user)
 
 
 def _ids(text: str | None) -> list[str] | None:

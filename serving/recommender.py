@@ -132,7 +132,7 @@ class Recommender:
     ) -> tuple[Request, str]:
         data = self.methods.dataset
         user = None if user_id is None else data.user_index(str(user_id))
-        moment = int(data.times.max()) + 1 if time is None else int(time)
+        moment = data.end if time is None else int(time)
         if history is not None:
             items = np.array([data.catalogue.index_of(str(item)) for item in history], dtype=np.int64)
             times = np.full(len(items), moment - 1, dtype=np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
@@ -13,6 +14,7 @@ from llm.methods.prompting import PromptMethod
 from llm.reading import Personalizer, Reading
 from llm.stage2 import World, train_by_gradient
 from recsys.config import StageConfig
+from recsys.recommender import Request
 
 
 class MethodConfig(StageConfig):
@@ -34,6 +36,17 @@ class MethodConfig(StageConfig):
     def load(self, world: World, seed: int) -> Reading:
         """The trained replica of a run."""
         raise TypeError(f"{type(self).__name__} does not load")
+
+    def admit(self, world: World, reading: Reading, events: np.ndarray) -> None:
+        """Do all that a user with these `events` (oldest first) needs, whom the method has not met, before the first
+        recommendation. What is made is thrown away: this is for the clock. Here: read the user once.
+        """
+        data = world.dataset
+        request = Request(
+            "admitted", None, int(data.times[events[-1]]) + 1, data.items[events], data.times[events]
+        )
+        with torch.no_grad():
+            reading.conditioned(reading.prompts([request]), [request])
 
 
 class TrainedMethod(MethodConfig):

@@ -56,6 +56,10 @@ class Combination(Personalizer):
         self.row_bytes = sum(part.row_bytes for part in parts)
         self.per_user_parameters = sum(part.per_user_parameters for part in parts)
 
+    @property
+    def shared_parameters(self) -> int:
+        return sum(part.shared_parameters for part in self.parts)
+
     def condition(self, requests: Sequence[Request]) -> Condition:
         conditions = []
         for part in self.parts:

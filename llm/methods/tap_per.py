@@ -173,6 +173,10 @@ class TapPer(Personalizer):
             SharedLora(layers, config.bridge_rank, config.bridge_alpha, seed) if config.bridge else None
         )
 
+    @property
+    def shared_parameters(self) -> int:
+        return super().shared_parameters - (0 if self.p_u is None else self.p_u.numel())
+
     def condition(self, requests: Sequence[Request]) -> Condition:
         updates = self.bridge.updates() if self.bridge is not None else {}
         if not self.soft_tokens:
