@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from serving.task_cli import task
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -25,6 +27,8 @@ app = typer.Typer(
     Every stage (prepare, embed, tokenize, adapt, personalize, evaluate) is a command of its own, resumes when it was
     killed, and does nothing when its inputs have not changed.""",
 )
+
+app.command()(task)
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
 ConfigPath = Annotated[
