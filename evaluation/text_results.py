@@ -20,7 +20,11 @@ from evaluation.tables import interval, p_value, rate, signed
 from evaluation.text_metrics import label_counts, macro_f1, macro_f1_of_counts
 from recsys.seeds import rng
 
-SHOWN: dict[str, Callable[[float], float]] = {"exp": math.exp, "root": math.sqrt, "as it is": lambda value: value}
+SHOWN: dict[str, Callable[[float], float]] = {
+    "exp": math.exp,
+    "root": math.sqrt,
+    "as it is": lambda value: value,
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,11 @@ def tabulate(
 ) -> list[dict[str, Any]]:
     """The rows of the table: each method's figures, and its tests against the `baselines` that were measured."""
     rows = [
-        {"name": name, **part.facts, "figures": {key: _figure(value, users) for key, value in part.figures.items()}}
+        {
+            "name": name,
+            **part.facts,
+            "figures": {key: _figure(value, users) for key, value in part.figures.items()},
+        }
         for name, part in measured.items()
     ]
     present = [name for name in baselines if name in measured]
@@ -66,7 +74,11 @@ def tabulate(
 def _figure(figure: Figure, users: np.ndarray) -> dict[str, Any]:
     names, means = _per_user(figure, users)
     shown, bounds = SHOWN[figure.shown], mean_interval(means)
-    low_high = None if bounds is None else [shown(max(bounds[0], 0) if figure.shown == "root" else bounds[0]), shown(bounds[1])]
+    low_high = (
+        None
+        if bounds is None
+        else [shown(max(bounds[0], 0) if figure.shown == "root" else bounds[0]), shown(bounds[1])]
+    )
     return {"value": shown(float(means.mean())), "ci95": low_high, "n_users": len(names), "against": {}}
 
 
@@ -145,7 +157,9 @@ def figure_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[lis
     return headings, body
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]], baseline: str) -> tuple[list[str], list[list[str]]] | None:
+def comparison_table(
+    rows: Sequence[Mapping[str, Any]], baseline: str
+) -> tuple[list[str], list[list[str]]] | None:
     """Headings and cells of all tests against one baseline, each difference above p and p by Holm; None: not measured."""
     keys = list(rows[0]["figures"])
     body = []
@@ -163,7 +177,9 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], baseline: str) -> tuple[
     return (["method", *keys], body) if body else None
 
 
-def markdown(title: str, facts: Sequence[str], rows: Sequence[Mapping[str, Any]], baselines: Sequence[str]) -> str:
+def markdown(
+    title: str, facts: Sequence[str], rows: Sequence[Mapping[str, Any]], baselines: Sequence[str]
+) -> str:
     """The report: what was measured on, the figures, and the tests against each baseline."""
     parts = [f"# {title}", "", *(f"- {fact}" for fact in facts), "", *_lines(*figure_table(rows))]
     for baseline in baselines:

@@ -31,7 +31,9 @@ class TextModel(nn.Module):
         super().__init__()
         for name in SCALED:
             if getattr(backbone.model.config, name, None) not in (None, 1, 1.0):
-                raise ValueError(f"the backbone's head uses {name}, which is not supported here; take another")
+                raise ValueError(
+                    f"the backbone's head uses {name}, which is not supported here; take another"
+                )
         self.inner, self.tokenizer, self.config = backbone.model, backbone.tokenizer, backbone.config
         self.head = nn.Parameter(head, requires_grad=False)
         self.device, self.encode, self.bos_id = backbone.device, backbone.encode, backbone.bos_id
@@ -172,9 +174,7 @@ class TextModel(nn.Module):
             rows = [torch.cat([soft.to(row.dtype), row]) for soft, row in zip(prefix, rows, strict=True)]
         width = max(len(row) for row in rows)
         embedded = torch.stack([nn.functional.pad(row, (0, 0, width - len(row), 0)) for row in rows])
-        mask = torch.stack(
-            [(torch.arange(width) >= width - len(row)).long() for row in rows]
-        ).to(self.device)
+        mask = torch.stack([(torch.arange(width) >= width - len(row)).long() for row in rows]).to(self.device)
         knobs: dict[str, Any] = {"do_sample": temperature > 0}
         if temperature > 0:
             knobs |= {"temperature": temperature, "top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0}
@@ -184,9 +184,7 @@ class TextModel(nn.Module):
         )  # fmt: skip
         with self._causal_lm() as model, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            written = model.generate(
-                inputs_embeds=embedded, attention_mask=mask, generation_config=settings
-            )
+            written = model.generate(inputs_embeds=embedded, attention_mask=mask, generation_config=settings)
         return [self._decode(row.tolist()) for row in written]
 
     @contextmanager

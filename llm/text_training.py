@@ -108,7 +108,11 @@ def adapt_text_model(
 ) -> dict[str, Any]:
     """Train the task LoRA and write `adapter/` into `folder`; returns what the report says of it."""
     lora = LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, bias="none", target_modules=list(config.targets)
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=list(config.targets),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "task lora", bits=31))

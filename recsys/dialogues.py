@@ -22,9 +22,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
 from recsys.seeds import rng
 from recsys.tables import DataError, read_lines, read_table, require
-from recsys.text_tasks import Instance, TextTask, field, instance_at, read_json
+from recsys.text_tasks import Instance, TextTask, field, placed, read_json
 
 SHARES = (0.8, 0.1, 0.1)  # of the personas: train, validation, test (E2P, appendix F)
 REPLY = "Write the next reply in this conversation.\n{turns}"
@@ -43,14 +47,30 @@ def person_id(persona: str) -> str:
     return blake2b(" ".join(persona.lower().split()).encode(), digest_size=6).hexdigest()
 
 
-def assign_personas(people: Iterable[str], seed: int, shares: Sequence[float] = SHARES) -> dict[str, int]:
-    """Role (0 train, 1 validation, 2 test) of each person, by a seeded permutation of the sorted names."""
-    names = sorted(set(people))
-    order = rng(seed, "personas").permutation(len(names))
-    first, second = (round(sum(shares[: end + 1]) * len(names)) for end in range(2))
-    return {
-        names[place]: 0 if rank < first else 1 if rank < second else 2 for rank, place in enumerate(order)
-    }
+def assign_personas(
+    pairs: Iterable[tuple[str, str]], seed: int, shares: Sequence[float] = SHARES
+) -> dict[str, int]:
+    """Role (0 train, 1 validation, 2 test) of each person who appears in `pairs` of speakers ("": nobody).
+
+    People who talk to each other, directly or through others, stay together, so that no dialogue is lost between splits;
+    where that would be more than a tenth of all people, each of them is placed alone.
+    """
+    talks = sorted({(first, second or first) for first, second in pairs})
+    names = sorted({name for talk in talks for name in talk})
+    place = {name: number for number, name in enumerate(names)}
+    ends = np.array([[place[first], place[second]] for first, second in talks])
+    links = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(names), len(names)))
+    group = connected_components(links, directed=False)[1]
+    large = np.bincount(group)[group] > max(2, 0.1 * len(names))
+    group = np.where(large, group.max() + 1 + np.arange(len(names)), group)
+    units = np.unique(group, return_inverse=True)[1]
+    order = rng(seed, "personas").permutation(units.max() + 1)
+    before = np.cumsum(np.bincount(units)[order]) / len(
+        names
+    )  # share of people up to each unit, itself included
+    role_of = np.zeros(len(order), int)
+    role_of[order] = np.searchsorted(np.cumsum(shares)[:2], before - 1e-9, side="right")
+    return {name: int(role_of[unit]) for name, unit in zip(names, units, strict=True)}
 
 
 def reply_instance(
@@ -69,9 +89,7 @@ def by_persona(
     shares: Sequence[float] = SHARES,
 ) -> TextTask:
     """The task of instances given with the other speaker's name ("" where there is none), split by persona."""
-    roles = assign_personas(
-        [person for item, other in instances for person in (item.user, other) if person], seed, shares
-    )
+    roles = assign_personas(((item.user, other) for item, other in instances), seed, shares)
     parts: list[list[Instance]] = [[], [], []]
     left_out = 0
     for instance, other in instances:
@@ -104,7 +122,9 @@ def load_synthetic_persona_chat(path: Path, seed: int, context_turns: int) -> Te
             require(table, name, name)
             for name in ("user 1 personas", "user 2 personas", "Best Generated Conversation")
         ]
-        for number, (first, second, talk) in enumerate(zip(*(table.raw(name) for name in names), strict=True)):
+        for number, (first, second, talk) in enumerate(
+            zip(*(table.raw(name) for name in names), strict=True)
+        ):
             name = f"{file.stem}-{number}"
             if not first.strip() or not second.strip():
                 raise DataError(f"{table.place(number)}: a speaker has no persona; fill it or delete the row")
@@ -112,7 +132,9 @@ def load_synthetic_persona_chat(path: Path, seed: int, context_turns: int) -> Te
             without += len(turns) < 2
             found += _replies(name, (first, second), turns, context_turns)
     if not found:
-        raise DataError(f"{path}: no conversation has turns that start with 'User 1:' and 'User 2:'; mend the file")
+        raise DataError(
+            f"{path}: no conversation has turns that start with 'User 1:' and 'User 2:'; mend the file"
+        )
     task = by_persona("synthetic-persona-chat", found, seed)
     notes = (*task.notes, f"{without} conversations without marked turns are left out.")
     return replace(task, notes=notes if without else task.notes)
@@ -157,10 +179,9 @@ def load_persona_chat(path: Path, seed: int, context_turns: int) -> TextTask:
     found = []
     for number, (persona, other, replies, where) in enumerate(dialogues):
         for place, (turns, reply) in enumerate(replies):
-            instance = instance_at(
-                where,
-                lambda: reply_instance(f"{path.stem}-{number}-{place}", persona, turns, reply, context_turns),
-            )
+            with placed(where):
+                name = f"{path.stem}-{number}-{place}"
+                instance = reply_instance(name, persona, turns, reply, context_turns)
             found.append((instance, person_id(other) if other else ""))
     return by_persona("persona-chat", found, seed)
 
@@ -179,7 +200,9 @@ def _json_dialogues(path: Path):
                 raise DataError(f"{where}: no list 'personality'; download the file again")
             persona = " ".join(str(line) for line in entry["personality"])
             if not persona.strip() or not isinstance(entry.get("utterances"), list):
-                raise DataError(f"{where}: an empty 'personality' or no list 'utterances'; delete the dialogue")
+                raise DataError(
+                    f"{where}: an empty 'personality' or no list 'utterances'; delete the dialogue"
+                )
             yield persona, "", [_json_reply(turn, where) for turn in entry["utterances"]], where
 
 
@@ -239,9 +262,7 @@ def load_personal_reddit(path: Path, seed: int) -> TextTask:
     for number in range(table.n_rows):
         where, profile = table.place(number), columns["personality"][number]
         if not isinstance(profile, dict) or not profile:
-            raise DataError(
-                f"{where}: 'personality' is not an object of attributes; download the file again"
-            )
+            raise DataError(f"{where}: 'personality' is not an object of attributes; download the file again")
         persona = ". ".join(f"{name.replace('_', ' ')}: {value}" for name, value in profile.items())
         row = {"question_asked": columns["question_asked"][number], "response": answers[number]}
         asked, said = field(row, "question_asked", where), field(row, "response", where)

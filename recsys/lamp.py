@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.tables import DataError, read_table
-from recsys.text_tasks import Instance, Kind, Record, TextTask, divide_users, field, instance_at, read_json
+from recsys.text_tasks import Instance, Kind, Record, TextTask, divide_users, field, placed, read_json
 
 MOVIE_TAGS = (
     "sci-fi", "based on a book", "comedy", "action", "twist ending", "dystopia", "dark comedy", "classic",
@@ -57,7 +57,9 @@ FORMATS = {
     "LaMP-1": Format(
         "labels",
         "",
-        lambda content: f"A researcher wrote the first paper. Which of the two papers, [1] or [2], do they cite in it?\n{content}",
+        lambda content: (
+            f"A researcher wrote the first paper. Which of the two papers, [1] or [2], do they cite in it?\n{content}"
+        ),
         ("title", "abstract"),
         lambda record: f"wrote “{record['title']}”: {record['abstract']}",
         ("[1]", "[2]"),
@@ -83,7 +85,9 @@ FORMATS = {
     "LaMP-3": Format(
         "rating",
         "review:",
-        lambda content: f"How many stars, 1 to 5, go with this review? Answer with the number.\nReview: {content}",
+        lambda content: (
+            f"How many stars, 1 to 5, go with this review? Answer with the number.\nReview: {content}"
+        ),
         ("text", "score"),
         lambda record: f"gave {record['score']} for: {record['text']}",
         SCORES,
@@ -98,7 +102,9 @@ FORMATS = {
     "LaMP-5": Format(
         "text",
         "paper:",
-        lambda content: f"Write the title of the paper with this abstract, and nothing else.\nAbstract: {content}",
+        lambda content: (
+            f"Write the title of the paper with this abstract, and nothing else.\nAbstract: {content}"
+        ),
         ("title", "abstract"),
         lambda record: f"title “{record['title']}” for: {record['abstract']}",
     ),
@@ -199,7 +205,9 @@ def _lamp_split(name: str, form: Format, folder: Path, split: str, records: int)
         where = f"{questions_path} question {number}"
         identifier = field(question, "id", where)
         if identifier not in golds:
-            raise DataError(f"{where}: id {identifier} has no output in {outputs_path}; both files must match")
+            raise DataError(
+                f"{where}: id {identifier} has no output in {outputs_path}; both files must match"
+            )
         found.append(_instance(form, question, golds[identifier], f"{split}-{identifier}", where, records))
     return found
 
@@ -212,18 +220,10 @@ def _instance(
         raise DataError(f"{where}: 'profile' is not a list of records; download the file again")
     when = _day(row["date"], where) if row.get("date") else None
     user = next((str(row[column]) for column in USER_COLUMNS if row.get(column)), identifier)
-    return instance_at(
-        where,
-        lambda: Instance(
-            identifier,
-            user,
-            form.ask(_content(form, field(row, "input", where), where)),
-            target,
-            when,
-            form.labels,
-            _history(form, profile, when, where)[-records:],
-        ),
-    )
+    with placed(where):
+        question = form.ask(_content(form, field(row, "input", where), where))
+        history = _history(form, profile, when, where)[-records:]
+        return Instance(identifier, user, question, target, when, form.labels, history)
 
 
 def _content(form: Format, text: str, where: str) -> str:

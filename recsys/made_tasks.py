@@ -75,9 +75,7 @@ def load_movielens_rating(folder: Path | None, records: int) -> TextTask:
     }
     frame = source.interactions.frame
     rated = sorted(
-        zip(
-            frame["user_id"], frame["timestamp"].astype(int), frame["item_id"], frame["rating"], strict=True
-        ),
+        zip(frame["user_id"], frame["timestamp"].astype(int), frame["item_id"], frame["rating"], strict=True),
         key=lambda row: row[:3],
     )
     roles = _roles([row[0] for row in rated], [row[1] for row in rated], np.ones(len(rated), bool))
@@ -121,9 +119,7 @@ def _roles(users: Sequence[str], times: Sequence[int], candidates: np.ndarray) -
     return roles
 
 
-def _task(
-    name: str, kind, events: Sequence[Event], labels: tuple[str, ...], n_records: int
-) -> TextTask:
+def _task(name: str, kind, events: Sequence[Event], labels: tuple[str, ...], n_records: int) -> TextTask:
     """Events in order of user and time become instances whose history ends strictly before their own time."""
     parts: dict[str, list[Instance]] = {role: [] for role in ROLES}
     history: list[Record] = []

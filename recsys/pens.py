@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recsys.tables import DataError, Table, read_table, require
-from recsys.text_tasks import Instance, Record, TextTask, instance_at
+from recsys.text_tasks import Instance, Record, TextTask, placed
 
 CLICKS_AN_IMPRESSION = 3  # E2P, appendix F
 CLOCK = "%m/%d/%Y %I:%M:%S %p"
@@ -103,12 +103,8 @@ def _rewritten(path: Path, news: News, records: int) -> list[Instance]:
             _, body = _headline(news, news_id.strip(), table, number)
             if title.strip():
                 name = f"test-{number}-{news_id.strip()}"
-                found.append(
-                    instance_at(
-                        table.place(number),
-                        lambda: _ask(name, user, body, title.strip(), None, history[-records:]),
-                    )
-                )
+                with placed(table.place(number)):
+                    found.append(_ask(name, user, body, title.strip(), None, history[-records:]))
     return found
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,8 +57,10 @@ class Instance:
                 f"instance {self.id}: the target {self.target!r} is none of the labels {', '.join(self.labels)}"
             )
         times = [record.time for record in self.history]
-        if any(after < before for before, after in zip(times, times[1:], strict=False)):
-            raise ValueError(f"instance {self.id}: the history is not in order of time; sort it, oldest first")
+        if any(after < before for before, after in pairwise(times)):
+            raise ValueError(
+                f"instance {self.id}: the history is not in order of time; sort it, oldest first"
+            )
         if self.time is not None and times and times[-1] >= self.time:
             raise ValueError(
                 f"instance {self.id} at {self.time} has a record of time {times[-1]} in its history; "
@@ -93,9 +97,7 @@ class TextTask:
         )
 
 
-def spread_sample(
-    instances: Sequence[Instance], n: int | None, seed: int, role: str
-) -> tuple[Instance, ...]:
+def spread_sample(instances: Sequence[Instance], n: int | None, seed: int, role: str) -> tuple[Instance, ...]:
     """At most `n` instances: one of each user before a second of any, users and instances in a seeded order."""
     if n is None or n >= len(instances):
         return tuple(instances)
@@ -193,10 +195,11 @@ def field(record: Any, name: str, where: str, allow_empty: bool = False) -> str:
     return text
 
 
-def instance_at(where: str, build: Callable[[], Instance]) -> Instance:
-    """`build()`, with the place in the file in front of what the instance's own checks say."""
+@contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Puts the place in the file in front of what an instance's own checks say of it."""
     try:
-        return build()
+        yield
     except DataError:
         raise
     except ValueError as error:

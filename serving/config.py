@@ -17,7 +17,6 @@ from recsys.embed import EmbedConfig
 from recsys.prepare import PrepareConfig
 from semantic_ids.tokenize_items import TokenizeConfig
 
-
 Config = TypeVar("Config", bound=StageConfig)
 
 

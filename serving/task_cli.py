@@ -10,7 +10,8 @@ import typer
 
 def task(
     config: Annotated[
-        Path | None, typer.Argument(help="YAML configuration, for example configs/tasks/movielens_rating.yaml.")
+        Path | None,
+        typer.Argument(help="YAML configuration, for example configs/tasks/movielens_rating.yaml."),
     ] = None,
     run: Annotated[Path, typer.Option("--run", "-r", help="Run directory.")] = Path("runs/task"),
     data: Annotated[

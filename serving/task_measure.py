@@ -21,7 +21,9 @@ from recsys.config import StageConfig
 from recsys.seeds import derive
 from recsys.text_tasks import TextTask
 
-Said = dict[str, Any]  # log_probs [N][L] of labels; or nll [N], tokens [N] and answers [n] of the first n instances
+Said = dict[
+    str, Any
+]  # log_probs [N][L] of labels; or nll [N], tokens [N] and answers [n] of the first n instances
 
 
 class MeasureConfig(StageConfig):
@@ -79,7 +81,9 @@ class Measurer:
             found: list[list[float]] = []
             for rows in parts:
                 prompts, _ = examples.pick(rows)
-                labels = [[self.model.answer(label) for label in self.task.test[row].labels or ()] for row in rows]
+                labels = [
+                    [self.model.answer(label) for label in self.task.test[row].labels or ()] for row in rows
+                ]
                 taken = None if soft is None else soft[list(rows)]
                 found += [row.tolist() for row in self.model.label_log_probs(prompts, labels, taken)]
             return {"log_probs": found}
@@ -142,9 +146,7 @@ def results_of(
     }
     targets = np.array([labels.index(item.target) for item in task.test]) if task.kind == "labels" else None
     seed = derive(measurer.seed, "text results")
-    rows = tabulate(
-        measured, measurer.users, targets, len(labels), baselines, config.bootstrap_samples, seed
-    )
+    rows = tabulate(measured, measurer.users, targets, len(labels), baselines, config.bootstrap_samples, seed)
     n_users = len(np.unique(measurer.users))
     return {
         "task": task.name,
@@ -195,7 +197,10 @@ def _figures(task: TextTask, replicas: list[Said], labels: Sequence[str]) -> tup
     stars = np.array([[float(name) for name in names] for names in own])
     truth = np.take_along_axis(stars, wanted[:, None], 1)
     expected = np.array(
-        [[expected_rating(np.array(row), values) for row, values in zip(rows, stars, strict=True)] for rows in probs]
+        [
+            [expected_rating(np.array(row), values) for row, values in zip(rows, stars, strict=True)]
+            for rows in probs
+        ]
     ).T
     errors = {"expected": expected - truth, "argmax": np.take_along_axis(stars, best, 1) - truth}
     figures = {f"mae_{name}": Figure(np.abs(error)) for name, error in errors.items()}

@@ -104,7 +104,9 @@ class TaskRun:
         if "popular" in self.config.methods and task.kind == "text":
             raise ValueError(f"method popular counts labels, and task {task.name} has none; leave it out")
         if self.config.prefixes and not task.validation:
-            raise ValueError(f"task {task.name} has no validation instance, and validation picks the prefixes")
+            raise ValueError(
+                f"task {task.name} has no validation instance, and validation picks the prefixes"
+            )
         return task
 
     def model(self) -> TextModel:
@@ -194,7 +196,11 @@ class TaskRun:
         config = self.config
         stage = self.run.stage(
             "task-prefixes",
-            self._part(prefix=config.prefix, context=config.context, methods=_Fingerprint(settings={"m": config.prefixes})),
+            self._part(
+                prefix=config.prefix,
+                context=config.context,
+                methods=_Fingerprint(settings={"m": config.prefixes}),
+            ),
             needs=self._needs("task-vectors", "task-adapt"),
             outside=self.outside,
         )
@@ -209,7 +215,14 @@ class TaskRun:
             for method in config.prefixes:
                 path = folder / f"{method}.safetensors"
                 report[method] = train_text_prefix(
-                    config.prefix, model, method, train, validation, path, stage.checkpoint / method, config.seed
+                    config.prefix,
+                    model,
+                    method,
+                    train,
+                    validation,
+                    path,
+                    stage.checkpoint / method,
+                    config.seed,
                 )
             if weights_hash(model.inner) != before:
                 raise RuntimeError("the frozen model changed during Stage 2; nothing was written")
@@ -224,7 +237,11 @@ class TaskRun:
         needs = ["task-prefixes"] if config.prefixes else []
         stage = self.run.stage(
             "task-evaluate",
-            self._part(measure=config.measure, context=config.context, methods=_Fingerprint(settings={"m": config.methods})),
+            self._part(
+                measure=config.measure,
+                context=config.context,
+                methods=_Fingerprint(settings={"m": config.methods}),
+            ),
             needs=[*needs, *self._needs("task-adapt")],
             outside=self.outside,
         )
@@ -232,7 +249,9 @@ class TaskRun:
             with stage.writing() as folder:
                 results = self._measure(stage.checkpoint, folder)
                 write_json(folder / "results.json", results)
-                report = markdown(f"Text task {results['task']}", results["facts"], results["rows"], BASELINES)
+                report = markdown(
+                    f"Text task {results['task']}", results["facts"], results["rows"], BASELINES
+                )
                 (folder / "report.md").write_text(report, encoding="utf-8")
         return self.run.read_json("task-evaluate", "results.json")
 
@@ -250,7 +269,10 @@ class TaskRun:
             config.measure,
             task,
             model,
-            {shown: self.examples(model, task.test, contexts=[shown] * len(task.test)) for shown in (False, True)},
+            {
+                shown: self.examples(model, task.test, contexts=[shown] * len(task.test))
+                for shown in (False, True)
+            },
             trained,
             None if vectors is None else vectors["test"],
             config.seed,
