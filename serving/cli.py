@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from serving import user_commands
+from serving.task_cli import task
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +28,8 @@ app = typer.Typer(
     Every stage (prepare, embed, tokenize, adapt, personalize, evaluate) is a command of its own, resumes when it was
     killed, and does nothing when its inputs have not changed.""",
 )
+
+app.command()(task)
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
 ConfigPath = Annotated[
