@@ -25,6 +25,7 @@ class Personalizer(nn.Module):
     soft_tokens = 0
     row_bytes = 0
     per_user_parameters = 0  # numbers stored for each user
+    user_rows: tuple[str, ...] = ()  # names of parameters whose row u is user u's
     step = 0  # of the training: what is random is keyed by it
 
     @property

@@ -15,6 +15,7 @@ from llm.reading import Personalizer, Reading
 from llm.stage2 import World, train_by_gradient
 from recsys.config import StageConfig
 from recsys.recommender import Request
+from recsys.user_rows import save_user_rows
 
 
 class MethodConfig(StageConfig):
@@ -49,6 +50,16 @@ class MethodConfig(StageConfig):
             reading.conditioned(reading.prompts([request]), [request])
 
 
+def save_personalizer(personalizer: Personalizer, path: Path) -> None:
+    """Write the state; rows of users are marked as such, so that a person's can be found and forgotten."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in personalizer.state_dict().items()}
+    rows = {name: state.pop(name) for name in personalizer.user_rows}
+    if rows:
+        save_user_rows(path, rows, others=state)
+    else:
+        save_file(state, path)
+
+
 class TrainedMethod(MethodConfig):
     """A method whose personalizer is trained by gradient through the frozen model."""
 
@@ -72,8 +83,8 @@ class TrainedMethod(MethodConfig):
         rates = self.learning_rates or world.settings.learning_rates
         steps = self.steps or world.settings.steps
         module, report = train_by_gradient(self.name, world, fresh, seed, checkpoint, pilots, rates, steps)
-        state = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
-        save_file(state, folder / f"{self.key}-{seed}.safetensors")
+        assert isinstance(module, Personalizer)
+        save_personalizer(module, folder / f"{self.key}-{seed}.safetensors")
         return report
 
     def load(self, world: World, seed: int) -> Reading:

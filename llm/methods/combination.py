@@ -54,6 +54,9 @@ class Combination(Personalizer):
         self.modules_of_parts = nn.ModuleList(parts)  # so that they are trained and saved
         self.soft_tokens = sum(part.soft_tokens for part in parts)
         self.row_bytes = sum(part.row_bytes for part in parts)
+        self.user_rows = tuple(
+            f"modules_of_parts.{at}.{name}" for at, part in enumerate(parts) for name in part.user_rows
+        )
         self.per_user_parameters = sum(part.per_user_parameters for part in parts)
 
     @property
