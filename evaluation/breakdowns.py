@@ -27,9 +27,9 @@ def break_down(
     return found
 
 
-def _in_order(label: str) -> tuple[float, str]:
+def _in_order(label: str) -> tuple[float, bool, str]:
     number = re.search(r"\d+", label)
-    return (float(number[0]) if number else -1.0), label
+    return float(number[0]) if number else -1.0, not label.startswith("<"), label
 
 
 def _group(table: MeasuredRows, baseline: str) -> dict[str, Any]:
