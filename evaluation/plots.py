@@ -182,7 +182,8 @@ def by_group(groups: Sequence[Mapping]) -> bytes | None:
         axis.errorbar(places, values, yerr=[values - bounds[0], bounds[1] - values], color=COLOURS[0], lw=1.4,
                       marker=marker, ms=4, capsize=2)  # fmt: skip
         axis.set_xticks(places, [str(group["group"]) for group in groups], rotation=45)
-        axis.set_ylim(0, None)
+        axis.tick_params(labelbottom=at + columns >= len(names))  # the last panel of each column
+    axes[0, 0].set_ylim(0, None)  # of all, once all are drawn
     for axis in axes.flat[len(names) :]:
         axis.remove()
     return _png(figure)

@@ -232,13 +232,16 @@ def test_of_very_many_users_a_part_is_drawn(monkeypatch):
 
 def test_a_panel_for_each_of_many_rows_and_none_for_one_group(results, monkeypatch):
     group = results.groups["activity"][0]
-    many = [group | {"rows": [row | {"name": f"row {at}"} for at in range(5) for row in group["rows"]]}] * 3
+    low_first = sorted(group["rows"], key=lambda row: row["ci95"][1])
+    many = [group | {"rows": [row | {"name": f"row {at}"} for row in low_first for at in range(5)]}] * 3
     drawn = []
     monkeypatch.setattr("evaluation.plots._png", lambda figure: drawn.append(figure) or b"")
     by_group(many)
     assert [axis.get_title(loc="left") for axis in drawn[0].axes] == [row["name"] for row in many[0]["rows"]]
     line = drawn[0].axes[-1].lines[1]
-    assert line.get_ydata().tolist() == [group["rows"][-1]["value"]] * 3
+    assert line.get_ydata().tolist() == [low_first[-1]["value"]] * 3
+    highest = max(row["ci95"][1] for row in group["rows"])
+    assert all(axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > highest for axis in drawn[0].axes)
     one_user = [group | {"rows": [group["rows"][-1] | {"ci95": None, "baseline_value": None}]}] * 2
     by_group(one_user)
     assert by_group(many[:1]) is None
