@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from llm.recommender import SidRecommender
 from recsys.recommender import Recommender, Request
 from recsys.run import Run
 from recsys.seeds import rng
-from recsys.splits import TEST
+from recsys.splits import TEST, WARM
 from recsys.user_vectors import partners_of_other_users
 from serving.config import RunConfig
 from serving.methods import Methods
@@ -34,6 +36,7 @@ READS = {
     "no_context": "recent items",
 }
 TSNE_USERS = 600
+ACTIVITY = (0, 1, 5, 20, 50, 200)  # the least number of events before an instance at each level of activity
 
 
 def evaluate(config: RunConfig, run: Run, quiet: bool = False) -> Results:
@@ -46,8 +49,9 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False) -> Results:
             rows = _rows(config.evaluate, methods, requests, users)
             facts |= {"weights": methods.int8_effect or "as trained"}
             results = evaluate_rows(
-                config.evaluate, rows, requests, targets, users, stage.checkpoint, facts, quiet=quiet
-            )
+                config.evaluate, rows, requests, targets, users, stage.checkpoint, facts, quiet=quiet,
+                groups=_groups(methods.dataset.user_groups, requests, users),
+            )  # fmt: skip
             results.write(folder / "results.json")
             (folder / "prefixes.json").write_text(json.dumps(_prefix_picture(methods)))
     return Results.read(run.artifact("evaluate", "results.json"))
@@ -102,6 +106,7 @@ def _instances(methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray,
         events = events[~seen_before]
     facts = {
         "split": methods.config.prepare.split.model_dump(mode="json"),
+        "user_split": methods.config.prepare.user_split.model_dump(mode="json"),
         "users_in_data": len(data.user_numbers),
         "items": data.n_items,
         "exclude_seen": data.exclude_seen,
@@ -117,6 +122,14 @@ def _instances(methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray,
         ),
     }
     return data.requests(events, data.exclude_seen), data.items[events], data.users[events], facts
+
+
+def _groups(user_groups: np.ndarray, requests: Sequence[Request], users: np.ndarray) -> dict[str, list[str]]:
+    """Labels of the instances: what the user split made of their user (where there is one), and how active they were."""
+    names = ["0", *(f"{low}-{high - 1}" for low, high in pairwise(ACTIVITY[1:])), f"{ACTIVITY[-1]}+"]
+    lengths = [len(request.history) for request in requests]
+    labels = {"activity": [names[at - 1] for at in np.searchsorted(ACTIVITY, lengths, side="right")]}
+    return ({"users": user_groups[users].tolist()} if (user_groups != WARM).any() else {}) | labels
 
 
 def _rows(config: EvaluateConfig, methods: Methods, requests: list[Request], users: np.ndarray) -> list[Row]:

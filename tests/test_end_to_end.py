@@ -49,6 +49,9 @@ def test_the_table_has_every_row_with_its_interval(small_run):
             assert abs(row["sampled_minus_expected_z"]) < 4, row["name"]
     assert results["primary"]["a"] == "E2P"
     assert results["primary"]["b"] == "Static Prefix"
+    (active,) = results["groups"]["activity"]  # everybody has 24 events, the last few of them tested
+    assert (active["group"], active["n_users"]) == ("20-49", results["rows"][0]["n_users"])
+    assert set(results["references"]) == {"Static Prefix", "No Context", "E2P"}
     report = (run.path / "report.html").read_text()
     assert report.count("data:image/png;base64,") >= 4
 
