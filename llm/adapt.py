@@ -18,11 +18,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from llm.backbone import Backbone, BackboneConfig, load_backbone, weights_hash
+from llm.conditions import NOTHING
 from llm.model import SidModel
 from llm.prompts import PromptBuilder, PromptConfig
+from llm.reading import Reading
 from llm.scoring import expected_hit_rate
 from llm.vocabulary import SidRows
-from llm.windows import Window, WindowBatches, WindowBuilder
+from llm.windows import Shares, Window, WindowBatches, WindowBuilder
 from recsys import training
 from recsys.config import StageConfig
 from recsys.prepare import Dataset
@@ -53,6 +55,7 @@ class AdaptConfig(StageConfig):
     window_items: int = 12  # items a window; every one is a target, so longer windows cost less a target
     profile_share: float = 0.5  # share of windows that carry the text profile: Prompt Context is trained for
     query_share: float = 0.15  # share of windows that carry a query about their last item
+    records_share: float = 0.1  # share of windows that carry retrieved records: RAG and PAG are trained for
     learning_rate: float = 1e-3  # of the LoRA, or of all weights (AdamW)
     rows_learning_rate: float = 5e-3  # of the semantic-ID rows, which start from nothing
     weight_decay: float = 0.01
@@ -143,7 +146,9 @@ def train_on_windows(
 ) -> training.Curves:
     """Train LoRA and rows on the windows of one role; the best validated state is left in the model."""
     batches = WindowBatches(
-        WindowBuilder(dataset, builder, config.profile_share, config.query_share, config.seed),
+        WindowBuilder(
+            dataset, builder, Shares(config.profile_share, config.query_share, config.records_share), config.seed
+        ),
         role, config.window_items, config.batch,
     )  # fmt: skip
     lora = [parameter for parameter in model.inner.parameters() if parameter.requires_grad]
@@ -163,7 +168,7 @@ def train_on_windows(
         lambda index: window_loss(model, batches[index]),
         checkpoint,
         schedule=lambda index: training.cosine(index, steps, config.warmup),
-        validate=lambda: expected_hit_rate(model, builder, requests, targets),
+        validate=lambda: expected_hit_rate(Reading(model, builder), requests, targets),
         validate_every=config.validate_every,
         patience=config.patience,
         clip_norm=config.clip_norm,
@@ -186,7 +191,7 @@ def window_loss(model: SidModel, windows: list[Window]) -> torch.Tensor:
     begins = (packed.layout.ends - packed.layout.lengths).cpu().numpy()
     start = np.concatenate([window.starts + begin for window, begin in zip(windows, begins, strict=True)])
     wanted = torch.from_numpy(start[:, None] - 1 + np.arange(model.trie.n_levels)).to(model.device)
-    states = model.hidden(packed, None, wanted.reshape(-1)).view(*wanted.shape, -1)
+    states = model.hidden(packed, NOTHING, wanted.reshape(-1)).view(*wanted.shape, -1)
     items = torch.from_numpy(np.concatenate([window.items for window in windows])).to(model.device)
     return -model.path_log_probs(states, items).mean()
 

@@ -36,22 +36,28 @@ class Footprint:
 
 
 def by_length(
-    prompts: Sequence[Sequence[int]], footprint: Footprint, nodes: int, levels: int, budget: int = BUDGET
+    lengths: Sequence[int],
+    footprint: Footprint,
+    nodes: int,
+    levels: int,
+    budget: int = BUDGET,
+    extra: int = 0,
 ) -> Iterator[np.ndarray]:
-    """Indices of prompts, alike lengths together, as many as fit into `budget` bytes; at least one.
+    """Indices of prompts of `lengths` tokens, alike lengths together, as many as fit into `budget` bytes; at least one.
 
-    A batch's longest prompt counts for all of its prompts: attention is over rows of that width.
+    A batch's longest prompt counts for all of its prompts: attention is over rows of that width. `extra` are bytes that
+    each prompt takes besides (its condition).
     """
     if budget < 1:
         raise ValueError(f"a memory budget must be at least a byte, got {budget}")
-    lengths = np.array([len(prompt) for prompt in prompts])
-    order = np.argsort(lengths, kind="stable")
+    counts = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(counts, kind="stable")
     start = 0
     while start < len(order):
         end = start + 1
         while (
             end < len(order)
-            and (end + 1 - start) * footprint.of(int(lengths[order[end]]), nodes, levels) <= budget
+            and (end + 1 - start) * (footprint.of(int(counts[order[end]]), nodes, levels) + extra) <= budget
         ):
             end += 1
         yield order[start:end]

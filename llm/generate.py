@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from llm.batching import KEPT_LEVELS
+from llm.conditions import Condition
 from llm.model import SidModel
 from llm.ragged import Layout, Memory
 from recsys.recommender import Request
@@ -70,15 +71,16 @@ class PromptSession:
         self,
         model: SidModel,
         prompts: Sequence[Sequence[int]],
-        prefix: torch.Tensor | None,
+        condition: Condition,
         constraints: Constraints,
     ):
         self.model, self.trie, self.constraints = model, model.trie, constraints
+        self.condition = condition  # its updates hold for the nodes as for the prompts
         packed = model.pack(prompts)
         layout = packed.layout
         self.n_rows, self.width, self.lengths = layout.n_rows, layout.width, layout.lengths
         self.memory = Memory()
-        self.root_logits = model.rows.logits(model.hidden(packed, prefix, layout.ends - 1, self.memory), 0)
+        self.root_logits = model.rows.logits(model.hidden(packed, condition, layout.ends - 1, self.memory), 0)
         columns = torch.arange(self.width, device=model.device)
         self.real = columns < self.lengths[:, None]  # [B, width] where a prompt has a token
         self.alive = ~constraints.excludes_everything()
@@ -138,7 +140,8 @@ class PromptSession:
         code = self.trie.code[depth - 1][node]
         tokens = self.model.text_size + int(self.model.rows.offsets[depth - 1]) + code
         positions = self.lengths[row] + depth - 1
-        return self.model.node_hidden(tokens, positions, layout, self.memory, sees), past + layout.place
+        hidden = self.model.node_hidden(tokens, positions, layout, self.memory, sees, self.condition)
+        return hidden, past + layout.place
 
 
 def draw(

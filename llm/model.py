@@ -19,6 +19,7 @@ from torch import nn
 
 from llm.backbone import Backbone
 from llm.batching import Footprint
+from llm.conditions import NOTHING, Condition, Updates
 from llm.ragged import LastMLPOnlyWhere, Layout, Memory
 from llm.vocabulary import PREFIX, SidRows
 from recsys.training import keep_freed_memory
@@ -50,6 +51,7 @@ class SidModel(nn.Module):
         base = self.inner.get_base_model() if hasattr(self.inner, "get_base_model") else self.inner
         mlp = getattr(base.layers[-1], "mlp", None) if hasattr(base, "layers") else None
         self._last_mlp = None if mlp is None else LastMLPOnlyWhere(mlp)
+        self.updates = Updates(base)
         self.footprint = Footprint(base.config, max(rows.sizes), self.dtype.itemsize)
         codes = np.zeros((trie.n_items, trie.n_levels), np.int64)
         path = trie.path(torch.arange(trie.n_items))
@@ -92,7 +94,7 @@ class SidModel(nn.Module):
     def hidden(
         self,
         packed: Packed,
-        prefix: torch.Tensor | None = None,
+        condition: Condition = NOTHING,
         wanted: torch.Tensor | None = None,
         memory: Memory | None = None,
     ) -> torch.Tensor:
@@ -100,9 +102,8 @@ class SidModel(nn.Module):
 
         Causal within each row. Keys and values of all tokens are left in an empty `memory` when given.
         """
-        output = self._forward(
-            self.embed(packed, prefix), packed.layout.place, wanted, layout=packed.layout, memory=memory
-        )
+        embedded = self.embed(packed, condition.prefix)
+        output = self._forward(embedded, packed.layout.place, wanted, condition, packed.layout, memory=memory)
         if memory is not None:
             memory.advance(packed.layout.width)
         return output
@@ -114,23 +115,37 @@ class SidModel(nn.Module):
         layout: Layout,
         memory: Memory,
         sees: torch.Tensor,
+        condition: Condition = NOTHING,
     ) -> torch.Tensor:
         """Hidden states [Q, h] of tree nodes: `sees` [B, W, columns] says where each looks, itself included.
 
         Their keys and values stand behind those that `memory` holds.
         """
         embedded = self.embed(Packed(tokens, layout), None)
-        output = self._forward(embedded, positions, None, layout=layout, memory=memory, sees=sees)
+        output = self._forward(embedded, positions, None, condition, layout, memory=memory, sees=sees)
         memory.advance(layout.width)
         return output
 
-    def _forward(self, embedded: torch.Tensor, positions: torch.Tensor, wanted, **attention) -> torch.Tensor:
+    def _forward(
+        self,
+        embedded: torch.Tensor,
+        positions: torch.Tensor,
+        wanted,
+        condition: Condition,
+        layout: Layout,
+        **attention,
+    ) -> torch.Tensor:
         if wanted is not None and self._last_mlp is not None:
             self._last_mlp.wanted = wanted
         try:
-            output = self.inner(
-                inputs_embeds=embedded[None], position_ids=positions[None], use_cache=False, **attention
-            ).last_hidden_state[0]
+            with self.updates.applied(condition, layout, wanted):
+                output = self.inner(
+                    inputs_embeds=embedded[None],
+                    position_ids=positions[None],
+                    use_cache=False,
+                    layout=layout,
+                    **attention,
+                ).last_hidden_state[0]
         finally:
             if self._last_mlp is not None:
                 self._last_mlp.wanted = None
@@ -157,23 +172,23 @@ class SidModel(nn.Module):
         return total
 
     def item_states(
-        self, prompts: Sequence[Sequence[int]], items: np.ndarray, prefix: torch.Tensor | None = None
+        self, prompts: Sequence[Sequence[int]], items: np.ndarray, condition: Condition = NOTHING
     ) -> torch.Tensor:
         """Hidden states [B, L, h] that predict the L codes of one item after each prompt, in one packed pass."""
         codes = self.item_tokens[items, :-1].tolist()
         packed = self.pack([[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)])
         last = torch.arange(-self.trie.n_levels, 0, device=self.device)
         wanted = packed.layout.ends[:, None] + last
-        return self.hidden(packed, prefix, wanted.reshape(-1)).view(*wanted.shape, -1)
+        return self.hidden(packed, condition, wanted.reshape(-1)).view(*wanted.shape, -1)
 
     def item_log_probs(
         self,
         prompts: Sequence[Sequence[int]],
         items: np.ndarray,
-        prefix: torch.Tensor | None = None,
+        condition: Condition = NOTHING,
         constraints: Constraints | None = None,
     ) -> torch.Tensor:
         """log p [B] of one item after each prompt at temperature 1; differentiable."""
-        states = self.item_states(prompts, items, prefix)
+        states = self.item_states(prompts, items, condition)
         rows = torch.arange(len(items), device=self.device)
         return self.path_log_probs(states, torch.from_numpy(items).to(self.device), 1.0, constraints, rows)

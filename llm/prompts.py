@@ -1,19 +1,19 @@
-"""What the model reads: [soft prefix] [BOS] [profile] [query] history, as token numbers.
+"""What the model reads: [soft tokens] [BOS] [context] [query] history, as token numbers.
 
     <soft token> <BOS>Profile: likes Drama, Crime; enjoyed Fargo; Heat.\nQuery: dark comedy\nHistory: <12><201><7><3>…
 
 The next item's codes follow the last item directly, so in Stage 1 every item of a window is a target in the very form
 it has at test time. No chat template and no generation default of the backbone is used.
 
-The text profile is made from the history *before the first item shown*: the shown items speak for themselves, and the
-profile is then exactly as stale for a window in training as for an instance at test (and can hold no target).
+A context (`llm.contexts`) tells in the prompt of what came *before the first item shown*: the shown items speak for themselves,
+and a context is then exactly as stale for a window in training as for an instance at test (and can hold no target).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -36,6 +36,18 @@ class PromptConfig(StageConfig):
     )
 
 
+class Context(Protocol):
+    """What a prompt says of a user's past besides the items shown."""
+
+    shown: int | None  # items shown instead of the config's `recent_items` (Full History); None: those
+
+    def tokens(
+        self, builder: PromptBuilder, request: Request, shown: np.ndarray, earlier: np.ndarray
+    ) -> list[int]:
+        """Tokens of the context; `earlier` [e] are the items before those shown, oldest first."""
+        ...
+
+
 class PromptBuilder:
     """Makes prompts from requests. `encode` is the backbone's text -> token ids; `item_tokens` [N, L] its ID tokens."""
 
@@ -47,29 +59,38 @@ class PromptBuilder:
         bos_id: int | None,
         item_tokens: np.ndarray,
     ):
-        self.config, self.catalogue, self.item_tokens = config, catalogue, item_tokens
-        self._encode = encode
+        self.config, self.catalogue, self.item_tokens, self.encode = config, catalogue, item_tokens, encode
         self._bos = [] if bos_id is None else [bos_id]
         self._newline, self._history = encode("\n"), encode("History:")
 
-    def prompt(self, request: Request, profile: bool = False, soft_tokens: int = 0) -> list[int]:
-        """The whole prompt of a request; `soft_tokens` PREFIX places are put where the config says."""
-        shown = request.history[max(0, len(request.history) - self.config.recent_items) :]
-        earlier = request.history[: len(request.history) - len(shown)]
-        head = self.head(self.profile(earlier) if profile else None, request.query, soft_tokens)
-        return head + self.item_tokens[shown].reshape(-1).tolist()
+    def shown(self, request: Request, context: Context | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The items that a prompt shows, and those before them."""
+        count = self.config.recent_items if context is None or context.shown is None else context.shown
+        cut = max(0, len(request.history) - count)
+        return request.history[cut:], request.history[:cut]
 
-    def head(self, profile: str | None, query: str | None, soft_tokens: int = 0) -> list[int]:
+    def prompt(self, request: Request, context: Context | None = None) -> list[int]:
+        """The prompt of a request, without soft tokens (see `with_soft_tokens`)."""
+        shown, earlier = self.shown(request, context)
+        said = context.tokens(self, request, shown, earlier) if context else []
+        return self.head(said, request.query) + self.item_tokens[shown].reshape(-1).tolist()
+
+    def head(self, context: Sequence[int], query: str | None) -> list[int]:
         """Everything in front of the items."""
-        soft = [PREFIX] * soft_tokens
-        before = self.config.prefix_position == "before_bos"
-        tokens = [*soft, *self._bos] if before else [*self._bos, *soft]
-        if profile:
-            tokens += self._encode(f"Profile: {profile}")[: self.config.profile_tokens] + self._newline
+        tokens = [*self._bos, *context]
         if query and query.strip():
             words = " ".join(query.split())
-            tokens += self._encode(f"Query: {words}")[: self.config.query_tokens] + self._newline
+            tokens += self.encode(f"Query: {words}")[: self.config.query_tokens] + self._newline
         return tokens + self._history
+
+    def with_soft_tokens(self, prompt: list[int], count: int) -> list[int]:
+        """The prompt with `count` places for soft tokens where the config puts them."""
+        at = 0 if self.config.prefix_position == "before_bos" else len(self._bos)
+        return [*prompt[:at], *[PREFIX] * count, *prompt[at:]]
+
+    def line(self, text: str, at_most: int) -> list[int]:
+        """A line of text, cut to `at_most` tokens."""
+        return self.encode(text)[:at_most] + self._newline
 
     def profile(self, history: np.ndarray) -> str | None:
         """A user in words, from items oldest first: frequent column values and last titles; None without history."""
@@ -89,8 +110,3 @@ class PromptBuilder:
             if parts
             else f"enjoyed {'; '.join(titles)}."
         )
-
-    def profile_token_count(self, requests: Sequence[Request]) -> float:
-        """Mean number of tokens that the profile adds to a prompt."""
-        added = [len(self.prompt(request, profile=True)) - len(self.prompt(request)) for request in requests]
-        return float(np.mean(added)) if added else 0.0

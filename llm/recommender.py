@@ -9,39 +9,25 @@ import torch
 
 from llm import generate, scoring
 from llm.batching import BUDGET, by_length
-from llm.model import SidModel
-from llm.prefixes import E2P, StaticPrefix
-from llm.prompts import PromptBuilder
+from llm.reading import Reading
 from recsys.recommender import Ranked, Request
-from recsys.user_vectors import UserVectors
 
 BEAM = 30  # nodes a level, at least
 
 
 class SidRecommender:
-    """Frozen model + optional soft prefix + optional text profile.
+    """A method's reading of requests, answered by the frozen model.
 
-    With a `prefix`, a request whose user vector is unknown (a new user, or nothing before `time`) is read without
-    one: No Context is a trained mode, and the stated cold-start path.
+    A request whose user vector is unknown (a new user, or nothing before `time`) is read without a vector's soft token: No
+    Context is a trained mode, and the stated cold-start path.
     """
 
     draws = True
 
-    def __init__(
-        self,
-        name: str,
-        model: SidModel,
-        builder: PromptBuilder,
-        prefix: E2P | StaticPrefix | None = None,
-        users: UserVectors | None = None,
-        profile: bool = False,
-        budget: int = BUDGET,
-    ):
+    def __init__(self, name: str, reading: Reading, budget: int = BUDGET):
         """`budget` (bytes) decides how many requests are read at once; see `llm.batching`."""
-        if (prefix is None) != (users is None):
-            raise ValueError("a prefix needs user vectors, and user vectors a prefix")
-        self.name, self.model, self.builder, self.prefix = name, model, builder, prefix
-        self.users, self.profile, self.budget = users, profile, budget
+        self.name, self.reading, self.budget = name, reading, budget
+        self.model = reading.model
 
     def recommend(
         self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
@@ -83,35 +69,10 @@ class SidRecommender:
             values = np.empty((len(requests), len(temperatures)))
             values[rows] = generate.score(session, np.asarray(items)[rows], temperatures)
             return values
-        prompts, soft = self._inputs(requests)
-        return scoring.log_probs(self.model, prompts, items, soft, temperatures, requests, self.budget)
+        return scoring.log_probs_of(self.reading, requests, items, temperatures, self.budget)
 
     def context_tokens(self, requests: Sequence[Request]) -> float:
-        profile = self.builder.profile_token_count(requests[:200]) if self.profile else 0.0
-        return profile + (0 if self.prefix is None else self.prefix.soft_tokens)
-
-    @torch.no_grad()
-    def soft_prefixes(self, requests: Sequence[Request]) -> torch.Tensor:
-        """The soft tokens [R, m, h] that requests are given."""
-        return self._soft(requests)[0]
-
-    @torch.no_grad()
-    def _soft(self, requests: Sequence[Request]) -> tuple[torch.Tensor, np.ndarray]:
-        """Soft tokens, and which requests have a known user vector [R]."""
-        assert self.prefix is not None
-        assert self.users is not None
-        vectors, known = self.users.vectors(requests)
-        return self.prefix(torch.from_numpy(vectors).to(self.model.device)), known
-
-    def _inputs(self, requests: Sequence[Request]) -> tuple[list[list[int]], torch.Tensor | None]:
-        if self.prefix is None:
-            return [self.builder.prompt(request, self.profile) for request in requests], None
-        soft, known = self._soft(requests)
-        prompts = [
-            self.builder.prompt(request, self.profile, soft.shape[1] if has else 0)
-            for request, has in zip(requests, known, strict=True)
-        ]
-        return prompts, soft
+        return self.reading.context_tokens(requests[:200])
 
     def _kept(
         self, requests: Sequence[Request]
@@ -133,15 +94,18 @@ class SidRecommender:
             yield kept
             return
         self.model.kept_session = None  # before another is made
-        prompts, soft = self._inputs(requests)
-        model = self.model
-        for rows in by_length(prompts, model.footprint, nodes, model.trie.n_levels, self.budget):
+        model, reading = self.model, self.reading
+        prompts = reading.prompts(requests)
+        lengths = [len(prompt) + reading.soft_tokens for prompt in prompts]
+        batches = by_length(
+            lengths, model.footprint, nodes, model.trie.n_levels, self.budget, reading.row_bytes
+        )
+        for rows in batches:
             some = [requests[row] for row in rows]
+            with torch.no_grad():
+                placed, condition = reading.conditioned([prompts[row] for row in rows], some)
             session = generate.PromptSession(
-                self.model,
-                [prompts[row] for row in rows],
-                None if soft is None else soft[torch.from_numpy(rows)],
-                scoring.constraints_of(model.trie, some),
+                model, placed, condition, scoring.constraints_of(model.trie, some)
             )
             session.nodes = nodes
             if len(rows) == len(requests):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from llm.batching import BUDGET, by_length
+from llm.conditions import NOTHING, Condition
 from llm.model import SidModel
-from llm.prompts import PromptBuilder
+from llm.reading import Reading
 from recsys.recommender import Request
 from semantic_ids.constraints import Constraints
 from semantic_ids.trie import Trie
@@ -26,24 +26,23 @@ def log_probs(
     model: SidModel,
     prompts: Sequence[Sequence[int]],
     items: np.ndarray,
-    prefix: torch.Tensor | None = None,
+    condition: Condition = NOTHING,
     temperatures: Sequence[float] = (1.0,),
     requests: Sequence[Request] | None = None,
     budget: int = BUDGET,
 ) -> np.ndarray:
     """log p [R, G] (float64) of `items` [R] after `prompts` at each of G temperatures, from one forward pass.
 
-    −inf where an item is not available to its request in `requests`. `prefix` is [R, m, h]. `budget` (bytes) bounds what a batch takes.
+    −inf where an item is not available to its request in `requests`. `budget` (bytes) bounds what a batch takes.
     """
     result = np.empty((len(prompts), len(temperatures)))
     levels = model.trie.n_levels
-    for rows in by_length(prompts, model.footprint, levels, levels, budget):
+    for rows in by_length([len(prompt) for prompt in prompts], model.footprint, levels, levels, budget):
         constraints = (
             None if requests is None else constraints_of(model.trie, [requests[row] for row in rows])
         )
-        soft = None if prefix is None else prefix[torch.from_numpy(rows)]
         some = np.asarray(items, dtype=np.int64)[rows]
-        states = model.item_states([prompts[row] for row in rows], some, soft)
+        states = model.item_states([prompts[row] for row in rows], some, condition.rows(rows))
         paths, own = torch.from_numpy(some).to(model.device), torch.arange(len(rows), device=model.device)
         for column, temperature in enumerate(temperatures):
             value = model.path_log_probs(states, paths, temperature, constraints, own)
@@ -51,22 +50,31 @@ def log_probs(
     return result
 
 
-def expected_hit_rate(
-    model: SidModel,
-    builder: PromptBuilder,
+@torch.no_grad()
+def log_probs_of(
+    reading: Reading,
     requests: Sequence[Request],
-    targets: np.ndarray,
-    prefix: nn.Module | None = None,
-    vectors: torch.Tensor | None = None,
-    profile: bool = False,
-    n: int = 30,
-) -> float:
-    """Mean of 1 − (1 − p)^n over requests: what n i.i.d. draws would hit, without drawing.
+    items: np.ndarray,
+    temperatures: Sequence[float] = (1.0,),
+    budget: int = BUDGET,
+) -> np.ndarray:
+    """`log_probs` [R, G] of one item a request, as a method reads the requests; conditions are made a batch at a time."""
+    result = np.empty((len(requests), len(temperatures)))
+    prompts, model = reading.prompts(requests), reading.model
+    levels = model.trie.n_levels
+    lengths = [len(prompt) + reading.soft_tokens for prompt in prompts]
+    for rows in by_length(lengths, model.footprint, levels, levels, budget, reading.row_bytes):
+        some = [requests[row] for row in rows]
+        placed, condition = reading.conditioned([prompts[row] for row in rows], some)
+        result[rows] = log_probs(
+            model, placed, np.asarray(items)[rows], condition, temperatures, some, budget
+        )
+    return result
 
-    `prefix(vectors)` [R, m, h] is put in front when given.
-    """
-    with torch.no_grad():
-        soft = None if prefix is None else prefix(vectors)
-    prompts = [builder.prompt(request, profile, 0 if soft is None else soft.shape[1]) for request in requests]
-    values = log_probs(model, prompts, targets, soft, requests=requests)[:, 0]
+
+def expected_hit_rate(
+    reading: Reading, requests: Sequence[Request], targets: np.ndarray, n: int = 30
+) -> float:
+    """Mean of 1 − (1 − p)^n over requests: what n i.i.d. draws would hit, without drawing."""
+    values = log_probs_of(reading, requests, targets)[:, 0]
     return float(-np.expm1(n * np.log1p(-np.exp(np.minimum(values, -1e-12)))).mean())

@@ -7,14 +7,17 @@ every tie group, after which times rise strictly and "what stands before" is "wh
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from llm.contexts import Joined, Profile, Records, RecordSearch
 from llm.prompts import PromptBuilder
 from recsys.prepare import Dataset
 from recsys.seeds import rng
-from recsys.splits import TEST, VALIDATION
+from recsys.splits import TEST, VALIDATION, WARM
+
+RECORD_COUNTS = (1, 2, 4)  # k of the windows that carry retrieved records: the papers'
 
 
 @dataclass(frozen=True)
@@ -48,33 +51,55 @@ def windows_of_epoch(dataset: Dataset, role: int, size: int, seed: int, epoch: i
     return [windows[index] for index in generator.permutation(len(windows))]
 
 
-class WindowBuilder:
-    """Turns windows into token rows, some with a text profile and some with a query about their last item.
+@dataclass(frozen=True)
+class Shares:
+    """Which shares of the windows carry what; each is drawn apart."""
 
-    A query speaks of one item, so in a window that carries one only the last item is a target.
+    profile: float  # a text profile
+    query: float  # a query about the last item
+    records: float  # retrieved records (RAG)
+
+
+class WindowBuilder:
+    """Turns windows into token rows, some with a text profile, a query about their last item, or retrieved records.
+
+    A query speaks of one item, and records are retrieved for one, so in a window that carries either only the last item is a
+    target; one with records is the very prompt of its instance.
     """
 
-    def __init__(
-        self, dataset: Dataset, builder: PromptBuilder, profile_share: float, query_share: float, seed: int
-    ):
-        self.dataset, self.builder, self.seed = dataset, builder, seed
-        self.profile_share, self.query_share = profile_share, query_share
+    def __init__(self, dataset: Dataset, builder: PromptBuilder, shares: Shares, seed: int):
+        self.dataset, self.builder, self.shares, self.seed = dataset, builder, shares, seed
         self.phrases = item_phrases(dataset)
+        self.search = RecordSearch(dataset.catalogue) if shares.records else None
 
     def window(self, events: np.ndarray, epoch: int) -> Window:
-        data, builder = self.dataset, self.builder
         generator = rng(self.seed, "window", epoch, int(events[0]))
-        with_profile, with_query = generator.random(2) < (self.profile_share, self.query_share)
-        items = data.items[events]
-        profile = query = None
-        if with_profile:
-            past = slice(data.offsets[data.users[events[0]]], data.history_end[events[0]])
-            profile = builder.profile(data.items[past])
-        phrases = self.phrases[items[-1]]
+        shares = (self.shares.profile, self.shares.query, self.shares.records)
+        with_profile, with_query, with_records = generator.random(3) < shares
+        items = self.dataset.items[events]
+        phrases, query = self.phrases[items[-1]], None
         if with_query and phrases:
             count = min(len(phrases), int(generator.integers(1, 3)))
             query = " ".join(phrases[i] for i in generator.choice(len(phrases), count, replace=False)).lower()
-        head = builder.head(profile, query)
+        if with_records and self.search is not None:
+            records = Records(self.search, RECORD_COUNTS[generator.integers(len(RECORD_COUNTS))])
+            context = Joined((Profile(), records)) if with_profile else records
+            request = replace(self.dataset.request(int(events[-1]), False), query=query)
+            return self._one_target(self.builder.prompt(request, context), int(items[-1]))
+        return self._many_targets(events, with_profile, query)
+
+    def _one_target(self, prompt: list[int], item: int) -> Window:
+        target = np.array([item])
+        return Window(prompt + self.builder.item_tokens[item].tolist(), target, np.array([len(prompt)]))
+
+    def _many_targets(self, events: np.ndarray, with_profile: bool, query: str | None) -> Window:
+        data, builder = self.dataset, self.builder
+        items, context = data.items[events], []
+        if with_profile:
+            past = slice(data.offsets[data.users[events[0]]], data.history_end[events[0]])
+            first = data.request(int(events[0]), False)
+            context = Profile().tokens(builder, first, items[:0], data.items[past])
+        head = builder.head(context, query)
         width = builder.item_tokens.shape[1]
         tokens = head + builder.item_tokens[items].reshape(-1).tolist()
         starts = len(head) + width * np.arange(len(items))
@@ -116,7 +141,7 @@ class WindowBatches:
 def item_phrases(dataset: Dataset) -> list[list[str]]:
     """Phrases that describe each item: its column values, and queries that led to it.
 
-    A query of a user about an item of their own held-out events is left out.
+    A query of a user about an item of their own held-out events is left out, and so are those of held-out users.
     """
     phrases: list[list[str]] = [[] for _ in range(dataset.n_items)]
     for values in dataset.catalogue.columns.values():
@@ -128,7 +153,8 @@ def item_phrases(dataset: Dataset) -> list[list[str]]:
     for user, item, query in zip(
         dataset.queries["user"], dataset.queries["item"], dataset.queries["query"], strict=True
     ):
-        if item >= 0 and (user, item) not in pairs:
+        unseen = user >= 0 and dataset.user_groups[user] != WARM
+        if item >= 0 and not unseen and (user, item) not in pairs:
             asked[int(item)].add(query)
     for item, queries in asked.items():
         phrases[item] += sorted(queries)

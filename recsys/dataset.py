@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from recsys.catalogue import Catalogue
 from recsys.recommender import Request
 from recsys.run import Run
-from recsys.splits import ROLE_NAMES, TEST, VALIDATION
+from recsys.splits import ROLE_NAMES, TEST, VALIDATION, WARM
 
 
 @dataclass(eq=False)
@@ -39,12 +39,16 @@ class Dataset:
     queries: pd.DataFrame  # user (int, -1: nobody known), item (int), timestamp, query (str)
     ratings: np.ndarray | None = None  # [E] float32, NaN where there is none; None: the data has no ratings
     kinds: np.ndarray | None = None  # [E] str (object): the `event` column; None: the data has none
+    # [U] str (object): WARM, or what a user split made of the user (recsys.user_splits); None: all are WARM
+    user_groups: np.ndarray = None  # type: ignore[assignment]
     exclude_seen: bool = True  # the protocol's answer to: may what a user has had be recommended again?
     end: int = 0  # the moment after all that was read (unix seconds or an ordinal); 0: after the last event
     offsets: np.ndarray = field(init=False)  # [U + 1] int64: events of user u are offsets[u] : offsets[u + 1]
     history_end: np.ndarray = field(init=False)  # [E] int64
 
     def __post_init__(self) -> None:
+        if self.user_groups is None:
+            self.user_groups = np.full(self.n_users, WARM, dtype=object)
         order = np.lexsort((self.times, self.users))
         assert (order == np.arange(len(order))).all(), "events must be sorted by user and time"
         self.end = self.end or int(self.times.max(initial=-1)) + 1
@@ -72,6 +76,10 @@ class Dataset:
             queries=queries.to_pandas(),
             ratings=columns.get("rating"),
             kinds=columns.get("event"),
+            user_groups=np.array(
+                users["group"].to_pylist() if "group" in users.column_names else [WARM] * len(users),
+                dtype=object,
+            ),
             exclude_seen=report["exclude_seen"],
             end=report["time_range"][1] + 1,  # not of the events: a deletion must not set the clock back
         )
@@ -96,7 +104,10 @@ class Dataset:
             events["event"] = pa.array(self.kinds, pa.string())
         queries = pa.Table.from_pandas(self.queries, preserve_index=False).replace_schema_metadata(None)
         pq.write_table(pa.table(events), folder / "events.parquet")
-        pq.write_table(pa.table({"user_id": pa.array(self.user_ids, pa.string())}), folder / "users.parquet")
+        people = {"user_id": pa.array(self.user_ids, pa.string())}
+        if (self.user_groups != WARM).any():  # a run without a user split keeps the bytes it always had
+            people["group"] = pa.array(self.user_groups, pa.string())
+        pq.write_table(pa.table(people), folder / "users.parquet")
         pq.write_table(queries, folder / "queries.parquet")
 
     def without(self, user: int) -> Dataset:
@@ -104,9 +115,12 @@ class Dataset:
         keep = self.users != user
         user_ids = self.user_ids.copy()
         user_ids[user] = ""
+        groups = self.user_groups.copy()
+        groups[user] = WARM
         return replace(
             self,
             user_ids=user_ids,
+            user_groups=groups,
             users=self.users[keep],
             items=self.items[keep],
             times=self.times[keep],

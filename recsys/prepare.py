@@ -14,7 +14,8 @@ from recsys.dataset import Dataset
 from recsys.interactions import DataError, Interactions, Notices
 from recsys.prepare_config import PrepareConfig
 from recsys.run import Run, RunError, sha256_of, write_text_atomically
-from recsys.splits import FIT, ROLE_NAMES, TEST, assign_roles
+from recsys.splits import FIT, ROLE_NAMES, TEST, WARM, assign_roles
+from recsys.user_splits import split_users
 
 __all__ = ["Dataset", "PrepareConfig", "prepare"]
 
@@ -41,13 +42,22 @@ def prepare(config: PrepareConfig, run: Run) -> None:
         source = _load(config, notices)
         interactions, dropped = _filter(source, config, notices)
         dataset = _build(interactions, source, config, notices)
+        held_out = split_users(dataset, config.user_split) if config.user_split.is_on else None
+        _check_roles(dataset, config, notices)
         report = _report(dataset, config, source, dropped, notices, hashes)
+        if held_out:
+            report["user_split"] = config.user_split.model_dump(mode="json") | held_out
         dataset.save(folder)
         write_text_atomically(folder / "prepare.json", json.dumps(report, indent=1))
     counts = report["counts"]
     print(
         f"prepare: {counts['events']:,} events of {counts['users']:,} users and {counts['items']:,} items; "
         + ", ".join(f"{name} {n:,}" for name, n in report["roles"].items() if n)
+        + (
+            f"; users: {', '.join(f'{name} {n:,}' for name, n in held_out['users'].items() if n)}"
+            if held_out
+            else ""
+        )
     )
 
 
@@ -129,7 +139,6 @@ def _build(
     order = np.lexsort((times, users))  # stable: ties stay in the order of the file
     users, times = users[order].astype(np.int64), times[order]
     roles = assign_roles(users, times, config.split)
-    _check_roles(users, roles, config, notices)
     weights = frame["weight"].to_numpy() if "weight" in frame else np.ones(len(frame))
     return Dataset(
         user_ids=np.array(user_ids, dtype=object),
@@ -145,7 +154,8 @@ def _build(
     )
 
 
-def _check_roles(users: np.ndarray, roles: np.ndarray, config: PrepareConfig, notices: Notices) -> None:
+def _check_roles(dataset: Dataset, config: PrepareConfig, notices: Notices) -> None:
+    users, roles = dataset.users, dataset.roles
     counts = np.bincount(roles, minlength=len(ROLE_NAMES))
     for role in (FIT, TEST):
         if counts[role] == 0:
@@ -160,7 +170,8 @@ def _check_roles(users: np.ndarray, roles: np.ndarray, config: PrepareConfig, no
             notices.add(
                 f"no_{name}_events", 1, f"the split has no {name} events; stages that need them will refuse"
             )
-    untested = users[-1] + 1 - len(np.unique(users[roles == TEST]))
+    warm = dataset.user_groups == WARM
+    untested = int(warm.sum()) - int(warm[np.unique(users[roles == TEST])].sum())
     notices.add(
         "users_without_test_event",
         untested,

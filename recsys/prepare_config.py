@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from recsys import filters, loaders
 from recsys.config import StageConfig
 from recsys.splits import SplitConfig
+from recsys.user_splits import UserSplitConfig
 
 K_CORE_ITEMS = {
     "ml-latest-small": 5,
@@ -46,6 +47,8 @@ class PrepareConfig(StageConfig):
     # May what a user has had be recommended again? One answer for training, validation, test and serving.
     exclude_seen: bool = True
     split: SplitConfig = SplitConfig()
+    # Users held out from all learning, at random or out of distribution; off by default.
+    user_split: UserSplitConfig = UserSplitConfig()
 
     @model_validator(mode="before")
     @classmethod

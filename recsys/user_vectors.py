@@ -103,21 +103,6 @@ class BroughtVectors:
         return int(position) if position >= start else -1
 
 
-class OtherUsersVectors:
-    """The E2P-Random control: each request gets the vector of another user's request, never one of its own user."""
-
-    def __init__(self, base: UserVectors, requests: Sequence[Request], partner: np.ndarray):
-        """`partner` [R]: the index in `requests` whose vector request r is given (see `partners_of_other_users`)."""
-        self.base, self.dim, self.space = base, base.dim, base.space
-        self._requests = list(requests)
-        self._partner = {
-            request.request_id: int(other) for request, other in zip(requests, partner, strict=True)
-        }
-
-    def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
-        return self.base.vectors([self._requests[self._partner[request.request_id]] for request in requests])
-
-
 def partners_of_other_users(users: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """For each request [R] another one, never of the same user; a permutation unless one user holds over half of them.
 

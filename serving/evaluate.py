@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from evaluation.baselines import SoftmaxOver, choose_temperature
 from evaluation.job import EvaluateConfig, Row, evaluate_rows
@@ -14,25 +16,22 @@ from evaluation.report import print_table, write_report
 from evaluation.results import Results
 from evaluation.statistics import user_means
 from llm.adapt import validation_events
+from llm.reading import OfAnother
 from llm.recommender import SidRecommender
-from recsys.recommender import Request
+from recsys.recommender import Recommender, Request
 from recsys.run import Run
 from recsys.seeds import rng
 from recsys.splits import TEST
-from recsys.user_vectors import OtherUsersVectors, partners_of_other_users
+from recsys.user_vectors import partners_of_other_users
 from serving.config import RunConfig
-from serving.methods import NAMES, Methods
+from serving.methods import Methods
 
 STAGES = ("prepare", "embed", "tokenize", "adapt", "personalize", "evaluate")
 READS = {
     "popularity": "nothing",
+    "recency": "nothing",
     "embedding_retrieval": "history before t (vector)",
     "no_context": "recent items",
-    "no_context_continued": "recent items",
-    "static_prefix": "recent items",
-    "e2p": "recent items, history before t (vector)",
-    "prompt_context": "recent items, history before t (text)",
-    "e2p_prompt": "recent items, history before t (vector and text)",
 }
 TSNE_USERS = 600
 
@@ -127,9 +126,13 @@ def _rows(config: EvaluateConfig, methods: Methods, requests: list[Request], use
     answers = data.items[events]
     seeds = methods.config.personalize.seeds
 
-    def row(method: str, replicas: list, name: str | None = None) -> Row:
+    def row(key: str) -> Row:
+        method = None if key == "no_context" else methods.config.personalize.method(key)
+        some = seeds if method is not None and method.is_trained else seeds[:1]
+        replicas = [methods.build(key, seed) for seed in some]
         temperature = _temperature(config, replicas[0], validation, answers)
-        return Row(name or NAMES[method], replicas, temperature, READS[method], _trained(methods, method))
+        reads = READS[key] if method is None else method.reads
+        return Row(methods.name(key), list(replicas), temperature, reads, _trained(methods, key))
 
     popularity = methods.build("popularity")
     rows = [Row("Popularity", [popularity], None, READS["popularity"], "counts")]
@@ -145,29 +148,24 @@ def _rows(config: EvaluateConfig, methods: Methods, requests: list[Request], use
     rows.append(
         Row(softmax.name, [softmax], 1.0, READS["embedding_retrieval"], f"T0 = {t0:g} chosen on validation")
     )
-    rows.append(row("no_context", [methods.build("no_context")]))
+    rows.append(row("no_context"))
     for method in methods.config.personalize.methods:
-        replicas = [methods.build(method, seed) for seed in seeds]
-        if method == "e2p":
+        if method.key == "e2p":
             rows.append(_random_row(config, methods, requests, users))
-        rows.append(row(method, replicas))
-    rows.append(row("prompt_context", [methods.build("prompt_context")]))
-    order = [
-        "Popularity", "Embedding Retrieval", "Embedding Retrieval (softmax)", "No Context", "No Context, continued",
-        "Static Prefix", "E2P-Random", "E2P", "Prompt Context", "E2P + Prompt",
-    ]  # fmt: skip
-    return sorted(rows, key=lambda row: order.index(row.name))
+        rows.append(row(method.key))
+    return rows
 
 
 def _random_row(config: EvaluateConfig, methods: Methods, requests: list[Request], users: np.ndarray) -> Row:
-    """E2P-Random: the trained E2P, each request given the vector of another user's request; several permutations."""
-    replicas = []
+    """E2P-Random: the trained E2P, each request conditioned as one of another user is; several permutations."""
+    replicas: list[Recommender] = []
+    seeds = methods.config.personalize.seeds
     for number in range(config.random_permutations):
-        seed = methods.config.personalize.seeds[number % len(methods.config.personalize.seeds)]
         partner = partners_of_other_users(users, rng(config.seed, "e2p-random", number))
-        vectors = OtherUsersVectors(methods.users, requests, partner)
-        replica = methods.build("e2p", seed, vectors)
-        replicas.append(replica)
+        reading = methods.reading("e2p", seeds[number % len(seeds)])
+        assert reading.personalizer is not None
+        other = replace(reading, personalizer=OfAnother(reading.personalizer, requests, partner))
+        replicas.append(methods.recommender("E2P-Random", other))
     return Row("E2P-Random", replicas, None, "recent items, another user's vector", "as E2P")
 
 
@@ -183,17 +181,19 @@ def _temperature(
     return float(config.temperature_grid[int(np.argmax(rates))])
 
 
-def _trained(methods: Methods, method: str) -> str:
-    if method in ("no_context", "prompt_context"):
+def _trained(methods: Methods, key: str) -> str:
+    if key == "no_context":
         return "Stage 1: LoRA and rows"
     report = methods.run.read_json("personalize", "personalize.json")["methods"]
-    first = report[f"{method}-{methods.config.personalize.seeds[0]}"]
+    first = report.get(f"{key}-{methods.config.personalize.seeds[0]}")
+    if first is None:
+        return "nothing in Stage 2"
     return f"{first['trainable_parameters']:,} parameters at lr {first['learning_rate']:g}"
 
 
 def _prefix_picture(methods: Methods) -> dict | None:
     """Vectors of users as of the end of the data and their E2P prefixes, with each user's most peculiar taste."""
-    if "e2p" not in methods.config.personalize.methods:
+    if "e2p" not in methods.available():
         return None
     data = methods.dataset
     chosen = np.sort(rng(0, "t-SNE").permutation(data.n_users)[:TSNE_USERS])
@@ -202,9 +202,12 @@ def _prefix_picture(methods: Methods) -> dict | None:
     ]
     vectors, known = methods.users.vectors(requests)
     requests = [request for request, has in zip(requests, known, strict=True) if has]
-    e2p = methods.build("e2p")
-    assert isinstance(e2p, SidRecommender)
-    prefixes = e2p.soft_prefixes(requests)[:, 0].float().cpu().numpy()
+    personalizer = methods.reading("e2p").personalizer
+    assert personalizer is not None
+    with torch.no_grad():
+        prefix = personalizer.condition(requests).prefix
+    assert prefix is not None
+    prefixes = prefix[:, 0].float().cpu().numpy()
     return {
         "users": chosen[known].tolist(),  # whose rows these are: `prelude user … delete` must find them
         "embeddings": vectors[known].round(5).tolist(),

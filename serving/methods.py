@@ -11,10 +11,11 @@ import numpy as np
 from evaluation.baselines import Popularity, Recency
 from llm.adapt import load_adapted, prompt_builder, validation_events
 from llm.model import SidModel
-from llm.personalize import PREFIXES, load_prefix
-from llm.prompts import PromptBuilder
+from llm.personalize import load_method
 from llm.quantize import to_int8
+from llm.reading import Reading
 from llm.recommender import SidRecommender
+from llm.stage2 import World
 from recsys.embed import load_retrieval, load_user_vectors
 from recsys.prepare import Dataset
 from recsys.recommender import Recommender
@@ -24,16 +25,11 @@ from recsys.splits import FIT, PERSONALIZE
 from recsys.user_vectors import UserVectors
 from serving.config import RunConfig
 
-NAMES = {
+UNTRAINED = {
     "popularity": "Popularity",
     "recency": "Recency",
     "embedding_retrieval": "Embedding Retrieval",
     "no_context": "No Context",
-    "no_context_continued": "No Context, continued",
-    "static_prefix": "Static Prefix",
-    "e2p": "E2P",
-    "prompt_context": "Prompt Context",
-    "e2p_prompt": "E2P + Prompt",
 }
 
 
@@ -63,8 +59,11 @@ class Methods:
         return self._ready(load_adapted(self.run, self.config.adapt))
 
     @cached_property
-    def builder(self) -> PromptBuilder:
-        return prompt_builder(self.config.adapt, self.model, self.dataset)
+    def world(self) -> World:
+        """What personalization methods read."""
+        builder = prompt_builder(self.config.adapt, self.model, self.dataset)
+        settings = self.config.personalize
+        return World(self.run, self.config.adapt, settings, self.dataset, self.users, self.model, builder)
 
     @cached_property
     def retrieval(self) -> EmbeddingRetrieval:
@@ -72,41 +71,44 @@ class Methods:
 
     def available(self) -> list[str]:
         """Methods that this run has trained or can answer without training, in the table's order."""
-        trained = set(self.config.personalize.methods)
-        always = {"popularity", "recency", "embedding_retrieval", "no_context", "prompt_context"}
-        return [name for name in NAMES if name in always or name in trained]
+        return [*UNTRAINED, *(method.key for method in self.config.personalize.methods)]
 
-    def build(self, method: str, seed: int | None = None, users: UserVectors | None = None) -> Recommender:
-        """One method's recommender. `seed` picks a trained replica (default: the first), `users` other vectors.
+    def name(self, key: str) -> str:
+        """A method's row."""
+        return UNTRAINED.get(key) or self.config.personalize.method(key).name
+
+    def build(self, key: str, seed: int | None = None) -> Recommender:
+        """One method's recommender. `seed` picks a trained replica (default: the first).
 
         Raises `ValueError` naming the methods that there are.
         """
-        if method not in self.available():
-            raise ValueError(f"this run has no method {method!r}; it has {', '.join(self.available())}")
-        name, budget = NAMES[method], self.config.evaluate.memory_mb << 20
-        if method in ("popularity", "recency"):
-            return self._baseline(method)
-        if method == "embedding_retrieval":
+        if key not in self.available():
+            raise ValueError(f"this run has no method {key!r}; it has {', '.join(self.available())}")
+        if key in ("popularity", "recency"):
+            return self._baseline(key)
+        if key == "embedding_retrieval":
             return self.retrieval
+        return self.recommender(self.name(key), self.reading(key, seed))
+
+    def reading(self, key: str, seed: int | None = None) -> Reading:
+        """How a generative method reads requests."""
+        if key == "no_context":
+            return Reading(self.model, self.world.builder)
         seed = self.config.personalize.seeds[0] if seed is None else seed
-        if method in PREFIXES:
-            users = users or self.users
-            table = self.run.read_json("adapt", "adapt.json")["table_hash"]
-            prefix = load_prefix(self.run, self.config.personalize, method, seed, self.model, table, users)
-            return SidRecommender(
-                name, self.model, self.builder, prefix, users, method == "e2p_prompt", budget
-            )
-        model = self.model
-        if method == "no_context_continued":
-            model = self._ready(load_adapted(self.run, self.config.adapt, "personalize", f"{method}-{seed}/"))
-        return SidRecommender(name, model, self.builder, profile=method == "prompt_context", budget=budget)
+        reading = load_method(self.world, self.config.personalize.method(key), seed)
+        if reading.model is not self.model:
+            self._ready(reading.model)
+        return reading
+
+    def recommender(self, name: str, reading: Reading) -> SidRecommender:
+        return SidRecommender(name, reading, self.config.evaluate.memory_mb << 20)
 
     def _ready(self, model: SidModel) -> SidModel:
         if self.int8:
             data = self.dataset
             events = validation_events(data, INT8_REQUESTS, seed=0)
             builder = prompt_builder(self.config.adapt, model, data)
-            reader = SidRecommender(NAMES["no_context"], model, builder)
+            reader = SidRecommender(UNTRAINED["no_context"], Reading(model, builder))
             self.int8_effect = str(to_int8(reader, data.requests(events, data.exclude_seen)))
             print(self.int8_effect, file=sys.stderr)
         return model

@@ -77,6 +77,23 @@ def two_tastes(folder, n_users: int = 40, n_items: int = 60, length: int = 24, s
     return paths
 
 
+SMALL = {"scorer_hidden": 8, "projection_hidden": 8, "length": 2}
+SMALL_METHODS = [
+    {"key": "no_context_continued", "learning_rates": [1e-4]},
+    {"key": "static_prefix", "bottleneck": 8},
+    {"key": "e2p", "bottleneck": 8},
+    "prompt_context",
+    "rag",
+    "pag",
+    "full_history",
+    {"key": "e2p_prompt", "bottleneck": 8},
+    "mt_lora",
+    {"key": "tap_per"} | SMALL,
+    {"key": "tap_per_p_q"} | SMALL,
+    {"key": "bridge_only"} | SMALL,
+]
+
+
 def small_config(folder) -> RunConfig:
     """Every stage, at the size of a test: no text encoder, two random layers, a few dozen steps."""
     events, items, queries = two_tastes(folder)
@@ -114,7 +131,7 @@ def small_config(folder) -> RunConfig:
                 "pilot_steps": 5,
                 "learning_rates": [1e-3, 1e-2],
                 "validate_every": 15,
-                "bottleneck": 8,
+                "methods": SMALL_METHODS,
             },
             "evaluate": {"bootstrap_samples": 200, "random_permutations": 5},
             "example": {"query": "even"},

@@ -7,6 +7,7 @@ import pytest
 
 from llm import generate
 from llm.batching import by_length
+from llm.conditions import NOTHING
 from llm.recommender import SidRecommender
 from tests.conftest import make_requests
 
@@ -19,7 +20,7 @@ def prompts_of(lengths):
 
 @pytest.mark.parametrize("budget", [1, 200_000, 1_000_000, 1 << 30])
 def test_batches_hold_every_prompt_once_and_keep_to_the_budget(tiny, budget):
-    batches = list(by_length(prompts_of(LENGTHS), tiny.footprint, 5, 3, budget))
+    batches = list(by_length(LENGTHS, tiny.footprint, 5, 3, budget))
     order = np.concatenate(batches)
     assert sorted(order.tolist()) == list(range(len(LENGTHS)))
     assert (np.diff(np.array(LENGTHS)[order]) >= 0).all()
@@ -34,13 +35,13 @@ def test_batches_hold_every_prompt_once_and_keep_to_the_budget(tiny, budget):
 
 def test_a_budget_of_nothing_is_refused(tiny):
     with pytest.raises(ValueError, match="at least a byte, got 0"):
-        next(by_length(prompts_of([1]), tiny.footprint, 1, 1, 0))
+        next(by_length([1], tiny.footprint, 1, 1, 0))
 
 
 def test_what_a_session_keeps_is_within_its_footprint(tiny):
     requests, nodes = make_requests(6), 12
     prompts = prompts_of([7] * 6)
-    session = generate.PromptSession(tiny, prompts, None, tiny.trie.exclusions([[]] * 6))
+    session = generate.PromptSession(tiny, prompts, NOTHING, tiny.trie.exclusions([[]] * 6))
     held = session.memory._layers.values()
     assert sum(x.nbytes for pair in held for x in pair) == 6 * 7 * tiny.footprint.kept
     generate.distinct(session, requests, nodes, seed=0)
@@ -56,7 +57,7 @@ def test_the_budget_changes_no_figure(tiny, small_run):
     targets = np.arange(11)
     answers = []
     for budget in (1, 300_000, 1 << 30):
-        recommender = SidRecommender("No Context", methods.model, methods.builder, budget=budget)
+        recommender = SidRecommender("No Context", methods.reading("no_context"), budget)
         items, values = recommender.draw(requests, 20, seed=4)
         lists = recommender.recommend(requests, 6, 1.0, seed=4)
         answers.append(

@@ -13,7 +13,8 @@ from peft import PeftModel
 
 from llm.adapt import load_adapted
 from llm.backbone import load_backbone, weights_hash
-from llm.personalize import load_prefix
+from llm.methods import CATALOGUE
+from llm.personalize import load_method
 from recsys import training
 from recsys.embed import embed, load_user_vectors
 from recsys.leaks import LeakError
@@ -27,7 +28,8 @@ from tests.test_recommender_contract import check_contract, contract_requests
 
 ROWS = [
     "Popularity", "Embedding Retrieval", "Embedding Retrieval (softmax)", "No Context", "No Context, continued",
-    "Static Prefix", "E2P-Random", "E2P", "Prompt Context", "E2P + Prompt",
+    "Static Prefix", "E2P-Random", "E2P", "Prompt Context", "RAG, k = 2", "PAG, k = 2", "Full History", "E2P + Prompt",
+    "MT-LoRA", "TAP-PER", "TAP-PER, P_q only", "Bridge only",
 ]  # fmt: skip
 
 
@@ -96,9 +98,7 @@ def test_stage_2_and_the_graph_learn_from_different_events(small_run):
     assert (data.times[late] > last_fit[data.users[late]]).all()
 
 
-@pytest.mark.parametrize(
-    "method", ["no_context", "e2p", "e2p_prompt", "static_prefix", "embedding_retrieval", "popularity"]
-)
+@pytest.mark.parametrize("method", ["no_context", "embedding_retrieval", "popularity", *CATALOGUE])
 def test_every_method_keeps_the_contract(small_run, method):
     config, run = small_run
     methods = Methods(run, config)
@@ -206,17 +206,22 @@ def test_the_leak_check_stops_a_run_whose_vectors_hold_their_targets(small_run, 
     assert not (other.path / "embed").exists()
 
 
-def test_a_prefix_of_another_table_or_another_space_is_refused_by_name(small_run):
+def test_a_prefix_of_another_table_or_another_space_is_refused_by_name(small_run, monkeypatch):
     config, run = small_run
     methods = Methods(run, config)
-    table = run.read_json("adapt", "adapt.json")["table_hash"]
-    arguments = (run, config.personalize, "e2p", 0, methods.model)
-    load_prefix(*arguments, table, methods.users)
-    with pytest.raises(RunError, match="another semantic-ID table"):
-        load_prefix(*arguments, "0" * 64, methods.users)
+    e2p = config.personalize.method("e2p")
+    load_method(methods.world, e2p, 0)
     methods.users.space = "a retrained GNN"
     with pytest.raises(RunError, match="a retrained GNN"):
-        load_prefix(*arguments, table, methods.users)
+        load_method(methods.world, e2p, 0)
+    read = methods.run.read_json
+    monkeypatch.setattr(
+        methods.run,
+        "read_json",
+        lambda stage, name: read(stage, name) | ({"table_hash": "0"} if stage == "adapt" else {}),
+    )
+    with pytest.raises(RunError, match="another semantic-ID table"):
+        load_method(methods.world, e2p, 0)
 
 
 def test_brought_embeddings_replace_the_gnn(small_run, tmp_path):
@@ -264,9 +269,8 @@ def test_a_decoder_from_scratch_is_trained_whole_then_frozen(small_run, tmp_path
             run,
         )
     adapt = config.adapt.model_copy(update={"backbone": backbone, "train": "full", "steps": 20})
-    personal = config.personalize.model_copy(
-        update={"steps": 5, "seeds": (0, 1), "methods": ("e2p", "no_context_continued")}
-    )
+    chosen = tuple(config.personalize.method(key) for key in ("e2p", "no_context_continued"))
+    personal = config.personalize.model_copy(update={"steps": 5, "seeds": (0, 1), "methods": chosen})
     changed = config.model_copy(update={"adapt": adapt, "personalize": personal})
     other = Run.create(tmp_path / "copy")
     for name in STAGES[:3]:

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 
 from llm import generate, scoring
+from llm.conditions import Condition
 from llm.vocabulary import PREFIX
 from recsys.recommender import Request
 from tests.conftest import make_requests
@@ -54,7 +55,7 @@ def inputs(model, requests: list[Request], with_prefix: bool):
 
 def session_of(model, requests, prompts, soft):
     exclusions = model.trie.exclusions([request.exclude for request in requests])
-    return generate.PromptSession(model, prompts, soft, exclusions)
+    return generate.PromptSession(model, prompts, Condition(soft), exclusions)
 
 
 @pytest.mark.parametrize("with_prefix", [False, True])
@@ -67,7 +68,8 @@ def test_scoring_equals_the_slow_reference_and_sums_to_one(tiny, with_prefix, te
         expected = slow_distribution(tiny, prompts[row], None if soft is None else soft[row : row + 1],
                                      request.exclude, temperature)  # fmt: skip
         ours = np.exp(scoring.log_probs(
-            tiny, [prompts[row]] * n, np.arange(n), None if soft is None else soft[row : row + 1].expand(n, -1, -1),
+            tiny, [prompts[row]] * n, np.arange(n),
+            Condition(None if soft is None else soft[row : row + 1].expand(n, -1, -1)),
             (temperature,), [request] * n, budget=3_000_000,
         ))[:, 0]  # fmt: skip
         np.testing.assert_allclose(ours, expected, atol=1e-6)
@@ -182,9 +184,9 @@ def test_one_session_answers_everything_as_fresh_ones_do_and_forwards_no_node_tw
     seen = []
     forward = tiny.node_hidden
 
-    def counted(tokens, positions, layout, memory, sees):
+    def counted(tokens, positions, layout, memory, sees, condition):
         seen.append(len(tokens))
-        return forward(tokens, positions, layout, memory, sees)
+        return forward(tokens, positions, layout, memory, sees, condition)
 
     monkeypatch.setattr(tiny, "node_hidden", counted)
     kept = session_of(tiny, requests, prompts, soft)
@@ -212,7 +214,7 @@ def test_scoring_on_a_session_is_scoring(tiny):
     requests = [*make_requests(4), Request("empty", 9, 1, exclude=np.arange(30))]
     prompts, soft = inputs(tiny, requests, True)
     items = np.array([0, 7, int(requests[2].exclude[0]), 29, 3])
-    expected = scoring.log_probs(tiny, prompts, items, soft, (1.0, 0.4), requests)
+    expected = scoring.log_probs(tiny, prompts, items, Condition(soft), (1.0, 0.4), requests)
     ours = generate.score(session_of(tiny, requests, prompts, soft), items, (1.0, 0.4))
     assert np.isneginf(ours[[2, 4]]).all()
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)

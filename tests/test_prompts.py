@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llm.contexts import FullHistory, Joined, Profile, Records, RecordSearch
 from llm.prompts import PromptBuilder, PromptConfig
 from llm.vocabulary import PREFIX
-from llm.windows import WindowBatches, WindowBuilder, item_phrases, windows_of_epoch
+from llm.windows import Shares, WindowBatches, WindowBuilder, item_phrases, windows_of_epoch
 from recsys.catalogue import Catalogue
 from recsys.dataset import Dataset
 from recsys.leaks import LeakError, check_planted_answer
@@ -38,11 +39,17 @@ def test_the_layout():
     request = Request(
         "r", 0, 9, history=np.array([4, 6, 1, 3]), history_times=np.arange(4), query="  dark \n comedy "
     )
-    tokens = builder(recent_items=2).prompt(request, profile=True, soft_tokens=1)
+    tokens = builder(recent_items=2).with_soft_tokens(builder(recent_items=2).prompt(request, Profile()), 1)
     assert tokens[:2] == [PREFIX, BOS]
     assert text_of(tokens) == "Profile: likes Even; enjoyed T6; T4.\nQuery: dark comedy\nHistory:"
     assert tokens[-4:] == [1002, 1003, 1006, 1007]  # items 1 and 3
-    assert builder(prefix_position="after_bos").prompt(request, soft_tokens=1)[:2] == [BOS, PREFIX]
+    after = builder(prefix_position="after_bos")
+    assert after.with_soft_tokens(after.prompt(request), 2)[:4] == [
+        BOS,
+        PREFIX,
+        PREFIX,
+        after.prompt(request)[1],
+    ]
     assert text_of(builder().prompt(Request("r", 0, 9))) == "History:"
     assert text_of(builder().prompt(Request("r", 0, 9, query=" \n "))) == "History:"
 
@@ -83,7 +90,7 @@ def test_windows_have_rising_times_one_user_and_cover_one_event_of_each_tie():
 
 def test_every_target_of_a_window_is_predicted_from_what_came_before():
     data = dataset()
-    windows = WindowBuilder(data, builder(), profile_share=0.5, query_share=0.5, seed=0)
+    windows = WindowBuilder(data, builder(), Shares(0.5, 0.5, 0.0), seed=0)
     with_query = 0
     for events in windows_of_epoch(data, FIT, 5, seed=0, epoch=0):
         window = windows.window(events, 0)
@@ -104,7 +111,7 @@ def test_every_target_of_a_window_is_predicted_from_what_came_before():
 
 def test_batches_walk_through_epochs_in_any_order():
     data = dataset()
-    batches = WindowBatches(WindowBuilder(data, builder(), 0.0, 0.0, 0), FIT, 5, 7)
+    batches = WindowBatches(WindowBuilder(data, builder(), Shares(0.0, 0.0, 0.3), 0), FIT, 5, 7)
     first = [[window.tokens for window in batches[step]] for step in range(25)]
     again = [[window.tokens for window in batches[step]] for step in reversed(range(25))][::-1]
     assert first == again
@@ -127,8 +134,19 @@ def test_queries_of_held_out_pairs_are_not_learned_from():
     assert "public" in phrases[(item + 1) % N]
 
 
-@pytest.mark.parametrize("profile", [False, True])
-def test_the_planted_answer_changes_no_prompt(profile):
+def contexts() -> dict:
+    records = Records(RecordSearch(catalogue()), 3)
+    return {
+        "none": None,
+        "profile": Profile(),
+        "rag": records,
+        "pag": Joined((Profile(), records)),
+        "full history": FullHistory(6),
+    }
+
+
+@pytest.mark.parametrize("context", list(contexts()))
+def test_the_planted_answer_changes_no_prompt(context):
     from recsys.leaks import Events
 
     data = dataset()
@@ -143,7 +161,7 @@ def test_the_planted_answer_changes_no_prompt(profile):
                        zeros.astype(np.float32), zeros.astype(np.int8), data.queries)  # fmt: skip
         history, times = made.before(user, time if strict else time + 1)
         request = Request("r", user, time, history, times)
-        return {"prompt": np.array(prompts.prompt(request, profile))}
+        return {"prompt": np.array(prompts.prompt(request, contexts()[context]))}
 
     events = Events(data.users, data.items, data.times)
     check_planted_answer(build, events, user, time, int(data.items[event]))

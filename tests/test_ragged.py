@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from llm.backbone import BackboneConfig, load_backbone
+from llm.conditions import NOTHING, Condition
 from llm.ragged import Layout, Memory
 
 LENGTHS = [3, 1, 7, 7, 2]
@@ -81,9 +82,9 @@ def test_only_wanted_tokens_pass_through_the_last_mlp_and_nothing_else_changes(t
     packed = tiny.pack(prompts)
     wanted = packed.layout.ends - 1
     with torch.no_grad():
-        whole, memory = tiny.hidden(packed, None), Memory()
-        some = tiny.hidden(packed, None, wanted, memory)
-        again = tiny.hidden(packed, None)
+        whole, memory = tiny.hidden(packed), Memory()
+        some = tiny.hidden(packed, NOTHING, wanted, memory)
+        again = tiny.hidden(packed)
     torch.testing.assert_close(some, whole[wanted], rtol=1e-5, atol=1e-6)
     assert torch.equal(again, whole)  # the switch is off again
     seen = []
@@ -91,7 +92,7 @@ def test_only_wanted_tokens_pass_through_the_last_mlp_and_nothing_else_changes(t
         lambda m, i, o: seen.append(o.shape[1])
     )
     with torch.no_grad():
-        tiny.hidden(packed, None, wanted)
+        tiny.hidden(packed, NOTHING, wanted)
     handle.remove()
     assert seen == [3]
 
@@ -101,8 +102,8 @@ def test_the_gradient_is_that_of_the_whole_pass_where_only_wanted_tokens_are_rea
     wanted = torch.tensor([3, 5, 7, 8])
     prefix = torch.randn(3, 1, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
-    ours = torch.autograd.grad((tiny.hidden(packed, prefix, wanted) * weight).sum(), prefix)[0]
-    whole = torch.autograd.grad((tiny.hidden(packed, prefix)[wanted] * weight).sum(), prefix)[0]
+    ours = torch.autograd.grad((tiny.hidden(packed, Condition(prefix), wanted) * weight).sum(), prefix)[0]
+    whole = torch.autograd.grad((tiny.hidden(packed, Condition(prefix))[wanted] * weight).sum(), prefix)[0]
     torch.testing.assert_close(ours, whole, rtol=1e-4, atol=1e-6)
     assert ours[:2].abs().sum() > 0
     assert ours[2].abs().sum() == 0  # a row without a soft token

@@ -13,7 +13,6 @@ from recsys.seeds import rng
 from recsys.user_vectors import (
     BroughtVectors,
     HistoryVectors,
-    OtherUsersVectors,
     partners_of_other_users,
     read_brought,
     recency_weights,
@@ -102,13 +101,6 @@ def test_partners_are_a_permutation_without_own_users():
     assert (most[partners_of_other_users(most, rng(0))] != most).all()
     with pytest.raises(ValueError, match="at least two users"):
         partners_of_other_users(np.array([3, 3]), rng(0))
-
-
-def test_other_users_vectors_give_the_partners_vector():
-    messages = np.eye(3, dtype=np.float32)
-    requests = [Request(f"r{user}", user, 5, history=np.array([user])) for user in range(3)]
-    swapped = OtherUsersVectors(HistoryVectors(messages, None, "x"), requests, np.array([2, 0, 1]))
-    np.testing.assert_array_equal(swapped.vectors(requests[:2])[0], np.eye(3)[[2, 0]])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from llm import generate, scoring
+from llm.conditions import Condition
 from llm.prefixes import E2P
 from llm.quantize import quantise
 from llm.vocabulary import PREFIX
@@ -109,7 +110,7 @@ def soft_prefix(quick: bool) -> list[Result]:
 
     def prefixed() -> None:
         soft = phi(vectors)
-        generate.beam(world.session(model, [[PREFIX, *p] for p in prompts], soft), DRAWS, DRAWS)
+        generate.beam(world.session(model, [[PREFIX, *p] for p in prompts], Condition(soft)), DRAWS, DRAWS)
 
     def profiled() -> None:
         generate.beam(

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from llm.adapt import window_loss
+from llm.conditions import Condition
 from llm.model import SidModel
 from llm.prefixes import E2P
 from llm.vocabulary import PREFIX
@@ -56,7 +57,7 @@ def _case(
     )
 
     def our_step() -> None:
-        ours.step(-model.item_log_probs(prompts, items[:, -1], ours.phi(vectors)).mean())
+        ours.step(-model.item_log_probs(prompts, items[:, -1], Condition(ours.phi(vectors))).mean())
 
     def plain_step() -> None:
         embedded = peer.get_input_embeddings()(tokens.clamp(min=0))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from llm import generate
 from llm.backbone import BackboneConfig, load_backbone
+from llm.conditions import NOTHING, Condition
 from llm.model import SidModel
 from llm.vocabulary import SidRows
 from recsys.recommender import Request
@@ -57,10 +58,10 @@ def requests(n: int) -> list[Request]:
 
 
 def session(
-    model: SidModel, prompts: list[list[int]], prefix: Tensor | None = None
+    model: SidModel, prompts: list[list[int]], condition: Condition = NOTHING
 ) -> generate.PromptSession:
     nothing = [np.zeros(0, np.int64)] * len(prompts)
-    return generate.PromptSession(model, prompts, prefix, model.trie.exclusions(nothing))
+    return generate.PromptSession(model, prompts, condition, model.trie.exclusions(nothing))
 
 
 def causal_lm(model: SidModel, layers: int | None = None) -> Any:

@@ -1,0 +1,39 @@
+"""Every way to personalize: one module and one configuration each, one line to choose it.
+
+methods: [e2p, static_prefix, tap_per]                    # names of CATALOGUE
+methods: all                                              # all of them
+methods: [e2p, {method: tap_per, bridge: false, name: "TAP-PER, no bridge"}]      # or settings of one's own
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from llm.methods.catalogue import CATALOGUE, named
+from llm.methods.combination import CombinationConfig
+from llm.methods.continued import ContinuedConfig
+from llm.methods.e2p import E2PConfig, StaticPrefixConfig
+from llm.methods.lora import MTLoraConfig
+from llm.methods.tap_per import TapPerConfig
+from llm.methods.untrained import PromptingConfig
+
+AnyMethod = Annotated[
+    E2PConfig
+    | StaticPrefixConfig
+    | ContinuedConfig
+    | PromptingConfig
+    | MTLoraConfig
+    | TapPerConfig
+    | CombinationConfig,
+    Field(discriminator="method"),
+]
+
+
+def listed(value: Any) -> Any:
+    """`all` as the whole catalogue."""
+    return list(CATALOGUE) if value == "all" else value
+
+
+Method = Annotated[AnyMethod, BeforeValidator(named)]

@@ -1,0 +1,20 @@
+"""Rows that train nothing in Stage 2: No Context, and personal context in the prompt alone (`llm.methods.prompting`)."""
+
+from __future__ import annotations
+
+from llm.methods.base import MethodConfig
+from llm.methods.prompting import _Prompting
+from llm.reading import Reading
+from llm.stage2 import World
+
+
+class PromptingConfig(_Prompting, MethodConfig):
+    """Prompt Context, RAG, PAG or Full History as a row of its own."""
+
+    reads = "recent items, history before t (text)"
+    trains = "nothing (Stage 1 has seen such prompts)"
+    is_trained = False
+    use = "nothing may be trained per method, and longer prompts are affordable"
+
+    def load(self, world: World, seed: int) -> Reading:
+        return Reading(world.model, world.builder, context=self.context(world))
