@@ -4,8 +4,8 @@ An artifact that holds rows of users is one of these, and says so itself:
 
   Parquet        a column `user` (the run's integer) or `user_id` (the raw id), one of them in every row
   safetensors    metadata `user_rows`: a JSON list of tensor names. Dense: their first dimension is the user's integer.
-                 Sparse: metadata `user_rows_by` = "users", and the tensor `users` [n] (integers, ascending) says whose
-                 row n is. `save_user_rows` writes both forms
+                 Sparse: a tensor `users` [n] (integers, ascending) says whose each of their n rows is. `save_user_rows`
+                 writes both. (One metadata key: safetensors writes several in random order, and hashes would differ)
   JSON           an object with a list `users` of integers; every list of that length beside it has a row for each
 
 Forgetting drops a person's rows; a dense row becomes zeros instead, so that everybody else's keeps its place.
@@ -28,7 +28,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-KEY, BY, USERS = "user_rows", "user_rows_by", "users"
+KEY, USERS = "user_rows", "users"
 Columns = dict[str, list[Any]]  # name -> one value (a number, a text, nested lists of a tensor) for each row
 
 
@@ -81,7 +81,7 @@ def save_user_rows(
     if users is not None:
         if users.is_floating_point() or (len(users) and not bool((users[1:] >= users[:-1]).all())):
             raise ValueError(f"{path.name}: users must be ascending integers, one for each row")
-        metadata[BY], tensors[USERS], lengths[USERS] = USERS, users, len(users)
+        tensors[USERS], lengths[USERS] = users, len(users)
     if not rows or len(set(lengths.values())) != 1:
         raise ValueError(f"{path.name}: rows of users must have one length, got {lengths}")
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, str(path), metadata)
@@ -150,7 +150,7 @@ def _user_tensors(file: Any) -> tuple[list[str], bool]:
     """Names of the tensors that have rows of users (without `users` itself), and whether the form is sparse."""
     metadata, stored = file.metadata() or {}, list(file.keys())
     if KEY in metadata:
-        return json.loads(metadata[KEY]), metadata.get(BY) == USERS
+        return json.loads(metadata[KEY]), USERS in stored
     if USERS not in stored:
         return [], False
     # brought embeddings of runs made before this convention: all three tensors are aligned

@@ -95,7 +95,7 @@ def _print(held: list[Holding], title: str, run: Run, as_json: bool) -> None:
     table.add_column("of which")
     for holding in held:
         facts = [f"{name}: {_text(name, value, has_clock)}" for name, value in holding.facts.items()]
-        table.add_row(holding.artifact, f"{holding.rows:,}", "; ".join(facts))
+        table.add_row(holding.artifact, f"{holding.rows:,}", "\n".join(facts))
     Console().print(table)
 
 

@@ -37,12 +37,8 @@ OWN = (
     "queries.parquet",
 )  # of stage prepare, which the Dataset itself writes
 PICTURE = "evaluate/prefixes.json"  # vectors of sampled users, for the t-SNE picture of the report
-LEFT_OVERS = (
-    ".partial-*",
-    ".old-*",
-    ".*.tmp",
-    "*/.*.tmp",
-)  # of killed stages: nobody's artifacts, perhaps with rows
+# What killed stages and writes left: nobody's artifacts, but they may have rows.
+LEFT_OVERS = (".partial-*", ".old-*", ".*.tmp", "*/.*.tmp")
 
 STAYS = """What stays, because it is no row of anybody's:
   - weights and item vectors that were trained on everyone's events, theirs among them, and figures in results.json that
