@@ -16,11 +16,18 @@ from llm.methods.base import MethodConfig
 from llm.methods.continued import ContinuedConfig
 from llm.methods.e2p import E2PConfig, StaticPrefixConfig
 from llm.methods.lora import MTLoraConfig
+from llm.methods.oppu import OppuConfig
 from llm.methods.tap_per import TapPerConfig
 from llm.methods.untrained import PromptingConfig
 
 AnyMethod = Annotated[
-    E2PConfig | StaticPrefixConfig | ContinuedConfig | PromptingConfig | MTLoraConfig | TapPerConfig,
+    E2PConfig
+    | StaticPrefixConfig
+    | ContinuedConfig
+    | PromptingConfig
+    | MTLoraConfig
+    | OppuConfig
+    | TapPerConfig,
     Field(discriminator="method"),
 ]
 
@@ -37,6 +44,11 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "full_history": {"name": "Full History"},
     "e2p_prompt": {"method": "e2p", "prompt": "prompt_context", "name": "E2P + Prompt"},
     "mt_lora": {"name": "MT-LoRA"},
+    "oppu_lora": {"method": "oppu", "name": "OPPU, LoRA"},
+    "oppu_ia3": {"method": "oppu", "kind": "ia3", "name": "OPPU, IA3"},
+    "oppu_prompt": {"method": "oppu", "kind": "prompt", "name": "OPPU, prompt tuning"},
+    "oppu_lora_rag": {"method": "oppu", "prompt": "rag", "name": "OPPU, LoRA + RAG"},
+    "oppu_lora_pag": {"method": "oppu", "prompt": "pag", "name": "OPPU, LoRA + PAG"},
     "tap_per": {"name": "TAP-PER"},
     "tap_per_p_q": {"method": "tap_per", "user_state": False, "name": "TAP-PER, P_q only"},
     "bridge_only": {"method": "tap_per", "user_state": False, "records": False, "name": "Bridge only"},
