@@ -10,12 +10,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llm.conditions import NOTHING, Condition, Gain, LowRank
@@ -24,6 +23,7 @@ from recsys.recommender import Request
 from recsys.seeds import torch_generator
 
 ROWS = "adapter"  # the tensor [users, P] of a table
+DTYPES = {"<f4": "F32", "<i8": "I64"}  # numpy's names -> safetensors'
 
 
 class Form(Protocol):
@@ -159,12 +159,30 @@ class UserTable:
 
 
 def write_rows(path: Path, users: np.ndarray, rows: Mapping[str, Tensor]) -> None:
-    """Write tensors [n, …], row i of each that of users[i] (ascending), with metadata that says whose rows they are."""
+    """Write tensors [n, …], row i of each that of users[i] (ascending), with metadata that says whose rows they are.
+
+    The file is safetensors, put together here: the library writes several keys of metadata in an order that changes from
+    call to call, and a stage's bytes must not.
+    """
     assert (np.diff(users) > 0).all(), "one row a user, ascending"
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in rows.items()}
+    arrays = {"users": users.astype(np.int64)}
+    arrays |= {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in sorted(rows.items())}
     metadata = {"user_rows": json.dumps(sorted(rows)), "user_rows_by": "users"}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    for name, array in arrays.items():
+        span = [offset, offset + array.nbytes]
+        header[name] = {"dtype": DTYPES[array.dtype.str], "shape": list(array.shape), "data_offsets": span}
+        offset = span[1]
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the format wants the data at a multiple of eight
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file({**tensors, "users": torch.from_numpy(users.astype(np.int64))}, str(temporary), metadata)
+    with open(temporary, "wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for array in arrays.values():
+            file.write(array.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

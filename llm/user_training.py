@@ -145,9 +145,12 @@ def train_group(label: str, world: World, course: Course, lessons: Lessons, chec
     return kept
 
 
-def groups(world: World, course: Course, diaries: Diaries, budget: int) -> list[np.ndarray]:
+def groups(
+    world: World, course: Course, diaries: Diaries, budget: int, batch: int | None = None
+) -> list[np.ndarray]:
     """Places of users in `diaries`, each array ascending: as many as `budget` bytes can hold, alike histories together.
 
+    `batch`: of a user's instances, how many are forwarded at once; None: the course's.
     Counted are the copies of a row and what a step keeps for the way back: a layer's working numbers for every token.
     """
     model = world.model
@@ -157,7 +160,9 @@ def groups(world: World, course: Course, diaries: Diaries, budget: int) -> list[
     layers = model.inner.config.num_hidden_layers
     instance = tokens * layers * model.footprint.working + 4 * 4 * course.form.size
     nodes = model.trie.n_levels * model.footprint.node
-    taken = COPIES * 4 * course.form.size + np.minimum(diaries.counts, course.batch) * (instance + nodes)
+    taken = COPIES * 4 * course.form.size + np.minimum(diaries.counts, batch or course.batch) * (
+        instance + nodes
+    )
     order = np.argsort(-diaries.counts, kind="stable")
     total = np.concatenate([[0], np.cumsum(taken[order])])
     found, start = [], 0

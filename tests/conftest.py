@@ -94,6 +94,7 @@ SMALL_METHODS = [
     {"key": "oppu_prompt", "length": 2} | OWN,
     {"key": "oppu_lora_rag", "rank": 2} | OWN,
     {"key": "oppu_lora_pag", "rank": 2} | OWN,
+    {"key": "per_pcs", "rank": 2, "sharers": 4, "k": 2, "gate_epochs": 1, "assembly_events": 3} | OWN,
     {"key": "tap_per"} | SMALL,
     {"key": "tap_per_p_q"} | SMALL,
     {"key": "bridge_only"} | SMALL,

@@ -17,6 +17,7 @@ from llm.methods.continued import ContinuedConfig
 from llm.methods.e2p import E2PConfig, StaticPrefixConfig
 from llm.methods.lora import MTLoraConfig
 from llm.methods.oppu import OppuConfig
+from llm.methods.per_pcs import PerPcsConfig
 from llm.methods.tap_per import TapPerConfig
 from llm.methods.untrained import PromptingConfig
 
@@ -27,6 +28,7 @@ AnyMethod = Annotated[
     | PromptingConfig
     | MTLoraConfig
     | OppuConfig
+    | PerPcsConfig
     | TapPerConfig,
     Field(discriminator="method"),
 ]
@@ -49,6 +51,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "oppu_prompt": {"method": "oppu", "kind": "prompt", "name": "OPPU, prompt tuning"},
     "oppu_lora_rag": {"method": "oppu", "prompt": "rag", "name": "OPPU, LoRA + RAG"},
     "oppu_lora_pag": {"method": "oppu", "prompt": "pag", "name": "OPPU, LoRA + PAG"},
+    "per_pcs": {"name": "PER-PCS"},
     "tap_per": {"name": "TAP-PER"},
     "tap_per_p_q": {"method": "tap_per", "user_state": False, "name": "TAP-PER, P_q only"},
     "bridge_only": {"method": "tap_per", "user_state": False, "records": False, "name": "Bridge only"},

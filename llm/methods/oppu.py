@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -142,11 +141,8 @@ class OppuConfig(OnePerUser):
     @model_validator(mode="after")
     def _makes_sense(self) -> OppuConfig:
         for setting, kinds in OWN.items():
-            if (
-                setting in self.model_fields_set
-                and self.kind not in kinds
-                and getattr(self, setting) is not None
-            ):
+            changed = getattr(self, setting) != type(self).model_fields[setting].default
+            if changed and self.kind not in kinds:
                 raise ValueError(
                     f"oppu.{setting} belongs to kind {' or '.join(kinds)}, and kind is {self.kind}"
                 )
@@ -196,11 +192,6 @@ class OppuConfig(OnePerUser):
         return self.course(world, seed, *self._as_trained(world, seed)).reading(world, table)
 
     def admit(self, world: World, events: np.ndarray, seed: int = 0, quiet: bool = True) -> Reading:
-        """Train adapters for users whom the run has not trained, exactly as it trained the others.
-
-        `events` are indices into the data set, of one user or several, such as those that a user split left out; every one is an
-        instance conditioned on what came strictly before it. Returns a reading that knows these users alone.
-        """
         course = self.course(world, seed, *self._as_trained(world, seed))
         diaries = Diaries.of(world.dataset, np.sort(np.asarray(events, dtype=np.int64)), self.max_events)
         with tempfile.TemporaryDirectory() as folder:
@@ -208,17 +199,6 @@ class OppuConfig(OnePerUser):
             table = UserTable.open(shards)
             rows, _ = table.take(diaries.users)
         return course.reading(world, UserTable([(diaries.users, {"adapter": rows})]))
-
-    def seconds_to_admit(self, world: World, users: Sequence[int], seed: int = 0) -> np.ndarray:
-        """Wall-clock seconds [n] that each of some users' training takes, one by one, as when they arrive."""
-        diaries = self.diaries(world)
-        places = np.searchsorted(diaries.users, users)
-        seconds = []
-        for place in places:
-            before = time.perf_counter()
-            self.admit(world, diaries.some(np.array([place])).events, seed)
-            seconds.append(time.perf_counter() - before)
-        return np.array(seconds)
 
     def _as_trained(self, world: World, seed: int) -> tuple[float, int]:
         report = world.run.read_json("personalize", "personalize.json")["methods"][f"{self.key}-{seed}"]
