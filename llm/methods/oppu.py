@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -33,7 +34,7 @@ from llm.methods.prompting import PromptMethod
 from llm.reading import Reading
 from llm.scoring import expected_hit_rate
 from llm.stage2 import Instances, World
-from llm.user_adapters import Form, Ia3Form, LoraForm, PromptForm, UserTable
+from llm.user_adapters import ROWS, Form, Ia3Form, LoraForm, PromptForm, UserTable
 from llm.user_training import Course, Diaries, train_users
 from recsys.run import write_text_atomically
 from recsys.seeds import rng
@@ -111,6 +112,24 @@ class OnePerUser(MethodConfig):
         rate, epochs = max(values, key=lambda pair: values[pair])
         return rate, epochs, {f"{rate}, {epochs} epochs": value for (rate, epochs), value in values.items()}
 
+    def admit(self, world: World, events: np.ndarray, seed: int = 0, quiet: bool = True) -> Reading:
+        """Make adapters for users whom the run has not seen, exactly as it made the others'.
+
+        `events` are indices into the data set, of one user or several, such as those that a user split left out; every one is an
+        instance conditioned on what came strictly before it. Returns a reading that knows these users alone.
+        """
+        raise TypeError(f"{type(self).__name__} does not admit")
+
+    def seconds_to_admit(self, world: World, users: Sequence[int], seed: int = 0) -> np.ndarray:
+        """Wall-clock seconds [n] that admitting each of some of the run's users takes, one by one."""
+        diaries = self.diaries(world)
+        seconds = []
+        for place in np.searchsorted(diaries.users, users):
+            before = time.perf_counter()
+            self.admit(world, diaries.some(np.array([place])).events, seed)
+            seconds.append(time.perf_counter() - before)
+        return np.array(seconds)
+
     def _pilot(
         self, world: World, seed: int, pair, diaries: Diaries, held_out: Instances, pilots: Path
     ) -> float:
@@ -187,9 +206,8 @@ class OppuConfig(OnePerUser):
         return json.loads(done.read_text())
 
     def load(self, world: World, seed: int) -> Reading:
-        # one course reads like another once the rows are there
-        table = UserTable.open(shards_of(world, f"{self.key}-{seed}"))
-        return self.course(world, seed, *self._as_trained(world, seed)).reading(world, table)
+        course = self.course(world, seed, 1.0, 1)  # nothing is trained with it
+        return course.reading(world, UserTable.open(shards_of(world, f"{self.key}-{seed}")))
 
     def admit(self, world: World, events: np.ndarray, seed: int = 0, quiet: bool = True) -> Reading:
         course = self.course(world, seed, *self._as_trained(world, seed))
@@ -198,7 +216,7 @@ class OppuConfig(OnePerUser):
             shards = train_users(self.name, world, course, diaries, self.memory_mb << 20, Path(folder), quiet)
             table = UserTable.open(shards)
             rows, _ = table.take(diaries.users)
-        return course.reading(world, UserTable([(diaries.users, {"adapter": rows})]))
+        return course.reading(world, UserTable([(diaries.users, {ROWS: rows})]))
 
     def _as_trained(self, world: World, seed: int) -> tuple[float, int]:
         report = world.run.read_json("personalize", "personalize.json")["methods"][f"{self.key}-{seed}"]
