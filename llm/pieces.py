@@ -18,7 +18,7 @@ from llm.conditions import NOTHING, Condition, LowRank
 from llm.model import SidModel
 from llm.ragged import Layout
 from llm.reading import Personalizer
-from llm.user_adapters import ROWS, LoraForm, UserTable, users_of
+from llm.user_adapters import ROWS, LoraForm, UserTable, numbers_in, users_of
 from recsys.recommender import Request
 from recsys.seeds import derive
 
@@ -177,10 +177,12 @@ class Assembled(Personalizer):
         super().__init__()
         self.pool, self.table, self.base, self._device = pool, table, base, device
         self.per_user_parameters = 2 * k * len(pool.pairs)
-        self.shared_parameters = len(pool.sharers) * (
-            pool.form.size + sum(n for n, _ in pool.form.layers.values())
-        )
         self.row_bytes = 4 * k * pool.form.size
+
+    @property
+    def shared_parameters(self) -> int:
+        gates = sum(n_in for n_in, _ in self.pool.form.layers.values())
+        return len(self.pool.sharers) * (self.pool.form.size + gates) + numbers_in(self.base)
 
     def condition(self, requests: Sequence[Request]) -> Condition:
         users = users_of(requests)

@@ -6,24 +6,22 @@ optimiser that works number by number trains many users at once as if each were 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from llm.conditions import NOTHING, Condition, Gain, LowRank
 from llm.reading import Personalizer
 from recsys.recommender import Request
 from recsys.seeds import torch_generator
+from recsys.user_rows import load_user_rows, save_user_rows
 
 ROWS = "adapter"  # the tensor [users, P] of a table
-DTYPES = {"<f4": "F32", "<i8": "I64"}  # numpy's names -> safetensors'
 
 
 class Form(Protocol):
@@ -130,10 +128,12 @@ class UserTable:
         """The table that `write_rows` left in one or more files."""
         parts = []
         for path in paths:
-            with safe_open(str(path), framework="pt") as file:
-                names = json.loads(file.metadata()["user_rows"])
-                tensors = {name: file.get_tensor(name) for name in names}  # backed by the file
-                parts.append((file.get_tensor("users").numpy(), tensors))
+            stored = load_user_rows(
+                path
+            )  # tensors that are backed by the file: pages are read when they are used
+            if stored.users is None:
+                raise ValueError(f"{path} does not name the users of its rows")
+            parts.append((stored.users.numpy(), stored.rows))
         return cls(parts)
 
     def places(self, users: np.ndarray) -> np.ndarray:
@@ -159,30 +159,10 @@ class UserTable:
 
 
 def write_rows(path: Path, users: np.ndarray, rows: Mapping[str, Tensor]) -> None:
-    """Write tensors [n, …], row i of each that of users[i] (ascending), with metadata that says whose rows they are.
-
-    The file is safetensors, put together here: the library writes several keys of metadata in an order that changes from
-    call to call, and a stage's bytes must not.
-    """
-    assert (np.diff(users) > 0).all(), "one row a user, ascending"
-    arrays = {"users": users.astype(np.int64)}
-    arrays |= {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in sorted(rows.items())}
-    metadata = {"user_rows": json.dumps(sorted(rows)), "user_rows_by": "users"}
-    header: dict[str, Any] = {"__metadata__": metadata}
-    offset = 0
-    for name, array in arrays.items():
-        span = [offset, offset + array.nbytes]
-        header[name] = {"dtype": DTYPES[array.dtype.str], "shape": list(array.shape), "data_offsets": span}
-        offset = span[1]
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the format wants the data at a multiple of eight
+    """Write tensors [n, …], row i of each that of users[i] (ascending), whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for array in arrays.values():
-            file.write(array.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
+    on_cpu = {name: tensor.detach().cpu() for name, tensor in rows.items()}
+    save_user_rows(temporary, on_cpu, torch.from_numpy(users.astype(np.int64)))
     os.replace(temporary, path)
 
 
@@ -210,6 +190,12 @@ class UserAdapters(Personalizer):
         if not known.any():
             return self.base
         return self.base.beside(self.form.condition(rows.to(self._device), known, users))
+
+
+def numbers_in(shared: Condition) -> int:
+    """How many numbers the updates of a condition hold."""
+    updates = [one for all_ in shared.updates.values() for one in all_]
+    return sum(value.numel() for one in updates for value in vars(one).values() if isinstance(value, Tensor))
 
 
 def gather(rows: Tensor, owner: np.ndarray) -> Tensor:

@@ -181,6 +181,8 @@ def train_users(
 
     Call it again after a kill: finished groups are kept, and the group that was at work goes on from its checkpoint.
     """
+    if not len(diaries.events):
+        raise ValueError(f"{label}: nobody has own events to learn from")
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
     with tqdm(total=len(diaries.users), desc=label, unit="user", disable=quiet, mininterval=1.0) as bar:

@@ -248,15 +248,18 @@ def test_admitting_a_user_trains_what_the_run_trained(world, small_run):
     values = report["pilot_validation_expected_hit_rate@30"]
     assert values[f"{report['learning_rate']}, {report['epochs']} epochs"] == max(values.values())
     assert len(values) == 2
-    before = method.load(world, 0).personalizer.table
+    reading = method.load(world, 0)
+    before = reading.personalizer.table
     mine = method.diaries(world).some(np.array([3]))
-    admitted = method.admit(world, mine.events).personalizer.table
+    admitted = method.admitted(world, reading, mine.events).personalizer.table
     assert admitted.users.tolist() == [3]
     torch.testing.assert_close(admitted.take(mine.users)[0], before.take(mine.users)[0], atol=1e-5, rtol=0)
     start = LoraForm(world.model.updates.layers(("q_proj", "v_proj")), 2, 16.0)
     assert report["per_user_parameters"] == start.size == 2 * 2 * (64 + 64 + 64 + 32)
     assert (admitted.take(mine.users)[0] - start.start(0)).abs().max() > 1e-4
-    assert (method.seconds_to_admit(world, [3, 5]) > 0).all()
+    method.admit(world, reading, mine.events)
+    with pytest.raises(ValueError, match="own events"):
+        method.admit(world, reading, mine.events[:0])
 
 
 def test_on_top_of_the_runs_mt_lora_a_newcomer_gets_mt_lora(world, small_run):

@@ -263,13 +263,13 @@ def test_the_run_trained_sharers_only_and_a_target_is_admitted_without_training(
     torch.testing.assert_close(weights.sum(2), torch.ones(40, 4))
     monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("a target was trained"))
     mine = method.diaries(world).some(np.array([7]))
-    admitted = method.admit(world, mine.events).personalizer.table
+    admitted = method.admitted(world, reading, mine.events).personalizer.table
     assert admitted.users.tolist() == [7]
     assert torch.equal(admitted.take(mine.users, PIECES)[0], adapters.table.take(mine.users, PIECES)[0])
     torch.testing.assert_close(
         admitted.take(mine.users, WEIGHTS)[0], adapters.table.take(mine.users, WEIGHTS)[0], atol=1e-4, rtol=0
     )
-    assert (method.seconds_to_admit(world, [7]) > 0).all()
+    method.admit(world, reading, mine.events)
 
 
 def test_files_say_whose_rows_they_are(small_run):

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -112,23 +111,19 @@ class OnePerUser(MethodConfig):
         rate, epochs = max(values, key=lambda pair: values[pair])
         return rate, epochs, {f"{rate}, {epochs} epochs": value for (rate, epochs), value in values.items()}
 
-    def admit(self, world: World, events: np.ndarray, seed: int = 0, quiet: bool = True) -> Reading:
-        """Make adapters for users whom the run has not seen, exactly as it made the others'.
+    def admitted(
+        self, world: World, reading: Reading, events: np.ndarray, seed: int = 0, quiet: bool = True
+    ) -> Reading:
+        """`reading` with adapters for users whom the run has not seen, made exactly as it made the others'; it knows these users
+        alone.
 
         `events` are indices into the data set, of one user or several, such as those that a user split left out; every one is an
-        instance conditioned on what came strictly before it. Returns a reading that knows these users alone.
+        instance conditioned on what came strictly before it.
         """
         raise TypeError(f"{type(self).__name__} does not admit")
 
-    def seconds_to_admit(self, world: World, users: Sequence[int], seed: int = 0) -> np.ndarray:
-        """Wall-clock seconds [n] that admitting each of some of the run's users takes, one by one."""
-        diaries = self.diaries(world)
-        seconds = []
-        for place in np.searchsorted(diaries.users, users):
-            before = time.perf_counter()
-            self.admit(world, diaries.some(np.array([place])).events, seed)
-            seconds.append(time.perf_counter() - before)
-        return np.array(seconds)
+    def admit(self, world: World, reading: Reading, events: np.ndarray) -> None:
+        self.admitted(world, reading, events, world.settings.seeds[0])
 
     def _pilot(
         self, world: World, seed: int, pair, diaries: Diaries, held_out: Instances, pilots: Path
@@ -209,13 +204,14 @@ class OppuConfig(OnePerUser):
         course = self.course(world, seed, 1.0, 1)  # nothing is trained with it
         return course.reading(world, UserTable.open(shards_of(world, f"{self.key}-{seed}")))
 
-    def admit(self, world: World, events: np.ndarray, seed: int = 0, quiet: bool = True) -> Reading:
+    def admitted(
+        self, world: World, reading: Reading, events: np.ndarray, seed: int = 0, quiet: bool = True
+    ) -> Reading:
         course = self.course(world, seed, *self._as_trained(world, seed))
         diaries = Diaries.of(world.dataset, np.sort(np.asarray(events, dtype=np.int64)), self.max_events)
         with tempfile.TemporaryDirectory() as folder:
             shards = train_users(self.name, world, course, diaries, self.memory_mb << 20, Path(folder), quiet)
-            table = UserTable.open(shards)
-            rows, _ = table.take(diaries.users)
+            rows, _ = UserTable.open(shards).take(diaries.users)
         return course.reading(world, UserTable([(diaries.users, {ROWS: rows})]))
 
     def _as_trained(self, world: World, seed: int) -> tuple[float, int]:

@@ -100,10 +100,13 @@ class PerPcsConfig(OnePerUser):
             world, course, *(world.made(f"{self.key}-{seed}/{name}") for name in (POOL, ASSEMBLED))
         )
 
-    def admit(self, world: World, events: np.ndarray, seed: int = 0, quiet: bool = True) -> Reading:
-        course = self.course(world, seed, 1.0, 1)
+    def admitted(
+        self, world: World, reading: Reading, events: np.ndarray, seed: int = 0, quiet: bool = True
+    ) -> Reading:
+        """Nothing is trained: the pieces are the run's."""
+        assert isinstance(reading.personalizer, Assembled)
+        course, pool = self.course(world, seed, 1.0, 1), reading.personalizer.pool
         diaries = Diaries.of(world.dataset, np.sort(np.asarray(events, dtype=np.int64)))
-        pool = Pool.open(world.made(f"{self.key}-{seed}/{POOL}"), self.form(world), world.model.device)
         pieces, weights = self._assembled(world, course, pool, diaries, quiet)
         table = UserTable([(diaries.users, {PIECES: pieces, WEIGHTS: weights})])
         return self._read_with(world, course, pool, table)
