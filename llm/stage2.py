@@ -102,12 +102,14 @@ class World:
     def search(self) -> RecordSearch:
         return RecordSearch(self.dataset.catalogue)
 
+    def made(self, name: str) -> Path:
+        """An artifact of the stage, finished or at work: what an earlier method left may be read by a later one."""
+        return self.run.artifact("personalize", name) if self.folder is None else self.folder / name
+
     @cached_property
     def records(self) -> torch.Tensor:
         """Record vectors [N, h] on disk (`llm.records`); made the first time, while the stage is at work."""
-        if self.folder is None:
-            return open_record_vectors(self.run.artifact("personalize", RECORDS))
-        path = self.folder / RECORDS
+        path = self.made(RECORDS)
         if not path.exists():
             write_record_vectors(path, self.model, self.builder)
         return open_record_vectors(path)

@@ -85,6 +85,20 @@ def save_user_rows(
     if not rows or len(set(lengths.values())) != 1:
         raise ValueError(f"{path.name}: rows of users must have one length, got {lengths}")
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, str(path), metadata)
+    _settle(path)
+
+
+def _settle(path: Path) -> None:
+    """Put a safetensors file's metadata in order of name: the library's order changes from call to call, and with it the
+    bytes of an artifact."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size, f"{path}: the header of a safetensors file has grown"
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def load_user_rows(path: Path) -> UserRows:

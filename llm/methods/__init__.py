@@ -16,6 +16,8 @@ from llm.methods.combination import CombinationConfig
 from llm.methods.continued import ContinuedConfig
 from llm.methods.e2p import E2PConfig, StaticPrefixConfig
 from llm.methods.lora import MTLoraConfig
+from llm.methods.oppu import OppuConfig
+from llm.methods.per_pcs import PerPcsConfig
 from llm.methods.tap_per import TapPerConfig
 from llm.methods.untrained import PromptingConfig
 
@@ -25,6 +27,8 @@ AnyMethod = Annotated[
     | ContinuedConfig
     | PromptingConfig
     | MTLoraConfig
+    | OppuConfig
+    | PerPcsConfig
     | TapPerConfig
     | CombinationConfig,
     Field(discriminator="method"),

@@ -89,7 +89,5 @@ class TrainedMethod(MethodConfig):
 
     def load(self, world: World, seed: int) -> Reading:
         personalizer = self.new(world, seed)
-        personalizer.load_state_dict(
-            load_file(world.run.artifact("personalize", f"{self.key}-{seed}.safetensors"))
-        )
+        personalizer.load_state_dict(load_file(world.made(f"{self.key}-{seed}.safetensors")))
         return self.reading(world, personalizer.to(world.model.device).eval().requires_grad_(False))

@@ -16,6 +16,12 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "full_history": {"name": "Full History"},
     "e2p_prompt": {"method": "e2p", "prompt": "prompt_context", "name": "E2P + Prompt"},
     "mt_lora": {"name": "MT-LoRA"},
+    "oppu_lora": {"method": "oppu", "name": "OPPU, LoRA"},
+    "oppu_ia3": {"method": "oppu", "kind": "ia3", "name": "OPPU, IA3"},
+    "oppu_prompt": {"method": "oppu", "kind": "prompt", "name": "OPPU, prompt tuning"},
+    "oppu_lora_rag": {"method": "oppu", "prompt": "rag", "name": "OPPU, LoRA + RAG"},
+    "oppu_lora_pag": {"method": "oppu", "prompt": "pag", "name": "OPPU, LoRA + PAG"},
+    "per_pcs": {"name": "PER-PCS"},
     "tap_per": {"name": "TAP-PER"},
     "tap_per_p_q": {"method": "tap_per", "user_state": False, "name": "TAP-PER, P_q only"},
     "e2p_p_q": {
