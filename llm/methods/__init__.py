@@ -16,11 +16,18 @@ from llm.methods.base import MethodConfig
 from llm.methods.continued import ContinuedConfig
 from llm.methods.e2p import E2PConfig, StaticPrefixConfig
 from llm.methods.lora import MTLoraConfig
+from llm.methods.p2p import P2PConfig
 from llm.methods.tap_per import TapPerConfig
 from llm.methods.untrained import PromptingConfig
 
 AnyMethod = Annotated[
-    E2PConfig | StaticPrefixConfig | ContinuedConfig | PromptingConfig | MTLoraConfig | TapPerConfig,
+    E2PConfig
+    | StaticPrefixConfig
+    | ContinuedConfig
+    | PromptingConfig
+    | MTLoraConfig
+    | TapPerConfig
+    | P2PConfig,
     Field(discriminator="method"),
 ]
 
@@ -40,6 +47,8 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "tap_per": {"name": "TAP-PER"},
     "tap_per_p_q": {"method": "tap_per", "user_state": False, "name": "TAP-PER, P_q only"},
     "bridge_only": {"method": "tap_per", "user_state": False, "records": False, "name": "Bridge only"},
+    "p2p": {"name": "P2P"},
+    "p2p_summary": {"method": "p2p", "profile": "summary_only", "name": "P2P, summary only"},
 }
 
 
