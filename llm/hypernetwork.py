@@ -8,7 +8,7 @@ nearly the same words and what differs between users is what is left. It starts 
 ±1/√in (the head's bias; a small part varies with the request), B is exactly zero (weights and bias), so the first
 adapters change nothing and B's head has a gradient at once.
 
-Size at `hidden` 64, 384-d profiles and r = 8 on q and v: 0.28M parameters on a decoder of width 128 (4 heads, all of them with
+Size at `hidden` 64, 384-d profiles and r = 8 on q and v: 0.16M parameters on a decoder of width 128 (4 heads, all of them with
 keys of their own), 1.0M on SmolLM2-135M (q 576 → 576, v 576 → 192), of any depth: heads are shared between layers.
 """
 

@@ -84,7 +84,7 @@ class ProfileText:
     kind: Kind
     k: int
     builder: PromptBuilder
-    search: RecordSearch
+    search: RecordSearch | None  # needed where there are records
     dataset: Dataset  # where `random` finds another user
     summaries: Summaries | None = None
     longest: int = 128  # records of full_history
@@ -121,7 +121,7 @@ class ProfileText:
         return " ".join(part for part in (summary, records) if part) or None
 
     def _records(self, request: Request, history: np.ndarray) -> str:
-        if not self.k:
+        if not self.k or self.search is None:
             return ""
         recent = self.builder.config.recent_items
         asks = bool(request.query and request.query.strip())

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from serving.export import export_adapter
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -221,6 +223,9 @@ def recommend(
     else:
         asked = f" who asks for “{query}”" if query else ""
         print_recommendations(found, f"For user {user}{asked}", Console())
+
+
+app.command("export-adapter")(export_adapter)
 
 
 @app.command()

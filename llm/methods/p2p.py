@@ -96,9 +96,9 @@ class P2PConfig(TrainedMethod):
         name = self._profiles_name
         if name not in world.kept:
             summaries = Summaries.read(self.summaries, world.dataset) if self.summaries else None
-            maker = ProfileText(
-                *self.told, world.builder, world.search, world.dataset, summaries, self.profile_tokens
-            )
+            kind, k = self.told
+            search = world.search if k else None
+            maker = ProfileText(kind, k, world.builder, search, world.dataset, summaries, self.profile_tokens)
             world.kept[name] = ProfileVectors(maker, *self._encoder(world), self.cache_mb << 20)
         return world.kept[name]
 
