@@ -68,7 +68,7 @@ def test_a_shared_update_is_that_of_equal_rows(tiny):
 def test_some_rows_of_a_condition_are_those_rows(tiny):
     prefix = numbers(3, 2, tiny.hidden_size)
     known = np.array([True, False, True])
-    gains = {"layers.0.mlp.up_proj": (Gain(1 + 0.1 * numbers(3, 192)),)}
+    gains = {"layers.0.mlp.up_proj": (Gain(1 + 0.1 * numbers(3, 128)),)}
     whole = Condition(prefix, known, per_row(tiny, 3, ("q_proj",)) | gains | shared(tiny, ("v_proj",)))
     some = whole.rows(np.array([2, 0]))
     assert torch.equal(some.prefix, prefix[[2, 0]])
