@@ -7,7 +7,7 @@ target; what conditions it holds only what came strictly before it, so no sequen
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class World:
     model: SidModel
     builder: PromptBuilder
     folder: Path | None = None  # of the stage while it is at work
+    kept: dict[str, Any] = field(default_factory=dict)  # what methods share besides, by name
 
     @classmethod
     def load(cls, run: Run, adapt: AdaptConfig, settings: Stage2Config) -> World:

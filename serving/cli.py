@@ -12,6 +12,7 @@ from rich.console import Console
 
 from serving import user_commands
 from serving.task_cli import task
+from serving.export import export_adapter
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -230,6 +231,9 @@ def recommend(
     else:
         asked = f" who asks for “{query}”" if query else ""
         print_recommendations(found, f"For user {user}{asked}", Console())
+
+
+app.command("export-adapter")(export_adapter)
 
 
 @app.command()

@@ -79,6 +79,13 @@ def two_tastes(folder, n_users: int = 40, n_items: int = 60, length: int = 24, s
 
 SMALL = {"scorer_hidden": 8, "projection_hidden": 8, "length": 2}
 OWN = {"learning_rates": [1e-2], "epochs": [1], "pilot_users": 6, "batch": 4}
+SMALL_P2P = {
+    "encoder": "backbone",
+    "hidden": 8,
+    "position": 4,
+    "profile_tokens": 64,
+    "learning_rates": [1e-3],
+}
 SMALL_METHODS = [
     {"key": "no_context_continued", "learning_rates": [1e-4]},
     {"key": "static_prefix", "bottleneck": 8},
@@ -98,6 +105,8 @@ SMALL_METHODS = [
     {"key": "tap_per"} | SMALL,
     {"key": "tap_per_p_q"} | SMALL,
     {"key": "bridge_only"} | SMALL,
+    {"key": "p2p"} | SMALL_P2P,
+    {"key": "p2p_summary"} | SMALL_P2P,
 ]
 
 

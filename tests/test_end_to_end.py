@@ -29,7 +29,8 @@ from tests.test_recommender_contract import check_contract, contract_requests
 ROWS = [
     "Popularity", "Embedding Retrieval", "Embedding Retrieval (softmax)", "No Context", "No Context, continued",
     "Static Prefix", "E2P-Random", "E2P", "Prompt Context", "RAG, k = 2", "PAG, k = 2", "Full History", "E2P + Prompt",
-    "MT-LoRA", "OPPU, LoRA", "OPPU, IA3", "OPPU, prompt tuning", "OPPU, LoRA + RAG", "OPPU, LoRA + PAG", "PER-PCS", "TAP-PER", "TAP-PER, P_q only", "Bridge only",
+    "MT-LoRA", "OPPU, LoRA", "OPPU, IA3", "OPPU, prompt tuning", "OPPU, LoRA + RAG", "OPPU, LoRA + PAG", "PER-PCS", "TAP-PER",
+    "TAP-PER, P_q only", "Bridge only", "E2P + P_q", "P2P", "P2P, summary only",
 ]  # fmt: skip
 
 

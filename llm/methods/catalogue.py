@@ -24,12 +24,14 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "per_pcs": {"name": "PER-PCS"},
     "tap_per": {"name": "TAP-PER"},
     "tap_per_p_q": {"method": "tap_per", "user_state": False, "name": "TAP-PER, P_q only"},
+    "bridge_only": {"method": "tap_per", "user_state": False, "records": False, "name": "Bridge only"},
     "e2p_p_q": {
         "method": "combination",
         "parts": ["e2p", {"method": "tap_per", "user_state": False, "bridge": False}],
         "name": "E2P + P_q",
     },
-    "bridge_only": {"method": "tap_per", "user_state": False, "records": False, "name": "Bridge only"},
+    "p2p": {"name": "P2P"},
+    "p2p_summary": {"method": "p2p", "profile": "summary_only", "name": "P2P, summary only"},
 }
 
 
