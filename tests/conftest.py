@@ -105,6 +105,13 @@ SMALL_METHODS = [
     {"key": "tap_per"} | SMALL,
     {"key": "tap_per_p_q"} | SMALL,
     {"key": "bridge_only"} | SMALL,
+    {
+        "key": "e2p_p_q",
+        "parts": [
+            {"key": "e2p", "bottleneck": 8},
+            {"method": "tap_per", "user_state": False, "bridge": False} | SMALL,
+        ],
+    },
     {"key": "p2p"} | SMALL_P2P,
     {"key": "p2p_summary"} | SMALL_P2P,
 ]
