@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from serving import user_commands
-from serving.task_cli import task
 from serving.export import export_adapter
+from serving.task_cli import task
 
 app = typer.Typer(
     no_args_is_help=True,

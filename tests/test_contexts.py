@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import TypeAdapter
 
 from llm.contexts import FullHistory, Joined, Profile, Records, RecordSearch
 from llm.methods.prompting import PromptMethod, read_summaries
 from llm.prompts import PromptBuilder, PromptConfig
-from pydantic import TypeAdapter
 from recsys.catalogue import Catalogue
 from recsys.recommender import Request
 
@@ -54,7 +54,10 @@ def test_retrieval_ranks_as_the_formula_does(query):
 
 def test_repeats_count_once_where_they_occur_last_and_unknown_words_give_the_latest():
     search = RecordSearch(catalogue())
-    assert search.best("garden", np.array([3, 1, 3, 2]), 2).tolist() == [2, 3]  # item 3 at its last place, then the newest
+    assert search.best("garden", np.array([3, 1, 3, 2]), 2).tolist() == [
+        2,
+        3,
+    ]  # item 3 at its last place, then the newest
     assert search.best("zebra", np.array([3, 1, 2]), 2).tolist() == [2, 1]
     assert search.best("sea", np.zeros(0, np.int64), 2).tolist() == []
     assert search.best("sea", np.array([1]), 0).tolist() == []

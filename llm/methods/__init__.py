@@ -17,8 +17,8 @@ from llm.methods.continued import ContinuedConfig
 from llm.methods.e2p import E2PConfig, StaticPrefixConfig
 from llm.methods.lora import MTLoraConfig
 from llm.methods.oppu import OppuConfig
-from llm.methods.per_pcs import PerPcsConfig
 from llm.methods.p2p import P2PConfig
+from llm.methods.per_pcs import PerPcsConfig
 from llm.methods.tap_per import TapPerConfig
 from llm.methods.untrained import PromptingConfig
 
