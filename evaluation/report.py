@@ -87,12 +87,13 @@ def write_report(
     quality: Mapping | None = None,
     timings: Mapping[str, float] | None = None,
     extra: Mapping | None = None,
+    more_pictures: Sequence[tuple[str, str, bytes | None]] = (),
 ) -> None:
     """Write one self-contained HTML file.
 
     `curves[name]` = {"losses": [(step, value)], "validation": [(step, value)]}; `code_counts`: per level,
     items per code; `tsne` = {"embeddings" [U, d], "prefixes" [U, h], "labels" [U]}; `quality`: figures of the
-    semantic IDs; `timings`: stage -> seconds; `extra`: heading -> text or mapping. What is None is left out.
+    semantic IDs; `timings`: stage -> seconds; `extra`: heading -> text or mapping; `more_pictures`: (heading, caption, PNG). What is None is left out.
     """
     environment = Environment(
         loader=PackageLoader("evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -104,7 +105,7 @@ def write_report(
         methods=[
             [row["name"], text(row["reads"]), text(row["trained"]), row["n_replicas"]] for row in results.rows
         ],
-        pictures=_pictures(results, curves or {}, code_counts or [], tsne),
+        pictures=_pictures(results, curves or {}, code_counts or [], tsne, more_pictures),
         lists=_lists(results, quality, timings, extra),
     )
     write_text_atomically(Path(path), html)
@@ -123,13 +124,18 @@ def _html_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping], 
 
 
 def _pictures(
-    results: Results, curves: Mapping, code_counts: Sequence[np.ndarray], tsne: Mapping | None
+    results: Results,
+    curves: Mapping,
+    code_counts: Sequence[np.ndarray],
+    tsne: Mapping | None,
+    more: Sequence[tuple[str, str, bytes | None]],
 ) -> list:
     """(heading, caption, base64 PNG) of every picture there is something to draw for."""
     drawn = [
         ("Effects", FOREST_CAPTION, forest(results)),
         ("Quality by activity", ACTIVITY_CAPTION, by_group(results.groups.get("activity", []))),
         ("What users look like, before and after", TSNE_CAPTION, tsne_pair(**tsne) if tsne else None),
+        *more,
         ("Training", CURVES_CAPTION, training_curves(curves)),
         ("Use of the codes", CODES_CAPTION, code_use(code_counts)),
     ]

@@ -26,6 +26,7 @@ from recsys.seeds import rng
 from recsys.splits import TEST, WARM
 from recsys.user_vectors import partners_of_other_users
 from serving.config import RunConfig
+from serving.costs import cost_pictures, measure_costs
 from serving.methods import Methods
 
 STAGES = ("prepare", "embed", "tokenize", "adapt", "personalize", "evaluate")
@@ -53,12 +54,18 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False) -> Results:
                 groups=_groups(methods.dataset.user_groups, requests, users),
             )  # fmt: skip
             results.write(folder / "results.json")
+            (folder / "costs.json").write_text(json.dumps(measure_costs(methods, requests, quiet)))
             (folder / "prefixes.json").write_text(json.dumps(_prefix_picture(methods)))
     return Results.read(run.artifact("evaluate", "results.json"))
 
 
 def publish(run: Run, results: Results) -> None:
-    """Copy `results.json` to the top of the run, write `report.html` beside it, and print the table."""
+    """Write `results.json` with what the methods cost at the top of the run, `report.html` beside it, and print the table.
+
+    Costs are timings, so they are kept apart from the figures until here: those are the same bytes whenever they are made.
+    """
+    costs = run.read_json("evaluate", "costs.json")["rows"]
+    results = replace(results, rows=[row | costs.get(row["name"], {}) for row in results.rows])
     results.write(run.path / "results.json")
     write_run_report(run, results)
     print_table(results)
@@ -87,6 +94,7 @@ def write_run_report(run: Run, results: Results) -> None:
         quality,
         timings,
         extra,
+        cost_pictures(run.read_json("evaluate", "costs.json")),
     )
 
 

@@ -178,7 +178,8 @@ def test_an_evaluation_killed_halfway_ends_in_the_same_figures(small_run, tmp_pa
     with pytest.raises(Killed):
         run_stage("evaluate", config, other)
     run_stage("evaluate", config, other)
-    assert (other.path / "results.json").read_bytes() == (run.path / "results.json").read_bytes()
+    figures = [where.path / "evaluate" / "results.json" for where in (other, run)]
+    assert figures[0].read_bytes() == figures[1].read_bytes()
 
 
 # -- leaks and refusals -----------------------------------------------------------------------------------------
