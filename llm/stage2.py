@@ -18,6 +18,7 @@ import torch
 from llm.adapt import AdaptConfig, load_adapted, prompt_builder, validation_events
 from llm.contexts import RecordSearch
 from llm.model import SidModel
+from llm.prefixes import parameter_count
 from llm.prompts import PromptBuilder
 from llm.reading import Personalizer, Reading
 from llm.records import NAME as RECORDS
@@ -131,11 +132,6 @@ def lm_loss(reading: Reading, requests: Sequence[Request], targets: np.ndarray) 
     prompts, condition = reading.conditioned(reading.prompts(requests), requests)
     model = reading.model
     return -model.item_log_probs(prompts, targets, condition, constraints_of(model.trie, requests)).mean()
-
-
-def parameter_count(module: torch.nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def train_by_gradient(

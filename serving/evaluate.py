@@ -56,13 +56,19 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False) -> Results:
 def publish(run: Run, results: Results) -> None:
     """Copy `results.json` to the top of the run, write `report.html` beside it, and print the table."""
     results.write(run.path / "results.json")
+    write_run_report(run, results)
+    print_table(results)
+
+
+def write_run_report(run: Run, results: Results) -> None:
+    """Write `report.html` from what the stages left."""
     curves: dict[str, dict] = {}
     for stage in ("embed", "tokenize", "adapt", "personalize"):
         curves |= run.read_json(stage, "curves.json")
     quality = run.read_json("tokenize", "quality.json")
     tsne = run.read_json("evaluate", "prefixes.json")
     if tsne is not None:
-        tsne = {key: np.array(value) for key, value in tsne.items()}
+        tsne = {key: np.array(value) for key, value in tsne.items() if key != "users"}
     timings = {stage: record["seconds"] for stage in STAGES if (record := run.record(stage))}
     extra = {
         "Data": run.read_json("prepare", "prepare.json")["counts"],
@@ -78,7 +84,6 @@ def publish(run: Run, results: Results) -> None:
         timings,
         extra,
     )
-    print_table(results)
 
 
 def _instances(methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray, dict]:
@@ -97,7 +102,7 @@ def _instances(methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray,
         events = events[~seen_before]
     facts = {
         "split": methods.config.prepare.split.model_dump(mode="json"),
-        "users_in_data": data.n_users,
+        "users_in_data": len(data.user_numbers),
         "items": data.n_items,
         "exclude_seen": data.exclude_seen,
         "exclusions": "node by node inside the trie (generative rows); the distribution as a whole (softmax rows)",
@@ -192,8 +197,9 @@ def _prefix_picture(methods: Methods) -> dict | None:
         return None
     data = methods.dataset
     chosen = np.sort(rng(0, "t-SNE").permutation(data.n_users)[:TSNE_USERS])
-    end = int(data.times.max()) + 1
-    requests = [Request(f"u{user}", int(user), end, *data.before(int(user), end)) for user in chosen]
+    requests = [
+        Request(f"u{user}", int(user), data.end, *data.before(int(user), data.end)) for user in chosen
+    ]
     vectors, known = methods.users.vectors(requests)
     requests = [request for request, has in zip(requests, known, strict=True) if has]
     personalizer = methods.reading("e2p").personalizer
@@ -203,6 +209,7 @@ def _prefix_picture(methods: Methods) -> dict | None:
     assert prefix is not None
     prefixes = prefix[:, 0].float().cpu().numpy()
     return {
+        "users": chosen[known].tolist(),  # whose rows these are: `prelude user … delete` must find them
         "embeddings": vectors[known].round(5).tolist(),
         "prefixes": prefixes.round(5).tolist(),
         "labels": _tastes(methods, requests),

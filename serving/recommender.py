@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -78,6 +78,7 @@ class Recommender:
         n: int = 10,
         *,
         method: str | None = None,
+        strength: float = 1.0,
         temperature: float = 0.0,
         seed: int = 0,
         time: int | None = None,
@@ -90,7 +91,8 @@ class Recommender:
 
         `time` (unix seconds) hides everything at or after it; default: all that the run has read. `history` (item ids,
         oldest first) replaces what the run knows of the user. `exclude` are item ids that may not be returned, `allow` the only ones that may;
-        `exclude_seen` defaults to the run's protocol. Fewer than n items come back when fewer are allowed.
+        `exclude_seen` defaults to the run's protocol. `strength` (0 to 1) scales what the method adds to the model: 1 is as trained,
+        0 leaves its soft tokens out. Fewer than n items come back when fewer are allowed.
         Raises `ValueError` for an unknown method or item id, n < 1, or a negative temperature.
         """
         if n < 1:
@@ -99,9 +101,13 @@ class Recommender:
             raise ValueError(
                 f"temperature is {temperature}; expected 0 (best first) or a positive number (draws)"
             )
+        if not 0 <= strength <= 1:
+            raise ValueError(
+                f"strength is {strength}; expected 0 (nothing personal in front) to 1 (as trained)"
+            )
         started = clock.perf_counter()
         name = method or next(name for name in PREFERRED if name in self.methods.available())
-        recommender = self._built.get(name) or self._built.setdefault(name, self.methods.build(name))
+        recommender = self._recommender(name, strength)
         request, path = self._request(
             user_id, query, time, history, exclude, allow, exclude_seen, recommender
         )
@@ -113,12 +119,20 @@ class Recommender:
         ]
         return Recommendations(found, recommender.name, path, clock.perf_counter() - started)
 
+    def _recommender(self, name: str, strength: float) -> AnyRecommender:
+        built = self._built.get(name)
+        if built is None:
+            built = self._built[name] = self.methods.build(name)
+        if strength == 1.0 or not isinstance(built, SidRecommender):
+            return built
+        return self.methods.recommender(built.name, replace(built.reading, strength=strength))
+
     def _request(
         self, user_id, query, time, history, exclude, allow, exclude_seen, recommender
     ) -> tuple[Request, str]:
         data = self.methods.dataset
         user = None if user_id is None else data.user_index(str(user_id))
-        moment = int(data.times.max()) + 1 if time is None else int(time)
+        moment = data.end if time is None else int(time)
         if history is not None:
             items = np.array([data.catalogue.index_of(str(item)) for item in history], dtype=np.int64)
             times = np.full(len(items), moment - 1, dtype=np.int64)

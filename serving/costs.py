@@ -1,0 +1,108 @@
+"""What each method costs: numbers stored per user and shared, seconds to admit a new user, latency beside No Context's.
+
+Timings are of this machine, alone; ratios are of calls in turn. Admission is everything between a user's events and the first
+recommendation that a method can make for them: retrieving and encoding a profile, training rows of their own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from llm.methods.base import MethodConfig
+from llm.reading import Reading
+from llm.recommender import SidRecommender
+from recsys.dataset import Dataset
+from recsys.recommender import Request
+from recsys.seeds import rng
+from serving.methods import Methods
+
+ADMITTED, ASKED = 5, 6  # users whose admission is timed; requests whose latency is
+LENGTHS = (5, 20, 50, 100, 200, 500)  # events of a new user, in the plot of time against history
+
+
+def measure_costs(
+    methods: Methods, requests: Sequence[Request], quiet: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Row name -> per_user_parameters, shared_parameters, seconds_to_admit, latency_ratio (medians)."""
+    some = [requests[at] for at in rng(0, "latency").permutation(len(requests))[:ASKED]]
+    base = methods.recommender("No Context", methods.reading("no_context"))
+    costs: dict[str, dict[str, Any]] = {"No Context": _row(0, 0, 0.0, 1.0)}
+    bar = tqdm(methods.config.personalize.methods, desc="costs", disable=quiet, unit="method")
+    for method in bar:
+        reading = methods.reading(method.key)
+        ratio = _latency_ratio(methods.recommender(method.name, reading), base, some)
+        seconds = [admission_seconds(methods, method, reading, user) for user in _users(methods, ADMITTED)]
+        per_user, shared = stored(methods, method, reading)
+        costs[method.name] = _row(per_user, shared, median(seconds) if seconds else None, ratio)
+    return costs
+
+
+def _row(per_user: int, shared: int, seconds: float | None, ratio: float) -> dict[str, Any]:
+    return {
+        "per_user_parameters": per_user,
+        "shared_parameters": shared,
+        "seconds_to_admit": seconds,
+        "latency_ratio": ratio,
+    }
+
+
+def stored(methods: Methods, method: MethodConfig, reading: Reading) -> tuple[int, int]:
+    """Numbers that a method keeps for each user, and for all together."""
+    if reading.personalizer is not None:
+        return reading.personalizer.per_user_parameters, reading.personalizer.shared_parameters
+    report = methods.run.read_json("personalize", "personalize.json")["methods"]
+    return 0, report.get(f"{method.key}-{methods.config.personalize.seeds[0]}", {}).get(
+        "trainable_parameters", 0
+    )
+
+
+def admission_seconds(
+    methods: Methods, method: MethodConfig, reading: Reading, user: int, at_most: int | None = None
+) -> float:
+    """Seconds to admit a user whom the method has not met, with their training events (the last `at_most` of them)."""
+    events = training_events(methods.dataset, user)
+    events = events if at_most is None else events[-at_most:]
+    return _timed(lambda: method.admit(methods.world, reading, events))
+
+
+def training_events(data: Dataset, user: int) -> np.ndarray:
+    """A user's events before their held-out ones, oldest first."""
+    events = np.arange(data.offsets[user], data.offsets[user + 1])
+    return events[data.roles[events] <= 1]
+
+
+def _users(methods: Methods, count: int, least: int = 5) -> list[int]:
+    data = methods.dataset
+    enough = [u for u in range(data.n_users) if len(training_events(data, u)) >= least]
+    return rng(0, "admitted").permutation(np.array(enough, dtype=np.int64))[:count].tolist()
+
+
+def _latency_ratio(method: SidRecommender, base: SidRecommender, requests: Sequence[Request]) -> float:
+    ratios = []
+    for request in requests:
+        theirs, ours = (_timed(partial(_ask, recommender, request)) for recommender in (base, method))
+        ratios.append(ours / theirs)
+    return median(ratios)
+
+
+def _ask(recommender: SidRecommender, request: Request) -> None:
+    recommender.model.kept_session = None
+    recommender.recommend([request], 30, 1.0)
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
