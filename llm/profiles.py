@@ -235,6 +235,10 @@ class ProfileVectors:
         save_file({"keys": torch.from_numpy(keys), "vectors": torch.from_numpy(vectors)}, str(temporary))
         temporary.replace(path)
 
+    def forget(self) -> None:
+        """Drop what is kept in memory."""
+        self._kept.clear()
+
     def _keep(self, key: bytes, vector: torch.Tensor | None) -> None:
         self._kept[key] = vector
         while len(self._kept) > self._at_most:

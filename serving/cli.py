@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from serving import user_commands
+from serving.analyses import analyses
 from serving.export import export_adapter
 from serving.task_cli import task
 
@@ -234,6 +235,7 @@ def recommend(
 
 
 app.command("export-adapter")(export_adapter)
+app.add_typer(analyses, name="analyse")
 
 
 @app.command()

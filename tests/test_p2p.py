@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -30,6 +31,9 @@ from recsys.catalogue import Catalogue
 from recsys.dataset import Dataset
 from recsys.leaks import Events, LeakError, check_planted_answer
 from recsys.recommender import Request
+from recsys.run import Run
+from recsys.splits import FIT
+from serving.analyses.p2p import analyse_p2p, training_parts
 from serving.cli import app
 from serving.methods import Methods
 from tests.conftest import make_requests
@@ -483,3 +487,56 @@ def test_the_command_writes_an_adapter_for_a_user_of_a_run(small_run, tmp_path):
     ):
         out = CliRunner().invoke(app, ["export-adapter", str(run.path), "--out", str(tmp_path / "b"), *wrong])
         assert isinstance(out.exception, ValueError)
+
+
+# -- analyses ---------------------------------------------------------------------------------------------------
+
+
+def test_training_parts_are_equally_many_of_more_and_more_users():
+    data = dataset()
+    events = data.events(FIT)
+    parts = training_parts(data, events)
+    sizes = {name: len(part) for name, part in parts.items()}
+    users = {name: len(np.unique(data.users[part])) for name, part in parts.items()}
+    assert len({sizes[f"diversity {share}"] for share in ("0.125", "0.25", "0.5", "1")}) == 1
+    assert [users[f"diversity {share}"] for share in ("0.125", "0.25", "0.5", "1")] == [1, 1, 3, 6]
+    assert sizes["quantity 1"] == len(events)
+    assert sizes["quantity 0.5"] == len(events) // 2
+    assert users["quantity 0.125"] == 6
+    _, most = np.unique(data.users[parts["diversity 1"]], return_counts=True)
+    assert np.ptp(most) <= 1
+    assert all(np.isin(part, events).all() and len(np.unique(part)) == len(part) for part in parts.values())
+
+
+def test_the_analyses_of_a_run(small_run, tmp_path):
+    config, run = small_run
+    other = Run.create(tmp_path / "run")
+    for stage in ("prepare", "embed", "tokenize", "adapt", "personalize"):
+        shutil.copytree(run.path / stage, other.path / stage)
+    shutil.copy(run.path / "config.yaml", other.path / "config.yaml")
+    found = analyse_p2p(Methods(other, config), "p2p", 20, ("backbone",), False, oppu_seconds=2.0)
+    rows = {one["name"]: one for one in found["profiles"]}
+    assert set(rows) == {
+        "no context",
+        "as trained",
+        "summary only",
+        "retrieved only",
+        "full history",
+        "random",
+        "shuffled",
+    }
+    assert rows["as trained"]["hit_rate"] > rows["random"]["hit_rate"]  # another half's taste does not help
+    assert [one["name"] for one in found["k"]] == ["0", "1", "2", "4", "8", "16", "32"]
+    assert found["k"][0]["hit_rate"] == pytest.approx(rows["summary only"]["hit_rate"], abs=1e-6)
+    assert found["k"][2]["hit_rate"] == pytest.approx(rows["as trained"]["hit_rate"], abs=1e-6)
+    again = [one for one in found["encoders"] if one["name"] == "backbone"]
+    assert again[1]["hit_rate"] == pytest.approx(
+        again[0]["hit_rate"], abs=1e-6
+    )  # the same training, repeated
+    spent = found["time"]
+    gain = 2.0 - spent["p2p_seconds_a_user"]
+    assert spent["break_even_users"] == pytest.approx(spent["p2p_training_seconds_estimated"] / gain)
+    folder = other.path / "analyses" / "p2p"
+    assert {path.name for path in folder.iterdir()} == {"p2p.json", "profiles.png", "k.png", "time.png"}
+    with pytest.raises(ValueError, match="not a P2P method"):
+        analyse_p2p(Methods(other, config), "e2p")

@@ -20,7 +20,7 @@ from llm.conditions import Condition
 from llm.hypernetwork import LoraGenerator
 from llm.methods.base import TrainedMethod
 from llm.profiles import Encode, Kind, ProfileText, ProfileVectors, Summaries
-from llm.reading import Personalizer
+from llm.reading import Personalizer, Reading
 from llm.records import mean_embedding
 from llm.stage2 import World
 from recsys.recommender import Request
@@ -123,6 +123,12 @@ class P2PConfig(TrainedMethod):
         profiles.take_moments(world.train.requests)
         profiles.prepare(world.validation.requests, place / "validation", f"{self.name}: validation profiles")
         return super().train(world, seed, folder, checkpoint, pilots)
+
+    def admit(self, world: World, reading: Reading, events: np.ndarray) -> None:
+        """The profile is written, encoded and made into an adapter, whoever was met before."""
+        assert isinstance(reading.personalizer, P2P)
+        reading.personalizer.profiles.forget()
+        super().admit(world, reading, events)
 
 
 class _BackboneEncoder:
