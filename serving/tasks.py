@@ -277,7 +277,7 @@ class TaskRun:
             None if vectors is None else vectors["test"],
             config.seed,
         )
-        said = {method: measurer.ask(method, checkpoint) for method in config.methods}
+        said: dict[str, list] = {method: measurer.ask(method, checkpoint) for method in config.methods}
         with open(folder / "answers.jsonl", "w", encoding="utf-8") as file:
             for method, replicas in said.items():
                 for replica, answers in enumerate(replicas):
