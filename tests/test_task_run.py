@@ -56,6 +56,21 @@ def world(task: str, folder: Path) -> Path:
     return write(folder / "data")
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of every method on each of the three made tasks, made when first asked for."""
+    made: dict[str, tuple] = {}
+
+    def run_of(task: str):
+        if task not in made:
+            folder = tmp_path_factory.mktemp("task")
+            config, run = small(task, world(task, folder)), Run.create(folder / "run")
+            made[task] = config, run, run_task(config, run)
+        return made[task]
+
+    return run_of
+
+
 @pytest.mark.parametrize(
     ("task", "figures"),
     [
@@ -64,9 +79,8 @@ def world(task: str, folder: Path) -> Path:
         ("synthetic-persona-chat", ["perplexity", "rouge1", "rouge2", "rougeL"]),
     ],
 )
-def test_a_task_end_to_end(tmp_path, task, figures):
-    config, run = small(task, world(task, tmp_path)), Run.create(tmp_path / "run")
-    results = run_task(config, run)
+def test_a_task_end_to_end(finished, task, figures):
+    config, run, results = finished(task)
     assert [row["name"] for row in results["rows"]] == list(config.methods)
     for row in results["rows"]:
         assert list(row["figures"]) == figures
@@ -78,19 +92,18 @@ def test_a_task_end_to_end(tmp_path, task, figures):
     assert by_name["prompt"]["tokens_added"] > 1
     assert by_name["e2p"]["tokens_added"] == 1
     assert by_name["no_context"]["parameters"] == 0 < by_name["e2p"]["parameters"]
-    assert "| e2p |" in (tmp_path / "run" / "task-evaluate" / "report.md").read_text()
-    answers = answers_of(tmp_path / "run")
+    assert "| e2p |" in (run.path / "task-evaluate" / "report.md").read_text()
+    answers = answers_of(run.path)
     assert sum(line["method"] == "e2p_random" for line in answers) == 5
     assert len({json.dumps(line.get("log_probs", line.get("nll"))) for line in answers}) > 5
 
 
-def test_figures_are_those_of_the_answers(tmp_path):
+def test_figures_are_those_of_the_answers(finished):
     """MAE, RMSE and expected ratings of one row, worked out again from answers.jsonl."""
-    config, run = small("movielens-rating", world("movielens-rating", tmp_path)), Run.create(tmp_path / "run")
-    results = run_task(config, run)
+    config, run, results = finished("movielens-rating")
     test = TaskRun(config, run).task.test
     assert len({item.user for item in test}) == len(test)  # so a mean over users is a plain mean
-    lines = answers_of(tmp_path / "run")
+    lines = answers_of(run.path)
     probs = np.exp(next(line for line in lines if line["method"] == "e2p")["log_probs"])
     stars, truth = np.arange(1, 11) / 2, np.array([float(item.target) for item in test])
     row = next(row for row in results["rows"] if row["name"] == "e2p")["figures"]
@@ -104,7 +117,8 @@ def test_figures_are_those_of_the_answers(tmp_path):
 
 def test_a_killed_run_resumes_to_the_same_results(tmp_path, monkeypatch):
     data = world("lastfm-tagging", tmp_path)
-    config = small("lastfm-tagging", data, adapt={"steps": 3, "batch": 4})
+    methods = ["no_context", "static_prefix", "e2p"]
+    config = small("lastfm-tagging", data, adapt={"steps": 3, "batch": 4}, methods=methods)
     whole = run_task(config, Run.create(tmp_path / "whole"))
     fit, calls = training.fit, []
 
@@ -166,8 +180,10 @@ def test_vectors_are_standardised_by_the_training_ones(tmp_path):
     run.vectors()
     vectors = run.load_vectors()
     assert [len(vectors[role]) for role in ("train", "validation", "test")] == [12, 4, 6]
-    torch.testing.assert_close(vectors["train"].mean(0), torch.zeros(64), atol=1e-4, rtol=0)
-    torch.testing.assert_close(vectors["train"].std(0), torch.ones(64), atol=1e-3, rtol=0)
+    people, shared = vectors["train"][:, :-1], vectors["train"][:, -1]
+    torch.testing.assert_close(people.mean(0), torch.zeros(64), atol=1e-4, rtol=0)
+    torch.testing.assert_close(people.std(0, correction=0), torch.ones(64), atol=1e-3, rtol=0)
+    assert shared.tolist() == pytest.approx([8.0] * 12)  # √64: as long as a person's own part is on average
 
 
 def test_configs_refuse_nonsense(tmp_path):
