@@ -99,7 +99,9 @@ class TextModel(nn.Module):
             rows.append([*prompt, *chain.from_iterable(option[:-1] for option in options)])
         layout = Layout([soft + len(row) for row in rows], self.device)
         positions, sees = _side_by_side(heads, labels, layout)
-        wanted, tokens, lengths = [], [], []
+        wanted: list[int] = []
+        tokens: list[int] = []
+        lengths: list[int] = []
         starts = (layout.ends - layout.lengths).cpu().numpy()
         for start, head, options in zip(starts, heads, labels, strict=True):
             place = start + head

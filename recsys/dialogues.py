@@ -103,7 +103,8 @@ def by_persona(
         if left_out
         else ()
     )
-    return TextTask(name, "text", *(tuple(part) for part in parts), longest_answer, notes)
+    train, validation, test = (tuple(part) for part in parts)
+    return TextTask(name, "text", train, validation, test, longest_answer, notes)
 
 
 # -- Synthetic-Persona-Chat -------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ used most, is counted on training events alone. An instance without any earlier 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,14 +35,16 @@ def load_lastfm_tagging(folder: Path, records: int) -> TextTask:
     source = _read("lastfm", folder, load_lastfm, ())
     assert source.queries is not None
     titles = _titles(source)
-    grouped = source.queries.groupby(["user_id", "item_id", "timestamp"], sort=False)["query"].agg(list)
-    groups = sorted(
-        ((user, int(time), artist, sorted(set(tags))) for (user, artist, time), tags in grouped.items()),
-    )
+    tags_of: dict[tuple[str, int, str], set[str]] = defaultdict(set)  # user, month, artist
+    columns = (source.queries[name] for name in ("user_id", "timestamp", "item_id", "query"))
+    for user, time, artist, tag in zip(*columns, strict=True):
+        tags_of[user, int(time), artist].add(tag)
+    groups = [(*key, sorted(tags)) for key, tags in sorted(tags_of.items())]
     seen: set[tuple[str, str]] = set()
-    first = np.array(
-        [(pair := (user, artist)) not in seen and not seen.add(pair) for user, _, artist, _ in groups]
-    )
+    first = np.zeros(len(groups), bool)
+    for number, (user, _, artist, _) in enumerate(groups):
+        first[number] = (user, artist) not in seen
+        seen.add((user, artist))
     roles = _roles([group[0] for group in groups], [group[1] for group in groups], first)
     counts = Counter(
         tag for role, (*_, tags) in zip(roles, groups, strict=True) if role == "train" for tag in tags
@@ -135,4 +137,5 @@ def _task(name: str, kind, events: Sequence[Event], labels: tuple[str, ...], n_r
         empty += role is not None and not earlier
         history.append(Record(record, time))
     notes = (f"{empty} instances without an earlier record are left out.",)
-    return TextTask(name, kind, *(tuple(parts[role]) for role in ROLES), longest_answer=8, notes=notes)
+    train, validation, test = (tuple(parts[role]) for role in ROLES)
+    return TextTask(name, kind, train, validation, test, longest_answer=8, notes=notes)

@@ -102,7 +102,7 @@ def spread_sample(instances: Sequence[Instance], n: int | None, seed: int, role:
     if n is None or n >= len(instances):
         return tuple(instances)
     turns: dict[str, int] = defaultdict(int)
-    ranked = []
+    ranked: list[tuple[int, int, int]] = []
     for place in rng(seed, "sample", role).permutation(len(instances)):
         user = instances[place].user
         ranked.append((turns[user], len(ranked), int(place)))

@@ -160,7 +160,7 @@ class TaskRun:
     # -- stages ---------------------------------------------------------------------------------------------------
 
     def vectors(self) -> None:
-        """[n, h] user vectors of all instances (train, validation, test), standardised by the training ones."""
+        """[n, h + 1] user vectors of all instances (train, validation, test); see `standardised`."""
         config = self.config
         stage = self.run.stage("task-vectors", self._part(vectors=config.vectors), outside=self.outside)
         if stage.is_done():
@@ -170,9 +170,7 @@ class TaskRun:
             everybody = (*task.train, *task.validation, *task.test)
             texts = [profile_text(instance, config.vectors.records) for instance in everybody]
             found = vectors_of(model, texts, config.vectors.longest, config.vectors.batch, stage.checkpoint)
-            train = found[: len(task.train)]
-            # a language model's states share one large direction, which would drown what differs between people
-            found = (found - train.mean(0)) / train.std(0).clamp_min(1e-6)
+            found = standardised(found, len(task.train))
             ends = [len(task.train), len(task.train) + len(task.validation)]
             parts = zip(("train", "validation", "test"), found.tensor_split(ends), strict=True)
             save_file({name: part.contiguous() for name, part in parts}, folder / "vectors.safetensors")
@@ -277,7 +275,7 @@ class TaskRun:
             None if vectors is None else vectors["test"],
             config.seed,
         )
-        said = {method: measurer.ask(method, checkpoint) for method in config.methods}
+        said: dict[str, list] = {method: measurer.ask(method, checkpoint) for method in config.methods}
         with open(folder / "answers.jsonl", "w", encoding="utf-8") as file:
             for method, replicas in said.items():
                 for replica, answers in enumerate(replicas):
@@ -287,6 +285,18 @@ class TaskRun:
 
 class _Fingerprint(StageConfig):
     settings: dict
+
+
+def standardised(vectors: torch.Tensor, n_train: int) -> torch.Tensor:
+    """[n, h + 1]: each dimension less its mean and by its deviation over the first `n_train` rows, and a constant √h.
+
+    A language model's states share one large direction, which would drown what differs between people; without any
+    shared direction φ, whose W₁ has no bias, could not even do what the static control does. The constant gives it half
+    of the squared norm. (E2P takes its vectors as they are.)
+    """
+    train = vectors[:n_train]
+    found = (vectors - train.mean(0)) / train.std(0, correction=0).clamp_min(1e-6)
+    return torch.cat([found, torch.full((len(found), 1), vectors.shape[1] ** 0.5)], dim=1)
 
 
 def run_task(config: TextTaskConfig, run: Run, console: Console | None = None) -> dict:
