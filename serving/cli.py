@@ -234,6 +234,22 @@ def recommend(
         print_recommendations(found, f"For user {user}{asked}", Console())
 
 
+@app.command()
+def summarize(
+    run: RunPath,
+    out: Annotated[Path, typer.Option(help="Parquet file to write: user_id, summary.")],
+    model: Annotated[
+        str, typer.Option(help="smollm2, a folder or a hub name: a model that follows instructions.")
+    ] = "smollm2",
+    titles: Annotated[int, typer.Option(help="Titles that the model is told, the latest ones.")] = 12,
+    tokens: Annotated[int, typer.Option(help="Longest summary, in tokens.")] = 40,
+) -> None:
+    """Have a language model describe every user in a sentence, for PAG and P2P. A killed call goes on."""
+    from serving.summaries import summarize as write
+
+    typer.echo(write(run, out, model, titles, tokens))
+
+
 app.command("export-adapter")(export_adapter)
 app.add_typer(analyses, name="analyse")
 
