@@ -21,7 +21,7 @@ from llm.stage2 import World, lm_loss
 from llm.user_adapters import ROWS, Ia3Form, LoraForm, PromptForm, UserTable, write_rows
 from llm.user_training import Course, Diaries, Lessons, groups, train_group, train_users
 from recsys import training
-from recsys.splits import PERSONALIZE
+from recsys.splits import PERSONALIZE, TEST
 from serving.methods import Methods
 from tests.conftest import make_requests
 
@@ -271,6 +271,47 @@ def test_on_top_of_the_runs_mt_lora_a_newcomer_gets_mt_lora(world, small_run):
     plain = log_probs_of(Reading(world.model, world.builder), requests, items)
     assert np.array_equal(ours, theirs)
     assert not np.allclose(ours, plain, atol=1e-4)
+
+
+def test_held_out_users_learn_from_what_came_before_their_first_test_event(world):
+    data = replace(world.dataset, user_groups=np.where(np.arange(40) < 2, "random", "warm").astype(object))
+    other = replace(world, dataset=data)
+    method = OppuConfig(key="oppu", held_out_users=True)
+    newcomers = method.newcomers(other)
+    assert newcomers.users.tolist() == [0, 1]
+    for place, user in enumerate((0, 1)):
+        own = newcomers.events[newcomers.offsets[place] : newcomers.offsets[place + 1]]
+        first = data.events(TEST)[data.users[data.events(TEST)] == user][0]
+        assert own.tolist() == list(range(data.offsets[user], first))
+        assert (data.times[own] < data.times[first]).all()
+    assert OppuConfig().newcomers(other) is None
+    with pytest.raises(ValueError, match="holds out nobody"):
+        method.newcomers(world)
+
+
+@pytest.mark.parametrize("key", ["oppu_lora", "per_pcs"])
+def test_adapters_of_held_out_users_move_nobody_elses_bytes(world, small_run, tmp_path, key):
+    """Trained within the stage: files of their own, read with the others'."""
+    config, _ = small_run
+    groups = np.where(np.arange(40) == 7, "ood", "warm").astype(object)
+    other = replace(world, dataset=replace(world.dataset, user_groups=groups))
+    method = config.personalize.method(key)
+    made = {}
+    for held_out in (False, True):
+        some = method.model_copy(update={"held_out_users": held_out, "learning_rates": (1e-2,)})
+        folder = tmp_path / str(held_out)
+        folder.mkdir()
+        some.train(other, 0, folder, folder / "checkpoint", folder / "pilots")
+        made[held_out] = {path.name: path.read_bytes() for path in (folder / f"{key}-0").iterdir()}
+    assert {name for name in made[True] if "newcomers" not in name} == set(made[False])
+    assert all(made[True][name] == written for name, written in made[False].items())
+    (new,) = (name for name in made[True] if "newcomers" in name)
+    again = tmp_path / "again"  # a later method was killed: this one is done and only hands its files over
+    again.mkdir()
+    some.train(other, 0, again, folder / "checkpoint", folder / "pilots")
+    assert {path.name: path.read_bytes() for path in (again / f"{key}-0").iterdir()} == made[True]
+    table = UserTable.open([tmp_path / "True" / f"{key}-0" / new])
+    assert table.users.tolist() == [7]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -35,9 +35,9 @@ from llm.scoring import expected_hit_rate
 from llm.stage2 import Instances, World
 from llm.user_adapters import ROWS, Form, Ia3Form, LoraForm, PromptForm, UserTable
 from llm.user_training import Course, Diaries, train_users
-from recsys.run import write_text_atomically
+from recsys.rewrite import write_text_atomically
 from recsys.seeds import rng
-from recsys.splits import VALIDATION
+from recsys.splits import TEST, VALIDATION, WARM
 
 IA3_LAYERS = ("k_proj", "v_proj", "up_proj")
 RATES = {"lora": (3e-4, 1e-3), "ia3": (1e-3, 1e-2), "prompt": (1e-3, 1e-2)}
@@ -57,6 +57,9 @@ class OnePerUser(MethodConfig):
     pilot_users: int = Field(48, ge=1)  # on whom rate and epochs are chosen
     max_events: int | None = Field(None, ge=1)  # a user's latest events that are learned from; None: all
     memory_mb: int = Field(1024, ge=1)  # MiB that the training of a group of users may take
+    # adapters also for users whom prepare.user_split keeps from learning, from their own events before their first test event:
+    # what the papers do with test users. They are files of their own, and nobody else's bytes move
+    held_out_users: bool = False
 
     @model_validator(mode="after")
     def _grid(self) -> OnePerUser:
@@ -88,6 +91,25 @@ class OnePerUser(MethodConfig):
     def diaries(self, world: World) -> Diaries:
         """Everybody's own events of Stage 2."""
         return Diaries.of(world.dataset, world.train.events, self.max_events)
+
+    def newcomers(self, world: World) -> Diaries | None:
+        """All own events, before the first test event, of the users whom a user split holds out; None where they get nothing.
+
+        Raises `ValueError` where the run holds out nobody.
+        """
+        if not self.held_out_users:
+            return None
+        data = world.dataset
+        users, first = np.unique(data.users[data.events(TEST)], return_index=True)
+        first = data.events(TEST)[first]
+        pairs = zip(users.tolist(), data.history_end[first].tolist(), strict=True)
+        parts = [np.arange(data.offsets[u], end) for u, end in pairs if data.user_groups[u] != WARM]
+        events = np.concatenate([np.zeros(0, np.int64), *parts])
+        if not len(events):
+            raise ValueError(
+                f"{self.key} has held_out_users: true, and this run holds out nobody; set prepare.user_split"
+            )
+        return Diaries.of(data, events, self.max_events)
 
     def chosen(self, world: World, pilots: Path) -> tuple[float, int, dict[str, float]]:
         """Rate, epochs, and validation's figure for each pair; all seeds share the pilots of the first."""
@@ -176,14 +198,16 @@ class OppuConfig(OnePerUser):
         return LoraForm(layers, self.rank, self.alpha)
 
     def train(self, world: World, seed: int, folder: Path, checkpoint: Path, pilots: Path) -> dict[str, Any]:
-        done = checkpoint / "report.json"
-        shards = sorted(checkpoint.glob("*.safetensors"))
+        done, later = checkpoint / "report.json", checkpoint / "newcomers"
         if not done.exists():
             rate, epochs, values = self.chosen(world, pilots)
-            course, diaries = self.course(world, seed, rate, epochs), self.diaries(world)
-            shards = train_users(
-                f"{self.name}, seed {seed}", world, course, diaries, self.memory_mb << 20, checkpoint
-            )
+            course, diaries, newcomers = (
+                self.course(world, seed, rate, epochs), self.diaries(world), self.newcomers(world),
+            )  # fmt: skip
+            label, budget = f"{self.name}, seed {seed}", self.memory_mb << 20
+            shards = train_users(label, world, course, diaries, budget, checkpoint)
+            if newcomers is not None:
+                train_users(f"{label}, held-out users", world, course, newcomers, budget, later)
             reading, held_out = course.reading(world, UserTable.open(shards)), world.validation
             report = {
                 "learning_rate": rate,
@@ -197,7 +221,9 @@ class OppuConfig(OnePerUser):
                 ),
             }
             write_text_atomically(done, json.dumps(report))
-        link(shards, folder / f"{self.key}-{seed}")
+        into = folder / f"{self.key}-{seed}"
+        link({path.name: path for path in checkpoint.glob("*.safetensors")}, into)
+        link({f"newcomers-{path.name}": path for path in later.glob("*.safetensors")}, into)
         return json.loads(done.read_text())
 
     def load(self, world: World, seed: int) -> Reading:
@@ -235,8 +261,8 @@ def shards_of(world: World, name: str) -> list[Path]:
     return [world.made(file) for file in sorted(record["artifacts"]) if file.startswith(f"{name}/")]
 
 
-def link(shards: Sequence[Path], folder: Path) -> None:
-    """Give shards of a checkpoint a second name in `folder`: bytes are not copied."""
-    folder.mkdir()
-    for shard in shards:
-        os.link(shard, folder / shard.name)
+def link(files: Mapping[str, Path], folder: Path) -> None:
+    """Give files of a checkpoint another name in `folder`: bytes are not copied."""
+    folder.mkdir(exist_ok=True)
+    for name, path in files.items():
+        os.link(path, folder / name)

@@ -11,7 +11,7 @@
    A weighted sum of low-rank products is one product of rank k · r: the A are stacked, the weighted B laid side by side.
 
 What the paper leaves open, and here: the √in (cosines lie so close together that a softmax over them would be a mean; it is the
-scale of PHATGOOSE, arXiv 2402.05162, where the post-hoc gate comes from); weights are per user, not per request; sharers are
+scale of PHATGOOSE, arXiv 2402.05859, where the post-hoc gate comes from); weights are per user, not per request; sharers are
 assembled like everybody else. A user is kept as k sharers and k weights a layer. Pieces are named by their sharer's user
 integer, so a sharer can be forgotten: whoever used their piece goes on with the others.
 """
@@ -28,7 +28,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from tqdm import tqdm
 
-from llm.methods.oppu import OnePerUser, link
+from llm.methods.oppu import OnePerUser, link, shards_of
 from llm.pieces import GATES, PIECES, WEIGHTS, Assembled, GateForm, Pool, choose_sharers
 from llm.reading import Reading
 from llm.scoring import expected_hit_rate
@@ -36,9 +36,9 @@ from llm.stage2 import World
 from llm.user_adapters import ROWS, LoraForm, UserTable, write_rows
 from llm.user_training import Course, Diaries, Lessons, groups, train_users
 from recsys.recommender import Request
-from recsys.run import write_text_atomically
+from recsys.rewrite import write_text_atomically
 
-POOL, ASSEMBLED = "pool.safetensors", "users.safetensors"
+POOL, ASSEMBLED, NEWCOMERS = "pool.safetensors", "users.safetensors", "newcomers.safetensors"
 
 
 class PerPcsConfig(OnePerUser):
@@ -67,14 +67,16 @@ class PerPcsConfig(OnePerUser):
         return LoraForm(world.model.updates.layers(self.modules), self.rank, self.alpha)
 
     def train(self, world: World, seed: int, folder: Path, checkpoint: Path, pilots: Path) -> dict[str, Any]:
-        done, parts = checkpoint / "report.json", [checkpoint / POOL, checkpoint / ASSEMBLED]
+        done = checkpoint / "report.json"
         if not done.exists():
             checkpoint.mkdir(parents=True, exist_ok=True)
             rate, epochs, values = self.chosen(world, pilots)
             course, diaries = self.course(world, seed, rate, epochs), self.diaries(world)
             self._make_pool(world, course, diaries, checkpoint)
-            self._assemble_all(world, course, diaries, checkpoint)
-            reading = self._reading(world, course, *parts)
+            self._assemble_all(world, course, diaries, checkpoint, ASSEMBLED)
+            if (newcomers := self.newcomers(world)) is not None:
+                self._assemble_all(world, course, newcomers, checkpoint, NEWCOMERS)
+            reading = self._reading(world, course, checkpoint / POOL, [checkpoint / ASSEMBLED])
             adapters, held_out = reading.personalizer, world.validation
             assert isinstance(adapters, Assembled)
             report = {
@@ -91,14 +93,14 @@ class PerPcsConfig(OnePerUser):
                 ),
             }
             write_text_atomically(done, json.dumps(report))
-        link(parts, folder / f"{self.key}-{seed}")
+        made = {name: checkpoint / name for name in (POOL, ASSEMBLED, NEWCOMERS)}
+        link({name: path for name, path in made.items() if path.exists()}, folder / f"{self.key}-{seed}")
         return json.loads(done.read_text())
 
     def load(self, world: World, seed: int) -> Reading:
         course = self.course(world, seed, 1.0, 1)  # nothing is trained with it
-        return self._reading(
-            world, course, *(world.made(f"{self.key}-{seed}/{name}") for name in (POOL, ASSEMBLED))
-        )
+        pool, *users = sorted(shards_of(world, f"{self.key}-{seed}"), key=lambda path: path.name != POOL)
+        return self._reading(world, course, pool, users)
 
     def admitted(
         self, world: World, reading: Reading, events: np.ndarray, seed: int = 0, quiet: bool = True
@@ -111,9 +113,9 @@ class PerPcsConfig(OnePerUser):
         table = UserTable([(diaries.users, {PIECES: pieces, WEIGHTS: weights})])
         return self._read_with(world, course, pool, table)
 
-    def _reading(self, world: World, course: Course, pool: Path, users: Path) -> Reading:
+    def _reading(self, world: World, course: Course, pool: Path, users: list[Path]) -> Reading:
         opened = Pool.open(pool, self.form(world), world.model.device)
-        return self._read_with(world, course, opened, UserTable.open([users]))
+        return self._read_with(world, course, opened, UserTable.open(users))
 
     def _read_with(self, world: World, course: Course, pool: Pool, table: UserTable) -> Reading:
         adapters = Assembled(pool, table, self.k, world.model.device, course.base).eval()
@@ -147,12 +149,14 @@ class PerPcsConfig(OnePerUser):
         trained = UserTable.open(shards).take(sharers.users)[0]
         write_rows(path, sharers.users, {ROWS: table.take(sharers.users)[0], GATES: trained})
 
-    def _assemble_all(self, world: World, course: Course, diaries: Diaries, checkpoint: Path) -> None:
-        if (checkpoint / ASSEMBLED).exists():
+    def _assemble_all(
+        self, world: World, course: Course, diaries: Diaries, checkpoint: Path, name: str
+    ) -> None:
+        if (checkpoint / name).exists():
             return
         pool = Pool.open(checkpoint / POOL, self.form(world), world.model.device)
         pieces, weights = self._assembled(world, course, pool, diaries)
-        write_rows(checkpoint / ASSEMBLED, diaries.users, {PIECES: pieces, WEIGHTS: weights})
+        write_rows(checkpoint / name, diaries.users, {PIECES: pieces, WEIGHTS: weights})
 
     def _assembled(
         self, world: World, course: Course, pool: Pool, diaries: Diaries, quiet: bool = False
