@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from serving import online_cli
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -261,6 +263,9 @@ def status(run: RunPath) -> None:
     from serving.pipeline import print_timings
 
     print_timings(Run.open(run), Console())
+
+
+online_cli.register(app)
 
 
 def _ids(text: str | None) -> list[str] | None:
