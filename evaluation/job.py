@@ -6,16 +6,17 @@ answer through the Recommender protocol alone, so what is measured is what is se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
+from evaluation.comparisons import Measured
 from evaluation.measuring import Checkpoint, Columns, Plan, digest, measure
-from evaluation.results import Measured, Results, assemble
+from evaluation.results import COSTS, Results, assemble
 from recsys.config import StageConfig
 from recsys.recommender import ProbabilisticRecommender, Recommender, Request
 from recsys.seeds import rng
@@ -69,6 +70,9 @@ class Row:
     temperature: float | None = None  # the temperature that validation chose; None if it chose none
     reads: str = ""  # what it may read of a test user's history before the instance
     trained: str = ""  # what it trains, and for how many seconds
+    # what it costs, as far as it is known: parameters stored per user and shared by all, seconds from a new user's
+    # events to a first answer beyond what any user costs, time of an answer as a multiple of the baseline's
+    costs: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def evaluate_rows(
@@ -82,24 +86,28 @@ def evaluate_rows(
     primary: tuple[str, str] = ("E2P", "Static Prefix"),
     baseline: str = "No Context",
     quiet: bool = False,
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Results:
     """Measure `rows` on the test instances `requests` [R] with `targets` [R] of `users` [R].
 
     Finished chunks are kept in the folder `checkpoint`; a killed evaluation continues there and ends in the
     same results. (The recommenders' weights are not seen here: the stage's fingerprint covers those.)
     `protocol` is copied into the results; an entry `users_in_data` gives how many users the split began with,
-    so that those without a held-out item are counted. Raises ValueError for instances that no method could
+    so that those without a held-out item are counted. `groups` gives each instance a label [R] per grouping, as in
+    {"users": ["warm", "ood", …]}: the rows are also reported within each group. Raises ValueError for instances that no method could
     answer rightly.
     """
     targets, users = np.asarray(targets), np.asarray(users)
     check_instances(requests, targets, users)
     _check_rows(rows, baseline)
+    _check_groups(groups or {}, len(users))
     chosen = sample_instances(users, config.max_instances, config.seed)
     kept = [requests[at] for at in chosen]
     store = Checkpoint(checkpoint, _inputs(config, rows, kept, targets[chosen]))
     measured = _measure_all(config, rows, kept, targets[chosen], store, quiet)
     facts = protocol | _facts(config, users, chosen, protocol, primary, baseline)
-    return assemble(config, rows, measured, users[chosen], facts, primary, baseline)
+    labels = {name: [some[at] for at in chosen] for name, some in (groups or {}).items()}
+    return assemble(config, rows, measured, users[chosen], facts, primary, baseline, labels)
 
 
 def sample_instances(users: np.ndarray, at_most: int, seed: int) -> np.ndarray:
@@ -164,6 +172,16 @@ def _check_rows(rows: Sequence[Row], baseline: str) -> None:
         kinds = {isinstance(replica, ProbabilisticRecommender) for replica in row.replicas}
         if len(kinds) != 1:
             raise ValueError(f"row '{row.name}' needs replicas, all of one kind (with or without draws)")
+        if unknown := sorted(row.costs.keys() - set(COSTS)):
+            raise ValueError(f"row '{row.name}' has a cost '{unknown[0]}'; costs are {', '.join(COSTS)}")
+
+
+def _check_groups(groups: Mapping[str, Sequence[str]], count: int) -> None:
+    for grouping, labels in groups.items():
+        if len(labels) != count:
+            raise ValueError(
+                f"grouping '{grouping}' needs one label per instance: {len(labels)} labels, {count} instances"
+            )
 
 
 def _measure_all(

@@ -157,6 +157,38 @@ def forest(results: Results) -> bytes | None:
     return _png(figure)
 
 
+def by_group(groups: Sequence[Mapping]) -> bytes | None:
+    """One small panel a row, so that many stay readable: its figure in each group with the 95 % interval, and in grey
+    the baseline's by the same figure. `groups` as in `Results.groups`; None for fewer than two.
+    """
+    if len(groups) < 2:
+        return None
+    names = [row["name"] for row in groups[0]["rows"]]
+    columns = min(4, len(names))
+    lines = -(-len(names) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(2.9 * columns, 2.3 * lines), squeeze=False, sharex=True, sharey=True, layout="constrained"
+    )  # fmt: skip
+    places = np.arange(len(groups))
+    for axis, at in zip(axes.flat, range(len(names)), strict=False):
+        rows = [group["rows"][at] for group in groups]
+        values = np.array([row["value"] for row in rows])
+        bounds = np.array([row["ci95"] or [row["value"]] * 2 for row in rows]).T
+        base = [np.nan if row["baseline_value"] is None else row["baseline_value"] for row in rows]
+        _style(axis, names[at])
+        axis.title.set_fontsize(9)
+        axis.plot(places, base, color="#b0b0b0", lw=1.2)
+        marker = "D" if rows[0]["figure"].startswith("top") else "o"
+        axis.errorbar(places, values, yerr=[values - bounds[0], bounds[1] - values], color=COLOURS[0], lw=1.4,
+                      marker=marker, ms=4, capsize=2)  # fmt: skip
+        axis.set_xticks(places, [str(group["group"]) for group in groups], rotation=45)
+        axis.tick_params(labelbottom=at + columns >= len(names))  # the last panel of each column
+    axes[0, 0].set_ylim(0, None)  # of all, once all are drawn
+    for axis in axes.flat[len(names) :]:
+        axis.remove()
+    return _png(figure)
+
+
 def _style(axis, title: str) -> None:
     axis.set_title(title, fontsize=10, loc="left")
     axis.spines[["top", "right"]].set_visible(False)

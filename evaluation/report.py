@@ -13,15 +13,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.plots import code_use, forest, training_curves, tsne_pair
+from evaluation.plots import by_group, code_use, forest, training_curves, tsne_pair
 from evaluation.results import Results
 from evaluation.tables import (
     NONE,
     Column,
+    all_tables,
     describe,
-    difference_columns,
-    effect_columns,
-    figure_columns,
     text,
 )
 from recsys.run import write_text_atomically
@@ -33,6 +31,11 @@ LONGEST_LIST = 12  # longer ones belong to a picture or to the run's json files
 FOREST_CAPTION = (
     "A difference is shown where its interval leaves out zero. The bar is the paired difference's 95 % "
     "interval over users, as a percentage of the row it is compared with."
+)
+ACTIVITY_CAPTION = (
+    "Each row by the number of events that its user had before the instance, with the 95 % interval over users; in grey "
+    "the baseline on the same instances and by the same figure (of ranked lists for rows without draws: diamonds). A "
+    "user may stand at several levels."
 )
 TSNE_CAPTION = (
     "t-SNE of user embeddings and of the same users' soft prefixes, coloured by taste (E2P, Figure 2); "
@@ -52,16 +55,8 @@ def print_table(results: Results, console: Console | None = None) -> None:
     """Print the figures, the comparisons, and the protocol's sentences to the terminal."""
     console = console or Console()
     console = Console(file=console.file, width=max(console.width, TERMINAL_WIDTH))
-    base, first = results.protocol["baseline"], results.primary["a"]
-    _print(
-        console,
-        f"Hit-rate@{results.protocol['n_candidates']} and more, means over users",
-        figure_columns(results),
-        results.rows,
-    )
-    _print(console, f"Against {base}", difference_columns(results), results.rows)
-    if results.effects:
-        _print(console, f"{first} against the other rows", effect_columns(results), _renamed(results.effects))
+    for title, columns, rows in all_tables(results):
+        _print(console, title, columns, rows)
     for line in describe(results):
         console.print(line, highlight=False)
 
@@ -83,12 +78,6 @@ def _print(console: Console, title: str, columns: Sequence[Column], rows: Sequen
     console.print(table)
 
 
-def _renamed(effects: Sequence[Mapping]) -> list[dict]:
-    """Comparisons under the names that rows use."""
-    return [effect | {"compared_on": effect["figure"], "relative_to_no_context_pct": effect["relative_pct"]}
-            for effect in map(dict, effects)]  # fmt: skip
-
-
 def write_report(
     path: str | Path,
     results: Results,
@@ -98,35 +87,25 @@ def write_report(
     quality: Mapping | None = None,
     timings: Mapping[str, float] | None = None,
     extra: Mapping | None = None,
+    more_pictures: Sequence[tuple[str, str, bytes | None]] = (),
 ) -> None:
     """Write one self-contained HTML file.
 
     `curves[name]` = {"losses": [(step, value)], "validation": [(step, value)]}; `code_counts`: per level,
     items per code; `tsne` = {"embeddings" [U, d], "prefixes" [U, h], "labels" [U]}; `quality`: figures of the
-    semantic IDs; `timings`: stage -> seconds; `extra`: heading -> text or mapping. What is None is left out.
+    semantic IDs; `timings`: stage -> seconds; `extra`: heading -> text or mapping; `more_pictures`: (heading, caption, PNG). What is None is left out.
     """
     environment = Environment(
         loader=PackageLoader("evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    tables = [
-        (
-            f"Hit-rate@{results.protocol['n_candidates']} and more, means over users",
-            figure_columns(results),
-            results.rows,
-        )
-    ]
-    tables.append((f"Against {results.protocol['baseline']}", difference_columns(results), results.rows))
-    if results.effects:
-        rows = _renamed(results.effects)
-        tables.append((f"{results.primary['a']} against the other rows", effect_columns(results), rows))
     html = environment.get_template("report.html.j2").render(
         sentences=describe(results),
         is_sample=results.protocol["is_sample"],
-        tables=[_html_table(*table, results.primary["a"]) for table in tables],
+        tables=[_html_table(*table, results.primary["a"]) for table in all_tables(results)],
         methods=[
             [row["name"], text(row["reads"]), text(row["trained"]), row["n_replicas"]] for row in results.rows
         ],
-        pictures=_pictures(results, curves or {}, code_counts or [], tsne),
+        pictures=_pictures(results, curves or {}, code_counts or [], tsne, more_pictures),
         lists=_lists(results, quality, timings, extra),
     )
     write_text_atomically(Path(path), html)
@@ -136,7 +115,7 @@ def _html_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping], 
     body = [
         {
             "cells": [show(row[key]) for _, key, show in columns],
-            "is_first": row.get("name") == first,
+            "is_first": row.get("name", row.get("a")) == first,
             "is_bad": row.get("sampled_agrees") is False,
         }
         for row in rows
@@ -145,12 +124,18 @@ def _html_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping], 
 
 
 def _pictures(
-    results: Results, curves: Mapping, code_counts: Sequence[np.ndarray], tsne: Mapping | None
+    results: Results,
+    curves: Mapping,
+    code_counts: Sequence[np.ndarray],
+    tsne: Mapping | None,
+    more: Sequence[tuple[str, str, bytes | None]],
 ) -> list:
     """(heading, caption, base64 PNG) of every picture there is something to draw for."""
     drawn = [
         ("Effects", FOREST_CAPTION, forest(results)),
+        ("Quality by activity", ACTIVITY_CAPTION, by_group(results.groups.get("activity", []))),
         ("What users look like, before and after", TSNE_CAPTION, tsne_pair(**tsne) if tsne else None),
+        *more,
         ("Training", CURVES_CAPTION, training_curves(curves)),
         ("Use of the codes", CODES_CAPTION, code_use(code_counts)),
     ]

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.statistics import (
-    bootstrap_difference,
-    holm,
-    mean_interval,
-    paired_test,
-    sampled_agreement,
-    smallest_detectable_difference,
-    user_means,
-)
+from evaluation.breakdowns import break_down
+from evaluation.comparisons import Measured, MeasuredRows, contrast, no_contrast
+from evaluation.statistics import holm, sampled_agreement
 from recsys.run import write_text_atomically
-from recsys.seeds import rng
 
 if TYPE_CHECKING:
     from evaluation.job import EvaluateConfig, Row
 
-Measured = dict[str, np.ndarray]  # figure -> [R, K]: instances × the replicas that have it
-INTERVAL_ALPHA = 0.05  # intervals are 95 %, whatever level the tests use: their names say ci95
+COSTS = ("per_user_parameters", "shared_parameters", "seconds_to_admit", "latency_ratio")
+REFERENCES = ("Static Prefix", "No Context", "E2P")  # every row is tested against each of these that there is
 
 
 @dataclass(frozen=True)
@@ -37,6 +30,10 @@ class Results:
     rows: list[dict[str, Any]]
     primary: dict[str, Any]
     effects: list[dict[str, Any]]
+    # reference row -> each row minus it, in the order of the rows
+    references: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    # grouping -> its groups in order: `group`, `n_users`, `n_instances`, and `rows` with figures of that group alone
+    groups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def row(self, name: str) -> dict[str, Any]:
         for row in self.rows:
@@ -57,37 +54,6 @@ class Results:
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
 
-@dataclass(frozen=True)
-class _Table:
-    """The measured rows by name, and what every comparison between them needs."""
-
-    config: EvaluateConfig
-    measured: dict[str, Measured]
-    users: np.ndarray  # [R]
-
-    @property
-    def n(self) -> int:
-        return self.config.n_candidates
-
-    def per_user(self, name: str, figure: str) -> np.ndarray | None:
-        """Per-user means [U, K] of a figure, or None where the row has none."""
-        values = self.measured[name].get(figure)
-        return None if values is None else user_means(values, self.users)[1]
-
-    def mean(self, name: str, figure: str) -> float | None:
-        values = self.per_user(name, figure)
-        return None if values is None else float(values.mean())
-
-    def own_figure(self, name: str) -> str:
-        """What a row is compared on: its expected hit-rate, or the ranked list's hit-rate where it has no
-        draws.
-        """
-        return "expected" if "expected" in self.measured[name] else "top"
-
-    def printed(self, figure: str) -> str:
-        return {"expected": f"expected_hit_rate@{self.n}", "top": f"top{self.n}"}[figure]
-
-
 def assemble(
     config: EvaluateConfig,
     rows: Sequence[Row],
@@ -96,37 +62,54 @@ def assemble(
     protocol: dict[str, Any],
     primary: tuple[str, str],
     baseline: str,
+    groups: Mapping[str, Sequence[str]],
 ) -> Results:
-    """Build the results: figures of each row, each row against `baseline`, the primary comparison, and E2P's
-    others.
+    """Build the results: figures of each row, each row against `baseline` and the references, the primary comparison,
+    E2P's others, and the same rows within each group of `groups` (grouping -> label of each instance [R]).
 
-    All tests but the primary one form a single family for Holm.
+    All tests but the primary one form a single family for Holm; a pair of rows is one test, whichever is named first.
     """
-    table = _Table(config, {row.name: values for row, values in zip(rows, measured, strict=True)}, users)
+    table = MeasuredRows(
+        config, {row.name: values for row, values in zip(rows, measured, strict=True)}, users
+    )
     names = [row.name for row in rows]
     figures = [_figures(table, row) for row in rows]
-    against = [_contrast(table, row.name, baseline) for row in rows]
+    against = [contrast(table, name, baseline) for name in names]
     has_primary = set(primary) <= set(names)
-    first = _contrast(table, *primary) if has_primary else _no_contrast(*primary, table.printed("expected"))
+    first = contrast(table, *primary) if has_primary else no_contrast(*primary, table.printed("expected"))
     others = [name for name in names if has_primary and name not in (*primary, baseline)]
-    effects = [_contrast(table, primary[0], name) for name in others]
-    adjusted = holm([contrast["p_value"] for contrast in (*against, *effects)])
-    for contrast, value in zip((*against, *effects), adjusted, strict=True):
-        contrast["p_holm"] = value
-    tests = sum(value is not None for value in adjusted)
+    effects = [contrast(table, primary[0], name) for name in others]
+    references = {
+        reference: against
+        if reference == baseline
+        else [contrast(table, name, reference, bootstrap=False) for name in names]
+        for reference in REFERENCES
+        if reference in names
+    }
+    tests = _correct([*against, *effects, *(one for some in references.values() for one in some)], primary)
     protocol = protocol | {"n_tests_in_holm_family": tests}
-    rows_out = [one | _relative(contrast) for one, contrast in zip(figures, against, strict=True)]
-    return Results(protocol, rows_out, _primary(first, config, protocol["is_sample"]), effects)
+    rows_out = [one | _relative(found) for one, found in zip(figures, against, strict=True)]
+    in_groups = break_down(table, baseline, groups)
+    return Results(
+        protocol, rows_out, _primary(first, config, protocol["is_sample"]), effects, references, in_groups
+    )
 
 
-def _figures(table: _Table, row: Row) -> dict[str, Any]:
+def _correct(contrasts: Sequence[dict[str, Any]], primary: tuple[str, str]) -> int:
+    """Write `p_holm` into each contrast; the primary pair stands outside the family. Returns the family's size."""
+    family = {frozenset((one["a"], one["b"])): one["p_value"] for one in contrasts}
+    family.pop(frozenset(primary), None)
+    adjusted = dict(zip(family, holm(list(family.values())), strict=True))
+    for one in contrasts:
+        one["p_holm"] = adjusted.get(frozenset((one["a"], one["b"])))
+    return sum(value is not None for value in adjusted.values())
+
+
+def _figures(table: MeasuredRows, row: Row) -> dict[str, Any]:
     """A row's own figures, each averaged over replicas and instances of a user, then over users."""
     n, k, name = table.n, table.config.top_k, row.name
     values = table.measured[name]
-    own = table.per_user(name, table.own_figure(name))
-    assert own is not None
     entropy = table.per_user(name, "entropy")
-    interval = mean_interval(own.mean(axis=1), INTERVAL_ALPHA)
     figures = {
         "name": name,
         "context_tokens": float(values["context_tokens"].mean()) if "context_tokens" in values else None,
@@ -135,19 +118,20 @@ def _figures(table: _Table, row: Row) -> dict[str, Any]:
         f"top{n}": table.mean(name, "top"),
         f"distinct{n}": table.mean(name, "distinct"),
         "figure": table.printed(table.own_figure(name)),
-        "ci95": None if interval is None else [max(0.0, interval[0]), min(1.0, interval[1])],
+        "ci95": table.own_mean(name)[1],
         "entropy_nats": table.mean(name, "entropy"),
         "entropy_se_nats": _standard_error(entropy),
         f"recall@{k}": table.mean(name, "recall"),
         f"ndcg@{k}": table.mean(name, "ndcg"),
         "temperature": row.temperature,
         f"expected_hit_rate@{n}_at_temperature": table.mean(name, "expected_at_temperature"),
-        "n_users": len(own),
+        "n_users": len(np.unique(table.users)),
         "n_instances": len(table.users),
         "n_replicas": len(row.replicas),
         "n_unreachable": int(np.isneginf(values["log_p"]).any(axis=1).sum()) if "log_p" in values else None,
         "reads": row.reads,
         "trained": row.trained,
+        **{name: row.costs.get(name) for name in COSTS},
     }
     return figures | _agreement(table, values)
 
@@ -159,7 +143,7 @@ def _standard_error(per_user: np.ndarray | None) -> float | None:
     return float(per_user.mean(axis=1).std(ddof=1) / np.sqrt(len(per_user)))
 
 
-def _agreement(table: _Table, values: Measured) -> dict[str, Any]:
+def _agreement(table: MeasuredRows, values: Measured) -> dict[str, Any]:
     if "hit" not in values:
         return {"sampled_minus_expected_z": None, "sampled_z_limit": None, "sampled_agrees": None}
     unique, inverse, counts = np.unique(table.users, return_inverse=True, return_counts=True)
@@ -171,51 +155,6 @@ def _agreement(table: _Table, values: Measured) -> dict[str, Any]:
         "sampled_z_limit": found.limit,
         "sampled_agrees": found.agrees,
     }
-
-
-def _contrast(table: _Table, a: str, b: str) -> dict[str, Any]:
-    """Row a minus row b, like with like: expected hit-rates, or both ranked lists if either has no draws."""
-    config = table.config
-    kinds = {table.own_figure(a), table.own_figure(b)}
-    figure = "expected" if kinds == {"expected"} else "top"
-    contrast = _no_contrast(a, b, table.printed(figure)) | {"n_users": len(np.unique(table.users))}
-    left, right = table.per_user(a, figure), table.per_user(b, figure)
-    if left is None or right is None:
-        return contrast
-    base = float(right.mean())
-    contrast |= {"value_a": float(left.mean()), "value_b": base}
-    if a == b:
-        return contrast | {"difference": 0.0, "relative_pct": 0.0 if base else None}
-    test = paired_test(left.mean(axis=1), right.mean(axis=1), INTERVAL_ALPHA)
-    stream = rng(config.seed, "bootstrap", a, b)
-    bootstrap = bootstrap_difference(left, right, stream, config.bootstrap_samples, INTERVAL_ALPHA)
-    detectable = smallest_detectable_difference(test.sd, test.n_users, config.alpha, config.power)
-    return contrast | {
-        "difference": test.difference,
-        "difference_ci95": None if test.interval is None else list(test.interval),
-        "bootstrap_ci95": None if bootstrap is None else list(bootstrap),
-        "relative_pct": _percent(test.difference, base),
-        # the base is taken as given: the interval's width is that of the difference alone
-        "relative_ci95_pct": [_percent(end, base) for end in test.interval]
-        if test.interval and base
-        else None,
-        "p_value": test.p_value,
-        "smallest_detectable_difference": detectable,
-        "smallest_detectable_pct": None if detectable is None else _percent(detectable, base),
-    }
-
-
-def _no_contrast(a: str, b: str, figure: str) -> dict[str, Any]:
-    """A comparison with nothing to compare: every figure None."""
-    figures = (
-        "value_a", "value_b", "n_users", "difference", "difference_ci95", "bootstrap_ci95", "relative_pct",
-        "relative_ci95_pct", "p_value", "smallest_detectable_difference", "smallest_detectable_pct",
-    )  # fmt: skip
-    return {"a": a, "b": b, "figure": figure} | dict.fromkeys(figures)
-
-
-def _percent(part: float, base: float) -> float | None:
-    return 100.0 * part / base if base else None
 
 
 def _relative(contrast: dict[str, Any]) -> dict[str, Any]:

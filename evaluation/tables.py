@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from evaluation.results import Results
+from evaluation.results import COSTS, Results
 
 NONE = "–"  # a figure that does not exist
 Column = tuple[str, str, Callable[[Any], str]]  # heading, key in the row, how to print it
+TitledTable = tuple[str, Sequence[Column], Sequence[Mapping]]  # title, columns, rows
 
 
 def rate(value: float | None) -> str:
@@ -91,9 +92,94 @@ def difference_columns(results: Results) -> list[Column]:
     ]
 
 
+def reference_columns() -> list[Column]:
+    """Each row against a reference row, from `Results.references` or `Results.effects`."""
+    return [
+        ("Row", "a", text),
+        ("by", "figure", lambda key: "expected" if key.startswith("expected") else "ranked"),
+        ("relative", "relative_pct", percent),
+        ("difference", "difference", signed),
+        ("95 % interval", "difference_ci95", signed_interval),
+        ("p", "p_value", p_value),
+        ("p, Holm", "p_holm", p_value),
+        ("detectable", "smallest_detectable_difference", rate),
+    ]
+
+
 def effect_columns(results: Results) -> list[Column]:
-    """The third table: the primary row against the other controls."""
-    return [("Against", "b", text), *difference_columns(results)[1:]]
+    """The primary row against the other controls."""
+    by, *figures = reference_columns()[1:]
+    return [
+        ("Against", "b", text),
+        by,
+        *figures[:3],
+        ("bootstrap", "bootstrap_ci95", signed_interval),
+        *figures[3:],
+    ]
+
+
+def cost_columns() -> list[Column]:
+    """What a row costs to keep, to admit a user to, and to ask."""
+    return [
+        ("Row", "name", text),
+        ("stored per user", "per_user_parameters", number(0)),
+        ("shared", "shared_parameters", number(0)),
+        ("seconds to admit", "seconds_to_admit", number(3)),
+        ("latency ratio", "latency_ratio", number(2)),
+        ("tokens", "context_tokens", number(0)),
+    ]
+
+
+def all_tables(results: Results) -> list[TitledTable]:
+    """Every table of figures in order: title, columns, rows. Those with nothing to say are left out."""
+    facts, first = results.protocol, results.primary["a"]
+    n, base = facts["n_candidates"], facts["baseline"]
+    tables: list[TitledTable] = [
+        (f"Hit-rate@{n} and more, means over users", figure_columns(results), results.rows),
+        (f"Against {base}", difference_columns(results), results.rows),
+    ]
+    if results.effects and first not in results.references:
+        tables.append((f"{first} against the other rows", effect_columns(results), results.effects))
+    for name, contrasts in results.references.items():
+        if name != base:
+            others = [one for one in contrasts if one["a"] != name]
+            tables.append((f"Against {name}", reference_columns(), others))
+    for grouping, groups in results.groups.items():
+        tables += group_tables(grouping, groups, base, n)
+    if any(row.get(cost) is not None for row in results.rows for cost in COSTS):
+        tables.append(("What it costs", cost_columns(), results.rows))
+    return tables
+
+
+def group_tables(grouping: str, groups: Sequence[Mapping], base: str, n: int) -> list[TitledTable]:
+    """Two tables, a column a group: the rows' own figures, and their differences to the baseline."""
+    heads = [f"{one['group']}\n{one['n_users']:,} users\n{one['n_instances']:,} inst." for one in groups]
+    names = [row["name"] for row in groups[0]["rows"]]
+    rows = [
+        {"name": name} | {str(at): one["rows"][place] for at, one in enumerate(groups)}
+        for place, name in enumerate(names)
+    ]
+
+    def columns(show: Callable[[Any], str]) -> list[Column]:
+        return [("Row", "name", text), *((head, str(at), show) for at, head in enumerate(heads))]
+
+    return [
+        (f"By {grouping}: hit-rate@{n} ± 95 %", columns(_own), rows),
+        (f"By {grouping}: difference to {base} ± 95 %", columns(_change), rows),
+    ]
+
+
+def _own(row: Mapping) -> str:
+    return rate(row["value"]) + _half(row["value"], row["ci95"])
+
+
+def _change(row: Mapping) -> str:
+    return signed(row["difference"]) + _half(row["difference"], row["difference_ci95"])
+
+
+def _half(value: float, bounds: Sequence[float] | None) -> str:
+    """Half the width of an interval; the wider half where a rate's interval was cut at 0 or 1."""
+    return "" if bounds is None else f" ±{rate(max(value - bounds[0], bounds[1] - value))}"
 
 
 def describe(results: Results) -> list[str]:
@@ -112,8 +198,19 @@ def describe(results: Results) -> list[str]:
         f"they are compared with {facts['baseline']}'s ranked list (“ranked”), not with its draws.",
         "All intervals are over users: each user's instances and replicas are averaged first. The interval "
         "of a difference is that of the paired difference, with a bootstrap over users and seeds beside it.",
+        *_groups(results),
         *([facts["weights"] + "."] if facts.get("weights", "as trained") != "as trained" else []),
         verdict(results),
+    ]
+
+
+def _groups(results: Results) -> list[str]:
+    if not results.groups:
+        return []
+    return [
+        f"By {' and by '.join(results.groups)}: within a group only its own instances count, and only its users. Rows "
+        "without draws show their ranked list's hit-rate. The intervals are not corrected for the many groups, and no "
+        "test is made of them."
     ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,10 @@ class LowRank:
 
     a: Tensor
     b: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.a.device
 
     def apply(self, x: Tensor, y: Tensor, layout: Layout) -> Tensor:
         """x [Q, in] and y [Q, out] of packed tokens -> y with the update."""
@@ -53,6 +57,10 @@ class Gain:
 
     gain: Tensor
 
+    @property
+    def device(self) -> torch.device:
+        return self.gain.device
+
     def apply(self, x: Tensor, y: Tensor, layout: Layout) -> Tensor:
         gain = self.gain.to(y.dtype)
         return y * (gain if gain.ndim == 1 else gain.index_select(0, layout.row))
@@ -64,7 +72,17 @@ class Gain:
         return Gain(1 + strength * (self.gain - 1))
 
 
-Update = LowRank | Gain
+class Update(Protocol):
+    """What changes the output of a linear layer, for every request or for each its own."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def apply(self, x: Tensor, y: Tensor, layout: Layout) -> Tensor: ...
+
+    def rows(self, index: Tensor) -> Update: ...
+
+    def scaled(self, strength: float) -> Update: ...
 
 
 @dataclass(frozen=True)
@@ -79,7 +97,7 @@ class Condition:
         """The condition of some of the requests."""
         some = torch.from_numpy(np.asarray(index, dtype=np.int64))
         prefix = None if self.prefix is None else self.prefix.index_select(0, some.to(self.prefix.device))
-        device = next((_device(update) for all_ in self.updates.values() for update in all_), None)
+        device = next((update.device for all_ in self.updates.values() for update in all_), None)
         there = some if device is None else some.to(device)
         updates = {name: tuple(one.rows(there) for one in all_) for name, all_ in self.updates.items()}
         return Condition(prefix, None if self.known is None else self.known[index], updates)
@@ -120,10 +138,6 @@ class Condition:
 
 
 NOTHING = Condition()
-
-
-def _device(update: Update) -> torch.device:
-    return update.a.device if isinstance(update, LowRank) else update.gain.device
 
 
 class Updates:

@@ -33,6 +33,16 @@ class PersonalizeConfig(Stage2Config):
                 raise ValueError(f"two methods have the {attribute} {twice[0]!r}; give one of them another")
         return self
 
+    @model_validator(mode="after")
+    def _bases_come_first(self) -> PersonalizeConfig:
+        for at, method in enumerate(self.methods):
+            earlier = [before.method for before in self.methods[:at]]
+            if getattr(method, "base", "stage1") == "mt_lora" and "mt_lora" not in earlier:
+                raise ValueError(
+                    f"{method.key} has base: mt_lora, which personalize.methods does not list before it; add mt_lora in front"
+                )
+        return self
+
     def method(self, key: str) -> MethodConfig:
         """One of the run's methods. Raises `ValueError` naming those that there are."""
         for method in self.methods:

@@ -45,3 +45,8 @@ class StaticPrefix(nn.Module):
 
     def forward(self, c: torch.Tensor) -> torch.Tensor:
         return self.phi(self.constant).expand(len(c), -1, -1)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

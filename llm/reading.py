@@ -25,7 +25,13 @@ class Personalizer(nn.Module):
     soft_tokens = 0
     row_bytes = 0
     per_user_parameters = 0  # numbers stored for each user
+    user_rows: tuple[str, ...] = ()  # names of parameters whose row u is user u's
     step = 0  # of the training: what is random is keyed by it
+
+    @property
+    def shared_parameters(self) -> int:
+        """Numbers stored for all users together."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def condition(self, requests: Sequence[Request]) -> Condition:
         """The condition of each request, from what stands strictly before its time. Differentiable in the parameters."""

@@ -7,7 +7,7 @@ target; what conditions it holds only what came strictly before it, so no sequen
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from llm.adapt import AdaptConfig, load_adapted, prompt_builder, validation_events
 from llm.contexts import RecordSearch
 from llm.model import SidModel
+from llm.prefixes import parameter_count
 from llm.prompts import PromptBuilder
 from llm.reading import Personalizer, Reading
 from llm.records import NAME as RECORDS
@@ -81,6 +82,7 @@ class World:
     model: SidModel
     builder: PromptBuilder
     folder: Path | None = None  # of the stage while it is at work
+    kept: dict[str, Any] = field(default_factory=dict)  # what methods share besides, by name
 
     @classmethod
     def load(cls, run: Run, adapt: AdaptConfig, settings: Stage2Config) -> World:
@@ -101,12 +103,14 @@ class World:
     def search(self) -> RecordSearch:
         return RecordSearch(self.dataset.catalogue)
 
+    def made(self, name: str) -> Path:
+        """An artifact of the stage, finished or at work: what an earlier method left may be read by a later one."""
+        return self.run.artifact("personalize", name) if self.folder is None else self.folder / name
+
     @cached_property
     def records(self) -> torch.Tensor:
         """Record vectors [N, h] on disk (`llm.records`); made the first time, while the stage is at work."""
-        if self.folder is None:
-            return open_record_vectors(self.run.artifact("personalize", RECORDS))
-        path = self.folder / RECORDS
+        path = self.made(RECORDS)
         if not path.exists():
             write_record_vectors(path, self.model, self.builder)
         return open_record_vectors(path)
@@ -130,11 +134,6 @@ def lm_loss(reading: Reading, requests: Sequence[Request], targets: np.ndarray) 
     prompts, condition = reading.conditioned(reading.prompts(requests), requests)
     model = reading.model
     return -model.item_log_probs(prompts, targets, condition, constraints_of(model.trie, requests)).mean()
-
-
-def parameter_count(module: torch.nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def train_by_gradient(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from recsys.catalogue import Catalogue
 from recsys.recommender import Request
 from recsys.run import Run
-from recsys.splits import WARM
+from recsys.splits import ROLE_NAMES, TEST, VALIDATION, WARM
 
 
 @dataclass(eq=False)
@@ -27,7 +27,9 @@ class Dataset:
     `times[e]`. That is the one rule for ties: events of the same second are not in each other's history.
     """
 
-    user_ids: np.ndarray  # [U] str (object)
+    user_ids: (
+        np.ndarray
+    )  # [U] str (object); "" where a person was deleted: the place stays, so that others keep theirs
     catalogue: Catalogue  # N items
     users: np.ndarray  # [E] int64
     items: np.ndarray  # [E] int64
@@ -40,6 +42,7 @@ class Dataset:
     # [U] str (object): WARM, or what a user split made of the user (recsys.user_splits); None: all are WARM
     user_groups: np.ndarray = None  # type: ignore[assignment]
     exclude_seen: bool = True  # the protocol's answer to: may what a user has had be recommended again?
+    end: int = 0  # the moment after all that was read (unix seconds or an ordinal); 0: after the last event
     offsets: np.ndarray = field(init=False)  # [U + 1] int64: events of user u are offsets[u] : offsets[u + 1]
     history_end: np.ndarray = field(init=False)  # [E] int64
 
@@ -48,6 +51,7 @@ class Dataset:
             self.user_groups = np.full(self.n_users, WARM, dtype=object)
         order = np.lexsort((self.times, self.users))
         assert (order == np.arange(len(order))).all(), "events must be sorted by user and time"
+        self.end = self.end or int(self.times.max(initial=-1)) + 1
         self.offsets = np.searchsorted(self.users, np.arange(self.n_users + 1)).astype(np.int64)
         starts = np.ones(len(self.users), dtype=bool)  # the first event of each (user, time)
         starts[1:] = (self.users[1:] != self.users[:-1]) | (self.times[1:] != self.times[:-1])
@@ -60,6 +64,7 @@ class Dataset:
         columns = {name: np.array(events[name].to_numpy()) for name in events.column_names}  # writable copies
         users = pq.ParquetFile(run.artifact("prepare", "users.parquet")).read()
         queries = pq.ParquetFile(run.artifact("prepare", "queries.parquet")).read()
+        report = run.read_json("prepare", "prepare.json")
         return cls(
             user_ids=np.array(users["user_id"].to_pylist(), dtype=object),
             catalogue=Catalogue.load(run.artifact("prepare", "items.parquet").parent),
@@ -75,11 +80,17 @@ class Dataset:
                 users["group"].to_pylist() if "group" in users.column_names else [WARM] * len(users),
                 dtype=object,
             ),
-            exclude_seen=run.read_json("prepare", "prepare.json")["exclude_seen"],
+            exclude_seen=report["exclude_seen"],
+            end=report["time_range"][1] + 1,  # not of the events: a deletion must not set the clock back
         )
 
     def save(self, folder: Path) -> None:
         """Write `events.parquet`, `users.parquet`, `items.parquet` and `queries.parquet`."""
+        self.save_users(folder)
+        self.catalogue.save(folder)
+
+    def save_users(self, folder: Path) -> None:
+        """Write `events.parquet`, `users.parquet` and `queries.parquet`: all that speaks of users."""
         events: dict[str, Any] = {
             "user": self.users,
             "item": self.items,
@@ -98,7 +109,27 @@ class Dataset:
             people["group"] = pa.array(self.user_groups, pa.string())
         pq.write_table(pa.table(people), folder / "users.parquet")
         pq.write_table(queries, folder / "queries.parquet")
-        self.catalogue.save(folder)
+
+    def without(self, user: int) -> Dataset:
+        """The same data without a user's events, queries and id; every user keeps their integer."""
+        keep = self.users != user
+        user_ids = self.user_ids.copy()
+        user_ids[user] = ""
+        groups = self.user_groups.copy()
+        groups[user] = WARM
+        return replace(
+            self,
+            user_ids=user_ids,
+            user_groups=groups,
+            users=self.users[keep],
+            items=self.items[keep],
+            times=self.times[keep],
+            weights=self.weights[keep],
+            roles=self.roles[keep],
+            queries=self.queries[self.queries["user"] != user].reset_index(drop=True),
+            ratings=None if self.ratings is None else self.ratings[keep],
+            kinds=None if self.kinds is None else self.kinds[keep],
+        )
 
     @property
     def n_users(self) -> int:
@@ -109,12 +140,13 @@ class Dataset:
         return len(self.catalogue)
 
     @cached_property
-    def _user_index(self) -> dict[str, int]:
-        return {user_id: index for index, user_id in enumerate(self.user_ids)}
+    def user_numbers(self) -> dict[str, int]:
+        """User id -> the integer that stands for it. A deleted person's place has no id, and is not reachable."""
+        return {user_id: number for number, user_id in enumerate(self.user_ids) if user_id}
 
     def user_index(self, user_id: str) -> int | None:
         """The integer of a user id, or None for a user the run has never seen."""
-        return self._user_index.get(user_id)
+        return self.user_numbers.get(user_id)
 
     def events(self, role: int) -> np.ndarray:
         """Indices of the events of one role, ascending."""
@@ -161,4 +193,20 @@ class Dataset:
             "without_history": int((self.history_end[events] == self.offsets[self.users[events]]).sum()),
             "tied_in_time": tied,
             "tied_share": round(tied / len(events), 4) if len(events) else None,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """`prepare.json`'s counts: of events, users, items and queries, of each role, and of what is held out."""
+        by_role = np.bincount(self.roles, minlength=len(ROLE_NAMES))
+        return {
+            "counts": {
+                "events": len(self.users),
+                "users": len(self.user_numbers),
+                "items": self.n_items,
+                "queries": len(self.queries),
+                "users_without_test_event": len(self.user_numbers)
+                - len(np.unique(self.users[self.events(TEST)])),
+            },
+            "roles": {name: int(n) for name, n in zip(ROLE_NAMES, by_role, strict=True)},
+            "held_out": {ROLE_NAMES[role]: self.held_out_facts(role) for role in (VALIDATION, TEST)},
         }

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 
 from recsys.config import StageConfig
@@ -25,6 +26,7 @@ from recsys.run import Run, sha256_of
 from recsys.seeds import rng
 from recsys.splits import FIT, PERSONALIZE, ROLE_NAMES, VALIDATION
 from recsys.text_vectors import encode_texts
+from recsys.user_rows import save_user_rows
 from recsys.user_vectors import BroughtVectors, HistoryVectors, UserVectors, read_brought
 
 K = 30  # the cut of every retrieval hit-rate here
@@ -214,9 +216,10 @@ def _refit(config, dataset: Dataset, checkpoint: Path, folder: Path, report: dic
 
 def _user_part(config, dataset: Dataset, folder: Path, items: np.ndarray, report: dict) -> UserVectors:
     if config.user_embeddings is not None:
-        index = {name: number for number, name in enumerate(dataset.user_ids)}
-        ids, times, vectors = read_brought(config.user_embeddings, "user_id", index)
-        save_file({"users": ids, "times": times, "vectors": vectors}, folder / "brought_users.safetensors")
+        ids, times, vectors = read_brought(config.user_embeddings, "user_id", dataset.user_numbers)
+        order = np.argsort(ids, kind="stable")
+        rows = {"times": torch.from_numpy(times[order]), "vectors": torch.from_numpy(vectors[order])}
+        save_user_rows(folder / "brought_users.safetensors", rows, torch.from_numpy(ids[order]))
         (folder / "user_messages.safetensors").unlink(missing_ok=True)
         space = config.embedding_space or f"brought:{sha256_of(config.user_embeddings)[:16]}"
         report |= {"users": "brought", "space": space, "dim": int(vectors.shape[1])}

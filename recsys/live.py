@@ -21,7 +21,6 @@ class LiveHistories:
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
-        self._end = int(dataset.times.max()) + 1 if len(dataset.times) else 0
         self._new: dict[str, int] = {}  # user id -> integer
         self._merged: dict[
             int, tuple[np.ndarray, np.ndarray]
@@ -30,7 +29,7 @@ class LiveHistories:
     def copy(self) -> LiveHistories:
         """The same histories; adding to one leaves the other as it is."""
         other = LiveHistories.__new__(LiveHistories)
-        other.dataset, other._end = self.dataset, self._end
+        other.dataset = self.dataset
         other._new, other._merged = dict(self._new), dict(self._merged)
         return other
 
@@ -65,7 +64,7 @@ class LiveHistories:
     def moment(self, user: int | None) -> int:
         """Now, for a user: after the end of the data and after all that they did. Others' events move nobody's clock."""
         _, times = (_NONE, _NONE) if user is None else self.events(user)
-        return max(self._end, int(times[-1]) + 1 if len(times) else 0)
+        return max(self.dataset.end, int(times[-1]) + 1 if len(times) else 0)
 
     def add(
         self, user_ids: Sequence[str], users: Sequence[int], items: np.ndarray, times: np.ndarray

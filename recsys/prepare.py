@@ -13,8 +13,8 @@ from recsys.catalogue import Catalogue
 from recsys.dataset import Dataset
 from recsys.interactions import DataError, Interactions, Notices
 from recsys.prepare_config import PrepareConfig
-from recsys.run import Run, sha256_of, write_text_atomically
-from recsys.splits import FIT, ROLE_NAMES, TEST, VALIDATION, WARM, assign_roles
+from recsys.run import Run, RunError, sha256_of, write_text_atomically
+from recsys.splits import FIT, ROLE_NAMES, TEST, WARM, assign_roles
 from recsys.user_splits import split_users
 
 __all__ = ["Dataset", "PrepareConfig", "prepare"]
@@ -23,13 +23,20 @@ __all__ = ["Dataset", "PrepareConfig", "prepare"]
 def prepare(config: PrepareConfig, run: Run) -> None:
     """Read, check, filter and split the data; write a `Dataset`, and prepare.json about it.
 
-    Does nothing when the configuration and the files have not changed. Raises `DataError` for bad input.
+    Does nothing when the configuration and the files have not changed. Raises `DataError` for bad input, and
+    `RunError` where a person was deleted from the run, whom the files may still hold.
     """
     hashes = _hash_files(config)
     stage = run.stage("prepare", config, outside=hashes)
     if stage.is_done():
         print(f"prepare: up to date ({run.path / 'prepare'})")
         return
+    if run.deletions():
+        raise RunError(
+            f"{len(run.deletions())} deletion(s) of persons are recorded in {run.path}/manifest.json; preparing again "
+            "would bring back whoever is still in the source files. Take them out of the files, and prepare a new run "
+            "directory"
+        )
     with stage.writing() as folder:
         notices = Notices()
         source = _load(config, notices)
@@ -210,19 +217,10 @@ def _report(
     notices: Notices,
     hashes: dict[str, str],
 ) -> dict[str, Any]:
-    by_role = np.bincount(dataset.roles, minlength=len(ROLE_NAMES))
     return {
         "source": config.source,
         "time": "unix_seconds" if source.has_clock else "ordinal",
-        "counts": {
-            "events": len(dataset.users),
-            "users": dataset.n_users,
-            "items": dataset.n_items,
-            "queries": len(dataset.queries),
-            "users_without_test_event": dataset.n_users - len(np.unique(dataset.users[dataset.events(TEST)])),
-        },
-        "roles": {name: int(n) for name, n in zip(ROLE_NAMES, by_role, strict=True)},
-        "held_out": {ROLE_NAMES[role]: dataset.held_out_facts(role) for role in (VALIDATION, TEST)},
+        **dataset.facts(),
         "time_range": [int(dataset.times.min()), int(dataset.times.max())],
         "exclude_seen": config.exclude_seen,
         "split": config.split.model_dump(mode="json"),

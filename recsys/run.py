@@ -2,7 +2,7 @@
 
     runs/demo/
       config.yaml          as resolved, every default written out
-      manifest.json        per stage: what it was made from, and the sha256 of each artifact
+      manifest.json        per stage: what it was made from, and the sha256 of each artifact; deletions of persons
       prepare/ embed/ …    one folder per finished stage (its own copy of the manifest entry is in stage.json)
       .partial-adapt/      a stage at work; its checkpoint/ is what a killed stage resumes from
 
@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from recsys.config import StageConfig
+from recsys.rewrite import finish, is_committed, write_text_atomically
 
 FORMAT = 1  # raised when artifacts of an older Prelude can no longer be read
 
@@ -38,16 +39,6 @@ def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write `text` under a temporary name beside `path`, flush it to disk, and rename it into place."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class Run:
@@ -63,7 +54,7 @@ class Run:
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file; a run is a directory")
         path.mkdir(parents=True, exist_ok=True)
-        return cls(path)
+        return cls(path)._after_rewrites()
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -72,7 +63,14 @@ class Run:
             raise RunError(f"there is no run at {path}; make one with: prelude run CONFIG --run {path}")
         if not (path / "manifest.json").exists():
             raise RunError(f"{path} is not a run: it has no manifest.json (no stage has finished there)")
-        return cls(path)
+        return cls(path)._after_rewrites()
+
+    def _after_rewrites(self) -> Run:
+        """Complete a rewrite of several files that was killed after its commit (`lock` does)."""
+        if is_committed(self.path):
+            with self.lock():
+                pass
+        return self
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the whole resolved configuration as `config.yaml`."""
@@ -96,6 +94,7 @@ class Run:
                 raise RunError(
                     f"{self.path} is being written by another prelude process; wait for it to end"
                 ) from None
+            finish(self.path)
             yield
 
     # -- stages -------------------------------------------------------------------------------------------------
@@ -170,9 +169,18 @@ class Run:
         for path in sorted(self.path.glob("*/stage.json")):
             entry = json.loads(path.read_text(encoding="utf-8"))
             stages[path.parent.name] = entry
-        ordered = dict(sorted(stages.items(), key=lambda pair: pair[1]["finished_unix_s"]))
-        text = json.dumps({"format": FORMAT, "stages": ordered}, indent=1, sort_keys=False)
-        write_text_atomically(self.path / "manifest.json", text)
+        write_text_atomically(self.path / "manifest.json", manifest_text(stages, self.deletions()))
+
+    def deletions(self) -> list[dict[str, Any]]:
+        """The deletions of persons from this run, oldest first, as the manifest records them."""
+        path = self.path / "manifest.json"
+        return json.loads(path.read_text(encoding="utf-8")).get("deletions", []) if path.exists() else []
+
+    def finish_commits(self) -> None:
+        """Commit every stage that was killed between its record and its rename."""
+        for path in self.path.glob(".partial-*/stage.json"):
+            made_from = json.loads(path.read_text(encoding="utf-8"))["made_from"]
+            StageRun(self, made_from["stage"], made_from)._finish_interrupted_commit()
 
 
 class StageRun:
@@ -246,6 +254,42 @@ class StageRun:
             entry = json.loads((self.partial / "stage.json").read_text(encoding="utf-8"))
             if entry["fingerprint"] == self.fingerprint:
                 self._swap_in()
+
+
+def manifest_text(stages: Mapping[str, dict], deletions: Sequence[dict]) -> str:
+    """What `manifest.json` holds: the stages' records in the order in which they finished, and the deletions."""
+    ordered = dict(sorted(stages.items(), key=lambda pair: pair[1]["finished_unix_s"]))
+    whole: dict[str, Any] = {"format": FORMAT, "stages": ordered}
+    if deletions:
+        whole["deletions"] = list(deletions)
+    return json.dumps(whole, indent=1)
+
+
+def rehashed(
+    records: Mapping[str, dict[str, Any]], changed: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """The stages' records after artifacts were rewritten: `changed[stage][artifact]` is the new sha256.
+
+    A stage that was made from what its upstream stages held counts as made from what they hold now, so what was done
+    stays done; a stage that was out of date stays out of date.
+    """
+    now = {stage: record["artifacts"] | dict(changed.get(stage, {})) for stage, record in records.items()}
+    known = {stage: _hash_json(record["artifacts"]) for stage, record in records.items()}
+    result = {}
+    for stage, record in records.items():
+        stages = {
+            need: _hash_json(now[need]) if known.get(need) == digest else digest
+            for need, digest in record["made_from"]["stages"].items()
+        }
+        made_from = record["made_from"] | {"stages": stages}
+        same = made_from == record["made_from"]
+        fingerprint = record["fingerprint"] if same else _hash_json(made_from)
+        result[stage] = record | {
+            "fingerprint": fingerprint,
+            "made_from": made_from,
+            "artifacts": now[stage],
+        }
+    return result
 
 
 def _same_fingerprint(partial: Path, fingerprint: str) -> bool:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.torch import save_file
-
+from llm.methods.base import save_personalizer
 from llm.methods.tap_per import TapPer, TapPerConfig
 from llm.online import Absorbed, OnlineConfig, absorb
 from llm.recommender import SidRecommender
@@ -148,13 +147,9 @@ def _save_weights(service: Recommender, run: Run, answer: Update) -> None:
     recommender = service.method(answer.method)
     assert isinstance(recommender, SidRecommender)
     assert recommender.reading.personalizer is not None
-    state = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in recommender.reading.personalizer.state_dict().items()
-    }
-    seed = service.methods.config.personalize.seeds[0]
+    module, seed = recommender.reading.personalizer, service.methods.config.personalize.seeds[0]
     path = run.path / "personalize" / f"{answer.method}-{seed}.safetensors"
-    write_durably(path, lambda temporary: save_file(state, str(temporary)))
+    write_durably(path, lambda temporary: save_personalizer(module, temporary))
     record = run.record("personalize")
     assert record is not None
     record["artifacts"] |= {path.name: sha256_of(path)}

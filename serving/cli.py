@@ -10,7 +10,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from serving import online_cli
+from serving import online_cli, user_commands
+from serving.analyses import analyses
+from serving.export import export_adapter
+from serving.task_cli import task
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +30,8 @@ app = typer.Typer(
     Every stage (prepare, embed, tokenize, adapt, personalize, evaluate) is a command of its own, resumes when it was
     killed, and does nothing when its inputs have not changed.""",
 )
+
+app.command()(task)
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
 ConfigPath = Annotated[
@@ -175,6 +180,9 @@ def recommend(
     query: Annotated[str | None, typer.Option(help="What the user asks for, in words.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="How many items.")] = 10,
     method: Annotated[str | None, typer.Option(help="Default: e2p where the run has it.")] = None,
+    strength: Annotated[
+        float, typer.Option(help="0 to 1: how much of the method's soft tokens and updates is used.")
+    ] = 1.0,
     temperature: Annotated[
         float, typer.Option(help="0: best first. Above: draws without replacement.")
     ] = 0.0,
@@ -206,6 +214,7 @@ def recommend(
         query,
         n,
         method=method,
+        strength=strength,
         temperature=temperature,
         seed=seed,
         time=time,
@@ -223,6 +232,10 @@ def recommend(
     else:
         asked = f" who asks for “{query}”" if query else ""
         print_recommendations(found, f"For user {user}{asked}", Console())
+
+
+app.command("export-adapter")(export_adapter)
+app.add_typer(analyses, name="analyse")
 
 
 @app.command()
@@ -265,6 +278,7 @@ def status(run: RunPath) -> None:
     print_timings(Run.open(run), Console())
 
 
+app.command()(user_commands.user)
 online_cli.register(app)
 
 

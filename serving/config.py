@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -18,6 +18,8 @@ from recsys.config import StageConfig
 from recsys.embed import EmbedConfig
 from recsys.prepare import PrepareConfig
 from semantic_ids.tokenize_items import TokenizeConfig
+
+Config = TypeVar("Config", bound=StageConfig)
 
 
 class ExampleConfig(StageConfig):
@@ -60,6 +62,11 @@ def load_config(path: Path | None, changes: Iterable[str] = (), base: dict | Non
 
     Raises `ValueError` that names the file and the field.
     """
+    return validated(RunConfig, *read_values(path, changes, base))
+
+
+def read_values(path: Path | None, changes: Iterable[str] = (), base: dict | None = None) -> tuple[dict, str]:
+    """The settings as given, with the changes applied, and what to call their source in messages."""
     values: dict = dict(base or {})
     source = "the configuration"
     if path is not None:
@@ -74,8 +81,13 @@ def load_config(path: Path | None, changes: Iterable[str] = (), base: dict | Non
             raise ValueError(f"{path}: expected a mapping of stages, found {type(values).__name__}")
     for change in changes:
         _apply(values, change)
+    return values, source
+
+
+def validated(kind: type[Config], values: dict, source: str) -> Config:
+    """The settings as a `kind`; raises `ValueError` with every wrong field, what was given, and where."""
     try:
-        return RunConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         lines = []
         for problem in error.errors():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,9 +23,10 @@ from llm.recommender import SidRecommender
 from recsys.recommender import Recommender, Request
 from recsys.run import Run
 from recsys.seeds import rng
-from recsys.splits import TEST
+from recsys.splits import TEST, WARM
 from recsys.user_vectors import partners_of_other_users
 from serving.config import RunConfig
+from serving.costs import cost_pictures, measure_costs
 from serving.methods import Methods
 
 STAGES = ("prepare", "embed", "tokenize", "adapt", "personalize", "evaluate")
@@ -34,6 +37,7 @@ READS = {
     "no_context": "recent items",
 }
 TSNE_USERS = 600
+ACTIVITY = (0, 1, 5, 20, 50, 200)  # the least number of events before an instance at each level of activity
 
 
 def evaluate(config: RunConfig, run: Run, quiet: bool = False) -> Results:
@@ -46,23 +50,36 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False) -> Results:
             rows = _rows(config.evaluate, methods, requests, users)
             facts |= {"weights": methods.int8_effect or "as trained"}
             results = evaluate_rows(
-                config.evaluate, rows, requests, targets, users, stage.checkpoint, facts, quiet=quiet
-            )
+                config.evaluate, rows, requests, targets, users, stage.checkpoint, facts, quiet=quiet,
+                groups=_groups(methods.dataset.user_groups, requests, users),
+            )  # fmt: skip
             results.write(folder / "results.json")
+            (folder / "costs.json").write_text(json.dumps(measure_costs(methods, requests, quiet)))
             (folder / "prefixes.json").write_text(json.dumps(_prefix_picture(methods)))
     return Results.read(run.artifact("evaluate", "results.json"))
 
 
 def publish(run: Run, results: Results) -> None:
-    """Copy `results.json` to the top of the run, write `report.html` beside it, and print the table."""
+    """Write `results.json` with what the methods cost at the top of the run, `report.html` beside it, and print the table.
+
+    Costs are timings, so they are kept apart from the figures until here: those are the same bytes whenever they are made.
+    """
+    costs = run.read_json("evaluate", "costs.json")["rows"]
+    results = replace(results, rows=[row | costs.get(row["name"], {}) for row in results.rows])
     results.write(run.path / "results.json")
+    write_run_report(run, results)
+    print_table(results)
+
+
+def write_run_report(run: Run, results: Results) -> None:
+    """Write `report.html` from what the stages left."""
     curves: dict[str, dict] = {}
     for stage in ("embed", "tokenize", "adapt", "personalize"):
         curves |= run.read_json(stage, "curves.json")
     quality = run.read_json("tokenize", "quality.json")
     tsne = run.read_json("evaluate", "prefixes.json")
     if tsne is not None:
-        tsne = {key: np.array(value) for key, value in tsne.items()}
+        tsne = {key: np.array(value) for key, value in tsne.items() if key != "users"}
     timings = {stage: record["seconds"] for stage in STAGES if (record := run.record(stage))}
     extra = {
         "Data": run.read_json("prepare", "prepare.json")["counts"],
@@ -77,8 +94,8 @@ def publish(run: Run, results: Results) -> None:
         quality,
         timings,
         extra,
+        cost_pictures(run.read_json("evaluate", "costs.json")),
     )
-    print_table(results)
 
 
 def _instances(methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray, dict]:
@@ -97,7 +114,8 @@ def _instances(methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray,
         events = events[~seen_before]
     facts = {
         "split": methods.config.prepare.split.model_dump(mode="json"),
-        "users_in_data": data.n_users,
+        "user_split": methods.config.prepare.user_split.model_dump(mode="json"),
+        "users_in_data": len(data.user_numbers),
         "items": data.n_items,
         "exclude_seen": data.exclude_seen,
         "exclusions": "node by node inside the trie (generative rows); the distribution as a whole (softmax rows)",
@@ -112,6 +130,14 @@ def _instances(methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray,
         ),
     }
     return data.requests(events, data.exclude_seen), data.items[events], data.users[events], facts
+
+
+def _groups(user_groups: np.ndarray, requests: Sequence[Request], users: np.ndarray) -> dict[str, list[str]]:
+    """Labels of the instances: what the user split made of their user (where there is one), and how active they were."""
+    names = ["0", *(f"{low}-{high - 1}" for low, high in pairwise(ACTIVITY[1:])), f"{ACTIVITY[-1]}+"]
+    lengths = [len(request.history) for request in requests]
+    labels = {"activity": [names[at - 1] for at in np.searchsorted(ACTIVITY, lengths, side="right")]}
+    return ({"users": user_groups[users].tolist()} if (user_groups != WARM).any() else {}) | labels
 
 
 def _rows(config: EvaluateConfig, methods: Methods, requests: list[Request], users: np.ndarray) -> list[Row]:
@@ -192,8 +218,9 @@ def _prefix_picture(methods: Methods) -> dict | None:
         return None
     data = methods.dataset
     chosen = np.sort(rng(0, "t-SNE").permutation(data.n_users)[:TSNE_USERS])
-    end = int(data.times.max()) + 1
-    requests = [Request(f"u{user}", int(user), end, *data.before(int(user), end)) for user in chosen]
+    requests = [
+        Request(f"u{user}", int(user), data.end, *data.before(int(user), data.end)) for user in chosen
+    ]
     vectors, known = methods.users.vectors(requests)
     requests = [request for request, has in zip(requests, known, strict=True) if has]
     personalizer = methods.reading("e2p").personalizer
@@ -203,6 +230,7 @@ def _prefix_picture(methods: Methods) -> dict | None:
     assert prefix is not None
     prefixes = prefix[:, 0].float().cpu().numpy()
     return {
+        "users": chosen[known].tolist(),  # whose rows these are: `prelude user … delete` must find them
         "embeddings": vectors[known].round(5).tolist(),
         "prefixes": prefixes.round(5).tolist(),
         "labels": _tastes(methods, requests),

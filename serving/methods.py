@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -77,9 +77,8 @@ class Methods:
         """A method's row."""
         return UNTRAINED.get(key) or self.config.personalize.method(key).name
 
-    def build(self, key: str, seed: int | None = None, strength: float = 1.0) -> Recommender:
-        """One method's recommender. `seed` picks a trained replica (default: the first); `strength` scales its soft tokens and
-        updates.
+    def build(self, key: str, seed: int | None = None) -> Recommender:
+        """One method's recommender. `seed` picks a trained replica (default: the first).
 
         Raises `ValueError` naming the methods that there are.
         """
@@ -89,7 +88,7 @@ class Methods:
             return self._baseline(key)
         if key == "embedding_retrieval":
             return self.retrieval
-        return self.recommender(self.name(key), replace(self.reading(key, seed), strength=strength))
+        return self.recommender(self.name(key), self.reading(key, seed))
 
     def reading(self, key: str, seed: int | None = None) -> Reading:
         """How a generative method reads requests."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -112,6 +112,7 @@ class Recommender:
         n: int = 10,
         *,
         method: str | None = None,
+        strength: float = 1.0,
         temperature: float = 0.0,
         seed: int = 0,
         time: int | None = None,
@@ -124,7 +125,8 @@ class Recommender:
 
         `time` (unix seconds) hides everything at or after it; default: all that the run has read. `history` (item ids,
         oldest first) replaces what the run knows of the user. `exclude` are item ids that may not be returned, `allow` the only ones that may;
-        `exclude_seen` defaults to the run's protocol. Fewer than n items come back when fewer are allowed.
+        `exclude_seen` defaults to the run's protocol. `strength` (0 to 1) scales what the method adds to the model: 1 is as trained,
+        0 leaves its soft tokens out. Fewer than n items come back when fewer are allowed.
         Raises `ValueError` for an unknown method or item id, n < 1, or a negative temperature.
         """
         if n < 1:
@@ -133,9 +135,13 @@ class Recommender:
             raise ValueError(
                 f"temperature is {temperature}; expected 0 (best first) or a positive number (draws)"
             )
+        if not 0 <= strength <= 1:
+            raise ValueError(
+                f"strength is {strength}; expected 0 (nothing personal in front) to 1 (as trained)"
+            )
         started = clock.perf_counter()
         name = method or next(name for name in PREFERRED if name in self.methods.available())
-        recommender = self.method(name)
+        recommender = self._recommender(name, strength)
         request, path = self._request(
             user_id, query, time, history, exclude, allow, exclude_seen, recommender
         )
@@ -146,6 +152,12 @@ class Recommender:
             for item, score in zip(ranked.items, ranked.scores, strict=True)
         ]
         return Recommendations(found, recommender.name, path, clock.perf_counter() - started)
+
+    def _recommender(self, name: str, strength: float) -> AnyRecommender:
+        built = self.method(name)
+        if strength == 1.0 or not isinstance(built, SidRecommender):
+            return built
+        return self.methods.recommender(built.name, replace(built.reading, strength=strength))
 
     def _request(
         self, user_id, query, time, history, exclude, allow, exclude_seen, recommender

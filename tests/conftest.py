@@ -78,6 +78,14 @@ def two_tastes(folder, n_users: int = 40, n_items: int = 60, length: int = 24, s
 
 
 SMALL = {"scorer_hidden": 8, "projection_hidden": 8, "length": 2}
+OWN = {"learning_rates": [1e-2], "epochs": [1], "pilot_users": 6, "batch": 4}
+SMALL_P2P = {
+    "encoder": "backbone",
+    "hidden": 8,
+    "position": 4,
+    "profile_tokens": 64,
+    "learning_rates": [1e-3],
+}
 SMALL_METHODS = [
     {"key": "no_context_continued", "learning_rates": [1e-4]},
     {"key": "static_prefix", "bottleneck": 8},
@@ -88,9 +96,24 @@ SMALL_METHODS = [
     "full_history",
     {"key": "e2p_prompt", "bottleneck": 8},
     "mt_lora",
+    {"key": "oppu_lora", "rank": 2, "memory_mb": 24} | OWN | {"learning_rates": [1e-3, 1e-2]},
+    {"key": "oppu_ia3", "base": "mt_lora"} | OWN,
+    {"key": "oppu_prompt", "length": 2} | OWN,
+    {"key": "oppu_lora_rag", "rank": 2} | OWN,
+    {"key": "oppu_lora_pag", "rank": 2} | OWN,
+    {"key": "per_pcs", "rank": 2, "sharers": 4, "k": 2, "gate_epochs": 1, "assembly_events": 3} | OWN,
     {"key": "tap_per"} | SMALL,
     {"key": "tap_per_p_q"} | SMALL,
     {"key": "bridge_only"} | SMALL,
+    {
+        "key": "e2p_p_q",
+        "parts": [
+            {"key": "e2p", "bottleneck": 8},
+            {"method": "tap_per", "user_state": False, "bridge": False} | SMALL,
+        ],
+    },
+    {"key": "p2p"} | SMALL_P2P,
+    {"key": "p2p_summary"} | SMALL_P2P,
 ]
 
 

@@ -29,7 +29,8 @@ from tests.test_recommender_contract import check_contract, contract_requests
 ROWS = [
     "Popularity", "Embedding Retrieval", "Embedding Retrieval (softmax)", "No Context", "No Context, continued",
     "Static Prefix", "E2P-Random", "E2P", "Prompt Context", "RAG, k = 2", "PAG, k = 2", "Full History", "E2P + Prompt",
-    "MT-LoRA", "TAP-PER", "TAP-PER, P_q only", "Bridge only",
+    "MT-LoRA", "OPPU, LoRA", "OPPU, IA3", "OPPU, prompt tuning", "OPPU, LoRA + RAG", "OPPU, LoRA + PAG", "PER-PCS", "TAP-PER",
+    "TAP-PER, P_q only", "Bridge only", "E2P + P_q", "P2P", "P2P, summary only",
 ]  # fmt: skip
 
 
@@ -49,6 +50,9 @@ def test_the_table_has_every_row_with_its_interval(small_run):
             assert abs(row["sampled_minus_expected_z"]) < 4, row["name"]
     assert results["primary"]["a"] == "E2P"
     assert results["primary"]["b"] == "Static Prefix"
+    (active,) = results["groups"]["activity"]  # everybody has 24 events, the last few of them tested
+    assert (active["group"], active["n_users"]) == ("20-49", results["rows"][0]["n_users"])
+    assert set(results["references"]) == {"Static Prefix", "No Context", "E2P"}
     report = (run.path / "report.html").read_text()
     assert report.count("data:image/png;base64,") >= 4
 
@@ -174,7 +178,8 @@ def test_an_evaluation_killed_halfway_ends_in_the_same_figures(small_run, tmp_pa
     with pytest.raises(Killed):
         run_stage("evaluate", config, other)
     run_stage("evaluate", config, other)
-    assert (other.path / "results.json").read_bytes() == (run.path / "results.json").read_bytes()
+    figures = [where.path / "evaluate" / "results.json" for where in (other, run)]
+    assert figures[0].read_bytes() == figures[1].read_bytes()
 
 
 # -- leaks and refusals -----------------------------------------------------------------------------------------

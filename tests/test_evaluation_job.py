@@ -159,17 +159,114 @@ def test_z_is_the_printed_difference_over_its_standard_error(results):
 
 
 def test_holm_is_over_all_tests_but_the_primary(results):
-    """Four rows against No Context, and E2P against E2P-Random and Popularity: a family of six."""
-    assert results.protocol["n_tests_in_holm_family"] == 6
-    raw = [row["p_value"] for row in results.rows if row["p_value"] is not None]
-    raw += [effect["p_value"] for effect in results.effects]
-    ours = [row["p_holm"] for row in results.rows if row["p_value"] is not None]
-    smallest = int(np.argmin(raw[:4]))
-    assert ours[smallest] == pytest.approx(
-        min(1.0, raw[smallest] * (6 - sum(p < raw[smallest] for p in raw)))
-    )
+    """Ten pairs of five rows, less E2P against Static Prefix (primary) and Popularity against E2P-Random (no reference)."""
+    assert results.protocol["n_tests_in_holm_family"] == 8
+    raw = {}
+    for name in ("Static Prefix", "No Context", "E2P"):
+        for one in results.references[name]:
+            if one["a"] != name and {one["a"], name} != {"E2P", "Static Prefix"}:
+                raw[frozenset((one["a"], name))] = one["p_value"]
+    assert len(raw) == 8
+    adjusted, most = {}, 0.0
+    for rank, pair in enumerate(sorted(raw, key=lambda pair: raw[pair])):
+        most = adjusted[pair] = min(1.0, max(most, (8 - rank) * raw[pair]))
+    for contrasts in (*results.references.values(), results.effects):
+        for one in contrasts:
+            pair = frozenset((one["a"], one["b"]))
+            assert one["p_holm"] == (pytest.approx(adjusted[pair]) if pair in adjusted else None)
+    for row in results.rows:
+        pair = frozenset((row["name"], "No Context"))
+        assert row["p_holm"] == (pytest.approx(adjusted[pair]) if pair in adjusted else None)
     assert results.row("No Context")["p_value"] is None
     assert {effect["b"] for effect in results.effects} == {"E2P-Random", "Popularity"}
+
+
+def test_every_row_is_tested_against_every_reference(results):
+    users = world()[2]
+    names = ["Popularity", "No Context", "Static Prefix", "E2P-Random", "E2P"]
+    assert list(results.references) == ["Static Prefix", "No Context", "E2P"]
+    means = {
+        name: plain_user_means(plain_expected(gain, seeds), users)
+        for name, gain, seeds in (
+            ("No Context", 0.0, (0,)), ("Static Prefix", 0.1, (1, 2)), ("E2P-Random", -0.3, (1,)), ("E2P", 1.2, (1, 2))
+        )
+    }  # fmt: skip
+    for reference, contrasts in results.references.items():
+        assert [one["a"] for one in contrasts] == names
+        for one in contrasts[1:]:
+            assert one["b"] == reference
+            assert one["difference"] == pytest.approx((means[one["a"]] - means[reference]).mean())
+            expected = None
+            if one["a"] != reference:
+                expected = pytest.approx(stats.ttest_rel(means[one["a"]], means[reference]).pvalue)
+            assert one["p_value"] == expected
+        assert contrasts[0]["figure"] == "top3"  # Popularity has no draws
+        assert contrasts[0]["difference"] == pytest.approx(
+            results.row("Popularity")["top3"] - results.row(reference)["top3"]
+        )
+
+
+def test_only_references_that_are_there(tmp_path):
+    results = run(tmp_path, rows=[row for row in table() if row.name != "Static Prefix"])
+    assert list(results.references) == ["No Context", "E2P"]
+
+
+def test_groups_equal_a_plain_loop(tmp_path):
+    """Instances of one user in two groups count in each with what they have there."""
+    data = world()
+    _, targets, users = data
+    levels = [
+        "10-99" if target % 2 else "<10" if user % 2 else "100+"
+        for target, user in zip(targets, users, strict=True)
+    ]
+    kinds = ["warm" if user < 20 else "ood" for user in users]
+    results = run(tmp_path, data=data, groups={"users": kinds, "activity": levels})
+    assert [one["group"] for one in results.groups["activity"]] == ["<10", "10-99", "100+"]
+    assert [one["group"] for one in results.groups["users"]] == ["ood", "warm"]
+    for labels, groups in ((levels, results.groups["activity"]), (kinds, results.groups["users"])):
+        for group in groups:
+            mine = np.array(labels) == group["group"]
+            assert (group["n_instances"], group["n_users"]) == (mine.sum(), len(set(users[mine])))
+            e2p, none = (
+                plain_user_means(plain_expected(*args)[mine], users[mine])
+                for args in ((1.2, (1, 2)), (0.0, (0,)))
+            )
+            rows = {row["name"]: row for row in group["rows"]}
+            assert list(rows) == [row.name for row in table()]
+            row, half = rows["E2P"], stats.sem(e2p) * stats.t.ppf(0.975, len(e2p) - 1)
+            assert row["value"] == pytest.approx(e2p.mean())
+            assert row["ci95"] == pytest.approx([max(0, e2p.mean() - half), e2p.mean() + half])
+            half = stats.sem(e2p - none) * stats.t.ppf(0.975, len(e2p) - 1)
+            change = (e2p - none).mean()
+            assert (row["difference"], row["baseline_value"]) == pytest.approx((change, none.mean()))
+            assert row["difference_ci95"] == pytest.approx([change - half, change + half])
+            assert rows["Popularity"]["figure"] == rows["Popularity"]["compared_on"] == "top3"
+            assert rows["No Context"]["difference"] == 0
+    assert results.rows == run(tmp_path, data=data).rows  # and nothing else moves
+
+
+def test_labels_follow_their_instances_into_a_sample(tmp_path):
+    users = world()[2]
+    config = CONFIG.model_copy(update={"max_instances": 20})
+    labels = [f"user {user}" for user in users]
+    results = run(tmp_path, config=config, groups={"one by one": labels})
+    chosen = sample_instances(users, 20, CONFIG.seed)
+    assert [one["group"] for one in results.groups["one by one"]] == [labels[at] for at in chosen]
+    first = results.groups["one by one"][0]
+    assert (first["n_users"], first["rows"][-1]["ci95"]) == (1, None)
+    assert first["rows"][-1]["value"] == pytest.approx(plain_expected(1.2, (1, 2))[chosen[0]])
+    with pytest.raises(ValueError, match="grouping 'users' needs one label per instance: 1 labels"):
+        run(tmp_path, groups={"users": ["warm"]})
+
+
+def test_costs_stand_in_their_rows(tmp_path):
+    rows = table()
+    rows[-1] = replace(rows[-1], costs={"per_user_parameters": 0.0, "seconds_to_admit": 0.25})
+    row = run(tmp_path, rows=rows).row("E2P")
+    assert (row["per_user_parameters"], row["seconds_to_admit"], row["latency_ratio"]) == (0.0, 0.25, None)
+    rows[-1] = replace(rows[-1], costs={"euros": 1.0})
+    with pytest.raises(ValueError, match="row 'E2P' has a cost 'euros'; costs are per_user_parameters"):
+        run(tmp_path, rows=rows)
 
 
 def test_entropy_is_that_of_the_distribution(tmp_path):

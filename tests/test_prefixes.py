@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm.prefixes import E2P, StaticPrefix
-from llm.stage2 import parameter_count
+from llm.prefixes import E2P, StaticPrefix, parameter_count
 from llm.vocabulary import PREFIX, SidRows
 from tests.conftest import SIZES
 

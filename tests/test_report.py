@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 
 import matplotlib.pyplot as plt
@@ -11,9 +12,9 @@ from rich.console import Console
 
 from evaluation.baselines import Popularity, SoftmaxOver
 from evaluation.job import EvaluateConfig, Row, evaluate_rows
-from evaluation.plots import _tsne, code_use, forest, training_curves, tsne_pair
+from evaluation.plots import _tsne, by_group, code_use, forest, training_curves, tsne_pair
 from evaluation.report import print_table, write_report
-from evaluation.results import Results
+from evaluation.results import COSTS, Results
 from evaluation.tables import p_value, percent, rate, signed
 from recsys.recommender import Request
 
@@ -38,11 +39,20 @@ def small_results(folder, max_instances=0, broken=False):
         Row("Popularity", [Popularity(np.arange(10))]),
         Row("No Context", [SoftmaxOver(Split(0.0))]),
         Row("Static Prefix", [SoftmaxOver(Split(0.01))]),
-        Row("E2P", [SoftmaxOver(Split(1.0))], temperature=0.5, reads="history <before>", trained="9 numbers"),
+        Row(
+            "E2P",
+            [SoftmaxOver(Split(1.0))],
+            temperature=0.5,
+            reads="history <before>",
+            trained="9 numbers",
+            costs={"per_user_parameters": 1234.0, "seconds_to_admit": 0.125},
+        ),
     ]
     config = EvaluateConfig(n_candidates=3, top_k=2, max_instances=max_instances, bootstrap_samples=100)
     facts = {"data": "toy", "users_in_data": 33}
-    return evaluate_rows(config, rows, requests, targets, users, folder, facts, quiet=True)
+    kinds = ["ood" if user % 3 == 0 else "warm" for user in users]
+    groups = {"users": kinds, "activity": [("0", "1-4", "5+")[at % 3] for at in range(60)]}
+    return evaluate_rows(config, rows, requests, targets, users, folder, facts, quiet=True, groups=groups)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +94,46 @@ def test_the_table_shows_every_row_and_figure(results):
     assert "named before the run: E2P against Static Prefix" in words(text)
 
 
+def test_groups_references_and_costs_have_tables(tmp_path, results):
+    write_report(tmp_path / "r.html", results)
+    html = (tmp_path / "r.html").read_text()
+    ood = results.groups["users"][0]
+    assert ood["group"] == "ood"
+    row = next(row for row in ood["rows"] if row["name"] == "E2P")
+    against = next(one for one in results.references["Static Prefix"] if one["a"] == "E2P")
+    for text in (words(printed(results)), words(html)):
+        for title in (
+            "By users: hit-rate@3",
+            "By activity: difference to No Context",
+            "Against E2P",
+            "What it costs",
+        ):
+            assert title in text
+        assert rate(row["value"]) + " ±" in text
+        assert signed(row["difference"]) + " ±" in text
+        assert "1,234" in text
+        assert ".125" in text
+        assert signed(against["difference"]) in text
+        assert "no test is made of them" in text
+    bare = Results(results.protocol, [row | {"per_user_parameters": None, "seconds_to_admit": None} for row in results.rows],
+                   results.primary, results.effects)  # fmt: skip
+    text = words(printed(bare))
+    assert "What it costs" not in text
+    assert "By users" not in text
+    assert "E2P against the other rows" in text  # as long as no reference says it
+
+
+def test_results_of_an_older_prelude_are_read_and_printed(tmp_path, results):
+    old = results.as_dict()
+    del old["groups"], old["references"]
+    old["rows"] = [{key: row[key] for key in row if key not in COSTS} for row in old["rows"]]
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    read = Results.read(tmp_path / "results.json")
+    assert (read.groups, read.references) == ({}, {})
+    assert "E2P against the other rows" in printed(read)
+    write_report(tmp_path / "r.html", read)
+
+
 def test_only_a_sample_says_that_its_p_values_decide_nothing(results, sampled):
     assert "decide nothing" not in words(printed(results))
     assert "decide nothing" in words(printed(sampled))
@@ -120,7 +170,7 @@ def test_the_report_is_one_file_with_its_pictures(tmp_path, results):
     write_report(tmp_path / "report.html", results, **everything())
     html = (tmp_path / "report.html").read_text()
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     for picture in pictures:
         pixels = plt.imread(io.BytesIO(base64.b64decode(picture)), format="png")
         assert pixels.shape[0] > 100
@@ -136,7 +186,7 @@ def test_the_report_is_one_file_with_its_pictures(tmp_path, results):
 def test_a_report_of_nothing_but_results(tmp_path, sampled):
     write_report(tmp_path / "report.html", sampled, {}, None, None, None, None, None)
     html = (tmp_path / "report.html").read_text()
-    assert html.count("data:image/png") == 1  # the effects
+    assert html.count("data:image/png") == 2  # the effects, and quality by activity
     assert "decide nothing" in html
 
 
@@ -178,6 +228,24 @@ def test_of_very_many_users_a_part_is_drawn(monkeypatch):
     monkeypatch.setattr("evaluation.plots._tsne", lambda vectors, seed: sizes.append(len(vectors)) or vectors)
     assert tsne_pair(np.eye(9)[:, :2], np.eye(9)[:, :2], list("aaabbbccc"))[:4] == b"\x89PNG"
     assert sizes == [6, 6]
+
+
+def test_a_panel_for_each_of_many_rows_and_none_for_one_group(results, monkeypatch):
+    group = results.groups["activity"][0]
+    low_first = sorted(group["rows"], key=lambda row: row["ci95"][1])
+    many = [group | {"rows": [row | {"name": f"row {at}"} for row in low_first for at in range(5)]}] * 3
+    drawn = []
+    monkeypatch.setattr("evaluation.plots._png", lambda figure: drawn.append(figure) or b"")
+    by_group(many)
+    assert [axis.get_title(loc="left") for axis in drawn[0].axes] == [row["name"] for row in many[0]["rows"]]
+    line = drawn[0].axes[-1].lines[1]
+    assert line.get_ydata().tolist() == [low_first[-1]["value"]] * 3
+    highest = max(row["ci95"][1] for row in group["rows"])
+    assert all(axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > highest for axis in drawn[0].axes)
+    one_user = [group | {"rows": [group["rows"][-1] | {"ci95": None, "baseline_value": None}]}] * 2
+    by_group(one_user)
+    assert by_group(many[:1]) is None
+    assert by_group([]) is None
 
 
 def test_no_forest_without_intervals(results):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
@@ -13,6 +14,8 @@ from llm.methods.prompting import PromptMethod
 from llm.reading import Personalizer, Reading
 from llm.stage2 import World, train_by_gradient
 from recsys.config import StageConfig
+from recsys.recommender import Request
+from recsys.user_rows import save_user_rows
 
 
 class MethodConfig(StageConfig):
@@ -34,6 +37,27 @@ class MethodConfig(StageConfig):
     def load(self, world: World, seed: int) -> Reading:
         """The trained replica of a run."""
         raise TypeError(f"{type(self).__name__} does not load")
+
+    def admit(self, world: World, reading: Reading, events: np.ndarray) -> None:
+        """Do all that a user with these `events` (oldest first) needs, whom the method has not met, before the first
+        recommendation. What is made is thrown away: this is for the clock. Here: read the user once.
+        """
+        data = world.dataset
+        request = Request(
+            "admitted", None, int(data.times[events[-1]]) + 1, data.items[events], data.times[events]
+        )
+        with torch.no_grad():
+            reading.conditioned(reading.prompts([request]), [request])
+
+
+def save_personalizer(personalizer: Personalizer, path: Path) -> None:
+    """Write the state; rows of users are marked as such, so that a person's can be found and forgotten."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in personalizer.state_dict().items()}
+    rows = {name: state.pop(name) for name in personalizer.user_rows}
+    if rows:
+        save_user_rows(path, rows, others=state)
+    else:
+        save_file(state, path)
 
 
 class TrainedMethod(MethodConfig):
@@ -59,13 +83,11 @@ class TrainedMethod(MethodConfig):
         rates = self.learning_rates or world.settings.learning_rates
         steps = self.steps or world.settings.steps
         module, report = train_by_gradient(self.name, world, fresh, seed, checkpoint, pilots, rates, steps)
-        state = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
-        save_file(state, folder / f"{self.key}-{seed}.safetensors")
+        assert isinstance(module, Personalizer)
+        save_personalizer(module, folder / f"{self.key}-{seed}.safetensors")
         return report
 
     def load(self, world: World, seed: int) -> Reading:
         personalizer = self.new(world, seed)
-        personalizer.load_state_dict(
-            load_file(world.run.artifact("personalize", f"{self.key}-{seed}.safetensors"))
-        )
+        personalizer.load_state_dict(load_file(world.made(f"{self.key}-{seed}.safetensors")))
         return self.reading(world, personalizer.to(world.model.device).eval().requires_grad_(False))

@@ -184,10 +184,16 @@ class TapPer(Personalizer):
             constant = torch.randn(out, generator=torch_generator(seed, "p_u")) * norm * hidden**-0.5
             with torch.no_grad():
                 self.p_u.copy_(constant.expand_as(self.p_u))
+        self.per_user_parameters = 0 if self.p_u is None else out
+        self.user_rows = () if self.p_u is None else ("p_u",)
         layers = model.updates.layers(ATTENTION)
         self.bridge = (
             SharedLora(layers, config.bridge_rank, config.bridge_alpha, seed) if config.bridge else None
         )
+
+    @property
+    def shared_parameters(self) -> int:
+        return super().shared_parameters - (0 if self.p_u is None else self.p_u.numel())
 
     def condition(self, requests: Sequence[Request]) -> Condition:
         return self.conditioned_on(requests, None if self.p_u is None else self.user_states(requests))

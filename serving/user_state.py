@@ -1,0 +1,267 @@
+"""What a run holds of one person: to be looked at, handed over, or deleted.
+
+A person's rows are found by the conventions of `recsys.user_rows`, in every artifact of every stage, so a new method
+takes part by saving its rows in one of those forms. A deletion is one `Rewrite`: all artifacts, their hashes and the
+manifest change together, or nothing does, and a kill loses nothing.
+
+Afterwards the person's integer is an empty place: no id leads to it, and no row stands there. Everybody else keeps their
+integer and their vectors, and finished stages stay finished.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from evaluation.results import Results
+from recsys.dataset import Dataset
+from recsys.rewrite import Rewrite, write_text_atomically
+from recsys.run import Run, manifest_text, rehashed, sha256_of
+from recsys.splits import ROLE_NAMES
+from recsys.user_rows import Columns, Person, forget, rows_of
+from serving.evaluate import write_run_report
+from serving.recommender import _loaded
+
+OWN = (
+    "events.parquet",
+    "users.parquet",
+    "queries.parquet",
+)  # of stage prepare, which the Dataset itself writes
+PICTURE = "evaluate/prefixes.json"  # vectors of sampled users, for the t-SNE picture of the report
+# What killed stages and writes left: nobody's artifacts, but they may have rows.
+LEFT_OVERS = (".partial-*", ".old-*", ".*.tmp", "*/.*.tmp")
+
+STAYS = """What stays, because it is no row of anybody's:
+  - weights and item vectors that were trained on everyone's events, theirs among them, and figures in results.json that
+    average over users. To be rid of these traces too, delete the folders embed to evaluate of the run and run it again.
+  - items that only they had, and counts of rows that prepare dropped.
+What changes for others: popularity, recency and the cold-start order of embedding retrieval are counted from the events
+when a run is loaded, now without theirs. Every trained method answers every other user as before.
+What is outside the run: the source files and embeddings you brought still hold the person, so this run refuses to prepare
+again; exports that you made; and services that have the run loaded, which must load it again."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Rows of one artifact (a path inside the run) that are a person's, and what there is to say of them."""
+
+    artifact: str
+    rows: int
+    facts: dict[str, Any]
+
+
+def show(run: Run, user_id: str) -> list[Holding]:
+    """What each artifact of the run holds of a person. Raises `ValueError` for an id that the run does not know."""
+    data = Dataset.load(run)
+    return [
+        Holding(name, _length(rows), _facts(rows))
+        for name, rows in _holdings(run, _person(data, run, user_id))
+    ]
+
+
+def export(run: Run, user_id: str, out: Path) -> int:
+    """Write all that the run holds of a person as one JSON file; returns the number of rows in it.
+
+    `artifacts` maps each artifact's path to its rows, one object a row; items are given by id and title, roles by name,
+    times as they are stored (whole Unix seconds, where the data has a clock). Raises `ValueError` if `out` exists or
+    lies in the run, and for an unknown id.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists, and is not overwritten; choose another --out or delete it")
+    if not out.parent.is_dir():
+        raise ValueError(f"{out} cannot be written: there is no folder {out.parent}")
+    if out.resolve().is_relative_to(run.path.resolve()):
+        raise ValueError(f"{out} is inside the run; a person's data is exported to a place outside it")
+    data = Dataset.load(run)
+    artifacts = {name: _records(rows, data) for name, rows in _holdings(run, _person(data, run, user_id))}
+    whole = {
+        "user_id": user_id,
+        "run": run.path.resolve().name,
+        "exported_unix_s": int(time.time()),
+        "artifacts": artifacts,
+    }
+    write_text_atomically(out, json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    return sum(map(len, artifacts.values()))
+
+
+def delete(run: Run, user_id: str) -> dict[str, Any]:
+    """Rewrite every artifact that holds a row of the person's; returns the manifest's record of the deletion.
+
+    The report is removed, as its pictures hold users' vectors: `remake_report` draws it again. So is unfinished work of
+    killed stages. Raises `ValueError` for an unknown id, `RunError` for a damaged artifact or while the run is written.
+    """
+    with run.lock():
+        run.finish_commits()
+        data = Dataset.load(run)
+        person = _person(data, run, user_id)
+        rewrite = Rewrite(run.path)
+        _without_dataset_rows(run, data, person, rewrite)
+        for name in _artifacts(run):
+            if rows_of(run.path / name, person):
+                forget(run.path / name, person, rewrite.new(name))
+        _without_old_picture(run, rewrite)
+        _without_example(run, person, rewrite)
+        for pattern in (*LEFT_OVERS, "report.html"):
+            for path in sorted(run.path.glob(pattern)):
+                rewrite.remove(path.relative_to(run.path).as_posix())
+        record = _record_deletion(run, rewrite)
+        rewrite.commit()
+    _loaded.cache_clear()  # of this process
+    return record
+
+
+def remake_report(run: Run) -> bool:
+    """Write `report.html` again, from what is left, if the run has been evaluated; False if not."""
+    if run.record("evaluate") is None:
+        return False
+    write_run_report(run, Results.read(run.artifact("evaluate", "results.json")))
+    return True
+
+
+# -- finding ------------------------------------------------------------------------------------------------------
+
+
+def _person(data: Dataset, run: Run, user_id: str) -> Person:
+    number = data.user_index(user_id)
+    if number is None:
+        raise ValueError(
+            f"user {user_id!r} is unknown to {run.path}: it holds nothing under that id; ids are those of the "
+            "interactions file, and a deleted one is unknown too"
+        )
+    return Person(user_id, number)
+
+
+def _artifacts(run: Run) -> Iterator[str]:
+    """Paths of all artifacts of finished stages that may hold rows of users, each checked against its hash."""
+    for record in sorted(run.path.glob("*/stage.json")):
+        stage = record.parent.name
+        for name in (run.record(stage) or {})["artifacts"]:
+            if name.endswith((".parquet", ".safetensors", ".json")) and not (
+                stage == "prepare" and name in OWN
+            ):
+                run.artifact(stage, name)
+                yield f"{stage}/{name}"
+
+
+def _holdings(run: Run, person: Person) -> Iterator[tuple[str, Columns]]:
+    for name in (*(f"prepare/{own}" for own in OWN), *_artifacts(run)):
+        rows = rows_of(run.path / name, person)
+        if rows:
+            yield name, rows
+    if _is_example(run, person):
+        yield "config.yaml", {"example.user": [person.user_id]}
+
+
+def _length(rows: Columns) -> int:
+    return len(next(iter(rows.values())))
+
+
+def _facts(rows: Columns) -> dict[str, Any]:
+    """First and last time, roles, shapes of vectors; where there is one row, its plain values (a group, a label)."""
+    facts: dict[str, Any] = {}
+    for name, values in rows.items():
+        if name in ("time", "times", "timestamp"):
+            facts |= {"first": min(values), "last": max(values)}
+        elif name == "role":
+            counts = Counter(values)
+            facts["roles"] = {ROLE_NAMES[role]: counts[role] for role in sorted(counts)}
+        elif np.ndim(values[0]):
+            facts[name] = f"{' × '.join(map(str, np.shape(values[0])))} values"
+        elif len(values) == 1 and name not in ("user", "users", "user_id"):
+            facts[name] = values[0]
+    return facts
+
+
+def _records(rows: Columns, data: Dataset) -> list[dict[str, Any]]:
+    """One object a row, for a reader: items by id and title, roles by name, no integers of the run's own."""
+    columns: Columns = {}
+    if "item" in rows:
+        columns["item_id"] = [str(data.catalogue.item_ids[item]) for item in rows["item"]]
+        columns["title"] = [data.catalogue.titles[item] for item in rows["item"]]
+    if "role" in rows:
+        columns["role"] = [ROLE_NAMES[role] for role in rows["role"]]
+    ours = ("user", "users", "item", "role")
+    columns |= {name: values for name, values in rows.items() if name not in ours}
+    return [{name: _plain(values[at]) for name, values in columns.items()} for at in range(_length(rows))]
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: what is not a number (a missing rating) is null."""
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)
+
+
+# -- deleting -----------------------------------------------------------------------------------------------------
+
+
+def _without_dataset_rows(run: Run, data: Dataset, person: Person, rewrite: Rewrite) -> None:
+    """The tombstone, and prepare.json's counts. Its time range stays: it is the run's clock, and others' moment."""
+    rest = data.without(person.number)
+    rest.save_users(rewrite.new("prepare/events.parquet").parent)
+    for name in OWN[1:]:
+        rewrite.new(f"prepare/{name}")
+    report = run.read_json("prepare", "prepare.json") | rest.facts()
+    rewrite.new("prepare/prepare.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+def _without_old_picture(run: Run, rewrite: Rewrite) -> None:
+    """Runs made before pictures said whose vector is whose: none of them is kept."""
+    record = run.record("evaluate")
+    if record is None or Path(PICTURE).name not in record["artifacts"] or PICTURE in rewrite.replaced:
+        return
+    picture = run.read_json("evaluate", Path(PICTURE).name)
+    if picture is not None and "users" not in picture:
+        rewrite.new(PICTURE).write_text("null")
+
+
+def _is_example(run: Run, person: Person) -> bool:
+    if not (run.path / "config.yaml").exists():
+        return False
+    return str((run.read_config().get("example") or {}).get("user")) == person.user_id
+
+
+def _without_example(run: Run, person: Person, rewrite: Rewrite) -> None:
+    if _is_example(run, person):
+        config = run.read_config()
+        config["example"]["user"] = None
+        text = yaml.safe_dump(config, sort_keys=False, width=100)
+        rewrite.new("config.yaml").write_text(text, encoding="utf-8")
+
+
+def _record_deletion(run: Run, rewrite: Rewrite) -> dict[str, Any]:
+    """Stage the stages' new records and the manifest, which says when and what was rewritten, and not of whom."""
+    deletion = {
+        "unix_s": int(time.time()),
+        "people": 1,
+        "rewritten": sorted(rewrite.replaced),
+        "removed": sorted(rewrite.removed),
+    }
+    changed: dict[str, dict[str, str]] = {}
+    for path in list(rewrite.replaced):
+        stage, _, name = path.partition("/")
+        if name:
+            changed.setdefault(stage, {})[name] = sha256_of(rewrite.folder / "new" / path)
+    records = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in run.path.glob("*/stage.json")
+    }
+    after = rehashed(records, changed)
+    for stage, record in after.items():
+        if record != records[stage]:
+            text = json.dumps(record, indent=1)
+            rewrite.new(f"{stage}/stage.json").write_text(text, encoding="utf-8")
+    text = manifest_text(after, [*run.deletions(), deletion])
+    rewrite.new("manifest.json").write_text(text, encoding="utf-8")
+    return deletion
