@@ -11,6 +11,8 @@ from pydantic import ValidationError, model_validator
 
 from evaluation.job import EvaluateConfig
 from llm.adapt import AdaptConfig
+from llm.drift import DriftConfig
+from llm.online import OnlineConfig
 from llm.personalize import PersonalizeConfig
 from recsys.config import StageConfig
 from recsys.embed import EmbedConfig
@@ -38,6 +40,8 @@ class RunConfig(StageConfig):
     adapt: AdaptConfig = AdaptConfig()
     personalize: PersonalizeConfig = PersonalizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    online: OnlineConfig = OnlineConfig()
+    drift: DriftConfig = DriftConfig()
     example: ExampleConfig = ExampleConfig()
 
     @model_validator(mode="before")
@@ -46,7 +50,7 @@ class RunConfig(StageConfig):
         if not isinstance(values, dict):
             return values
         values = dict(values)
-        for stage in ("embed", "tokenize", "adapt", "evaluate"):
+        for stage in ("embed", "tokenize", "adapt", "evaluate", "online", "drift"):
             part = values.get(stage, {})
             if isinstance(part, dict):
                 values[stage] = {"seed": values.get("seed", 0)} | part

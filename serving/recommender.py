@@ -5,17 +5,20 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from llm.methods.tap_per import TapPer
 from llm.recommender import SidRecommender
 from recsys.recommender import Recommender as AnyRecommender
 from recsys.recommender import Request
 from recsys.retrieval import EmbeddingRetrieval
 from recsys.run import Run
+from serving.absorbing import update
 from serving.config import load_config
+from serving.live import Event, LiveState, Update
 from serving.methods import Methods
 
 DEFAULT_RUN = "runs/demo"
@@ -55,7 +58,8 @@ class Recommender:
 
     Cold start: a user whom the run has never seen, or who has no event before the moment asked about, has no vector.
     Generative methods then answer without a prefix (No Context, which is a trained mode); embedding retrieval answers
-    by popularity. `Recommendations.path` says when that happened. `history=[item ids]` makes anyone warm at once.
+    by popularity. `Recommendations.path` says when that happened. `history=[item ids]` makes anyone warm at once, and
+    `update(events)` for good: what a run has absorbed is read with it (`serving.live`).
     """
 
     def __init__(self, methods: Methods):
@@ -70,6 +74,36 @@ class Recommender:
         """
         opened = Run.open(run)
         return cls(Methods(opened, load_config(None, base=opened.read_config()), int8))
+
+    @cached_property
+    def live(self) -> LiveState:
+        """Everybody's history as of now, and the rows of P_u that feedback has moved."""
+        return LiveState(self.methods.run, self.methods.dataset)
+
+    def method(self, name: str) -> AnyRecommender:
+        """A method's recommender, as it is now."""
+        if name not in self._built:
+            built = self.methods.build(name)
+            personalizer = built.reading.personalizer if isinstance(built, SidRecommender) else None
+            if isinstance(personalizer, TapPer):
+                personalizer.later = self.live.rows.setdefault(name, {})
+            self._built[name] = built
+        return self._built[name]
+
+    def update(self, events: Sequence[Event], batch_id: str | None = None) -> Update:
+        """Absorb feedback, events (user id, item id, unix seconds), within the budget of the config's `online` section.
+
+        Histories hold the events from now on: recent items, user vectors and P_q see them at once. Where the run has the method
+        `online.method`, the rows of P_u of these users are trained on them (Online-Emb), from what they are: at most `max_steps`
+        steps of `batch` events. Nothing else changes: every other user keeps their row and their recommendations, bit by bit.
+        Users whom the run does not know are taken in, with a history and a row of their own. Late events find their place; an
+        event that a history holds is not taken again. A batch is absorbed once: `batch_id`, or the hash of its events, says which.
+        It is written to RUN/live, whole or not at all. Other processes that have the run loaded see it once they load it again.
+
+        Raises `ValueError` naming the place of an unknown item or a bad time (then nothing is absorbed), and `RunError` while another
+        process writes the run.
+        """
+        return update(self, events, batch_id)
 
     def recommend(
         self,
@@ -120,9 +154,7 @@ class Recommender:
         return Recommendations(found, recommender.name, path, clock.perf_counter() - started)
 
     def _recommender(self, name: str, strength: float) -> AnyRecommender:
-        built = self._built.get(name)
-        if built is None:
-            built = self._built[name] = self.methods.build(name)
+        built = self.method(name)
         if strength == 1.0 or not isinstance(built, SidRecommender):
             return built
         return self.methods.recommender(built.name, replace(built.reading, strength=strength))
@@ -130,14 +162,14 @@ class Recommender:
     def _request(
         self, user_id, query, time, history, exclude, allow, exclude_seen, recommender
     ) -> tuple[Request, str]:
-        data = self.methods.dataset
-        user = None if user_id is None else data.user_index(str(user_id))
-        moment = data.end if time is None else int(time)
+        data, live = self.methods.dataset, self.live.histories
+        user = None if user_id is None else live.user_index(str(user_id))
+        moment = live.moment(user) if time is None else int(time)
         if history is not None:
             items = np.array([data.catalogue.index_of(str(item)) for item in history], dtype=np.int64)
             times = np.full(len(items), moment - 1, dtype=np.int64)
         elif user is not None:
-            items, times = data.before(user, moment)
+            items, times = live.before(user, moment)
         else:
             items, times = np.zeros(0, np.int64), np.zeros(0, np.int64)
         hidden = [data.catalogue.index_of(str(item)) for item in exclude]

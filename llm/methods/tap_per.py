@@ -8,6 +8,7 @@ The paper leaves open, and here: Δt is in days, Δπ counts records back from t
 `decay_start` and are free to change sign; both MLPs have bottlenecks; z_q is the mean of the shown items' record vectors and, where
 there is one, the query's mean token embedding. P_u starts at zero beside P_q, whose output bias starts as a constant prefix. In training P_u
 is dropped for a random part of the instances, so that P_q alone is a trained mode: that is what a new user gets.
+Feedback that comes later moves rows of P_u alone (`llm.online`): they lie in `TapPer.later`, and the trained table stays as it is.
 """
 
 from __future__ import annotations
@@ -50,21 +51,25 @@ class Histories:
         search: RecordSearch | None = None,
         k: int | None = None,
         recent: int = 5,
+        until: np.ndarray | None = None,
     ) -> Histories:
         """The whole history of each request, strictly before its time; with k only the records that BM25 finds best.
 
-        Raises `ValueError` for a history that reaches its own moment.
+        `until` [U] (unix seconds): a store of records that was last filled then holds only user u's records before `until[u]`,
+        and counts their order from its own end. Raises `ValueError` for a history that reaches its own moment.
         """
-        kept = [np.arange(len(request.history)) for request in requests]
+        ends = [_stored(request, until) for request in requests]
+        kept = [np.arange(end) for end in ends]
         if k is not None and search is not None:
+            asked = [search.query(request, request.history[-recent:]) for request in requests]
             kept = [
-                np.sort(search.best(search.query(request, request.history[-recent:]), request.history, k))
-                for request in requests
+                np.sort(search.best(query, request.history[:end], k))
+                for query, request, end in zip(asked, requests, ends, strict=True)
             ]
         rows = list(zip(requests, kept, strict=True))
         items = [request.history[at] for request, at in rows]
         gaps = [request.time - request.history_times[at] for request, at in rows]
-        order = [len(request.history) - at for request, at in rows]
+        order = [end - at for end, at in zip(ends, kept, strict=True)]
         seconds = torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *gaps]))
         if len(seconds) and int(seconds.min()) <= 0:
             raise ValueError("a history reaches its own moment: a record's gap must be above 0 seconds")
@@ -74,6 +79,13 @@ class Histories:
             torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *order])).float(),
             torch.tensor([len(at) for at in kept]),
         )
+
+
+def _stored(request: Request, until: np.ndarray | None) -> int:
+    """How many records of the request's history, the oldest ones, were there at the user's `until`."""
+    if until is None or request.user is None or not 0 <= request.user < len(until):
+        return len(request.history)
+    return int(np.searchsorted(request.history_times, until[request.user], side="left"))
 
 
 class RecordPrefix(nn.Module):
@@ -96,8 +108,8 @@ class RecordPrefix(nn.Module):
         self.time_decay = nn.Parameter(start.clone()) if config.time_decay else None
         self.order_decay = nn.Parameter(start.clone()) if config.order_decay else None
 
-    def attention(self, query: Tensor, z: Tensor, histories: Histories) -> Tensor:
-        """α [T] for the records z [T, h]; sums to one within each history that is not empty.
+    def attention(self, query: Tensor, z: Tensor, histories: Histories, biased: bool = True) -> Tensor:
+        """α [T] for the records z [T, h]; sums to one within each history that is not empty. `biased=False`: as if λ were 0.
 
         Eq. 4's first layer in parts: W [q; j; q−j; q⊙j] = (W₁ + W₃) q + (W₂ − W₃) j + W₄ (q⊙j), the first once a request.
         """
@@ -109,9 +121,9 @@ class RecordPrefix(nn.Module):
         )
         hidden = nn.functional.embedding(row, of_query) + of_record
         scores = self.second(nn.functional.gelu(hidden))[:, 0]
-        if self.time_decay is not None:
+        if biased and self.time_decay is not None:
             scores = scores - self.time_decay * torch.log1p(histories.days)
-        if self.order_decay is not None:
+        if biased and self.order_decay is not None:
             scores = scores - self.order_decay * torch.log1p(histories.order)
         return segment_softmax(scores, row, histories.lengths)
 
@@ -147,6 +159,10 @@ class TapPer(Personalizer):
     def __init__(self, config: TapPerConfig, world: World, seed: int):
         super().__init__()
         self.config, self.seed = config, seed
+        self.later: dict[int, Tensor] = {}  # user integer -> row [L·h] of P_u that feedback has moved since
+        self.until: np.ndarray | None = (
+            None  # P_q's store of records was last filled then; see `Histories.of`
+        )
         model = world.model
         hidden, norm = model.hidden_size, world.embedding_norm
         self.model = _Frozen(model)
@@ -180,22 +196,26 @@ class TapPer(Personalizer):
         return super().shared_parameters - (0 if self.p_u is None else self.p_u.numel())
 
     def condition(self, requests: Sequence[Request]) -> Condition:
+        return self.conditioned_on(requests, None if self.p_u is None else self.user_states(requests))
+
+    def conditioned_on(self, requests: Sequence[Request], states: Tensor | None) -> Condition:
+        """The condition with `states` [R, L·h] for P_u; in training beside P_q they are dropped at random."""
         updates = self.bridge.updates() if self.bridge is not None else {}
         if not self.soft_tokens:
             return Condition(updates=updates)
         parts = []
         if self.p_q is not None:
             parts.append(self.p_q(*self.read(requests)))
-        if self.p_u is not None:
-            parts.append(self._user_state(requests))
+        if states is not None:
+            parts.append(self._dropped(states))
         prefix = torch.stack(parts).sum(0).view(len(requests), self.config.length, -1)
-        known = None if self.p_q is not None else self._rows(requests) >= 0
+        known = None if self.p_q is not None else np.array([self._has_row(r.user) for r in requests], bool)
         return Condition(prefix, known, updates)
 
     def read(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Histories]:
         """z_q [R, h], the record vectors [T, h] of all histories, and the histories."""
         assert self.records is not None
-        histories = Histories.of(requests, self.search, self.config.prefilter, self.recent)
+        histories = Histories.of(requests, self.search, self.config.prefilter, self.recent, self.until)
         device = self.model.it.device
         z = self.records.index_select(0, histories.items).to(device) / self.scale
         shown = [request.history[-self.recent :] for request in requests]
@@ -211,23 +231,42 @@ class TapPer(Personalizer):
         histories = Histories(*(part.to(device) for part in vars(histories).values()))
         return (summed / count / self.scale).to(device), z, histories
 
-    def _rows(self, requests: Sequence[Request]) -> np.ndarray:
-        """The user's row in the table; −1 for one who has none."""
-        return np.array(
-            [-1 if request.user is None else request.user for request in requests], dtype=np.int64
-        )
-
-    def _user_state(self, requests: Sequence[Request]) -> Tensor:
-        """P_u [R, L·h]: zero for users without a row and, in training beside P_q, for those who are dropped."""
+    def user_states(self, requests: Sequence[Request]) -> Tensor:
+        """P_u [R, L·h] as it is now; zero for users without a row."""
         assert self.p_u is not None
-        rows = torch.from_numpy(self._rows(requests)).to(self.p_u.device)
-        kept = (rows >= 0).float()
-        if self.training and self.p_q is not None and self.config.user_drop:
-            generator = torch_generator(self.seed, "drop", self.step)
-            kept = kept * (torch.rand(len(rows), generator=generator) >= self.config.user_drop).to(
-                kept.device
-            )
-        return nn.functional.embedding(rows.clamp(min=0), self.p_u) * kept[:, None]
+        users = [-1 if request.user is None else request.user for request in requests]
+        rows = torch.tensor([user if user < len(self.p_u) else -1 for user in users], device=self.p_u.device)
+        states = nn.functional.embedding(rows.clamp(min=0), self.p_u) * (rows >= 0)[:, None]
+        moved = [at for at, user in enumerate(users) if user in self.later]
+        if not moved:
+            return states
+        newer = torch.stack([self.later[users[at]] for at in moved]).to(states)
+        return states.index_copy(0, torch.tensor(moved, device=states.device), newer)
+
+    def start_states(self, users: np.ndarray) -> Tensor:
+        """Rows [n, L·h] from which the users' P_u is trained on: as it is, and for who has none a start.
+
+        A new user starts at zero beside P_q (which is how P_q alone is trained), else at the mean row: no soft token may be
+        without a direction.
+        """
+        assert self.p_u is not None
+        states = self.user_states([Request(f"u{user}", int(user), 0) for user in users]).detach().clone()
+        if self.p_q is None:
+            new = torch.tensor([not self._has_row(int(user)) for user in users], device=states.device)
+            states[new] = self.p_u.detach().mean(0)
+        return states
+
+    def _has_row(self, user: int | None) -> bool:
+        assert self.p_u is not None
+        return user is not None and (user in self.later or 0 <= user < len(self.p_u))
+
+    def _dropped(self, states: Tensor) -> Tensor:
+        """In training beside P_q some of the `states` [R, L·h] become zeros, others by the step."""
+        if not (self.training and self.p_q is not None and self.config.user_drop):
+            return states
+        generator = torch_generator(self.seed, "drop", self.step)
+        kept = torch.rand(len(states), generator=generator) >= self.config.user_drop
+        return states * kept.to(states.device)[:, None]
 
 
 class _Frozen:
