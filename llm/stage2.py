@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from llm.adapt import AdaptConfig, load_adapted, prompt_builder, validation_events
 from llm.contexts import RecordSearch
@@ -50,6 +51,11 @@ class Stage2Config(StageConfig):
     validate_every: int = 200  # steps
     patience: int = 4  # validations without a new best; 0: never stop early
     validation_instances: int = 500
+    # of methods that train rows of single users (OPPU, PER-PCS): a user's latest events that are learned from; None: all
+    own_events: int | None = Field(None, ge=1)
+    # … and whether users whom prepare.user_split holds out get rows too, from their own events before their first test event,
+    # as the papers do with test users. These are files of their own, and nobody else's bytes move
+    held_out_users: bool = False
 
 
 class Instances:

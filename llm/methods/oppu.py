@@ -55,11 +55,7 @@ class OnePerUser(MethodConfig):
     learning_rates: tuple[float, ...] | None = None  # of AdamW, constant; None: RATES of the kind
     epochs: tuple[int, ...] = (1, 3)  # passes over a user's own instances; validation picks one
     pilot_users: int = Field(48, ge=1)  # on whom rate and epochs are chosen
-    max_events: int | None = Field(None, ge=1)  # a user's latest events that are learned from; None: all
     memory_mb: int = Field(1024, ge=1)  # MiB that the training of a group of users may take
-    # adapters also for users whom prepare.user_split keeps from learning, from their own events before their first test event:
-    # what the papers do with test users. They are files of their own, and nobody else's bytes move
-    held_out_users: bool = False
 
     @model_validator(mode="after")
     def _grid(self) -> OnePerUser:
@@ -90,14 +86,11 @@ class OnePerUser(MethodConfig):
 
     def diaries(self, world: World) -> Diaries:
         """Everybody's own events of Stage 2."""
-        return Diaries.of(world.dataset, world.train.events, self.max_events)
+        return Diaries.of(world.dataset, world.train.events, world.settings.own_events)
 
     def newcomers(self, world: World) -> Diaries | None:
-        """All own events, before the first test event, of the users whom a user split holds out; None where they get nothing.
-
-        Raises `ValueError` where the run holds out nobody.
-        """
-        if not self.held_out_users:
+        """All own events, before the first test event, of the users whom a user split holds out; None where they get nothing."""
+        if not world.settings.held_out_users:
             return None
         data = world.dataset
         users, first = np.unique(data.users[data.events(TEST)], return_index=True)
@@ -105,11 +98,7 @@ class OnePerUser(MethodConfig):
         pairs = zip(users.tolist(), data.history_end[first].tolist(), strict=True)
         parts = [np.arange(data.offsets[u], end) for u, end in pairs if data.user_groups[u] != WARM]
         events = np.concatenate([np.zeros(0, np.int64), *parts])
-        if not len(events):
-            raise ValueError(
-                f"{self.key} has held_out_users: true, and this run holds out nobody; set prepare.user_split"
-            )
-        return Diaries.of(data, events, self.max_events)
+        return Diaries.of(data, events, world.settings.own_events) if len(events) else None
 
     def chosen(self, world: World, pilots: Path) -> tuple[float, int, dict[str, float]]:
         """Rate, epochs, and validation's figure for each pair; all seeds share the pilots of the first."""

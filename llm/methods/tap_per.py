@@ -31,6 +31,7 @@ from llm.records import mean_embedding
 from llm.stage2 import World
 from recsys.recommender import Request
 from recsys.seeds import torch_generator
+from recsys.splits import PERSONALIZE
 
 DAY = 86_400.0  # seconds
 
@@ -159,6 +160,8 @@ class TapPer(Personalizer):
     def __init__(self, config: TapPerConfig, world: World, seed: int):
         super().__init__()
         self.config, self.seed = config, seed
+        data = world.dataset  # whose row has been trained: a user held out of learning has none
+        self.met = np.bincount(data.users[data.events(PERSONALIZE)], minlength=data.n_users) > 0
         self.later: dict[int, Tensor] = {}  # user integer -> row [L·h] of P_u that feedback has moved since
         self.until: np.ndarray | None = (
             None  # P_q's store of records was last filled then; see `Histories.of`
@@ -258,7 +261,9 @@ class TapPer(Personalizer):
 
     def _has_row(self, user: int | None) -> bool:
         assert self.p_u is not None
-        return user is not None and (user in self.later or 0 <= user < len(self.p_u))
+        return user is not None and (
+            user in self.later or (0 <= user < len(self.p_u) and bool(self.met[user]))
+        )
 
     def _dropped(self, states: Tensor) -> Tensor:
         """In training beside P_q some of the `states` [R, L·h] become zeros, others by the step."""
