@@ -86,7 +86,8 @@ def traces(folder: Path) -> list[str]:
         elif kind == ".safetensors":
             with safe_open(str(path), "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                hits = PERSON in str(file.metadata())
+                dense = json.loads((file.metadata() or {}).get("user_rows", "[]"))
+            hits = "users" not in tensors and any(bool(tensors[key][NUMBER].any()) for key in dense)
             hits |= "users" in tensors and bool((tensors["users"] == NUMBER).any())
             mark = [torch.tensor(MARK).to(tensor.dtype) for tensor in tensors.values()]
             hits |= any(
@@ -122,9 +123,10 @@ def test_show_lists_every_artifact_that_holds_a_row(crowded):
     held = {holding.artifact: holding for holding in show(crowded, PERSON)}
     assert list(held) == [
         "prepare/events.parquet", "prepare/users.parquet", "prepare/queries.parquet", "evaluate/prefixes.json",
-        "live/events.parquet", "live/groups.parquet", "rows/method/dense.safetensors", "rows/sparse.safetensors",
+        "live/events.parquet", "live/groups.parquet", "personalize/tap_per-0.safetensors", "rows/method/dense.safetensors", "rows/sparse.safetensors",
         "config.yaml",
     ]  # fmt: skip
+    assert held["personalize/tap_per-0.safetensors"].facts == {"p_u": "128 values"}
     events = held["prepare/events.parquet"]
     assert events.rows == 24
     assert (events.facts["first"], events.facts["last"]) == (1_000_007, 1_023_007)
@@ -140,7 +142,7 @@ def test_an_export_is_what_the_source_said(crowded, small_run, tmp_path):
     text = (tmp_path / "u7.json").read_text()
     whole = json.loads(text)
     assert whole["user_id"] == PERSON
-    assert n == sum(len(rows) for rows in whole["artifacts"].values()) == 24 + 1 + 1 + 1 + 4 + 1
+    assert n == sum(len(rows) for rows in whole["artifacts"].values()) == 24 + 1 + 1 + 1 + 1 + 4 + 1
     source = pd.read_csv(small_run[0].prepare.interactions)
     source = source[source["uid"] == PERSON].sort_values("ts")
     events = whole["artifacts"]["prepare/events.parquet"]
@@ -196,7 +198,7 @@ def test_after_a_deletion_no_file_holds_a_trace(crowded, small_run):
     assert record["people"] == 1
     assert record["rewritten"] == [
         "config.yaml", "evaluate/prefixes.json", "live/events.parquet", "live/groups.parquet",
-        "prepare/events.parquet", "prepare/prepare.json", "prepare/queries.parquet", "prepare/users.parquet",
+        "personalize/tap_per-0.safetensors", "prepare/events.parquet", "prepare/prepare.json", "prepare/queries.parquet", "prepare/users.parquet",
         "rows/method/dense.safetensors", "rows/sparse.safetensors",
     ]  # fmt: skip
     assert set(record["removed"]) == {".partial-adapt", ".old-embed", ".config.yaml.tmp", "report.html"}
@@ -251,7 +253,7 @@ def test_the_report_is_drawn_again_and_every_stage_stays_done(crowded, small_run
 
 
 def test_others_are_answered_bit_for_bit_as_before_and_the_deleted_as_a_stranger(crowded):
-    methods = ("e2p", "no_context", "prompt_context", "embedding_retrieval")
+    methods = ("tap_per", "tap_per_p_q", "e2p", "no_context", "prompt_context", "embedding_retrieval")
 
     def answers() -> dict:
         recommender = serving.Recommender.load(crowded.path)
@@ -470,7 +472,7 @@ def test_the_command_shows_exports_asks_and_deletes(crowded, tmp_path, monkeypat
     code, _, error = prelude(monkeypatch, capsys, *arguments, "export")
     assert (code, "export needs --out FILE" in error) == (2, True)
     code, out, _ = prelude(monkeypatch, capsys, *arguments, "export", "--out", tmp_path / "out.json")
-    assert (code, "32 rows" in out) == (0, True)
+    assert (code, "33 rows" in out) == (0, True)
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115 (nobody answers)
     before = snapshot(crowded.path)
     code, out, _ = prelude(monkeypatch, capsys, *arguments, "delete")
