@@ -223,7 +223,9 @@ class OppuConfig(OnePerUser):
         self, world: World, reading: Reading, events: np.ndarray, seed: int = 0, quiet: bool = True
     ) -> Reading:
         course = self.course(world, seed, *self._as_trained(world, seed))
-        diaries = Diaries.of(world.dataset, np.sort(np.asarray(events, dtype=np.int64)), self.max_events)
+        diaries = Diaries.of(
+            world.dataset, np.sort(np.asarray(events, dtype=np.int64)), world.settings.own_events
+        )
         with tempfile.TemporaryDirectory() as folder:
             shards = train_users(self.name, world, course, diaries, self.memory_mb << 20, Path(folder), quiet)
             rows, _ = UserTable.open(shards).take(diaries.users)
