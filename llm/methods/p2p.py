@@ -1,8 +1,9 @@
 """P2P (Profile-to-PEFT): a hypernetwork writes a LoRA for each request from the user's profile in words; nothing is trained a user.
 
 A request without a past gets the zero update: it is read as No Context is. The adapter belongs to user *and* query unless the
-profile is summary_only. Vectors of profiles are cached within `cache_mb`; generated adapters are not: a batch of them costs
-a small part of reading its prompts, and one of SmolLM2's takes 1.8 MB against its profile's 1.5 kB.
+profile is summary_only. Vectors of profiles are cached within `cache_mb`; generated adapters are not: on one CPU core, MiniLM takes
+30 ms for a profile and the hypernetwork 4 ms for an adapter of SmolLM2 (30 layers), which would take 1.8 MB to keep where its
+vector takes 1.5 kB.
 """
 
 from __future__ import annotations
