@@ -19,7 +19,9 @@ def costs(small_run):
 def test_numbers_stored_are_those_of_the_shapes(costs):
     """The tiny model: h = 64, keys and values 32 wide, two layers, an MLP of 128; vectors of 16, a bottleneck of 8."""
     h, kv, inner, layers = 64, 32, 128, 2
-    stored = {name: (row["per_user_parameters"], row["shared_parameters"]) for name, row in costs["rows"].items()}
+    stored = {
+        name: (row["per_user_parameters"], row["shared_parameters"]) for name, row in costs["rows"].items()
+    }
     assert stored["No Context"] == stored["RAG, k = 2"] == (0, 0)
     e2p = 16 * 8 + 2 * 8 + 8 * h + h
     assert stored["E2P"] == (0, e2p)

@@ -13,8 +13,10 @@ Feedback that comes later moves rows of P_u alone (`llm.online`): they lie in `T
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -26,7 +28,7 @@ from llm.conditions import Condition
 from llm.contexts import RecordSearch
 from llm.methods.base import TrainedMethod
 from llm.methods.lora import ATTENTION, SharedLora
-from llm.reading import Personalizer
+from llm.reading import Personalizer, Reading
 from llm.records import mean_embedding
 from llm.stage2 import World
 from recsys.recommender import Request
@@ -313,3 +315,20 @@ class TapPerConfig(TrainedMethod):
 
     def new(self, world: World, seed: int) -> Personalizer:
         return TapPer(self, world, seed)
+
+    def admit(self, world: World, reading: Reading, events: np.ndarray) -> None:
+        """With P_u, a row is trained from the user's events as streamed feedback would be (Online-Emb); without, they are read."""
+        if not self.user_state:
+            return super().admit(world, reading, events)
+        from llm.online import OnlineConfig, absorb  # which reads this module
+
+        data, trained = world.dataset, reading.personalizer
+        assert isinstance(trained, TapPer)
+        requests = data.requests(events[-(world.settings.own_events or len(events)) :], data.exclude_seen)
+        targets = data.items[events[-len(requests) :]]
+        before = dict(trained.later)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                absorb("admission", reading, requests, targets, OnlineConfig(), 1e-3, Path(folder))
+        finally:
+            trained.later = before
