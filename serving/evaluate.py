@@ -27,6 +27,7 @@ from recsys.splits import TEST, WARM
 from recsys.user_vectors import partners_of_other_users
 from serving.config import RunConfig
 from serving.costs import cost_pictures, measure_costs
+from serving.experiments import experiment_pictures
 from serving.methods import Methods
 
 STAGES = ("prepare", "embed", "tokenize", "adapt", "personalize", "evaluate")
@@ -64,11 +65,16 @@ def publish(run: Run, results: Results) -> None:
 
     Costs are timings, so they are kept apart from the figures until here: those are the same bytes whenever they are made.
     """
-    costs = run.read_json("evaluate", "costs.json")["rows"]
-    results = replace(results, rows=[row | costs.get(row["name"], {}) for row in results.rows])
+    results = with_costs(run, results)
     results.write(run.path / "results.json")
     write_run_report(run, results)
     print_table(results)
+
+
+def with_costs(run: Run, results: Results) -> Results:
+    """The figures, with what each method costs in its row."""
+    costs = run.read_json("evaluate", "costs.json")["rows"]
+    return replace(results, rows=[row | costs.get(row["name"], {}) for row in results.rows])
 
 
 def write_run_report(run: Run, results: Results) -> None:
@@ -94,7 +100,7 @@ def write_run_report(run: Run, results: Results) -> None:
         quality,
         timings,
         extra,
-        cost_pictures(run.read_json("evaluate", "costs.json")),
+        [*cost_pictures(run.read_json("evaluate", "costs.json")), *experiment_pictures(run)],
     )
 
 

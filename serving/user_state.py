@@ -28,7 +28,7 @@ from recsys.rewrite import Rewrite, write_text_atomically
 from recsys.run import Run, manifest_text, rehashed, sha256_of
 from recsys.splits import ROLE_NAMES
 from recsys.user_rows import Columns, Person, forget, rows_of
-from serving.evaluate import write_run_report
+from serving.evaluate import with_costs, write_run_report
 from serving.recommender import _loaded
 
 OWN = (
@@ -123,7 +123,8 @@ def remake_report(run: Run) -> bool:
     """Write `report.html` again, from what is left, if the run has been evaluated; False if not."""
     if run.record("evaluate") is None:
         return False
-    write_run_report(run, Results.read(run.artifact("evaluate", "results.json")))
+    results = Results.read(run.artifact("evaluate", "results.json"))
+    write_run_report(run, with_costs(run, results))
     return True
 
 
