@@ -184,6 +184,10 @@ class UserAdapters(Personalizer):
             4 * form.size,
         )
 
+    @property
+    def shared_parameters(self) -> int:
+        return numbers_in(self.base)
+
     def condition(self, requests: Sequence[Request]) -> Condition:
         users = users_of(requests)
         rows, known = self.table.take(users, ROWS, self.form.blank)

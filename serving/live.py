@@ -25,13 +25,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from recsys.config import StageConfig
 from recsys.dataset import Dataset
 from recsys.interactions import MILLISECONDS
 from recsys.live import LiveHistories
 from recsys.run import Run, RunError, sha256_of, write_text_atomically
+from recsys.user_rows import save_user_rows
 
 LIVE = "live"
 NEEDS = ("prepare", "adapt", "personalize")  # what user integers and rows of P_u are worth nothing without
@@ -178,9 +178,8 @@ class LiveState:
         if states:
             batch["states"] = f"states-{number:06}.safetensors"
             tensors = {key: rows.cpu().contiguous() for key, rows in states.items()}
-            tensors["users"] = torch.from_numpy(np.unique(feedback.users))
-            about = {"user_rows": json.dumps(sorted(states)), "user_rows_by": "users"}
-            write_durably(folder / batch["states"], lambda path: save_file(tensors, str(path), about))
+            users = torch.from_numpy(np.unique(feedback.users))
+            write_durably(folder / batch["states"], lambda path: save_user_rows(path, tensors, users))
         self.record([*self.batches, batch])
         self._take(batch)
 

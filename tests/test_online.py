@@ -241,7 +241,6 @@ def test_the_journal_says_whose_rows_it_holds_and_goes_with_its_run(copy):
     assert ids == {0: "u0", 3: "u3", 40: "newcomer"} or set(ids.values()) == {"u0", "u3", "newcomer"}
     with safe_open(str(copy.path / "live" / "states-000001.safetensors"), framework="pt") as file:
         assert json.loads(file.metadata()["user_rows"]) == ["tap_per"]
-        assert file.metadata()["user_rows_by"] == "users"
         assert sorted(set(table["user"])) == file.get_tensor("users").tolist()
         assert len(file.get_tensor("tap_per")) == 3
     record = json.loads((copy.path / "personalize" / "stage.json").read_text())

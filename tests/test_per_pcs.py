@@ -276,7 +276,7 @@ def test_files_say_whose_rows_they_are(small_run):
     _, run = small_run
     for name, tensors in (("pool", '["adapter", "gates"]'), ("users", '["pieces", "weights"]')):
         with safe_open(run.artifact("personalize", f"per_pcs-0/{name}.safetensors"), "pt") as file:
-            assert file.metadata() == {"user_rows": tensors, "user_rows_by": "users"}
+            assert file.metadata() == {"user_rows": tensors}
 
 
 def test_rows_are_written_to_the_same_bytes_every_time(tmp_path):

@@ -30,7 +30,7 @@ def test_the_effect_is_the_divergence_between_the_two_distributions(methods):
     data = methods.dataset
     requests = data.requests(data.events(2)[:20], False)
     recommender = methods.build("no_context")
-    model, prompts = methods.model, [methods.builder.prompt(request) for request in requests]
+    model, prompts = methods.model, [methods.world.builder.prompt(request) for request in requests]
     with torch.no_grad():
         for name in quantisable(
             model

@@ -33,7 +33,16 @@ from serving.user_state import delete, export, remake_report, show
 
 PERSON, NUMBER, GONE = "u7", 7, "u39"
 MARK = 12345.678  # a value that stands in the person's rows and nowhere else
-EXTRA = ("rows", "live")  # stages of per-user rows, in the forms that methods use
+# of the methods that the small run trains: what each of them keeps of a user
+OWN = [
+    *(
+        f"personalize/{key}-0/00000.safetensors"
+        for key in ("oppu_ia3", "oppu_lora", "oppu_lora_pag", "oppu_lora_rag", "oppu_prompt")
+    ),
+    "personalize/per_pcs-0/users.safetensors",
+    "personalize/tap_per-0.safetensors",
+]
+EXTRA = ("rows", "stream")  # stages of per-user rows, in the forms that methods use
 
 
 def copy(run: Run, to: Path) -> Run:
@@ -51,7 +60,7 @@ def add_rows_of_users(run: Run, n_users: int) -> None:
         save_user_rows(folder / "method" / "dense.safetensors", {"prefix": marked}, others=others)
         users = torch.tensor([3, NUMBER, 20])
         save_user_rows(folder / "sparse.safetensors", {"lora": marked[users].bfloat16()}, users)
-    with run.stage("live", StageConfig(), needs=["prepare", "rows"]).writing() as folder:
+    with run.stage("stream", StageConfig(), needs=["prepare", "rows"]).writing() as folder:
         rows = {"user": [NUMBER, 3], "item": [1, 2], "time": [5, 6], "weight": [MARK, 1.0]}
         pq.write_table(pa.table(rows), folder / "events.parquet")
         pq.write_table(pa.table({"user_id": ["u3", PERSON], "group": [1, 0]}), folder / "groups.parquet")
@@ -122,9 +131,8 @@ def snapshot(folder: Path) -> dict[str, str]:
 def test_show_lists_every_artifact_that_holds_a_row(crowded):
     held = {holding.artifact: holding for holding in show(crowded, PERSON)}
     assert list(held) == [
-        "prepare/events.parquet", "prepare/users.parquet", "prepare/queries.parquet", "evaluate/prefixes.json",
-        "live/events.parquet", "live/groups.parquet", "personalize/tap_per-0.safetensors", "rows/method/dense.safetensors", "rows/sparse.safetensors",
-        "config.yaml",
+        "prepare/events.parquet", "prepare/users.parquet", "prepare/queries.parquet", "evaluate/prefixes.json", *OWN,
+        "rows/method/dense.safetensors", "rows/sparse.safetensors", "stream/events.parquet", "stream/groups.parquet", "config.yaml",
     ]  # fmt: skip
     assert held["personalize/tap_per-0.safetensors"].facts == {"p_u": "128 values"}
     events = held["prepare/events.parquet"]
@@ -132,7 +140,7 @@ def test_show_lists_every_artifact_that_holds_a_row(crowded):
     assert (events.facts["first"], events.facts["last"]) == (1_000_007, 1_023_007)
     assert events.facts["roles"] == {"fit": 14, "personalize": 6, "validation": 2, "test": 2}
     assert held["prepare/queries.parquet"].facts["query"] == "odd"
-    assert held["live/groups.parquet"].facts == {"group": 0}
+    assert held["stream/groups.parquet"].facts == {"group": 0}
     assert held["rows/method/dense.safetensors"].facts == {"prefix": "2 × 3 values"}
     assert traces(crowded.path)  # the scan below would see them
 
@@ -142,7 +150,7 @@ def test_an_export_is_what_the_source_said(crowded, small_run, tmp_path):
     text = (tmp_path / "u7.json").read_text()
     whole = json.loads(text)
     assert whole["user_id"] == PERSON
-    assert n == sum(len(rows) for rows in whole["artifacts"].values()) == 24 + 1 + 1 + 1 + 1 + 4 + 1
+    assert n == sum(len(rows) for rows in whole["artifacts"].values()) == 24 + 1 + 1 + 1 + len(OWN) + 4 + 1
     source = pd.read_csv(small_run[0].prepare.interactions)
     source = source[source["uid"] == PERSON].sort_values("ts")
     events = whole["artifacts"]["prepare/events.parquet"]
@@ -152,7 +160,7 @@ def test_an_export_is_what_the_source_said(crowded, small_run, tmp_path):
     assert {row["title"] for row in events} == {f"Title {item[1:]}" for item in source["iid"]}
     assert events[0]["role"] == "fit"
     assert events[-1]["role"] == "test"
-    assert whole["artifacts"]["live/groups.parquet"] == [{"user_id": PERSON, "group": 0}]
+    assert whole["artifacts"]["stream/groups.parquet"] == [{"user_id": PERSON, "group": 0}]
     prefix = whole["artifacts"]["rows/method/dense.safetensors"]
     np.testing.assert_array_equal(prefix[0]["prefix"], np.full((2, 3), np.float32(MARK)))
     others = {f"u{user}" for user in range(40)} - {PERSON}
@@ -166,13 +174,13 @@ def test_an_export_is_what_the_source_said(crowded, small_run, tmp_path):
 
 
 def test_missing_ratings_are_exported_as_null(crowded, tmp_path):
-    path = crowded.path / "live" / "events.parquet"
+    path = crowded.path / "stream" / "events.parquet"
     table = pa.table({"user": [NUMBER], "rating": pa.array([float("nan")])})
-    with crowded.stage("live", StageConfig(), needs=["rows"]).writing() as folder:
+    with crowded.stage("stream", StageConfig(), needs=["rows"]).writing() as folder:
         pq.write_table(table, folder / path.name)
     export(crowded, PERSON, tmp_path / "out.json")
     whole = json.loads((tmp_path / "out.json").read_text())
-    assert whole["artifacts"]["live/events.parquet"] == [{"rating": None}]
+    assert whole["artifacts"]["stream/events.parquet"] == [{"rating": None}]
 
 
 @pytest.mark.parametrize("nobody", ["nobody", "", "7"])
@@ -197,9 +205,9 @@ def test_after_a_deletion_no_file_holds_a_trace(crowded, small_run):
     assert snapshot(small_run[1].path) == original  # files were replaced, none was written into
     assert record["people"] == 1
     assert record["rewritten"] == [
-        "config.yaml", "evaluate/prefixes.json", "live/events.parquet", "live/groups.parquet",
-        "personalize/tap_per-0.safetensors", "prepare/events.parquet", "prepare/prepare.json", "prepare/queries.parquet", "prepare/users.parquet",
-        "rows/method/dense.safetensors", "rows/sparse.safetensors",
+        "config.yaml", "evaluate/prefixes.json", *OWN, "prepare/events.parquet", "prepare/prepare.json", "prepare/queries.parquet",
+        "prepare/users.parquet", "rows/method/dense.safetensors", "rows/sparse.safetensors", "stream/events.parquet",
+        "stream/groups.parquet",
     ]  # fmt: skip
     assert set(record["removed"]) == {".partial-adapt", ".old-embed", ".config.yaml.tmp", "report.html"}
     assert json.loads((crowded.path / "manifest.json").read_text())["deletions"] == [record]
@@ -226,7 +234,7 @@ def drawn(monkeypatch) -> list[dict]:
     """What the report's pictures were given of users' vectors; none is drawn, which takes seconds."""
     given: list[dict] = []
 
-    def pictures(results, curves, counts, tsne) -> list:
+    def pictures(results, curves, counts, tsne, more) -> list:
         given.extend([tsne] if tsne else [])
         return []
 
@@ -245,7 +253,7 @@ def test_the_report_is_drawn_again_and_every_stage_stays_done(crowded, small_run
     for name in STAGES:
         run_stage(name, config, crowded)
     assert crowded.stage("rows", StageConfig(), needs=["prepare"]).is_done()
-    assert crowded.stage("live", StageConfig(), needs=["prepare", "rows"]).is_done()
+    assert crowded.stage("stream", StageConfig(), needs=["prepare", "rows"]).is_done()
     assert {name: crowded.record(name) for name in (*STAGES, *EXTRA)} == before
     assert traces(crowded.path) == []
     manifest = json.loads((crowded.path / "manifest.json").read_text())
@@ -343,11 +351,12 @@ def test_a_picture_that_does_not_say_whose_vectors_it_has_goes_whole(small_run, 
     """Runs of the first release."""
     run = copy(small_run[1], tmp_path / "copy")
     picture = run.read_json("evaluate", "prefixes.json")
-    results = (run.path / "evaluate" / "results.json").read_text()
+    kept = {name: (run.path / "evaluate" / name).read_text() for name in ("results.json", "costs.json")}
     del picture["users"]
     with run.stage("evaluate", StageConfig(), needs=STAGES[:-1]).writing() as folder:
         (folder / "prefixes.json").write_text(json.dumps(picture))
-        (folder / "results.json").write_text(results)
+        for name, text in kept.items():
+            (folder / name).write_text(text)
     delete(run, PERSON)
     assert run.read_json("evaluate", "prefixes.json") is None
     assert remake_report(run)
@@ -472,7 +481,7 @@ def test_the_command_shows_exports_asks_and_deletes(crowded, tmp_path, monkeypat
     code, _, error = prelude(monkeypatch, capsys, *arguments, "export")
     assert (code, "export needs --out FILE" in error) == (2, True)
     code, out, _ = prelude(monkeypatch, capsys, *arguments, "export", "--out", tmp_path / "out.json")
-    assert (code, "33 rows" in out) == (0, True)
+    assert (code, f"{32 + len(OWN)} rows" in out) == (0, True)
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115 (nobody answers)
     before = snapshot(crowded.path)
     code, out, _ = prelude(monkeypatch, capsys, *arguments, "delete")
@@ -485,3 +494,21 @@ def test_the_command_shows_exports_asks_and_deletes(crowded, tmp_path, monkeypat
     code, _, error = prelude(monkeypatch, capsys, *arguments, "delete", "--yes")
     assert (code, f"user '{PERSON}' is unknown" in error) == (2, True)
     assert traces(crowded.path) == []
+
+
+def test_feedback_absorbed_later_goes_too_and_the_others_keep_theirs(small_run, tmp_path):
+    """`prelude update` keeps a journal beside the stages: the person's events and row of P_u leave it, the rest stays whole."""
+    run = copy(small_run[1], tmp_path / "copy")
+    now = Dataset.load(run).end
+    service = serving.Recommender.load(run.path)
+    service.update([(PERSON, "i3", now + 1), ("u3", "i5", now + 2)])
+    before = service.recommend("u3", n=8, method="tap_per")
+    assert {holding.artifact for holding in show(run, PERSON)} > {
+        "live/events-000001.parquet",
+        "live/states-000001.safetensors",
+    }
+    delete(run, PERSON)
+    assert traces(run.path) == []
+    again = serving.Recommender.load(run.path)
+    assert again.recommend("u3", n=8, method="tap_per") == before
+    assert again.recommend(PERSON, n=5).path.startswith("cold start")
