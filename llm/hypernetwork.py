@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.conditions import LowRank
+from llm.prefixes import seeded_linear
 from recsys.seeds import torch_generator
 
 Shape = tuple[int, int]  # in, out
@@ -64,11 +65,11 @@ class LoraGenerator(nn.Module):
         self.register_buffer("spread", torch.ones(()))
         self.module = nn.Parameter(torch.randn(len(kinds), position, generator=generator))
         self.depth = nn.Parameter(torch.randn(len(depths), position, generator=generator))
-        self.of_profile = _linear(dim, hidden, generator)
+        self.of_profile = seeded_linear(dim, hidden, generator)
         self.of_position = nn.Parameter(
             torch.randn(hidden, 2 * position, generator=generator) * (2 * position) ** -0.5
         )
-        self.inner = _linear(hidden, hidden, generator)
+        self.inner = seeded_linear(hidden, hidden, generator)
         self.heads = nn.ModuleList(self._head(shape, hidden, generator) for shape in self.shapes)
 
     def _head(self, shape: Shape, hidden: int, generator: torch.Generator) -> nn.Linear:
@@ -122,11 +123,3 @@ def depth_of(name: str) -> int:
     """`layers.3.self_attn.q_proj` -> 3; 0 for a layer that stands in no numbered one."""
     found = re.search(r"(?:^|\.)(\d+)\.", name)
     return int(found.group(1)) if found else 0
-
-
-def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(n_in, n_out)
-    with torch.no_grad():
-        layer.weight.normal_(std=n_in**-0.5, generator=generator)
-        layer.bias.zero_()
-    return layer

@@ -50,3 +50,12 @@ class StaticPrefix(nn.Module):
 def parameter_count(module: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def seeded_linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
+    """A linear layer whose weights are drawn from `generator` (variance 1 / n_in); its bias is zero."""
+    layer = nn.Linear(n_in, n_out)
+    with torch.no_grad():
+        layer.weight.normal_(std=n_in**-0.5, generator=generator)
+        layer.bias.zero_()
+    return layer

@@ -48,10 +48,10 @@ class Rewrite:
     def commit(self) -> None:
         self.folder.mkdir(exist_ok=True)
         for name in self.replaced:
-            _to_disk(self.folder / "new" / name)
+            to_disk(self.folder / "new" / name)
         deed = {"replace": self.replaced, "remove": self.removed}
         write_text_atomically(self.folder / "journal.json", json.dumps(deed, indent=1))
-        _to_disk(self.folder)
+        to_disk(self.folder)
         finish(self.root)
 
 
@@ -74,13 +74,13 @@ def finish(root: Path) -> None:
             else:
                 (root / name).unlink(missing_ok=True)
         for changed in {(root / name).parent for name in deed["replace"] + deed["remove"]}:
-            _to_disk(changed)
+            to_disk(changed)
         journal.unlink()
     if folder.exists():
         shutil.rmtree(folder)
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Flush a file, or the names in a folder, so that a power failure cannot undo it after what follows."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -30,6 +30,7 @@ from recsys.config import StageConfig
 from recsys.dataset import Dataset
 from recsys.interactions import MILLISECONDS
 from recsys.live import LiveHistories
+from recsys.rewrite import to_disk
 from recsys.run import Run, RunError, sha256_of, write_text_atomically
 from recsys.user_rows import save_user_rows
 
@@ -198,7 +199,7 @@ class LiveState:
             "batches": batches,
         }
         write_text_atomically(folder / "stage.json", json.dumps(record, indent=1))
-        _flush_folder(folder)
+        to_disk(folder)
 
     def _made_from(self) -> dict[str, Any]:
         return self.run.stage(LIVE, _Nothing(), needs=NEEDS).made_from
@@ -225,14 +226,5 @@ def write_durably(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under a temporary name, flush it to disk, and rename it into place."""
     temporary = path.with_name(f".{path.name}.tmp")
     write(temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
+    to_disk(temporary)
     os.replace(temporary, path)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -28,6 +28,7 @@ from llm.conditions import Condition
 from llm.contexts import RecordSearch
 from llm.methods.base import TrainedMethod
 from llm.methods.lora import ATTENTION, SharedLora
+from llm.prefixes import seeded_linear
 from llm.reading import Personalizer, Reading
 from llm.records import mean_embedding
 from llm.stage2 import World
@@ -97,10 +98,10 @@ class RecordPrefix(nn.Module):
     def __init__(self, hidden: int, out: int, norm: float, config: TapPerConfig, seed: int):
         super().__init__()
         generator = torch_generator(seed, "record prefix")
-        self.first = _linear(4 * hidden, config.scorer_hidden, generator)
-        self.second = _linear(config.scorer_hidden, 1, generator)
-        self.inner = _linear(hidden, config.projection_hidden, generator)
-        self.outer = _linear(config.projection_hidden, out, generator)
+        self.first = seeded_linear(4 * hidden, config.scorer_hidden, generator)
+        self.second = seeded_linear(config.scorer_hidden, 1, generator)
+        self.inner = seeded_linear(hidden, config.projection_hidden, generator)
+        self.outer = seeded_linear(config.projection_hidden, out, generator)
         with (
             torch.no_grad()
         ):  # soft tokens start at about the norm of a token embedding: a constant, and a part of the records
@@ -146,14 +147,6 @@ def segment_softmax(scores: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
     raised = torch.exp(scores - top.index_select(0, row))
     total = torch.segment_reduce(raised, "sum", lengths=lengths)
     return raised / nn.functional.embedding(row, total[:, None])[:, 0]
-
-
-def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(n_in, n_out)
-    with torch.no_grad():
-        layer.weight.normal_(std=n_in**-0.5, generator=generator)
-        layer.bias.zero_()
-    return layer
 
 
 class TapPer(Personalizer):
