@@ -1,5 +1,17 @@
 """Recommendations from a finished run: `from serving import Recommender`, or `recommend(user_id, query)`."""
 
-from serving.recommender import Recommender, recommend
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serving.recommender import Recommender, recommend
 
 __all__ = ["Recommender", "recommend"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when they are asked for: the command line must not wait for torch to print its help."""
+    if name not in __all__:
+        raise AttributeError(f"module 'serving' has no attribute {name!r}")
+    from serving import recommender
+
+    return getattr(recommender, name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,10 @@ def test_modules_stay_readable():
         if (n := len(path.read_text().splitlines())) > 350
     }
     assert long == {}
+
+
+def test_the_command_line_starts_without_torch():
+    """Help in half a second instead of ten."""
+    code = "import sys, serving.cli; print([name for name in ('torch', 'transformers', 'pandas', 'sklearn') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"
