@@ -26,6 +26,12 @@ def test_all_is_the_catalogue_and_survives_being_written_out():
     assert load_config(None, base=config.model_dump(mode="json")) == config
 
 
+def test_all_can_be_listed_with_settings_of_ones_own():
+    methods = chosen("[all, {key: e2p, bottleneck: 9}, {method: tap_per, length: 2, name: Short}]")
+    assert [method.key for method in methods] == [*CATALOGUE, "short"]
+    assert next(method for method in methods if method.key == "e2p").bottleneck == 9
+
+
 def test_a_name_can_be_changed_in_some_settings_and_keeps_the_rest():
     (method,) = chosen("[{key: tap_per_p_q, length: 2}]")
     assert (method.name, method.length, method.user_state) == ("TAP-PER, P_q only", 2, False)

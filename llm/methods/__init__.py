@@ -2,6 +2,7 @@
 
 methods: [e2p, static_prefix, tap_per]                    # names of CATALOGUE
 methods: all                                              # all of them
+methods: [all, {key: p2p, encoder: backbone}]             # all of them, one with settings of one's own
 methods: [e2p, {method: tap_per, bridge: false, name: "TAP-PER, no bridge"}]      # or settings of one's own
 """
 
@@ -38,8 +39,15 @@ AnyMethod = Annotated[
 
 
 def listed(value: Any) -> Any:
-    """`all` as the whole catalogue."""
-    return list(CATALOGUE) if value == "all" else value
+    """`all` as the whole catalogue. In a list, what follows it replaces the rows of the same key: [all, {key: e2p, bottleneck: 64}]."""
+    given = [value] if value == "all" else value
+    if not isinstance(given, list | tuple) or "all" not in given:
+        return given
+    rows: dict[str, Any] = dict(zip(CATALOGUE, CATALOGUE, strict=True))
+    for number, own in enumerate(one for one in given if one != "all"):
+        key = own if isinstance(own, str) else own.get("key") if isinstance(own, dict) else own.key
+        rows[key or f"own {number}"] = own
+    return list(rows.values())
 
 
 Method = Annotated[AnyMethod, BeforeValidator(named)]
