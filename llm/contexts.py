@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import bm25s
 import numpy as np
+import pyarrow.parquet as pq
 
 from llm.prompts import PromptBuilder
 from recsys.catalogue import Catalogue
+from recsys.dataset import Dataset
 from recsys.recommender import Request
 
 
@@ -51,20 +54,55 @@ def _words(texts: Sequence[str]) -> list[list[str]]:
     return bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
 
 
+class Summaries:
+    """Summaries written elsewhere, each from a user's events strictly before its moment."""
+
+    def __init__(self, rows: Sequence[tuple[int, int, str]]):
+        """`rows`: user integer, moment (unix seconds), text."""
+        self._of: dict[int, list[tuple[int, str]]] = {}
+        for user, moment, text in sorted(rows):
+            self._of.setdefault(user, []).append((moment, text))
+
+    def at(self, user: int | None, time: int) -> str | None:
+        """The latest summary of a moment that is not after `time`: a later one may hold what is asked for."""
+        known = [text for moment, text in self._of.get(-1 if user is None else user, ()) if moment <= time]
+        return known[-1] if known else None
+
+    @classmethod
+    def read(cls, path: Path, dataset: Dataset) -> Summaries:
+        """Parquet with user_id, summary and timestamp. Raises `ValueError` naming the file and what is wrong with it."""
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; summaries are Parquet: user_id, timestamp, summary")
+        rows = pq.ParquetFile(path).read()
+        missing = [name for name in ("user_id", "summary") if name not in rows.column_names]
+        if missing:
+            raise ValueError(
+                f"{path}: column {missing[0]!r} is missing; found {', '.join(rows.column_names)}"
+            )
+        if "timestamp" not in rows.column_names:
+            raise ValueError(
+                f"{path}: column 'timestamp' is missing (unix seconds; the summary holds only events before it): a summary that has "
+                "seen what is asked for would hand over the answer"
+            )
+        users = [dataset.user_index(str(user)) for user in rows["user_id"].to_pylist()]
+        given = zip(users, rows["timestamp"].to_pylist(), rows["summary"].to_pylist(), strict=True)
+        return cls([(user, int(moment), text) for user, moment, text in given if user is not None and text])
+
+
 @dataclass
 class Profile:
-    """The text profile: `PromptBuilder.profile`, or what `summaries` [user integer -> text] say of a user.
+    """The text profile: `PromptBuilder.profile` of what came before the shown items, or a summary written elsewhere.
 
-    A user without a summary gets the template, made of what came before the shown items.
+    A user without a summary of a moment up to the request's gets the template.
     """
 
-    summaries: dict[int, str] | None = None
+    summaries: Summaries | None = None
     shown: int | None = None
 
     def tokens(
         self, builder: PromptBuilder, request: Request, shown: np.ndarray, earlier: np.ndarray
     ) -> list[int]:
-        given = None if request.user is None else (self.summaries or {}).get(request.user)
+        given = self.summaries.at(request.user, request.time) if self.summaries else None
         text = given or builder.profile(earlier)
         return builder.line(f"Profile: {text}", builder.config.profile_tokens) if text else []
 

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from llm.contexts import RecordSearch
+from llm.contexts import RecordSearch, Summaries
 from llm.prompts import PromptBuilder
 from recsys.dataset import Dataset
 from recsys.recommender import EMPTY, Request
@@ -32,41 +31,6 @@ Kind = Literal["summary_and_records", "summary_only", "retrieved_only", "full_hi
 Encode = Callable[[Sequence[str]], np.ndarray]  # texts -> [n, d] float32
 
 CHUNK = 2048  # profiles that a kill may cost
-
-
-class Summaries:
-    """Summaries written elsewhere, each from a user's events strictly before its moment."""
-
-    def __init__(self, rows: Sequence[tuple[int, int, str]]):
-        """`rows`: user integer, moment (unix seconds), text."""
-        self._of: dict[int, list[tuple[int, str]]] = {}
-        for user, moment, text in sorted(rows):
-            self._of.setdefault(user, []).append((moment, text))
-
-    def at(self, user: int | None, time: int) -> str | None:
-        """The latest summary of a moment that is not after `time`: a later one may hold what is asked for."""
-        known = [text for moment, text in self._of.get(-1 if user is None else user, ()) if moment <= time]
-        return known[-1] if known else None
-
-    @classmethod
-    def read(cls, path: Path, dataset: Dataset) -> Summaries:
-        """Parquet with user_id, summary and timestamp. Raises `ValueError` naming the file and what is wrong with it."""
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; summaries are Parquet: user_id, timestamp, summary")
-        rows = pq.ParquetFile(path).read()
-        missing = [name for name in ("user_id", "summary") if name not in rows.column_names]
-        if missing:
-            raise ValueError(
-                f"{path}: column {missing[0]!r} is missing; found {', '.join(rows.column_names)}"
-            )
-        if "timestamp" not in rows.column_names:
-            raise ValueError(
-                f"{path}: column 'timestamp' is missing (unix seconds; the summary holds only events before it): P2P trains "
-                "on late events, and a summary that has seen them would hand it the answers"
-            )
-        users = [dataset.user_index(str(user)) for user in rows["user_id"].to_pylist()]
-        given = zip(users, rows["timestamp"].to_pylist(), rows["summary"].to_pylist(), strict=True)
-        return cls([(user, int(moment), text) for user, moment, text in given if user is not None and text])
 
 
 @dataclass

@@ -237,7 +237,7 @@ def recommend(
 @app.command()
 def summarize(
     run: RunPath,
-    out: Annotated[Path, typer.Option(help="Parquet file to write: user_id, summary.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write: user_id, timestamp, summary.")],
     model: Annotated[
         str, typer.Option(help="smollm2, a folder or a hub name: a model that follows instructions.")
     ] = "smollm2",

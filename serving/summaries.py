@@ -29,7 +29,7 @@ ASKED = "In one short sentence, describe the taste of someone who enjoyed these,
 
 
 def summarize(run: Path, out: Path, model: str = "smollm2", titles: int = 12, tokens: int = 40) -> str:
-    """Write `out` (Parquet: user_id, summary); returns what to print. A killed call goes on where it was.
+    """Write `out` (Parquet: user_id, timestamp, summary); returns what to print. A killed call goes on where it was.
 
     The model is told a user's last `titles` titles and writes at most `tokens` tokens, greedily. Raises `ValueError` for a place
     that cannot be written.
@@ -39,7 +39,8 @@ def summarize(run: Path, out: Path, model: str = "smollm2", titles: int = 12, to
     if not out.parent.is_dir():
         raise ValueError(f"{out} cannot be written: there is no folder {out.parent}")
     data = Dataset.load(Run.open(run))
-    told = known_titles(data, titles)
+    known = known_titles(data, titles)
+    told = {user: text for user, (text, _) in known.items()}
     done_path = out.with_name(f".{out.name}.partial.json")
     settings = {"run": str(run), "model": model, "titles": titles, "tokens": tokens}
     done: dict[str, str] = {}
@@ -57,16 +58,21 @@ def summarize(run: Path, out: Path, model: str = "smollm2", titles: int = 12, to
         bar.update(len(some))
     bar.close()
     temporary = out.with_name(f".{out.name}.tmp")
-    pq.write_table(pa.table({"user_id": list(done), "summary": list(done.values())}), temporary)
+    moments = [known[user][1] for user in done]
+    table = pa.table({"user_id": list(done), "timestamp": moments, "summary": list(done.values())})
+    pq.write_table(table, temporary)
     temporary.replace(out)
     done_path.unlink(missing_ok=True)
     seconds = (time.monotonic() - started) / max(len(users), 1)
     return f"summarize: {len(done)} users in {out} ({seconds:.2f} s a user)"
 
 
-def known_titles(data: Dataset, count: int) -> dict[str, str]:
-    """Raw user id -> their last titles, latest first, from what may be known of them; users without any are left out."""
-    told = {}
+def known_titles(data: Dataset, count: int) -> dict[str, tuple[str, int]]:
+    """Raw user id -> their last titles, latest first, from what may be known of them, and the moment after the last of these.
+
+    Users without any are left out.
+    """
+    told: dict[str, tuple[str, int]] = {}
     for user, user_id in enumerate(data.user_ids.tolist()):
         events = np.arange(data.offsets[user], data.offsets[user + 1])
         roles = data.roles[events]
@@ -75,9 +81,8 @@ def known_titles(data: Dataset, count: int) -> dict[str, str]:
         elif (roles == TEST).any():  # held out as a person: all before the first test event
             events = events[: int(np.flatnonzero(roles == TEST)[0])]
         if len(events) and user_id:
-            told[user_id] = "; ".join(
-                data.catalogue.titles[item] for item in data.items[events][::-1][:count]
-            )
+            text = "; ".join(data.catalogue.titles[item] for item in data.items[events][::-1][:count])
+            told[user_id] = text, int(data.times[events[-1]]) + 1
     return told
 
 

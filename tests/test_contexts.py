@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
-from llm.contexts import FullHistory, Joined, Profile, Records, RecordSearch
-from llm.methods.prompting import PromptMethod, read_summaries
+from llm.contexts import FullHistory, Joined, Profile, Records, RecordSearch, Summaries
+from llm.methods.prompting import PromptMethod
 from llm.prompts import PromptBuilder, PromptConfig
 from recsys.catalogue import Catalogue
 from recsys.recommender import Request
@@ -102,24 +99,13 @@ def test_full_history_shows_as_many_as_fit():
     assert [token for token in tokens if token >= 1000] == TOKENS[[0, 1, 4, 2]].reshape(-1).tolist()
 
 
-def test_a_given_summary_stands_in_for_the_template_for_its_user_alone():
-    profile = Profile({0: "a sea person"})
+def test_a_summary_stands_in_for_the_template_for_its_user_and_from_its_moment_on():
+    profile = Profile(
+        Summaries([(0, 50, "an early sea person"), (0, 99, "a sea person"), (0, 100, "knows the answer")])
+    )
     assert text_of(builder().prompt(request(), profile)).startswith("Profile: a sea person\n")
     other = Request("r", 1, 99, np.array([3, 1, 2, 4, 5, 0, 1]), np.arange(7))
     assert "enjoyed" in text_of(builder(recent_items=2).prompt(other, profile))
-
-
-def test_summaries_are_read_by_raw_id_and_bad_files_named(tmp_path):
-    known = {"a": 0, "b": 1}
-    world = SimpleNamespace(dataset=SimpleNamespace(user_index=known.get))
-    path = tmp_path / "s.parquet"
-    pq.write_table(pa.table({"user_id": ["b", "a", "z"], "summary": ["likes b", " ", "nobody"]}), path)
-    assert read_summaries(path, world) == {1: "likes b"}
-    pq.write_table(pa.table({"user_id": ["b"]}), path)
-    with pytest.raises(ValueError, match="column 'summary' is missing"):
-        read_summaries(path, world)
-    with pytest.raises(ValueError, match="no such file"):
-        read_summaries(tmp_path / "none.parquet", world)
 
 
 def test_a_prompt_method_is_a_name_or_settings():

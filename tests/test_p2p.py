@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from llm import generate, profiles
 from llm.adapt import load_adapted
 from llm.backbone import BackboneConfig, load_backbone
-from llm.contexts import RecordSearch
+from llm.contexts import RecordSearch, Summaries
 from llm.export import export_adapter
 from llm.hypernetwork import LoraGenerator
 from llm.methods.p2p import P2P, P2PConfig
 from llm.model import SidModel
-from llm.profiles import ProfileText, ProfileVectors, Summaries
+from llm.profiles import ProfileText, ProfileVectors
 from llm.prompts import PromptBuilder, PromptConfig
 from llm.reading import Reading
 from llm.scoring import constraints_of, expected_hit_rate

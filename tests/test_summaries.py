@@ -18,7 +18,8 @@ def test_a_summary_is_told_of_nothing_that_any_instance_asks_for(small_run):
     told = known_titles(data, 1000)
     for user, user_id in enumerate(data.user_ids):
         mine = data.items[data.users == user], data.roles[data.users == user]
-        assert told[user_id].split("; ")[::-1] == [
+        assert told[user_id][1] == data.times[(data.users == user) & (data.roles == FIT)].max() + 1
+        assert told[user_id][0].split("; ")[::-1] == [
             data.catalogue.titles[item] for item in mine[0][mine[1] == FIT]
         ]
 
@@ -29,7 +30,7 @@ def test_a_held_out_person_is_described_by_what_precedes_their_test(small_run):
     data.roles = np.where((data.users == 3) & (data.roles != TEST), 4, data.roles).astype(np.int8)
     mine = data.users == 3
     before = data.items[mine][: int(np.flatnonzero(data.roles[mine] == TEST)[0])]
-    assert known_titles(data, 2)[data.user_ids[3]] == "; ".join(
+    assert known_titles(data, 2)[data.user_ids[3]][0] == "; ".join(
         data.catalogue.titles[i] for i in before[::-1][:2]
     )
 

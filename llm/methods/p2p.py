@@ -18,9 +18,10 @@ import torch
 from pydantic import Field, model_validator
 
 from llm.conditions import Condition
+from llm.contexts import Summaries
 from llm.hypernetwork import LoraGenerator
 from llm.methods.base import TrainedMethod
-from llm.profiles import Encode, Kind, ProfileText, ProfileVectors, Summaries
+from llm.profiles import Encode, Kind, ProfileText, ProfileVectors
 from llm.reading import Personalizer, Reading
 from llm.records import mean_embedding
 from llm.stage2 import World

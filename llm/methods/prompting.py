@@ -14,10 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pyarrow.parquet as pq
 from pydantic import BeforeValidator, Field
 
-from llm.contexts import FullHistory, Joined, Profile, Records
+from llm.contexts import FullHistory, Joined, Profile, Records, Summaries
 from llm.prompts import Context
 from recsys.config import StageConfig
 
@@ -31,15 +30,14 @@ class _Prompting(StageConfig):
     method: Literal["prompt_context", "rag", "pag", "full_history"]
     k: int = Field(2, ge=1, le=64)  # records (rag, pag); the papers use 1, 2 and 4
     history_tokens: int = Field(256, ge=8)  # full_history: tokens of items
-    # Parquet user_id, summary: what stands in for the template profile. Whoever writes it must not look past the user's first
-    # validation event: a summary is one for all of a user's instances
+    # Parquet user_id, timestamp, summary: what stands in for the template profile from its moment on (`prelude summarize`)
     summaries: Path | None = None
 
     def context(self, world: World) -> Context:
         """The context itself."""
         if self.method == "full_history":
             return FullHistory(self.history_tokens // world.builder.item_tokens.shape[1])
-        profile = Profile(read_summaries(self.summaries, world) if self.summaries else None)
+        profile = Profile(Summaries.read(self.summaries, world.dataset) if self.summaries else None)
         if self.method == "prompt_context":
             return profile
         records = Records(world.search, self.k)
@@ -55,16 +53,3 @@ def _named(value: Any) -> Any:
 
 
 PromptMethod = Annotated[_Prompting, BeforeValidator(_named)]
-
-
-def read_summaries(path: Path, world: World) -> dict[int, str]:
-    """User integer -> summary. Raises `ValueError` naming the file and the column that is missing."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; summaries are Parquet with columns user_id and summary")
-    rows = pq.ParquetFile(path).read()
-    for column in ("user_id", "summary"):
-        if column not in rows.column_names:
-            raise ValueError(f"{path}: column {column!r} is missing; found {', '.join(rows.column_names)}")
-    users = (world.dataset.user_index(str(user)) for user in rows["user_id"].to_pylist())
-    pairs = zip(users, rows["summary"].to_pylist(), strict=True)
-    return {user: text for user, text in pairs if user is not None and text and text.strip()}
