@@ -50,7 +50,8 @@ class Feedback:
     users: np.ndarray
     items: np.ndarray
     times: np.ndarray
-    known: int  # events that were in the histories before, and are not taken again
+    given: np.ndarray  # [m, 3] user, item, time of all events that were given, each once; also those the histories held before
+    known: int  # events that were in the histories before, or given twice, and are not taken again
     after: LiveHistories
 
     def __len__(self) -> int:
@@ -146,17 +147,21 @@ class LiveState:
         numbers = np.array([row[1:] for row in fresh], np.int64).reshape(-1, 3)
         users, items, times = numbers[:, 0], numbers[:, 1], numbers[:, 2]
         after.add(user_ids, users.tolist(), items, times)
-        return Feedback(user_ids, users, items, times, len(rows) - len(fresh), after)
+        given = np.unique(np.array([row[1:] for row in rows], np.int64).reshape(-1, 3)[:, [0, 2, 1]], axis=0)[
+            :, [0, 2, 1]
+        ]
+        return Feedback(user_ids, users, items, times, given, len(rows) - len(fresh), after)
 
     def commit(
         self,
         batch_id: str,
         digest: str,
         feedback: Feedback,
+        users: np.ndarray,
         states: dict[str, torch.Tensor],
         facts: dict[str, Any],
     ) -> None:
-        """Write a batch: its events, and `states` (method key -> rows [n, L·h] of the feedback's distinct users)."""
+        """Write a batch: its events, and `states` (method key -> rows [n, L·h] of `users` [n], ascending)."""
         folder = self.run.path / LIVE
         folder.mkdir(exist_ok=True)
         number = len(self.batches) + 1
@@ -178,7 +183,7 @@ class LiveState:
         if states:
             batch["states"] = f"states-{number:06}.safetensors"
             tensors = {key: rows.cpu().contiguous() for key, rows in states.items()}
-            tensors["users"] = torch.from_numpy(np.unique(feedback.users))
+            tensors["users"] = torch.from_numpy(users)
             about = {"user_rows": json.dumps(sorted(states)), "user_rows_by": "users"}
             write_durably(folder / batch["states"], lambda path: save_file(tensors, str(path), about))
         self.record([*self.batches, batch])
