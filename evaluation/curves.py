@@ -70,7 +70,7 @@ def attention_strips(weights: Mapping[str, np.ndarray], days: np.ndarray, title:
         axis.imshow(alpha[None], aspect="auto", cmap="Reds", vmin=0, vmax=most, interpolation="nearest")
         axis.set_yticks([])
     ticks = np.unique(np.linspace(0, len(days) - 1, min(8, len(days))).astype(int))
-    axes[-1, 0].set_xticks(ticks, [f"{days[tick]:,.0f} d" for tick in ticks])
+    axes[-1, 0].set_xticks(ticks, [f"{days[tick]:,.{0 if days[tick] >= 10 else 2}f} d" for tick in ticks])
     axes[-1, 0].set_xlabel("records, oldest first; days before the question")
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     figure.colorbar(axes[0, 0].images[0], ax=axes[:, 0], label="α")

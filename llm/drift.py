@@ -78,7 +78,7 @@ def align(new: np.ndarray, old: np.ndarray) -> np.ndarray:
 def cosine_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """1 − cosine of rows [R, d]."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return 1 - (a * b).sum(1) / np.maximum(lengths, 1e-12)
+    return np.maximum(1 - (a * b).sum(1) / np.maximum(lengths, 1e-12), 0)
 
 
 def drift(

@@ -205,7 +205,7 @@ class Experiment:
         self._cost(
             "bootstrap" if not chunk else RETRAIN,
             chunk,
-            report["best_step"],
+            report["curves"]["validation"][-1][0],
             len(world.train),
             time.monotonic() - started,
         )

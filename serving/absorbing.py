@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from llm.methods.base import save_personalizer
 from llm.methods.tap_per import TapPer, TapPerConfig
 from llm.online import Absorbed, OnlineConfig, absorb
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 
 def update(service: Recommender, events: Sequence[Event], batch_id: str | None, full: bool = False) -> Update:
-    """See `Recommender.update`. With `full` P_q and the bridge are trained too, in memory: `online_full` writes them."""
+    """See `Recommender.update`. With `full` P_q and the bridge are trained too, in memory (`online_full` writes them), and on all the
+    events, also those that the run has absorbed before.
+    """
     started = time.monotonic()
     events = [checked(place, event) for place, event in enumerate(events)]
     digest = digest_of(events)
@@ -43,7 +47,8 @@ def update(service: Recommender, events: Sequence[Event], batch_id: str | None, 
             done.steps if done else 0, config.method if done else None, time.monotonic() - started,
         )  # fmt: skip
         facts = {"steps": answer.steps, "seconds": round(answer.seconds, 3)}
-        live.commit(batch_id, digest, feedback, {config.method: done.rows} if done else {}, facts)
+        users = done.users if done else feedback.users[:0]
+        live.commit(batch_id, digest, feedback, users, {config.method: done.rows} if done else {}, facts)
         run.update_manifest()
     for built in service._built.values():
         if isinstance(built, SidRecommender):
@@ -70,10 +75,11 @@ def _train(service: Recommender, feedback: Feedback, config: OnlineConfig, full:
     assert isinstance(recommender, SidRecommender)
     personalizer = recommender.reading.personalizer
     assert isinstance(personalizer, TapPer)
-    if not len(feedback):
+    fresh = np.stack([feedback.users, feedback.items, feedback.times], 1)
+    events = feedback.given if full else fresh
+    if not len(events):
         return None
-    events = zip(feedback.users.tolist(), feedback.items.tolist(), feedback.times.tolist(), strict=True)
-    requests = [feedback.after.request(f"f{at}", *event) for at, event in enumerate(events)]
+    requests = [feedback.after.request(f"f{at}", *event) for at, event in enumerate(events.tolist())]
     before = personalizer.later
     personalizer.later = dict(before)  # what the commit has not written is not served
     try:
@@ -102,7 +108,8 @@ def _rate(service: Recommender, key: str) -> float:
 
 
 def online_full(path: Path, events: Sequence[Event], out: Path) -> Update:
-    """Train P_u of the events' users, P_q and the bridge from the run's weights on the events; `out` is the new run.
+    """Train P_u of the events' users, P_q and the bridge from the run's weights on the events; `out` is the new run. Events that
+    `update` has absorbed before are trained on too, and stand in the histories once.
 
     Stages that do not change are linked (copied where the disk cannot link). The new run has the old one's configuration, its journal
     and these events; the old run stays as it is. It is built beside `out` and renamed: killed, it begins again.
@@ -118,10 +125,12 @@ def online_full(path: Path, events: Sequence[Event], out: Path) -> Update:
         _link(old.path, partial)
     run = Run.open(partial)
     service = Recommender.load(partial)
-    answer = update(service, events, None, full=True)
-    if not answer.absorbed or not answer.events:
+    answer = update(
+        service, events, f"online-full {digest_of([checked(*pair) for pair in enumerate(events)])}", full=True
+    )
+    if not answer.steps:
         shutil.rmtree(partial)
-        raise ValueError(f"{path} has absorbed these events before; a new run needs new ones")
+        raise ValueError(f"{path} was trained on these very events before (online-full), or there are none")
     _save_weights(service, run, answer)
     run.update_manifest()
     os.rename(partial, out)

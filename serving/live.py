@@ -51,7 +51,8 @@ class Feedback:
     users: np.ndarray
     items: np.ndarray
     times: np.ndarray
-    known: int  # events that were in the histories before, and are not taken again
+    given: np.ndarray  # [m, 3] user, item, time of all events that were given, each once; also those the histories held before
+    known: int  # events that were in the histories before, or given twice, and are not taken again
     after: LiveHistories
 
     def __len__(self) -> int:
@@ -147,17 +148,21 @@ class LiveState:
         numbers = np.array([row[1:] for row in fresh], np.int64).reshape(-1, 3)
         users, items, times = numbers[:, 0], numbers[:, 1], numbers[:, 2]
         after.add(user_ids, users.tolist(), items, times)
-        return Feedback(user_ids, users, items, times, len(rows) - len(fresh), after)
+        given = np.unique(np.array([row[1:] for row in rows], np.int64).reshape(-1, 3)[:, [0, 2, 1]], axis=0)[
+            :, [0, 2, 1]
+        ]
+        return Feedback(user_ids, users, items, times, given, len(rows) - len(fresh), after)
 
     def commit(
         self,
         batch_id: str,
         digest: str,
         feedback: Feedback,
+        users: np.ndarray,
         states: dict[str, torch.Tensor],
         facts: dict[str, Any],
     ) -> None:
-        """Write a batch: its events, and `states` (method key -> rows [n, L·h] of the feedback's distinct users)."""
+        """Write a batch: its events, and `states` (method key -> rows [n, L·h] of `users` [n], ascending)."""
         folder = self.run.path / LIVE
         folder.mkdir(exist_ok=True)
         number = len(self.batches) + 1
@@ -179,8 +184,8 @@ class LiveState:
         if states:
             batch["states"] = f"states-{number:06}.safetensors"
             tensors = {key: rows.cpu().contiguous() for key, rows in states.items()}
-            users = torch.from_numpy(np.unique(feedback.users))
-            write_durably(folder / batch["states"], lambda path: save_user_rows(path, tensors, users))
+            owners = torch.from_numpy(users)
+            write_durably(folder / batch["states"], lambda path: save_user_rows(path, tensors, owners))
         self.record([*self.batches, batch])
         self._take(batch)
 

@@ -46,7 +46,7 @@ def online(config: RunConfig, run: Run) -> dict[str, Any]:
                     "stream": int((experiment.part > 0).sum()),
                 },
                 "figure": RATE,
-                "note": "chunks are of each user's own events: what is shared learns from other users' later days too",
+                "note": "chunks are of each user's own events: what is shared learns from other users' later days too; every variant's prompt shows the recent items",
                 "rows": over_chunks(measured, STATIC),
                 "costs": experiment.costs,
             }

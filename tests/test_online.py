@@ -182,7 +182,9 @@ def test_a_kill_at_any_point_leaves_before_or_after(world_run, tmp_path, monkeyp
             return False
         feedback = live.check(events)
         rows = torch.full((len(np.unique(feedback.users)), 4), value)
-        live.commit(name, digest_of(events), feedback, {"tap_per": rows}, {"seconds": 0.0})
+        live.commit(
+            name, digest_of(events), feedback, np.unique(feedback.users), {"tap_per": rows}, {"seconds": 0.0}
+        )
         Run(path).update_manifest()
         return True
 
@@ -302,6 +304,14 @@ def test_online_full_makes_a_new_run_and_leaves_the_old_one(copy, tmp_path, monk
     assert service.update([("u1", "i3", 4_000_000)]).absorbed
     assert run_all(service.methods.config, Run.create(out), until="personalize") is None  # nothing runs again
     assert capsys.readouterr().out.count("not run again") == 5
+    Recommender.load(copy.path).update(NEW)
+    nightly = online_full(
+        copy.path, NEW, tmp_path / "nightly"
+    )  # what the day has absorbed is trained on, and not doubled
+    assert (nightly.events, nightly.known) == (0, 6)
+    assert nightly.steps > 0
+    histories = Recommender.load(tmp_path / "nightly").live.histories
+    assert len(histories.events(histories.user_index("newcomer"))[0]) == 3
     with pytest.raises(ValueError, match="is not overwritten"):
         online_full(copy.path, NEW, out)
 
