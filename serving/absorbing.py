@@ -89,7 +89,7 @@ def _train(service: Recommender, feedback: Feedback, config: OnlineConfig, full:
                 "feedback",
                 recommender.reading,
                 requests,
-                feedback.items,
+                events[:, 1],
                 config,
                 rate,
                 Path(checkpoint),
