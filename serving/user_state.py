@@ -29,6 +29,7 @@ from recsys.run import Run, manifest_text, rehashed, sha256_of
 from recsys.splits import ROLE_NAMES
 from recsys.user_rows import Columns, Person, forget, rows_of
 from serving.evaluate import with_costs, write_run_report
+from serving.live import LiveState
 from serving.recommender import _loaded
 
 OWN = (
@@ -132,7 +133,9 @@ def remake_report(run: Run) -> bool:
 
 
 def _person(data: Dataset, run: Run, user_id: str) -> Person:
-    number = data.user_index(user_id)
+    number = LiveState(run, data).histories.user_index(
+        user_id
+    )  # the journal may know somebody whom the data does not
     if number is None:
         raise ValueError(
             f"user {user_id!r} is unknown to {run.path}: it holds nothing under that id; ids are those of the "

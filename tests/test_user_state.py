@@ -512,3 +512,19 @@ def test_feedback_absorbed_later_goes_too_and_the_others_keep_theirs(small_run, 
     again = serving.Recommender.load(run.path)
     assert again.recommend("u3", n=8, method="tap_per") == before
     assert again.recommend(PERSON, n=5).path.startswith("cold start")
+
+
+def test_somebody_who_came_after_the_run_was_made_can_be_forgotten_too(small_run, tmp_path):
+    run = copy(small_run[1], tmp_path / "copy")
+    now = Dataset.load(run).end
+    serving.Recommender.load(run.path).update([("newcomer", "i3", now + 1), ("u3", "i5", now + 2)])
+    assert {holding.artifact for holding in show(run, "newcomer")} == {
+        "live/events-000001.parquet",
+        "live/states-000001.safetensors",
+    }
+    before = serving.Recommender.load(run.path).recommend("u3", n=8, method="tap_per")
+    delete(run, "newcomer")
+    assert "newcomer" not in pq.read_table(run.path / "live" / "events-000001.parquet")["user_id"].to_pylist()
+    assert serving.Recommender.load(run.path).recommend("u3", n=8, method="tap_per") == before
+    with pytest.raises(ValueError, match="user 'newcomer' is unknown to"):
+        show(run, "newcomer")
