@@ -23,7 +23,7 @@ def storage(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> bytes | 
     if not shown:
         return None
     figure, axes = plt.subplots(
-        1, len(shown), figsize=(5.6 * len(shown), 3.8), squeeze=False, layout="constrained"
+        1, len(shown), figsize=(5.6 * len(shown), 4.8), squeeze=False, layout="constrained"
     )
     for axis, (title, rows) in zip(axes[0], shown.items(), strict=True):
         style(axis, title)
@@ -33,7 +33,7 @@ def storage(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> bytes | 
             axis.loglog(USERS, per_user * USERS + shared, dashes, color=colour, lw=1.6, label=name)
         axis.set_xlabel("users")
         axis.set_ylabel("numbers stored")
-        axis.legend(frameon=False, fontsize=7, loc="upper left")
+        axis.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return png(figure)
 
 

@@ -63,12 +63,14 @@ def measure_costs(methods: Methods, requests: Sequence[Request], quiet: bool = F
 
 def cost_pictures(costs: dict[str, Any]) -> list[tuple[str, str, bytes | None]]:
     """Storage against users, here and at the papers' size, and admission against history: (heading, caption, PNG)."""
-    here = {
-        name: (row["per_user_parameters"], row["shared_parameters"])
-        for name, row in costs["rows"].items()
-        if row["per_user_parameters"] or row["shared_parameters"]
+    alike: dict[tuple[float, float], list[str]] = {}
+    for name, row in costs["rows"].items():
+        if row["per_user_parameters"] or row["shared_parameters"]:
+            alike.setdefault((row["per_user_parameters"], row["shared_parameters"]), []).append(name)
+    panels = {
+        "this run": {" = ".join(names[:2]) + " …" * (len(names) > 2): pair for pair, names in alike.items()},
+        "Llama-3.1-8B, the papers' ranks": at_papers_size(),
     }
-    panels = {"this run": here, "Llama-3.1-8B, the papers' ranks": at_papers_size()}
     lengths, seconds = costs["admission"]["lengths"], costs["admission"]["seconds"]
     return [
         ("What is stored", STORAGE_CAPTION, storage(panels)),
