@@ -53,12 +53,16 @@ CODES_CAPTION = (
 
 def print_table(results: Results, console: Console | None = None) -> None:
     """Print the figures, the comparisons, and the protocol's sentences to the terminal."""
-    console = console or Console()
-    console = Console(file=console.file, width=max(console.width, TERMINAL_WIDTH))
+    console = wide(console or Console())
     for title, columns, rows in all_tables(results):
         _print(console, title, columns, rows)
     for line in describe(results):
         console.print(line, highlight=False)
+
+
+def wide(console: Console) -> Console:
+    """The same console, no narrower than our tables."""
+    return Console(file=console.file, width=max(console.width, TERMINAL_WIDTH))
 
 
 def _print(console: Console, title: str, columns: Sequence[Column], rows: Sequence[Mapping]) -> None:

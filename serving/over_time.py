@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.curves import bars, with_intervals
+from evaluation.report import wide
 from evaluation.statistics import mean_interval, paired_test, user_means
 from llm.drift import NOBODY, STALE, Drifted, drift
 from llm.methods.tap_per import TapPerConfig
@@ -199,7 +200,7 @@ def print_over_time(report: dict[str, Any], console: Console) -> None:
         ]  # fmt: skip
         drift_of = row.get("drift")
         table.add_row(*cells, *([] if not drifted else ["" if drift_of is None else f"{drift_of:.3f}"]))
-    console.print(table)
+    wide(console).print(table)
     for cost in report.get("costs", []):
         where = f"chunk {cost['chunk']}" if cost["chunk"] else "before the stream"
         console.print(
