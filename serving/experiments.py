@@ -44,7 +44,11 @@ def experiment_pictures(run: Run) -> list[tuple[str, str, bytes | None]]:
 
 
 def attention_picture(run: Run) -> bytes | None:
-    """Attention over the history of the first test user with `LEAST_RECORDS` records (else with the most); None without a P_q."""
+    """Attention over the history of the first test user with `LEAST_RECORDS` records (else with the most); None without a P_q, or
+    without the run's configuration.
+    """
+    if not (run.path / "config.yaml").exists():  # stages called one by one, from Python
+        return None
     service = Recommender.load(run.path)
     trained = service.methods.config.personalize.methods
     method = next((one for one in trained if isinstance(one, TapPerConfig) and one.records), None)

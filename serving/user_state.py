@@ -106,7 +106,8 @@ def delete(run: Run, user_id: str) -> dict[str, Any]:
         data = Dataset.load(run)
         person = _person(data, run, user_id)
         rewrite = Rewrite(run.path)
-        _without_dataset_rows(run, data, person, rewrite)
+        if person.number < data.n_users:  # else only the journal knows them
+            _without_dataset_rows(run, data, person, rewrite)
         for name in _artifacts(run):
             if rows_of(run.path / name, person):
                 forget(run.path / name, person, rewrite.new(name))
