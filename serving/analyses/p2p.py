@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 
 from evaluation.metrics import expected_hit
 from evaluation.statistics import mean_interval, paired_test, user_means
+from llm.methods.oppu import OppuConfig
 from llm.methods.p2p import P2P, P2PConfig
 from llm.reading import Reading
 from llm.scoring import log_probs_of
@@ -92,7 +93,7 @@ def analyse_p2p(
     assert isinstance(reading.personalizer, P2P)
     test = Test(methods.dataset, instances)
     plain, whole = test.of(methods.reading("no_context")), test.of(reading)
-    found: dict[str, Any] = {"method": key, "instances": len(test.requests), "users": len(whole)}
+    found: dict[str, Any] = {"method": key, "instances": len(test.requests), "test_users": len(whole)}
     found["profiles"] = [row("no context", plain, whole), row("as trained", whole)]
     found["profiles"] += _told(world, method, reading, test, whole)
     found["k"] = _by_k(world, method, reading, test)
@@ -204,8 +205,9 @@ def _time(
     ours = median(admission_seconds(methods, method, reading, user) for user in chosen)
     parts = _parts(world, method, reading, chosen)
     given = "given" if oppu_seconds is not None else None
-    if oppu_seconds is None and "oppu" in methods.available():
-        oppu, own = methods.config.personalize.method("oppu"), methods.reading("oppu")
+    trained = (one for one in methods.config.personalize.methods if isinstance(one, OppuConfig))
+    if oppu_seconds is None and (oppu := next(trained, None)) is not None:
+        own = methods.reading(oppu.key)
         oppu_seconds = median(admission_seconds(methods, oppu, own, user) for user in chosen)
         given = "timed"
     found: dict[str, Any] = {
