@@ -111,4 +111,4 @@ def test_a_summary_stands_in_for_the_template_for_its_user_and_from_its_moment_o
 def test_a_prompt_method_is_a_name_or_settings():
     adapter = TypeAdapter(PromptMethod)
     assert adapter.validate_python("rag").k == 2
-    assert adapter.validate_python({"method": "pag", "k": 4}).label == "PAG, k = 4"
+    assert adapter.validate_python({"method": "pag", "k": 4}).k == 4

@@ -147,8 +147,3 @@ class _BackboneEncoder:
             for start in range(0, len(texts), 256)
         ]
         return torch.nn.functional.normalize(torch.cat(made), dim=1).cpu().numpy()
-
-
-def with_profiles(personalizer: P2P, profiles: ProfileVectors) -> P2P:
-    """The trained hypernetwork told other profiles: the ablations at test time."""
-    return P2P(profiles, personalizer.generator).eval()

@@ -23,8 +23,6 @@ from recsys.config import StageConfig
 if TYPE_CHECKING:
     from llm.stage2 import World
 
-NAMES = {"prompt_context": "Prompt Context", "rag": "RAG", "pag": "PAG", "full_history": "Full History"}
-
 
 class _Prompting(StageConfig):
     method: Literal["prompt_context", "rag", "pag", "full_history"]
@@ -42,10 +40,6 @@ class _Prompting(StageConfig):
             return profile
         records = Records(world.search, self.k)
         return records if self.method == "rag" else Joined((profile, records))
-
-    @property
-    def label(self) -> str:
-        return NAMES[self.method] + (f", k = {self.k}" if self.method in ("rag", "pag") else "")
 
 
 def _named(value: Any) -> Any:
