@@ -1,0 +1,116 @@
+"""Labelled playlists: what a user asked for, what was shown for it, and which of it they engaged with.
+
+    query "dark comedy" of user 3 at second 1,100,000,000  →  items 17 (1), 250 (0), 4 (1)
+
+The unit is the shown list. A list belongs to one part of the data, so that nothing that judges has seen what it judges:
+
+    generator, generator_validation    LM and KTO training of prefixes, and what stops and chooses them
+    predictor, predictor_validation    the engagement predictor, and what chooses and calibrates it
+    test                               what the table reports, once
+    none                               everything that may not be used
+
+Generator and predictor get disjoint users of the same times (PERSONALIZE events, which neither the graph of the conditioning vectors nor
+Stage 1 has fitted); test lists are later than everything of the same user (`recsys.splits`). Query texts that are held out
+(`recsys.phrases`) stand in test lists alone: whoever answers them has never read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.dataset import Dataset
+from recsys.recommender import Request
+from recsys.run import Run
+
+PARTS = ("generator", "generator_validation", "predictor", "predictor_validation", "test", "none")
+GENERATOR, GENERATOR_VALIDATION, PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, NONE = range(len(PARTS))
+
+
+@dataclass(frozen=True, eq=False)
+class ShownLists:
+    """Q lists. List q holds items[offsets[q] : offsets[q + 1]] in the order in which they were shown."""
+
+    users: np.ndarray  # [Q] int64
+    times: (
+        np.ndarray
+    )  # [Q] int64, unix seconds: the moment of asking; nothing that was shown is in the history before it
+    queries: list[str]  # [Q]
+    parts: np.ndarray  # [Q] int8: see PARTS
+    held_out: np.ndarray  # [Q] bool: no training has read this query's text
+    offsets: np.ndarray  # [Q + 1] int64
+    items: np.ndarray  # [S] int64
+    labels: np.ndarray  # [S] bool: engaged
+
+    def __post_init__(self) -> None:
+        assert (
+            len(self.users) == len(self.times) == len(self.queries) == len(self.parts) == len(self.held_out)
+        )
+        assert len(self.offsets) == len(self.users) + 1 and len(self.items) == len(self.labels)
+        assert (np.diff(self.offsets) > 0).all() and self.offsets[-1] == len(self.items)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def of(self, part: int) -> np.ndarray:
+        """Indices of the lists of a part, ascending."""
+        return np.flatnonzero(self.parts == part)
+
+    def shown(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items and labels of one list."""
+        rows = slice(self.offsets[index], self.offsets[index + 1])
+        return self.items[rows], self.labels[rows]
+
+    def request(self, index: int, dataset: Dataset) -> Request:
+        """The request of one list: its history is strictly before its time; what was shown is never excluded."""
+        user, time = int(self.users[index]), int(self.times[index])
+        history, times = dataset.before(user, time) if user >= 0 else (self.items[:0], self.items[:0])
+        seen = np.unique(history) if dataset.exclude_seen else history[:0]
+        return Request(
+            request_id=f"q{index}",
+            user=user if user >= 0 else None,
+            time=time,
+            history=history,
+            history_times=times,
+            query=self.queries[index],
+            exclude=np.setdiff1d(seen, self.shown(index)[0]),
+        )
+
+    def requests(self, indices: Sequence[int] | np.ndarray, dataset: Dataset) -> list[Request]:
+        return [self.request(int(index), dataset) for index in indices]
+
+    def save(self, folder: Path) -> None:
+        """Write `lists.parquet` and `shown.parquet`."""
+        lists = {
+            "user": self.users,
+            "time": self.times,
+            "query": pa.array(self.queries, pa.string()),
+            "part": self.parts,
+            "held_out": self.held_out,
+        }
+        pq.write_table(pa.table(lists), folder / "lists.parquet")
+        row = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        shown = {"list": row, "item": self.items, "engaged": self.labels}
+        pq.write_table(pa.table(shown), folder / "shown.parquet")
+
+    @classmethod
+    def load(cls, run: Run) -> ShownLists:
+        """What the `engagement` stage of `run` left."""
+        lists = pq.ParquetFile(run.artifact("engagement", "lists.parquet")).read()
+        shown = pq.ParquetFile(run.artifact("engagement", "shown.parquet")).read()
+        counts = np.bincount(shown["list"].to_numpy(), minlength=len(lists))
+        return cls(
+            users=lists["user"].to_numpy(),
+            times=lists["time"].to_numpy(),
+            queries=lists["query"].to_pylist(),
+            parts=lists["part"].to_numpy(),
+            held_out=lists["held_out"].to_numpy(zero_copy_only=False),
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            items=shown["item"].to_numpy(),
+            labels=shown["engaged"].to_numpy(zero_copy_only=False),
+        )
