@@ -6,16 +6,15 @@ every tie group, after which times rise strictly and "what stands before" is "wh
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from llm.contexts import Joined, Profile, Records, RecordSearch
 from llm.prompts import PromptBuilder
+from recsys.phrases import Phrases
 from recsys.prepare import Dataset
 from recsys.seeds import rng
-from recsys.splits import TEST, VALIDATION, WARM
 
 RECORD_COUNTS = (1, 2, 4)  # k of the windows that carry retrieved records: the papers'
 
@@ -69,7 +68,7 @@ class WindowBuilder:
 
     def __init__(self, dataset: Dataset, builder: PromptBuilder, shares: Shares, seed: int):
         self.dataset, self.builder, self.shares, self.seed = dataset, builder, shares, seed
-        self.phrases = item_phrases(dataset)
+        self.phrases = Phrases(dataset)
         self.search = RecordSearch(dataset.catalogue) if shares.records else None
 
     def window(self, events: np.ndarray, epoch: int) -> Window:
@@ -77,10 +76,7 @@ class WindowBuilder:
         shares = (self.shares.profile, self.shares.query, self.shares.records)
         with_profile, with_query, with_records = generator.random(3) < shares
         items = self.dataset.items[events]
-        phrases, query = self.phrases[items[-1]], None
-        if with_query and phrases:
-            count = min(len(phrases), int(generator.integers(1, 3)))
-            query = " ".join(phrases[i] for i in generator.choice(len(phrases), count, replace=False)).lower()
+        query = self.phrases.query(int(items[-1]), generator) if with_query else None
         if with_records and self.search is not None:
             records = Records(self.search, RECORD_COUNTS[generator.integers(len(RECORD_COUNTS))])
             context = Joined((Profile(), records)) if with_profile else records
@@ -136,26 +132,3 @@ class WindowBatches:
             self._windows, self._epoch = windows_of_epoch(data, self.role, self.size, seed, epoch), epoch
             if not self._windows:
                 raise ValueError("there is no training event for this stage; check the split's fractions")
-
-
-def item_phrases(dataset: Dataset) -> list[list[str]]:
-    """Phrases that describe each item: its column values, and queries that led to it.
-
-    A query of a user about an item of their own held-out events is left out, and so are those of held-out users.
-    """
-    phrases: list[list[str]] = [[] for _ in range(dataset.n_items)]
-    for values in dataset.catalogue.columns.values():
-        for item, some in enumerate(values):
-            phrases[item] += some
-    held_out = np.isin(dataset.roles, (VALIDATION, TEST))
-    pairs = set(zip(dataset.users[held_out].tolist(), dataset.items[held_out].tolist(), strict=True))
-    asked: dict[int, set[str]] = defaultdict(set)
-    for user, item, query in zip(
-        dataset.queries["user"], dataset.queries["item"], dataset.queries["query"], strict=True
-    ):
-        unseen = user >= 0 and dataset.user_groups[user] != WARM
-        if item >= 0 and not unseen and (user, item) not in pairs:
-            asked[int(item)].add(query)
-    for item, queries in asked.items():
-        phrases[item] += sorted(queries)
-    return [list(dict.fromkeys(some)) for some in phrases]

@@ -41,6 +41,7 @@ class Dataset:
     kinds: np.ndarray | None = None  # [E] str (object): the `event` column; None: the data has none
     # [U] str (object): WARM, or what a user split made of the user (recsys.user_splits); None: all are WARM
     user_groups: np.ndarray = None  # type: ignore[assignment]
+    held_out_queries: float = 0.0  # share of query texts that no training reads (recsys.phrases)
     exclude_seen: bool = True  # the protocol's answer to: may what a user has had be recommended again?
     end: int = 0  # the moment after all that was read (unix seconds or an ordinal); 0: after the last event
     offsets: np.ndarray = field(init=False)  # [U + 1] int64: events of user u are offsets[u] : offsets[u + 1]
@@ -80,6 +81,7 @@ class Dataset:
                 users["group"].to_pylist() if "group" in users.column_names else [WARM] * len(users),
                 dtype=object,
             ),
+            held_out_queries=report.get("held_out_queries", 0.0),
             exclude_seen=report["exclude_seen"],
             end=report["time_range"][1] + 1,  # not of the events: a deletion must not set the clock back
         )

@@ -51,8 +51,9 @@ class ShownLists:
         assert (
             len(self.users) == len(self.times) == len(self.queries) == len(self.parts) == len(self.held_out)
         )
-        assert len(self.offsets) == len(self.users) + 1 and len(self.items) == len(self.labels)
-        assert (np.diff(self.offsets) > 0).all() and self.offsets[-1] == len(self.items)
+        assert len(self.offsets) == len(self.users) + 1
+        assert len(self.items) == len(self.labels) == self.offsets[-1]
+        assert (np.diff(self.offsets) > 0).all()
 
     def __len__(self) -> int:
         return len(self.users)

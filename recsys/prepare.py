@@ -151,6 +151,7 @@ def _build(
         queries=_queries(source.queries, user_ids, catalogue, notices),
         ratings=frame["rating"].to_numpy()[order].astype(np.float32) if "rating" in frame else None,
         kinds=frame["event"].to_numpy(dtype=object)[order] if "event" in frame else None,
+        held_out_queries=config.held_out_queries,
     )
 
 
@@ -223,6 +224,7 @@ def _report(
         **dataset.facts(),
         "time_range": [int(dataset.times.min()), int(dataset.times.max())],
         "exclude_seen": config.exclude_seen,
+        "held_out_queries": config.held_out_queries,
         "split": config.split.model_dump(mode="json"),
         "dropped_rows": {
             **{

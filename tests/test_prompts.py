@@ -9,10 +9,11 @@ import pytest
 from llm.contexts import FullHistory, Joined, Profile, Records, RecordSearch
 from llm.prompts import PromptBuilder, PromptConfig
 from llm.vocabulary import PREFIX
-from llm.windows import Shares, WindowBatches, WindowBuilder, item_phrases, windows_of_epoch
+from llm.windows import Shares, WindowBatches, WindowBuilder, windows_of_epoch
 from recsys.catalogue import Catalogue
 from recsys.dataset import Dataset
 from recsys.leaks import LeakError, check_planted_answer
+from recsys.phrases import Phrases
 from recsys.recommender import Request
 from recsys.splits import FIT, TEST
 
@@ -129,7 +130,7 @@ def test_queries_of_held_out_pairs_are_not_learned_from():
             "query": ["secret", "public"],
         }
     )
-    phrases = item_phrases(data)
+    phrases = Phrases(data).of
     assert "secret" not in phrases[item]
     assert "public" in phrases[(item + 1) % N]
 

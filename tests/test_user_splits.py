@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.results import Results
-from llm.windows import item_phrases
 from recsys import user_splits
 from recsys.interactions import DataError
+from recsys.phrases import Phrases
 from recsys.prepare import Dataset, PrepareConfig, prepare
 from recsys.recommender import Request
 from recsys.run import Run
@@ -310,7 +310,7 @@ def test_contradictions_are_refused(settings):
 
 
 def test_queries_of_held_out_users_teach_nothing(tmp_path, counted_words):
-    data, _ = prepared(tmp_path, world(), user_split=SPLIT)
+    data, _ = prepared(tmp_path, world(), user_split=SPLIT, held_out_queries=0)
     item = 0
     data.queries = pd.DataFrame(
         {
@@ -321,7 +321,7 @@ def test_queries_of_held_out_users_teach_nothing(tmp_path, counted_words):
     )
     warm = {f"q{user}" for user in np.flatnonzero(data.user_groups == WARM)}
     own = {f"q{u}" for u in data.users[(data.items == item) & np.isin(data.roles, (VALIDATION, TEST))]}
-    assert set(item_phrases(data)[item]) == {"i", "q"} | (warm - own)
+    assert set(Phrases(data).of[item]) == {"i", "q"} | (warm - own)
 
 
 def quick_config(folder: Path, split: UserSplitConfig) -> RunConfig:

@@ -1,0 +1,106 @@
+"""What people call items: phrases, which of them are kept from all training, and which items carry the words of a query.
+
+A query text is held out if the hash of its words says so: a fixed part of all texts, the same in every stage and every run, whoever
+asks. Words in another order are the same text ("drama comedy"). The single values of the catalogue's own columns (a genre) are
+never held out. What was held out stands in no training prompt, so an answer to it shows what the model has understood.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
+
+from recsys.dataset import Dataset
+from recsys.splits import TEST, VALIDATION, WARM
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, case folded: letters and digits of any script (`sci-fi` is one word)."""
+    return re.findall(r"\w+(?:[-'’&+]\w+)*", text.casefold())
+
+
+def hash_share(text: str) -> float:
+    """A number in [0, 1) that depends on the text's words alone, whatever their order."""
+    digest = hashlib.blake2b(" ".join(sorted(words(text))).encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
+class Phrases:
+    """The phrases of each item of a data set: its column values, and queries that led to it.
+
+    `of[item]` may be read in training: a query of a user about an item of their own held-out events is left out, and so are those of
+    held-out users, and every held-out text. `words_of(item)` knows all of them: it says what an answer is about.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset, self.share = dataset, dataset.held_out_queries
+        values = [
+            [value for column in dataset.catalogue.columns.values() for value in column[item]]
+            for item in range(dataset.n_items)
+        ]
+        self.values = {" ".join(sorted(words(value))) for some in values for value in some}
+        self.of: list[list[str]] = [
+            list(dict.fromkeys([*some, *asked])) for some, asked in zip(values, self._asked(), strict=True)
+        ]
+
+    def is_held_out(self, text: str) -> bool:
+        """True if no training may read this query."""
+        return hash_share(text) < self.share and " ".join(sorted(words(text))) not in self.values
+
+    def query(self, item: int, generator: np.random.Generator) -> str | None:
+        """One or two of the item's phrases as somebody would ask for it, a text that may be trained on; None if it has none."""
+        phrases = self.of[item]
+        if not phrases:
+            return None
+        count = min(len(phrases), int(generator.integers(1, 3)))
+        chosen = [phrases[at] for at in generator.choice(len(phrases), count, replace=False)]
+        text = " ".join(chosen).lower()
+        return chosen[0].lower() if self.is_held_out(text) else text
+
+    def _asked(self) -> list[list[str]]:
+        """Queries that led to each item and may be trained on, in alphabetical order."""
+        data = self.dataset
+        held_out = np.isin(data.roles, (VALIDATION, TEST))
+        pairs = set(zip(data.users[held_out].tolist(), data.items[held_out].tolist(), strict=True))
+        asked: list[set[str]] = [set() for _ in range(data.n_items)]
+        columns = (data.queries[name] for name in ("user", "item", "query"))
+        for user, item, query in zip(*columns, strict=True):
+            unseen = user >= 0 and data.user_groups[user] != WARM
+            if item >= 0 and not unseen and (user, item) not in pairs and not self.is_held_out(query):
+                asked[int(item)].add(query)
+        return [sorted(some) for some in asked]
+
+    @cached_property
+    def _items_of_word(self) -> dict[str, np.ndarray]:
+        """word -> items, ascending, of which a column value or a query of anyone has it."""
+        found: dict[str, set[int]] = defaultdict(set)
+        for column in self.dataset.catalogue.columns.values():
+            for item, some in enumerate(column):
+                for word in _all_words(some):
+                    found[word].add(item)
+        queries = self.dataset.queries
+        for item, query in zip(queries["item"], queries["query"], strict=True):
+            for word in words(query):
+                found[word].add(int(item))
+        return {word: np.array(sorted(items), dtype=np.int64) for word, items in found.items()}
+
+    def matching(self, query: str) -> np.ndarray | None:
+        """Bool [N]: which items carry every word of `query`, in any column value or query of anyone; None if no item does.
+
+        For judging answers alone: it looks at what anyone has called an item at any time.
+        """
+        mask = np.ones(self.dataset.n_items, bool)
+        for word in set(words(query)):
+            has = np.zeros_like(mask)
+            has[self._items_of_word.get(word, [])] = True
+            mask &= has
+        return mask if words(query) and mask.any() else None
+
+
+def _all_words(texts: Iterable[str]) -> set[str]:
+    return {word for text in texts for word in words(text)}
