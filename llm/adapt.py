@@ -15,18 +15,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 
-from llm.backbone import Backbone, BackboneConfig, load_backbone, weights_hash
+from llm.alignment import Alignment, text_loss
+from llm.backbone import Backbone, BackboneConfig, load_backbone, text_head, weights_hash
 from llm.conditions import NOTHING
 from llm.model import SidModel
 from llm.prompts import PromptBuilder, PromptConfig
 from llm.reading import Reading
 from llm.scoring import expected_hit_rate
+from llm.understanding import known_and_held_out, query_precision
 from llm.vocabulary import SidRows
 from llm.windows import Shares, Window, WindowBatches, WindowBuilder
 from recsys import training
 from recsys.config import StageConfig
+from recsys.phrases import Phrases
 from recsys.prepare import Dataset
 from recsys.run import Run, RunError
 from recsys.seeds import derive, rng
@@ -55,6 +59,9 @@ class AdaptConfig(StageConfig):
     window_items: int = 12  # items a window; every one is a target, so longer windows cost less a target
     profile_share: float = 0.5  # share of windows that carry the text profile: Prompt Context is trained for
     query_share: float = 0.15  # share of windows that carry a query about their last item
+    alignment_batch: int = Field(16, ge=0)  # rows a step from words to an item's ID (llm.alignment)
+    title_batch: int = Field(4, ge=0)  # rows a step from an item's ID to its title
+    title_weight: float = Field(0.1, ge=0)  # of their loss, a mean over text tokens, beside the items'
     records_share: float = 0.1  # share of windows that carry retrieved records: RAG and PAG are trained for
     learning_rate: float = 1e-3  # of the LoRA, or of all weights (AdamW)
     rows_learning_rate: float = 5e-3  # of the semantic-ID rows, which start from nothing
@@ -63,6 +70,9 @@ class AdaptConfig(StageConfig):
     clip_norm: float = 1.0
     validate_every: int = 250  # steps
     patience: int = 4  # validations without a new best; 0: never stop early
+    asked_queries: int = Field(
+        100, ge=0
+    )  # queries of each kind by which its understanding is measured in the end
     validation_instances: int = 500  # a seeded sample of validation instances
 
 
@@ -83,18 +93,19 @@ def adapt(config: AdaptConfig, run: Run) -> None:
             "backbone_hash": weights_hash(backbone.model),
             "table_hash": table.content_hash(),
         }
+        head = text_head(backbone) if config.title_batch else None
         model = new_model(backbone, table, load_tokenizer(run).quantizer.codebooks, config)
         builder = prompt_builder(config, model, dataset)
-        curves = train_on_windows(
-            "Stage 1", model, builder, dataset, config, FIT, config.steps, config.learning_rate,
-            config.rows_learning_rate, stage.checkpoint,
-        )  # fmt: skip
+        phrases = Phrases(dataset)
+        curves = train_on_windows(config, model, builder, phrases, head, stage.checkpoint)
+        reading = Reading(model.eval(), builder)
         save_adapted(model, folder)
         report |= {
             "model_parameters": sum(p.numel() for p in model.inner.parameters() if p.requires_grad),
             "row_parameters": sum(p.numel() for p in model.rows.parameters()),
             "best_step": curves.best_step,
             "validation_expected_hit_rate@30": curves.best_value,
+            "queries": _understanding(config, reading, phrases),
         }
         (folder / "adapt.json").write_text(json.dumps(report, indent=1))
         (folder / "curves.json").write_text(json.dumps({"Stage 1": curves.as_dict()}))
@@ -102,6 +113,11 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         f"adapt: {report['model_parameters']:,} {'LoRA' if config.train == 'lora' else 'model'} and {report['row_parameters']:,} row parameters; validation "
         f"expected hit-rate@30 {curves.best_value:.4f} at step {curves.best_step}"
     )
+    for name, found in report["queries"].items():
+        print(
+            f"adapt: {found['queries']} {name.replace('_', '-')} queries: {found['with_query']:.1%} of the first ten items carry their "
+            f"words, {found['without_query']:.1%} without the query, {found['chance']:.1%} by chance"
+        )
 
 
 def new_model(backbone: Backbone, table: SemanticIdTable, codebooks, config: AdaptConfig) -> SidModel:
@@ -133,46 +149,62 @@ def prompt_builder(config: AdaptConfig, model: SidModel, dataset: Dataset) -> Pr
 
 
 def train_on_windows(
-    label: str,
+    config: AdaptConfig,
     model: SidModel,
     builder: PromptBuilder,
-    dataset: Dataset,
-    config: AdaptConfig,
-    role: int,
-    steps: int,
-    learning_rate: float,
-    rows_learning_rate: float,
+    phrases: Phrases,
+    head: torch.Tensor | None,
     checkpoint: Path,
 ) -> training.Curves:
-    """Train LoRA and rows on the windows of one role; the best validated state is left in the model."""
-    batches = WindowBatches(
-        WindowBuilder(
-            dataset, builder, Shares(config.profile_share, config.query_share, config.records_share), config.seed
-        ),
-        role, config.window_items, config.batch,
-    )  # fmt: skip
+    """Train LoRA and rows on windows of FIT events and on words; the best validated state is left in the model.
+
+    `head` [V, h] gives logits over text, for rows that go from an ID to a title.
+    """
+    dataset = phrases.dataset
+    shares = Shares(config.profile_share, config.query_share, config.records_share)
+    windows = WindowBuilder(dataset, builder, shares, config.seed, phrases)
+    batches = WindowBatches(windows, FIT, config.window_items, config.batch)
+    words = Alignment(dataset, builder, phrases, FIT, config.seed, config.alignment_batch, config.title_batch)
     lora = [parameter for parameter in model.inner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         [
-            {"params": lora, "lr": learning_rate, "weight_decay": config.weight_decay},
-            {"params": list(model.rows.parameters()), "lr": rows_learning_rate, "weight_decay": 0.0},
+            {"params": lora, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+            {"params": list(model.rows.parameters()), "lr": config.rows_learning_rate, "weight_decay": 0.0},
         ]
     )
     events = validation_events(dataset, config.validation_instances, config.seed)
     requests, targets = dataset.requests(events, dataset.exclude_seen), dataset.items[events]
+
+    def step(index: int) -> torch.Tensor:
+        loss = window_loss(model, [*batches[index], *words.windows(index)])
+        if head is None or not config.title_weight:
+            return loss
+        return loss + config.title_weight * text_loss(model, head, words.titles(index))
+
     return training.fit(
-        label,
-        steps,
+        "Stage 1",
+        config.steps,
         training.trainable_state(model),
         optimizer,
-        lambda index: window_loss(model, batches[index]),
+        step,
         checkpoint,
-        schedule=lambda index: training.cosine(index, steps, config.warmup),
+        schedule=lambda index: training.cosine(index, config.steps, config.warmup),
         validate=lambda: expected_hit_rate(Reading(model, builder), requests, targets),
         validate_every=config.validate_every,
         patience=config.patience,
         clip_norm=config.clip_norm,
     )
+
+
+def _understanding(config: AdaptConfig, reading: Reading, phrases: Phrases) -> dict[str, Any]:
+    """precision@10 of answers to queries that training has read and to held-out ones; {} where the data has no words."""
+    data, report = phrases.dataset, {}
+    requests = data.requests(validation_events(data, config.asked_queries, config.seed), False)
+    for name, queries in known_and_held_out(phrases, config.asked_queries, config.seed).items():
+        found = query_precision(reading, phrases, requests, queries)
+        if found is not None:
+            report[name] = found.as_dict()
+    return report
 
 
 def validation_events(dataset: Dataset, at_most: int, seed: int) -> np.ndarray:

@@ -124,6 +124,28 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     return Backbone(model, tokenizer, config, device)
 
 
+def text_head(backbone: Backbone) -> torch.Tensor:
+    """The matrix [V, h] that gives logits over text: the token embeddings where they are tied, else the checkpoint's own.
+
+    Raises `ValueError` for a checkpoint without one.
+    """
+    embeddings = backbone.text_embeddings
+    if backbone.model.config.tie_word_embeddings or isinstance(backbone.tokenizer, ByteTokenizer):
+        return embeddings
+    return _own_head(backbone.config.name, embeddings)
+
+
+def _own_head(name: str, like: torch.Tensor) -> torch.Tensor:
+    """The head [V, h] of a checkpoint that has one of its own."""
+    from transformers import AutoModelForCausalLM
+
+    with _quiet():
+        head = AutoModelForCausalLM.from_pretrained(name, dtype=like.dtype).get_output_embeddings()
+    if head is None:
+        raise ValueError(f"backbone {name!r} has no output head; text tasks need a causal language model")
+    return head.weight.detach().to(like.device)
+
+
 def weights_hash(model: nn.Module) -> str:
     """sha256 over names, shapes and bytes of all parameters and persistent buffers: equal iff nothing was changed."""
     digest = hashlib.sha256()

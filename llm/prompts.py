@@ -83,6 +83,10 @@ class PromptBuilder:
             tokens += self.encode(f"Query: {words}")[: self.config.query_tokens] + self._newline
         return tokens + self._history
 
+    def question_about(self, item: int) -> list[int]:
+        """`Item: <codes>\nTitle:`, to be answered in words (`llm.alignment`)."""
+        return [*self._bos, *self.encode("Item:"), *self.item_tokens[item].tolist(), *self.encode("\nTitle:")]
+
     def with_soft_tokens(self, prompt: list[int], count: int) -> list[int]:
         """The prompt with `count` places for soft tokens where the config puts them."""
         at = 0 if self.config.prefix_position == "before_bos" else len(self._bos)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llm.backbone import Backbone, BackboneConfig, ByteTokenizer, _quiet, load_backbone
+from llm.backbone import Backbone, BackboneConfig, ByteTokenizer, load_backbone, text_head
 from llm.ragged import Layout
 
 SCALED = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # heads that are more than one matrix
@@ -215,21 +215,7 @@ class TextModel(nn.Module):
 def load_text_model(config: BackboneConfig, chat: bool = True) -> TextModel:
     """Load and freeze the backbone with its text head. A truncated backbone's head reads states that it never learned."""
     backbone = load_backbone(config)
-    embeddings = backbone.text_embeddings
-    tied = backbone.model.config.tie_word_embeddings or isinstance(backbone.tokenizer, ByteTokenizer)
-    head = embeddings.detach() if tied else _own_head(config.name, embeddings)
-    return TextModel(backbone, head, chat).eval().requires_grad_(False)
-
-
-def _own_head(name: str, like: Tensor) -> Tensor:
-    """The head [V, h] of a checkpoint that has one of its own."""
-    from transformers import AutoModelForCausalLM
-
-    with _quiet():
-        head = AutoModelForCausalLM.from_pretrained(name, dtype=like.dtype).get_output_embeddings()
-    if head is None:
-        raise ValueError(f"backbone {name!r} has no output head; text tasks need a causal language model")
-    return head.weight.detach().to(like.device)
+    return TextModel(backbone, text_head(backbone).detach(), chat).eval().requires_grad_(False)
 
 
 def _end_id(tokenizer: Any) -> int:

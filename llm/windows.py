@@ -66,9 +66,16 @@ class WindowBuilder:
     target; one with records is the very prompt of its instance.
     """
 
-    def __init__(self, dataset: Dataset, builder: PromptBuilder, shares: Shares, seed: int):
+    def __init__(
+        self,
+        dataset: Dataset,
+        builder: PromptBuilder,
+        shares: Shares,
+        seed: int,
+        phrases: Phrases | None = None,
+    ):
         self.dataset, self.builder, self.shares, self.seed = dataset, builder, shares, seed
-        self.phrases = Phrases(dataset)
+        self.phrases = phrases or Phrases(dataset)
         self.search = RecordSearch(dataset.catalogue) if shares.records else None
 
     def window(self, events: np.ndarray, epoch: int) -> Window:
