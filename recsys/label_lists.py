@@ -107,13 +107,13 @@ def _assign(config: EngagementConfig, data: Dataset, phrases: Phrases, drafts: D
     """Which part each list belongs to; lists that may not be used are left out."""
     side = rng(config.seed, "predictor users").random(data.n_users) < config.predictor_users
     rows, parts, held_out = [], [], []
-    for row in sorted(drafts.rows, key=lambda row: (row[0], row[1], row[2])):
-        user, time, query = row[:3]
-        out = phrases.is_held_out(query)
-        part = _part(data, user, time, bool(side[user]) if user >= 0 else False)
-        if part == NONE or (out and part != TEST_LISTS):
+    for user, time, query, items, labels in sorted(drafts.rows, key=lambda row: row[:3]):
+        out, role = phrases.is_held_out(query), _role(data, user, time)
+        part = _part(data, user, role, bool(side[user]))
+        kept = [at for at, item in enumerate(items) if item not in _earlier(data, user, time, role)]
+        if part == NONE or not kept or (out and part != TEST_LISTS):
             continue
-        rows.append(row)
+        rows.append((user, time, query, [items[at] for at in kept], [labels[at] for at in kept]))
         parts.append(part)
         held_out.append(out)
     keep = _sample(config, np.array(parts, np.int8), np.array([row[0] for row in rows]))
@@ -131,16 +131,29 @@ def _assign(config: EngagementConfig, data: Dataset, phrases: Phrases, drafts: D
     )
 
 
-def _part(data: Dataset, user: int, time: int, predictor: bool) -> int:
-    """The part of a list of `user` at `time`: by the role of the user's first event from then on.
+def _role(data: Dataset, user: int, time: int) -> int:
+    """The latest role of the user's events of that very second, else of the first event after it; TEST behind the last one.
 
-    After a user's last event it is a test list. A user of whom nothing is known has test lists alone.
+    The latest: where a second (in Last.fm, a month) holds events of two roles, a training list of it would know of a test list's time.
     """
     if user < 0:
-        return TEST_LISTS
+        return TEST
     start, stop = data.offsets[user], data.offsets[user + 1]
-    at = start + np.searchsorted(data.times[start:stop], time, side="left")
-    role = int(data.roles[at]) if at < stop else TEST
+    first, last = start + np.searchsorted(data.times[start:stop], [time, time + 1])
+    return int(data.roles[first : max(last, first + 1)].max()) if first < stop else TEST
+
+
+def _earlier(data: Dataset, user: int, time: int, role: int) -> set[int]:
+    """Items of the user's events from `time` on that belong to an earlier role than the list: something has learned from them."""
+    if user < 0:
+        return set()
+    start, stop = data.offsets[user], data.offsets[user + 1]
+    learned = (data.times[start:stop] >= time) & (data.roles[start:stop] < role)
+    return set(data.items[start:stop][learned].tolist())
+
+
+def _part(data: Dataset, user: int, role: int, predictor: bool) -> int:
+    """The part of a list of that role. A user who is unknown (−1) or held out has test lists alone."""
     if role == TEST:
         return TEST_LISTS
     if data.user_groups[user] != WARM:

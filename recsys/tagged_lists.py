@@ -16,7 +16,7 @@ from recsys.seeds import rng
 def lists_from_tags(config: EngagementConfig, data: Dataset) -> Drafts:
     drafts = Drafts()
     queries = data.queries.sort_values(["timestamp", "user", "query", "item"], kind="stable")
-    first = _first_event(data)
+    first = _first_events(data)
     taggings = _Taggings()
     months: Any = queries.groupby("timestamp", sort=True)
     for time, month in months:
@@ -37,11 +37,19 @@ def lists_from_tags(config: EngagementConfig, data: Dataset) -> Drafts:
     return drafts
 
 
-def _first_event(data: Dataset) -> dict[tuple[int, int], int]:
-    """(user, item) -> the time of their first event."""
+def _first_events(data: Dataset) -> dict[tuple[int, int], int]:
+    """(user, item) -> the time of their first event; but not of one that something earlier in the user's month has learned from.
+
+    Where a month holds events of several roles, only those of the latest may be answers (`recsys.label_lists`).
+    """
+    moment = np.unique(np.stack([data.users, data.times]), axis=1, return_inverse=True)[1].reshape(-1)
+    latest = np.zeros(moment.max(initial=-1) + 1, np.int8)
+    np.maximum.at(latest, moment, data.roles)
     first: dict[tuple[int, int], int] = {}
-    for user, item, time in zip(data.users.tolist(), data.items.tolist(), data.times.tolist(), strict=True):
-        first.setdefault((user, item), time)
+    for event in range(len(data.users)):
+        key = (int(data.users[event]), int(data.items[event]))
+        answers = data.roles[event] == latest[moment[event]]
+        first.setdefault(key, int(data.times[event]) if answers else -1)
     return first
 
 

@@ -102,7 +102,7 @@ def test_every_target_of_a_window_is_predicted_from_what_came_before():
             with_query += 1
             assert len(window.items) == 1
             asked = text.split("Query: ")[1].split("\n")[0]
-            assert set(asked.split()) <= {phrase.lower() for phrase in windows.phrases[window.items[0]]}
+            assert set(asked.split()) <= {phrase.lower() for phrase in windows.phrases.of[window.items[0]]}
         if "Profile: " in text:
             earlier = data.items[data.offsets[data.users[events[0]]] : data.history_end[events[0]]]
             titles = text.split("enjoyed ")[1].split(".")[0].split("; ")
