@@ -18,7 +18,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
-from llm.alignment import Alignment, text_loss
 from llm.backbone import Backbone, BackboneConfig, load_backbone, text_head, weights_hash
 from llm.conditions import NOTHING
 from llm.model import SidModel
@@ -28,6 +27,7 @@ from llm.scoring import expected_hit_rate
 from llm.understanding import known_and_held_out, query_precision
 from llm.vocabulary import SidRows
 from llm.windows import Shares, Window, WindowBatches, WindowBuilder
+from llm.words import Words, text_loss
 from recsys import training
 from recsys.config import StageConfig
 from recsys.phrases import Phrases
@@ -59,7 +59,7 @@ class AdaptConfig(StageConfig):
     window_items: int = 12  # items a window; every one is a target, so longer windows cost less a target
     profile_share: float = 0.5  # share of windows that carry the text profile: Prompt Context is trained for
     query_share: float = 0.15  # share of windows that carry a query about their last item
-    alignment_batch: int = Field(16, ge=0)  # rows a step from words to an item's ID (llm.alignment)
+    words_batch: int = Field(16, ge=0)  # rows a step from words to an item's ID (llm.words)
     title_batch: int = Field(4, ge=0)  # rows a step from an item's ID to its title
     title_weight: float = Field(0.1, ge=0)  # of their loss, a mean over text tokens, beside the items'
     records_share: float = 0.1  # share of windows that carry retrieved records: RAG and PAG are trained for
@@ -164,7 +164,7 @@ def train_on_windows(
     shares = Shares(config.profile_share, config.query_share, config.records_share)
     windows = WindowBuilder(dataset, builder, shares, config.seed, phrases)
     batches = WindowBatches(windows, FIT, config.window_items, config.batch)
-    words = Alignment(dataset, builder, phrases, FIT, config.seed, config.alignment_batch, config.title_batch)
+    words = Words(dataset, builder, phrases, FIT, config.seed, config.words_batch, config.title_batch)
     lora = [parameter for parameter in model.inner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         [

@@ -84,7 +84,7 @@ class PromptBuilder:
         return tokens + self._history
 
     def question_about(self, item: int) -> list[int]:
-        """`Item: <codes>\nTitle:`, to be answered in words (`llm.alignment`)."""
+        """`Item: <codes>\nTitle:`, to be answered in words (`llm.words`)."""
         return [*self._bos, *self.encode("Item:"), *self.item_tokens[item].tolist(), *self.encode("\nTitle:")]
 
     def with_soft_tokens(self, prompt: list[int], count: int) -> list[int]:

@@ -68,18 +68,15 @@ def query_precision(
         for at, query in enumerate(queries)
     ]
     plain = [replace(request, query=None) for request in asked]
-    matches = [phrases.matching(query) for query in queries]
-    found = []
-    for some in (asked, plain):
-        lists = SidRecommender("", reading).recommend(some, k)
-        found.append(
-            np.mean(
-                [
-                    match[ranked.items].mean()
-                    for match, ranked in zip(matches, lists, strict=True)
-                    if match is not None
-                ]
-            )
-        )
-    chance = np.mean([match.mean() for match in matches if match is not None])
-    return Understanding(len(queries), float(found[0]), float(found[1]), float(chance))
+    matches = [match for query in queries if (match := phrases.matching(query)) is not None]
+    assert len(matches) == len(queries), "queries to ask are texts that some item carries"
+    answers = [SidRecommender("", reading).recommend(some, k) for some in (asked, plain)]
+    with_query, without = (mean_precision([ranked.items for ranked in some], matches) for some in answers)
+    return Understanding(
+        len(queries), with_query, without, float(np.mean([match.mean() for match in matches]))
+    )
+
+
+def mean_precision(lists: Sequence[np.ndarray], matches: Sequence[np.ndarray]) -> float:
+    """Mean over lists of the share of their items [≤ k] that `matches` [N] (bool) says carry the query."""
+    return float(np.mean([match[items].mean() for items, match in zip(lists, matches, strict=True)]))

@@ -39,7 +39,7 @@ class TextRow:
     answer: int
 
 
-class Alignment:
+class Words:
     """`windows(step)` and `titles(step)`: what an optimiser step learns of words, drawn from (seed, step)."""
 
     def __init__(
