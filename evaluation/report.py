@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from evaluation.results import Results
 from evaluation.tables import (
     NONE,
     Column,
+    TitledTable,
     all_tables,
     describe,
     text,
@@ -51,12 +53,26 @@ CODES_CAPTION = (
 )
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of the report beside the evaluation: sentences, tables (title, columns, rows), pictures (heading, caption, PNG)."""
+
+    heading: str
+    sentences: Sequence[str]
+    tables: Sequence[TitledTable]
+    pictures: Sequence[tuple[str, str, bytes]] = ()
+
+
 def print_table(results: Results, console: Console | None = None) -> None:
     """Print the figures, the comparisons, and the protocol's sentences to the terminal."""
-    console = wide(console or Console())
-    for title, columns, rows in all_tables(results):
+    print_tables(all_tables(results), describe(results), console or Console())
+
+
+def print_tables(tables: Sequence[TitledTable], sentences: Sequence[str], console: Console) -> None:
+    console = wide(console)
+    for title, columns, rows in tables:
         _print(console, title, columns, rows)
-    for line in describe(results):
+    for line in sentences:
         console.print(line, highlight=False)
 
 
@@ -92,12 +108,14 @@ def write_report(
     timings: Mapping[str, float] | None = None,
     extra: Mapping | None = None,
     more_pictures: Sequence[tuple[str, str, bytes | None]] = (),
+    sections: Sequence[Section] = (),
 ) -> None:
     """Write one self-contained HTML file.
 
     `curves[name]` = {"losses": [(step, value)], "validation": [(step, value)]}; `code_counts`: per level,
     items per code; `tsne` = {"embeddings" [U, d], "prefixes" [U, h], "labels" [U]}; `quality`: figures of the
-    semantic IDs; `timings`: stage -> seconds; `extra`: heading -> text or mapping; `more_pictures`: (heading, caption, PNG). What is None is left out.
+    semantic IDs; `timings`: stage -> seconds; `extra`: heading -> text or mapping; `more_pictures`: (heading, caption, PNG); `sections` stand behind
+    them. What is None is left out.
     """
     environment = Environment(
         loader=PackageLoader("evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -110,9 +128,21 @@ def write_report(
             [row["name"], text(row["reads"]), text(row["trained"]), row["n_replicas"]] for row in results.rows
         ],
         pictures=_pictures(results, curves or {}, code_counts or [], tsne, more_pictures),
+        sections=[_section(section) for section in sections],
         lists=_lists(results, quality, timings, extra),
     )
     write_text_atomically(Path(path), html)
+
+
+def _section(section: Section) -> dict[str, Any]:
+    pictures = [(head, caption, base64.b64encode(png).decode()) for head, caption, png in section.pictures]
+    tables = [_html_table(*table, "") for table in section.tables]
+    return {
+        "heading": section.heading,
+        "sentences": section.sentences,
+        "tables": tables,
+        "pictures": pictures,
+    }
 
 
 def _html_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping], first: str) -> dict[str, Any]:

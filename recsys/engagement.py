@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.dataset import Dataset
@@ -86,32 +87,31 @@ class ShownLists:
         return [self.request(int(index), dataset) for index in indices]
 
     def save(self, folder: Path) -> None:
-        """Write `lists.parquet` and `shown.parquet`."""
-        lists = {
+        """Write `lists.parquet`: a row a list, so that a person's rows can be found and forgotten (`recsys.user_rows`)."""
+        columns = {
             "user": self.users,
             "time": self.times,
             "query": pa.array(self.queries, pa.string()),
             "part": self.parts,
             "held_out": self.held_out,
+            "items": pa.ListArray.from_arrays(pa.array(self.offsets, pa.int32()), pa.array(self.items)),
+            "engaged": pa.ListArray.from_arrays(pa.array(self.offsets, pa.int32()), pa.array(self.labels)),
         }
-        pq.write_table(pa.table(lists), folder / "lists.parquet")
-        row = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        shown = {"list": row, "item": self.items, "engaged": self.labels}
-        pq.write_table(pa.table(shown), folder / "shown.parquet")
+        pq.write_table(pa.table(columns), folder / "lists.parquet")
 
     @classmethod
     def load(cls, run: Run) -> ShownLists:
         """What the `engagement` stage of `run` left."""
-        lists = pq.ParquetFile(run.artifact("engagement", "lists.parquet")).read()
-        shown = pq.ParquetFile(run.artifact("engagement", "shown.parquet")).read()
-        counts = np.bincount(shown["list"].to_numpy(), minlength=len(lists))
+        table = pq.ParquetFile(run.artifact("engagement", "lists.parquet")).read()
+        columns = {name: np.array(table[name].to_numpy()) for name in ("user", "time", "part", "held_out")}
+        items, engaged = (table[name].combine_chunks() for name in ("items", "engaged"))
         return cls(
-            users=lists["user"].to_numpy(),
-            times=lists["time"].to_numpy(),
-            queries=lists["query"].to_pylist(),
-            parts=lists["part"].to_numpy(),
-            held_out=lists["held_out"].to_numpy(zero_copy_only=False),
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            items=shown["item"].to_numpy(),
-            labels=shown["engaged"].to_numpy(zero_copy_only=False),
+            users=columns["user"],
+            times=columns["time"],
+            queries=table["query"].to_pylist(),
+            parts=columns["part"],
+            held_out=columns["held_out"].astype(bool),
+            offsets=np.concatenate([[0], np.cumsum(pc.list_value_length(items).to_numpy())]).astype(np.int64),
+            items=items.flatten().to_numpy(),
+            labels=engaged.flatten().to_numpy(zero_copy_only=False),
         )

@@ -76,16 +76,18 @@ def _stage(name: str, path: Path, config: Path | None, changes: list[str]) -> No
 def run(
     config: Annotated[Path | None, typer.Argument(help="YAML configuration. Default: the run's own.")] = None,
     run: Annotated[Path, typer.Option("--run", "-r", help="Run directory.")] = Path("runs/demo"),
-    until: Annotated[str, typer.Option(help="Last stage to run.")] = "evaluate",
+    until: Annotated[
+        str | None, typer.Option(help="Last stage to run. Default: all that the configuration has.")
+    ] = None,
     set_: Changes = None,
 ) -> None:
-    """Run all stages: prepare, embed, tokenize, adapt, personalize, evaluate. A killed run resumes."""
-    from serving.evaluate import STAGES
-    from serving.pipeline import run_all
+    """Run all stages: prepare, embed, tokenize, adapt, personalize, evaluate; and, where the configuration has a section
+    `engagement`, engagement, align, music. A killed run resumes."""
+    from serving.pipeline import run_all, stages_of
 
-    if until not in STAGES:
-        raise ValueError(f"--until {until}: expected one of {', '.join(STAGES)}")
     resolved, opened = _prepared(run, config, set_ or [])
+    if until is not None and until not in stages_of(resolved):
+        raise ValueError(f"--until {until}: expected one of {', '.join(stages_of(resolved))}")
     run_all(resolved, opened, until)
 
 
@@ -171,6 +173,32 @@ def personalize(run: RunPath, config: ConfigPath = None, set_: Changes = None) -
 def evaluate(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
     """Measure every method on the test instances; writes results.json and report.html."""
     _stage("evaluate", run, config, set_ or [])
+
+
+@app.command()
+def engagement(
+    run: RunPath,
+    config: ConfigPath = None,
+    lists: Annotated[
+        Path | None, typer.Option(help="Your own: user_id,timestamp,query,item_id,engaged (0 or 1).")
+    ] = None,
+    set_: Changes = None,
+) -> None:
+    """Make labelled playlists (query, items shown, engaged or not) from a file, ratings or tags, in disjoint parts."""
+    own = [] if lists is None else [f"engagement.lists={str(lists)!r}"]
+    _stage("engagement", run, config, [*own, *(set_ or [])])
+
+
+@app.command()
+def align(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
+    """Train prefixes on labelled playlists, by likelihood, by E2P's equation (5) and by KTO, the model frozen."""
+    _stage("align", run, config, set_ or [])
+
+
+@app.command()
+def music(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
+    """The music table: playlists for the test queries by every row, judged by an engagement predictor."""
+    _stage("music", run, config, set_ or [])
 
 
 @app.command()

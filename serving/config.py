@@ -11,13 +11,16 @@ from pydantic import ValidationError, model_validator
 
 from evaluation.job import EvaluateConfig
 from llm.adapt import AdaptConfig
+from llm.align_config import AlignConfig
 from llm.drift import DriftConfig
 from llm.online import OnlineConfig
 from llm.personalize import PersonalizeConfig
 from recsys.config import StageConfig
+from recsys.draft_lists import EngagementConfig
 from recsys.embed import EmbedConfig
 from recsys.prepare import PrepareConfig
 from semantic_ids.tokenize_items import TokenizeConfig
+from serving.music_config import MusicConfig
 
 Config = TypeVar("Config", bound=StageConfig)
 
@@ -40,9 +43,24 @@ class RunConfig(StageConfig):
     adapt: AdaptConfig = AdaptConfig()
     personalize: PersonalizeConfig = PersonalizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    # Labelled lists; where it is given, `prelude run` goes on with the stages engagement, align and music
+    engagement: EngagementConfig | None = None
+    align: AlignConfig = AlignConfig()
+    music: MusicConfig = MusicConfig()
     online: OnlineConfig = OnlineConfig()
     drift: DriftConfig = DriftConfig()
     example: ExampleConfig = ExampleConfig()
+
+    @model_validator(mode="after")
+    def _music_rows_are_trained(self) -> RunConfig:
+        trained = [row.key for row in self.align.rows]
+        if self.engagement is not None:
+            for key in (self.music.primary, self.music.control):
+                if key not in trained:
+                    raise ValueError(
+                        f"music compares the row {key!r}, which align.rows does not train; it trains {', '.join(trained)}"
+                    )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -50,8 +68,8 @@ class RunConfig(StageConfig):
         if not isinstance(values, dict):
             return values
         values = dict(values)
-        for stage in ("embed", "tokenize", "adapt", "evaluate", "online", "drift"):
-            part = values.get(stage, {})
+        for stage in ("embed", "tokenize", "adapt", "evaluate", "engagement", "music", "online", "drift"):
+            part = values.get(stage, None if stage == "engagement" else {})
             if isinstance(part, dict):
                 values[stage] = {"seed": values.get("seed", 0)} | part
         return values

@@ -29,8 +29,10 @@ from serving.config import RunConfig
 from serving.costs import cost_pictures, measure_costs
 from serving.experiments import experiment_pictures
 from serving.methods import Methods
+from serving.music_report import music_sections
 
 STAGES = ("prepare", "embed", "tokenize", "adapt", "personalize", "evaluate")
+PLAYLIST_STAGES = ("engagement", "align", "music")  # of runs with labelled lists
 READS = {
     "popularity": "nothing",
     "recency": "nothing",
@@ -82,11 +84,15 @@ def write_run_report(run: Run, results: Results) -> None:
     curves: dict[str, dict] = {}
     for stage in ("embed", "tokenize", "adapt", "personalize"):
         curves |= run.read_json(stage, "curves.json")
+    if run.record("align") is not None:
+        curves |= run.read_json("align", "curves.json")
     quality = run.read_json("tokenize", "quality.json")
     tsne = run.read_json("evaluate", "prefixes.json")
     if tsne is not None:
         tsne = {key: np.array(value) for key, value in tsne.items() if key != "users"}
-    timings = {stage: record["seconds"] for stage in STAGES if (record := run.record(stage))}
+    timings = {
+        stage: record["seconds"] for stage in STAGES + PLAYLIST_STAGES if (record := run.record(stage))
+    }
     extra = {
         "Data": run.read_json("prepare", "prepare.json")["counts"],
         "Embeddings": run.read_json("embed", "embed.json"),
@@ -101,6 +107,7 @@ def write_run_report(run: Run, results: Results) -> None:
         timings,
         extra,
         [*cost_pictures(run.read_json("evaluate", "costs.json")), *experiment_pictures(run)],
+        music_sections(run),
     )
 
 

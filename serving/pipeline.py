@@ -9,14 +9,19 @@ from rich.console import Console
 from rich.table import Table
 
 from llm.adapt import adapt
+from llm.align import align
 from llm.personalize import personalize
+from recsys.draft_lists import EngagementConfig
 from recsys.embed import embed
+from recsys.label_lists import make_lists
 from recsys.prepare import Dataset, prepare
 from recsys.run import Run
 from recsys.splits import TEST
 from semantic_ids.tokenize_items import tokenize_items
 from serving.config import RunConfig
-from serving.evaluate import STAGES, evaluate, publish
+from serving.evaluate import PLAYLIST_STAGES, STAGES, evaluate, publish
+from serving.music import music
+from serving.music_report import publish_music
 from serving.recommender import Recommendations, Recommender
 
 
@@ -25,24 +30,36 @@ def run_stage(name: str, config: RunConfig, run: Run) -> None:
     if name == "evaluate":
         publish(run, evaluate(config, run))
         return
+    if name == "music":
+        publish_music(run, music(config, run))
+        return
     stages: dict[str, Callable[[], None]] = {
         "prepare": lambda: prepare(config.prepare, run),
         "embed": lambda: embed(config.embed, run),
         "tokenize": lambda: tokenize_items(config.tokenize, run),
         "adapt": lambda: adapt(config.adapt, run),
         "personalize": lambda: personalize(config.personalize, config.adapt, run),
+        "engagement": lambda: make_lists(config.engagement or EngagementConfig(seed=config.seed), run),
+        "align": lambda: align(config.align, config.adapt, run),
     }
     stages[name]()
 
 
-def run_all(config: RunConfig, run: Run, until: str = "evaluate", console: Console | None = None) -> None:
-    """Every stage up to `until`, the time each took, and five recommendations with and without a query."""
+def stages_of(config: RunConfig) -> tuple[str, ...]:
+    """The stages that a run of this configuration has, in order."""
+    return STAGES if config.engagement is None else STAGES + PLAYLIST_STAGES
+
+
+def run_all(config: RunConfig, run: Run, until: str | None = None, console: Console | None = None) -> None:
+    """Every stage up to `until` (None: the last), the time each took, and five recommendations with and without a query."""
     console = console or Console()
+    stages = stages_of(config)
+    stages = stages[: stages.index(until) + 1] if until else stages
     with run.lock():
         run.write_config(config.model_dump(mode="json"))
         started = time.monotonic()
-        for number, name in enumerate(STAGES[: STAGES.index(until) + 1], 1):
-            console.rule(f"[bold]{number}/{len(STAGES)} {name}")
+        for number, name in enumerate(stages, 1):
+            console.rule(f"[bold]{number}/{len(stages)} {name}")
             begun = time.monotonic()
             before = run.record(name)
             run_stage(name, config, run)
@@ -52,7 +69,7 @@ def run_all(config: RunConfig, run: Run, until: str = "evaluate", console: Conso
             console.print(f"{name}: {state} ({time.monotonic() - begun:.1f} s)", highlight=False)
         print_timings(run, console)
         console.print(f"This call took {time.monotonic() - started:.0f} s.", highlight=False)
-    if until == "evaluate":
+    if "evaluate" in stages:
         show_examples(config, run, console)
         console.print(
             f"Report: {run.path / 'report.html'}    Figures: {run.path / 'results.json'}", highlight=False
@@ -64,7 +81,7 @@ def print_timings(run: Run, console: Console) -> None:
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     total = 0.0
-    for name in STAGES:
+    for name in STAGES + PLAYLIST_STAGES:
         if record := run.record(name):
             table.add_row(name, f"{record['seconds']:.1f}")
             total += record["seconds"]

@@ -1,0 +1,112 @@
+"""The listener that a music table is judged by: a predictor fitted on lists of a run that no generator has learned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.engagement_predictor import EngagementPredictor, fit_predictors
+from evaluation.engagement_quality import predictor_quality
+from evaluation.playlist_judge import PlaylistJudge
+from evaluation.shown_features import ItemSpace, Shown
+from llm.records import mean_embedding
+from recsys.embed import load_item_vectors
+from recsys.engagement import PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, ShownLists
+from recsys.phrases import Phrases
+from recsys.recommender import Request
+from recsys.splits import FIT, PERSONALIZE
+from recsys.text_vectors import TextEncoder
+from serving.methods import Methods
+
+LONGEST_TEXT = 64  # tokens of an item's text, and of a query, that a vector reads
+
+
+@dataclass(frozen=True, eq=False)
+class Listener:
+    """The predictor, what it is worth (`quality`, ready for JSON), the test requests, and the judge of answers to them."""
+
+    predictor: EngagementPredictor
+    quality: dict[str, Any]
+    requests: list[Request]
+    users: np.ndarray  # [R] whose request each is; distinct negative numbers for unknown users
+    judge: PlaylistJudge
+
+
+def fit_listener(methods: Methods, encoder: str, seed: int) -> Listener:
+    """Fit on PREDICTOR lists, choose and calibrate on PREDICTOR_VALIDATION lists, measure on TEST lists.
+
+    Affinity is in the retrieval baseline's space: its own LightGCN, which neither prefix nor predictor reads.
+    """
+    data, lists = methods.dataset, ShownLists.load(methods.run)
+    encode = _text_encoder(methods, encoder)
+    texts = sorted(set(lists.queries))
+    of_text = dict(zip(texts, encode(texts, "queries"), strict=True))
+    trained = np.isin(data.roles, (FIT, PERSONALIZE))
+    vectors = load_item_vectors(methods.run)
+    own_text = encoder == methods.config.embed.text_encoder and "text" in vectors
+    collaborative = vectors["collaborative"]
+    if collaborative.shape[1] != methods.users.dim:
+        raise ValueError(
+            f"the predictor compares users and items in one space, but user vectors have {methods.users.dim} dimensions and item "
+            f"vectors {collaborative.shape[1]}; bring both embeddings, or neither"
+        )
+    space = ItemSpace(
+        collaborative=collaborative,
+        text=vectors["text"] if own_text else encode(data.catalogue.texts(), "item texts"),
+        popularity=np.bincount(data.items[trained], minlength=data.n_items),
+    )
+
+    def shown(part: int) -> tuple[Shown, list[Request]]:
+        requests = lists.requests(lists.of(part), data)
+        users, known = methods.users.vectors(requests)
+        queries = np.stack([of_text[request.query or ""] for request in requests])
+        return Shown.of(lists, part, users, known, queries), requests
+
+    train, _ = shown(PREDICTOR)
+    fitted = fit_predictors(train, shown(PREDICTOR_VALIDATION)[0], space, seed)
+    test, requests = shown(TEST_LISTS)
+    held_out = lists.held_out[lists.of(TEST_LISTS)]
+    groups = {"queries seen in training": ~held_out, "held-out queries": held_out}
+    quality = predictor_quality(fitted, train, test, space, seed, groups)
+    return Listener(
+        fitted.chosen,
+        quality,
+        requests,
+        units(test.users),
+        _judge(methods, fitted.chosen, space, test, requests),
+    )
+
+
+def units(users: np.ndarray) -> np.ndarray:
+    """Users [R] with a number of its own for each request of nobody known (−1)."""
+    return np.where(users < 0, -1 - np.arange(len(users)), users)
+
+
+def _judge(
+    methods: Methods, predictor: EngagementPredictor, space: ItemSpace, test: Shown, requests: list[Request]
+) -> PlaylistJudge:
+    retrieval, phrases = methods.retrieval, Phrases(methods.dataset)
+    users, known = retrieval.users.vectors(requests)
+    matches = {query: phrases.matching(query) for query in {request.query or "" for request in requests}}
+    none = np.zeros(methods.dataset.n_items, bool)
+    carriers = [
+        np.flatnonzero(none if (match := matches[request.query or ""]) is None else match)
+        for request in requests
+    ]
+    return PlaylistJudge(predictor, space, test, users, known, retrieval.items, carriers)
+
+
+def _text_encoder(methods: Methods, encoder: str):
+    """texts, label -> unit vectors [n, e]: a sentence encoder, or the mean of the backbone's own token embeddings."""
+    if encoder != "backbone":
+        sentences = TextEncoder(encoder, LONGEST_TEXT, methods.model.device)
+        return lambda texts, label: sentences.encode(texts, label=label)
+
+    def encode(texts: list[str], label: str) -> np.ndarray:
+        tokens = [methods.model.encode(text)[:LONGEST_TEXT] for text in texts]
+        means = mean_embedding(methods.model, tokens).float().cpu().numpy()
+        return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
+
+    return encode
