@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from llm.prompts import PromptBuilder, PromptConfig
 from llm.reading import Reading
 from llm.scoring import expected_hit_rate
 from llm.understanding import known_and_held_out, query_precision
-from llm.vocabulary import SidRows
+from llm.vocabulary import SidRows, words_of_codes
 from llm.windows import Shares, Window, WindowBatches, WindowBuilder
 from llm.words import Words, text_loss
 from recsys import training
@@ -38,6 +39,10 @@ from recsys.splits import FIT, VALIDATION
 from semantic_ids.table import SemanticIdTable
 from semantic_ids.tokenizer import load_table, load_tokenizer
 from semantic_ids.trie import Trie
+
+# Of output rows at the start. At 1, SmolLM2's hidden states (norm 40 at h = 576) make logits of standard deviation 1.6: three levels of
+# that cost 4 nats above a uniform guess, and the first hundred steps would only unlearn them
+OUTPUT_NORM = 0.25
 
 
 class AdaptConfig(StageConfig):
@@ -59,6 +64,9 @@ class AdaptConfig(StageConfig):
     window_items: int = 12  # items a window; every one is a target, so longer windows cost less a target
     profile_share: float = 0.5  # share of windows that carry the text profile: Prompt Context is trained for
     query_share: float = 0.15  # share of windows that carry a query about their last item
+    # what the rows of semantic-ID tokens start from: codebook vectors, or these and the words of a code's items; auto: words too,
+    # unless the backbone is trained from scratch and knows no words
+    rows_from: Literal["auto", "codebook", "words"] = "auto"
     words_batch: int = Field(16, ge=0)  # rows a step from words to an item's ID (llm.words)
     title_batch: int = Field(4, ge=0)  # rows a step from an item's ID to its title
     title_weight: float = Field(0.1, ge=0)  # of their loss, a mean over text tokens, beside the items'
@@ -94,7 +102,8 @@ def adapt(config: AdaptConfig, run: Run) -> None:
             "table_hash": table.content_hash(),
         }
         head = text_head(backbone) if config.title_batch else None
-        model = new_model(backbone, table, load_tokenizer(run).quantizer.codebooks, config)
+        codebooks = load_tokenizer(run).quantizer.codebooks
+        model = new_model(backbone, table, codebooks, config, dataset.catalogue.texts())
         builder = prompt_builder(config, model, dataset)
         phrases = Phrases(dataset)
         curves = train_on_windows(config, model, builder, phrases, head, stage.checkpoint)
@@ -120,10 +129,16 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         )
 
 
-def new_model(backbone: Backbone, table: SemanticIdTable, codebooks, config: AdaptConfig) -> SidModel:
-    """The untrained Stage 1 model: fresh rows, and a fresh LoRA (B = 0) around the frozen backbone."""
+def new_model(
+    backbone: Backbone, table: SemanticIdTable, codebooks, config: AdaptConfig, texts: Sequence[str] = ()
+) -> SidModel:
+    """The untrained Stage 1 model: fresh rows, and a fresh LoRA (B = 0) around the frozen backbone. `texts` [N] are the items'."""
     rows = SidRows(table.sizes, backbone.hidden_size)
-    rows.start_from(codebooks, float(backbone.text_embeddings.float().norm(dim=1).mean()), config.seed)
+    words = None
+    if config.rows_from == "words" or (config.rows_from == "auto" and config.train == "lora"):
+        words = words_of_codes(_embedded(backbone, texts), table.codes, table.sizes)
+    norm = float(backbone.text_embeddings.float().norm(dim=1).mean())
+    rows.start_from(codebooks, norm, config.seed, words, OUTPUT_NORM)
     if config.train == "full":
         backbone.model.requires_grad_(True)
         return SidModel(backbone, rows, Trie(table.codes, table.sizes))
@@ -133,6 +148,12 @@ def new_model(backbone: Backbone, table: SemanticIdTable, codebooks, config: Ada
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an old name
             backbone.model = get_peft_model(backbone.model, _lora(config))
     return SidModel(backbone, rows, Trie(table.codes, table.sizes))
+
+
+def _embedded(backbone: Backbone, texts: Sequence[str]) -> torch.Tensor:
+    """Mean frozen token embedding [N, h] of each text."""
+    tokens = [torch.tensor(backbone.encode(text), device=backbone.device) for text in texts]
+    return torch.stack([backbone.text_embeddings[some].float().mean(0) for some in tokens])
 
 
 def _lora(config: AdaptConfig) -> LoraConfig:

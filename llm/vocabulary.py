@@ -21,8 +21,9 @@ PREFIX = -1  # where a soft token goes
 class SidRows(nn.Module):
     """Input rows and output rows [Σ sizes, h] of the semantic-ID tokens.
 
-    Both start from the codebook vectors under one random projection, scaled to the norm of a text embedding, so that
-    codes that are near in the quantiser start near here. They are trained apart from then on.
+    Both start from what is known of a code, scaled to the norm of a text embedding, so that codes that are alike start near here:
+    its vector in the codebook, under one random projection; the words of its items, as the mean of their token embeddings (a query's
+    words then start out near the codes of what they describe); or both. They are trained apart from then on.
     """
 
     def __init__(self, sizes: Sequence[int], hidden_size: int):
@@ -33,8 +34,20 @@ class SidRows(nn.Module):
         self.output = nn.Parameter(torch.zeros(int(self.offsets[-1]), hidden_size))
 
     @torch.no_grad()
-    def start_from(self, codebooks: Sequence[torch.Tensor | None], norm: float, seed: int) -> None:
-        """Set all rows from `codebooks` (one [size, d] a level; None: random rows) with mean row norm `norm`."""
+    def start_from(
+        self,
+        codebooks: Sequence[torch.Tensor | None],
+        norm: float,
+        seed: int,
+        words: Sequence[torch.Tensor] | None = None,
+        output_norm: float = 1.0,
+    ) -> None:
+        """Set all rows from `codebooks` (one [size, d] a level; None: random rows): input rows of mean norm `norm`, output rows of
+        `output_norm`.
+
+        `words` (one [size, h] a level) are mean embeddings of the codes' items in words (`words_of_codes`); both are then scaled alike
+        and added.
+        """
         hidden = self.input.shape[1]
         for level, size in enumerate(self.sizes):
             generator = torch_generator(seed, "sid rows", level)
@@ -48,11 +61,34 @@ class SidRows(nn.Module):
                     )
                 centred = codebook.float() - codebook.float().mean(0)
                 rows = centred @ torch.randn(codebook.shape[1], hidden, generator=generator)
-            rows = rows * (norm / rows.norm(dim=1).mean().clamp(min=1e-6))
+            if words is not None:
+                rows = _to_norm(rows, 1.0) + _to_norm(words[level].to(rows), 1.0)
+            rows = _to_norm(rows, norm)
             self.input[self.offsets[level] : self.offsets[level + 1]] = rows
-            self.output[self.offsets[level] : self.offsets[level + 1]] = rows / norm
+            self.output[self.offsets[level] : self.offsets[level + 1]] = _to_norm(rows, output_norm)
 
     def logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:
         """Logits [P, sizes[level]] (float32) over the codes of `level` from hidden states [P, h]."""
         rows = self.output[self.offsets[level] : self.offsets[level + 1]]
         return hidden.float() @ rows.float().T
+
+
+def _to_norm(rows: torch.Tensor, norm: float) -> torch.Tensor:
+    """Rows [n, h] scaled so that their mean norm is `norm`."""
+    return rows * (norm / rows.norm(dim=1).mean().clamp(min=1e-6))
+
+
+def words_of_codes(items: torch.Tensor, codes: np.ndarray, sizes: Sequence[int]) -> list[torch.Tensor]:
+    """What the items of each code have in common in words: one [size, h] a level.
+
+    `items` [N, h]: mean token embeddings of the items' texts; `codes` [N, L]. A row is the mean over the code's items of what sets
+    them apart from the whole catalogue; a code without an item has zeros.
+    """
+    apart = items.float() - items.float().mean(0)
+    result = []
+    for level, size in enumerate(sizes):
+        code = torch.from_numpy(np.asarray(codes[:, level], dtype=np.int64)).to(apart.device)
+        sums = apart.new_zeros(size, apart.shape[1]).index_add(0, code, apart)
+        counts = torch.bincount(code, minlength=size)[:, None]
+        result.append((sums / counts.clamp(min=1)).cpu())
+    return result

@@ -15,7 +15,7 @@ from llm.prompts import PromptBuilder, PromptConfig
 from llm.reading import Reading
 from llm.recommender import SidRecommender
 from llm.understanding import known_and_held_out, mean_precision, query_precision
-from llm.vocabulary import SidRows
+from llm.vocabulary import SidRows, words_of_codes
 from llm.words import TextRow, Words, text_loss
 from recsys.catalogue import Catalogue
 from recsys.dataset import Dataset
@@ -167,3 +167,28 @@ def test_queries_to_ask_are_parted_by_what_training_may_read():
     sides = known_and_held_out(phrases, 50, seed=0)
     assert set(sides["seen"]) == {"comedy", "drama", "horror"}  # only they have ten items
     assert sides["held_out"] == []
+
+
+def test_the_words_of_a_code_are_what_sets_its_items_apart():
+    """Three items on a line; their mean is 2. Level 0 parts {1, 3} from {2}; level 1 gives item 3 a code alone."""
+    items = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 6.0]])
+    codes = np.array([[0, 1], [1, 1], [0, 0]])
+    first, second = words_of_codes(items, codes, (2, 3))
+    assert first.tolist() == [[0.0, 1.0], [0.0, -2.0]]  # (1 + 3) / 2 − 2 = 0; (0 + 6) / 2 − 2 = 1
+    assert second.tolist() == [[1.0, 4.0], [-0.5, -2.0], [0.0, 0.0]]  # code 2 has no item
+
+
+def test_rows_that_start_from_words_are_nearest_to_the_words_of_their_items():
+    """Items of a code share a word: without any training, its embedding is nearer to that code's rows than to the others'."""
+    words = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    codes = np.array([[item % 4] for item in range(40)])
+    noise = torch.randn(40, 64, generator=torch.Generator().manual_seed(1))
+    rows = SidRows((4,), 64)
+    rows.start_from(
+        [None], 2.0, 0, words_of_codes(words[codes[:, 0]] + 0.5 * noise, codes, (4,)), output_norm=0.25
+    )
+    apart = words - words.mean(0)
+    assert (apart @ rows.input.detach().T).argmax(1).tolist() == [0, 1, 2, 3]
+    assert (apart @ rows.output.detach().T).argmax(1).tolist() == [0, 1, 2, 3]
+    assert float(rows.input.detach().norm(dim=1).mean()) == pytest.approx(2.0)
+    assert float(rows.output.detach().norm(dim=1).mean()) == pytest.approx(0.25)
