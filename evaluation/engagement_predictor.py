@@ -31,7 +31,7 @@ from recsys.interactions import DataError
 from recsys.seeds import rng
 
 FORMAT = 1
-ANONYMOUS_SHARE = 0.1  # of the training lists are read a second time without their user's vector
+ANONYMOUS_SHARE = 0.3  # of the training lists are read a second time without their user's vector
 ROWS_AT_ONCE = 20_000  # of features: 40 MB
 MODEL, METADATA = "model.", "predictor"
 
@@ -74,9 +74,7 @@ class EngagementPredictor:
         item has no engagement to predict: NaN.
         """
         offsets, items = flat_lists(lists)
-        asked = AskedLists(
-            np.where(known[:, None], user_vectors, 0), np.asarray(known, bool), query_vectors, offsets, items
-        )
+        asked = AskedLists(user_vectors, np.asarray(known, bool), query_vectors, offsets, items)
         p = self.predict(asked, space)
         counts = np.diff(offsets)
         sums = np.bincount(asked.list_of_item(), weights=p, minlength=len(asked))
@@ -166,8 +164,9 @@ def variant_name(family: str, order_aware: bool) -> str:
 
 
 def with_anonymous_copies(shown: Shown, seed: int) -> Shown:
-    """The lists, and a random tenth of them once more without their user's vector, so that a user without one is a
-    trained mode.
+    """The lists, and a random part of them once more without their user's vector: a user without one is a trained mode.
+
+    Otherwise the zero in place of u·v reads as a user who likes nothing.
     """
     copies = np.flatnonzero(rng(seed, "anonymous").random(len(shown)) < ANONYMOUS_SHARE)
     doubled = shown.take(np.concatenate([np.arange(len(shown)), copies]))

@@ -49,7 +49,7 @@ class AskedLists:
     """Q lists of items, each before one user with one query. List q holds items[offsets[q] : offsets[q + 1]] in order."""
 
     user_vectors: np.ndarray  # [Q, d] as of the moment of asking
-    known: np.ndarray  # [Q] bool: False is a user without a vector, whose row is zero
+    known: np.ndarray  # [Q] bool: False is a user without a vector; the row is not read
     query_vectors: np.ndarray  # [Q, e]
     offsets: np.ndarray  # [Q + 1]; a list may be empty
     items: np.ndarray  # [S]
@@ -70,8 +70,8 @@ class AskedLists:
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def with_user_vectors(self, user_vectors: np.ndarray, known: np.ndarray) -> Self:
-        """The same lists before users with other vectors; where `known` is False the vector is zero."""
-        return replace(self, user_vectors=np.where(known[:, None], user_vectors, 0), known=known)
+        """The same lists before users with other vectors."""
+        return replace(self, user_vectors=user_vectors, known=known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +158,8 @@ class FeatureMaker:
     def features(self, lists: AskedLists, space: ItemSpace, order_aware: bool) -> np.ndarray:
         """Features [S, F] (float64) of every item of every list; `names` says what the columns are."""
         place, items = lists.list_of_item(), lists.items
-        user, query = lists.user_vectors.astype(float)[place], lists.query_vectors.astype(float)[place]
+        users = np.where(lists.known[:, None], lists.user_vectors, 0).astype(float)
+        user, query = users[place], lists.query_vectors.astype(float)[place]
         item, text = space.collaborative.astype(float)[items], space.text.astype(float)[items]
         match = (query @ self.text_directions) * (text @ self.text_directions)
         main = self.text_directions[:, :MAIN_DIRECTIONS]

@@ -21,10 +21,14 @@ def rows(generator: np.random.Generator, n: int, d: int) -> np.ndarray:
 class World:
     """Lists of three parts, with disjoint users in each; `log_odds` says what makes a user engage."""
 
-    def __init__(self, log_odds: LogOdds, seed: int = 0, users: int = 240, lists_each: int = 6, length: int = 6):
+    def __init__(
+        self, log_odds: LogOdds, seed: int = 0, users: int = 240, lists_each: int = 6, length: int = 6
+    ):
         generator = np.random.default_rng(seed)
         n = users * lists_each
-        self.space = ItemSpace(rows(generator, ITEMS, D), rows(generator, ITEMS, E), generator.integers(0, 90, ITEMS))
+        self.space = ItemSpace(
+            rows(generator, ITEMS, D), rows(generator, ITEMS, E), generator.integers(0, 90, ITEMS)
+        )
         owners = np.repeat(np.arange(users), lists_each)
         self.user_vectors, self.known = rows(generator, users, D)[owners], np.ones(n, bool)
         self.query_vectors = rows(generator, n, E)
@@ -39,7 +43,9 @@ class World:
             "popularity": np.log1p(self.space.popularity[items]),
             "previous": np.where(previous < 0, 0, cosine(item, self.space.collaborative[previous])),
         })))  # fmt: skip
-        parts = np.array([PREDICTOR, PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, TEST_LISTS], np.int8)[owners % 5]
+        parts = np.array([PREDICTOR, PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, TEST_LISTS], np.int8)[
+            owners % 5
+        ]
         self.lists = ShownLists(
             users=owners, times=np.arange(n), queries=[f"q{at}" for at in range(n)], parts=parts,
             held_out=np.zeros(n, bool), offsets=offsets, items=items, labels=generator.random(n * length) < self.p,
@@ -50,7 +56,14 @@ class World:
         lists = self.lists
         if labels is not None:
             lists = ShownLists(
-                lists.users, lists.times, lists.queries, lists.parts, lists.held_out, lists.offsets, lists.items, labels
+                lists.users,
+                lists.times,
+                lists.queries,
+                lists.parts,
+                lists.held_out,
+                lists.offsets,
+                lists.items,
+                labels,
             )
         rows = lists.of(part)
         return Shown.of(lists, part, self.user_vectors[rows], self.known[rows], self.query_vectors[rows])
