@@ -119,7 +119,7 @@ class FittedPredictors:
 
 
 def fit_predictors(train: Shown, validation: Shown, space: ItemSpace, seed: int) -> FittedPredictors:
-    """Fit all variants on `train`; on one half of the users of `validation` choose by log loss, on the other calibrate.
+    """Fit all variants on `train`; calibrate each on one half of the users of `validation`, choose by log loss on the other.
 
     Raises `DataError` where a part lacks a label or `validation` holds a single user.
     """
@@ -144,16 +144,16 @@ def fit_predictors(train: Shown, validation: Shown, space: ItemSpace, seed: int)
         )
         for family in FAMILIES:
             arrays = fit(family, learn, choose, seed)
-            raw = logits(family, arrays, choose.features)
             slope, intercept = platt(logits(family, arrays, calibrate.features), calibrate.labels)
             one = EngagementPredictor(family, order_aware, maker, arrays, slope, intercept)
             variants[one.name] = one
+            calibrated = slope * logits(family, arrays, choose.features) + intercept
             comparison.append(
                 {
                     "name": one.name,
                     "order_aware": order_aware,
-                    "log_loss": choose.loss(raw),
-                    "auc": float(roc_auc_score(choose.labels, raw)),
+                    "log_loss": choose.loss(calibrated),
+                    "auc": float(roc_auc_score(choose.labels, calibrated)),
                 }
             )
     return FittedPredictors(variants, sorted(comparison, key=lambda row: row["log_loss"]))
