@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from evaluation.shown_features import ItemSpace, Shown, cosine
-from recsys.engagement import PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, ShownLists
+from recsys.engagement import GENERATOR, PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, ShownLists
 
 D, E, ITEMS = 8, 12, 400
 LogOdds = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
-def rows(generator: np.random.Generator, n: int, d: int) -> np.ndarray:
-    vectors = generator.normal(size=(n, d))
+def rows(generator: np.random.Generator, n: int, d: int, shift: float = 0.0) -> np.ndarray:
+    """Unit rows [n, d], around the direction of (1, …, 1) if shifted."""
+    vectors = generator.normal(size=(n, d)) + shift
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -22,15 +24,21 @@ class World:
     """Lists of three parts, with disjoint users in each; `log_odds` says what makes a user engage."""
 
     def __init__(
-        self, log_odds: LogOdds, seed: int = 0, users: int = 240, lists_each: int = 6, length: int = 6
+        self,
+        log_odds: LogOdds,
+        seed: int = 0,
+        users: int = 288,
+        lists_each: int = 6,
+        length: int = 6,
+        shift: float = 0.0,
     ):
         generator = np.random.default_rng(seed)
         n = users * lists_each
         self.space = ItemSpace(
-            rows(generator, ITEMS, D), rows(generator, ITEMS, E), generator.integers(0, 90, ITEMS)
+            rows(generator, ITEMS, D, shift), rows(generator, ITEMS, E), generator.integers(0, 90, ITEMS)
         )
         owners = np.repeat(np.arange(users), lists_each)
-        self.user_vectors, self.known = rows(generator, users, D)[owners], np.ones(n, bool)
+        self.user_vectors, self.known = rows(generator, users, D, shift)[owners], np.ones(n, bool)
         self.query_vectors = rows(generator, n, E)
         items = generator.integers(0, ITEMS, n * length)
         offsets = np.arange(n + 1) * length
@@ -43,9 +51,8 @@ class World:
             "popularity": np.log1p(self.space.popularity[items]),
             "previous": np.where(previous < 0, 0, cosine(item, self.space.collaborative[previous])),
         })))  # fmt: skip
-        parts = np.array([PREDICTOR, PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, TEST_LISTS], np.int8)[
-            owners % 5
-        ]
+        in_turn = (PREDICTOR, PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, TEST_LISTS, GENERATOR)
+        parts = np.array(in_turn, np.int8)[owners % len(in_turn)]
         self.lists = ShownLists(
             users=owners, times=np.arange(n), queries=[f"q{at}" for at in range(n)], parts=parts,
             held_out=np.zeros(n, bool), offsets=offsets, items=items, labels=generator.random(n * length) < self.p,
@@ -53,18 +60,7 @@ class World:
 
     def shown(self, part: int, labels: np.ndarray | None = None) -> Shown:
         """The part's lists; `labels` [S] in place of the world's own."""
-        lists = self.lists
-        if labels is not None:
-            lists = ShownLists(
-                lists.users,
-                lists.times,
-                lists.queries,
-                lists.parts,
-                lists.held_out,
-                lists.offsets,
-                lists.items,
-                labels,
-            )
+        lists = self.lists if labels is None else replace(self.lists, labels=labels)
         rows = lists.of(part)
         return Shown.of(lists, part, self.user_vectors[rows], self.known[rows], self.query_vectors[rows])
 
