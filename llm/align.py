@@ -112,6 +112,9 @@ class Alignment:
             row.name, world, lambda seed: self._fresh(row, seed), seed, self.checkpoint / f"{row.key}-{seed}",
             self.checkpoint / f"pilots-{row.key}", rates, steps, objective,
         )  # fmt: skip
+        if report["validation_minus_loss"] < at_start and row.starts_trained:
+            module = self._fresh(row, seed)[1].eval()  # what it started from was never beaten: it stays that
+            report |= {"best_step": 0, "validation_minus_loss": at_start}
         assert isinstance(module, Personalizer)
         assert world.folder is not None
         save_personalizer(module, world.folder / f"{row.key}-{seed}.safetensors")
@@ -132,9 +135,9 @@ class Alignment:
         return row.trained.reading(self.world, None)
 
     def reference(self, row: AlignRow) -> Reference:
-        """The row's π_ref; an lm row, which is trained without one, is told apart from no personalization."""
-        snapshot = self.config.lm_row(row)
+        """The row's π_ref. An lm row is trained without one; its log-ratio is to no personalization."""
         if row.objective != "lm" and self.config.reference_of(row) == "lm_snapshot":
+            snapshot = self.config.lm_row(row)
             assert snapshot is not None, "refused by AlignConfig"
             return Reference(
                 self.world,
@@ -167,7 +170,7 @@ class Alignment:
         """A personalizer to train, from where the row starts, and its reading."""
         method, device = row.trained, self.world.model.device
         personalizer = method.new(self.world, seed).to(device)
-        if row.objective != "lm" and row.start == "lm":
+        if row.starts_trained:
             snapshot = self.config.lm_row(row)
             assert snapshot is not None, "refused by AlignConfig"
             personalizer.load_state_dict(load_file(self.world.made(f"{snapshot.key}-{seed}.safetensors")))

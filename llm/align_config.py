@@ -57,6 +57,10 @@ class AlignRow(StageConfig):
         assert isinstance(self.method, TrainedMethod)
         return self.method.model_copy(update={"key": self.key, "name": self.name})
 
+    @property
+    def starts_trained(self) -> bool:
+        return self.objective != "lm" and self.start == "lm"
+
     def shares_snapshot(self, other: AlignRow) -> bool:
         """May this row start from what the other ended with? How they are trained may differ, what they are may not."""
         apart = {"key", "name", "steps", "learning_rates"}
@@ -117,7 +121,7 @@ class AlignConfig(Stage2Config):
         return row.reference or self.reference
 
     def needs_snapshot(self, row: AlignRow) -> bool:
-        return row.objective != "lm" and (row.start == "lm" or self.reference_of(row) == "lm_snapshot")
+        return row.starts_trained or (row.objective != "lm" and self.reference_of(row) == "lm_snapshot")
 
     def lm_row(self, row: AlignRow) -> AlignRow | None:
         """The lm row of the same method that is listed before `row`."""
