@@ -107,13 +107,15 @@ class Alignment:
         reference = self.reference(row)
         objective = self._objective(row, reference)
         rates, steps = method.learning_rates or config.learning_rates, method.steps or config.steps
-        at_start = objective.value(self._fresh(row, seed)[0], seed)
+        start, untrained = self._fresh(row, seed)
+        untrained.eval()
+        at_start = objective.value(start, seed)
         module, report = train_by_gradient(
             row.name, world, lambda seed: self._fresh(row, seed), seed, self.checkpoint / f"{row.key}-{seed}",
             self.checkpoint / f"pilots-{row.key}", rates, steps, objective,
         )  # fmt: skip
         if report["validation_minus_loss"] < at_start and row.starts_trained:
-            module = self._fresh(row, seed)[1].eval()  # what it started from was never beaten: it stays that
+            module = untrained  # what it started from was never beaten: it stays that
             report |= {"best_step": 0, "validation_minus_loss": at_start}
         assert isinstance(module, Personalizer)
         assert world.folder is not None
@@ -159,11 +161,11 @@ class Alignment:
         config, counts = self.config, self.world.train.facts()
         if row.objective == "engagement" and config.alpha is not None:
             return {"alpha": config.alpha}
-        if config.desirable_weight is not None and config.undesirable_weight is not None:
+        if row.objective == "kto" and config.desirable_weight and config.undesirable_weight:
             return {"desirable": config.desirable_weight, "undesirable": config.undesirable_weight}
         desirable, undesirable = balanced_weights(counts["desirable"], counts["undesirable"])
         if row.objective == "engagement":
-            return {"alpha": counts["desirable"] / counts["undesirable"]}
+            return {"alpha": undesirable / desirable}
         return {"desirable": desirable, "undesirable": undesirable}
 
     def _fresh(self, row: AlignRow, seed: int) -> tuple[Reading, torch.nn.Module]:

@@ -85,7 +85,7 @@ class AlignConfig(Stage2Config):
     # no_personalization: the frozen model with the same prompt, prefix and updates off; lm_snapshot: the method's lm row
     reference: ReferenceName = "no_personalization"
     beta: float = Field(0.1, gt=0)  # how fast the value saturates in the log-ratio; both objectives
-    alpha: float | None = Field(None, gt=0)  # of E2P eq. 5; None: the kinds weigh the same
+    alpha: float | None = Field(None, gt=0)  # of E2P eq. 5; None: λ_U / λ_D of `balanced_weights`
     # λ_D and λ_U of KTO; None: `balanced_weights`
     desirable_weight: float | None = Field(None, gt=0)
     undesirable_weight: float | None = Field(None, gt=0)

@@ -132,7 +132,7 @@ def word_tokenizer():
     )
 
 
-def text_log_probs(model, prompts, completions) -> torch.Tensor:
+def text_log_probs(model, prompts, completions, prefix=None) -> torch.Tensor:
     """Ours: the packed pass of `TextModel` over the very weights of a transformers model."""
     inner = model.model
     before = inner.config._attn_implementation
@@ -140,23 +140,19 @@ def text_log_probs(model, prompts, completions) -> torch.Tensor:
     try:
         backbone = Backbone(inner, word_tokenizer(), BackboneConfig(device="cpu"), torch.device("cpu"))
         ours = TextModel(backbone, model.lm_head.weight.detach(), chat=False)
-        return ours.log_probs(prompts, completions)
+        return ours.log_probs(prompts, completions, prefix)
     finally:
         inner.set_attn_implementation(before)
 
 
-@pytest.mark.parametrize("policy_is_far", [True, False])
-def test_text_losses_are_those_of_trl(tmp_path, policy_is_far):
-    """`KTOTrainer.compute_loss` on one batch of uneven prompts and completions, its own KL pairs included."""
+BETA, DESIRABLE, UNDESIRABLE = 0.3, 1.25, 2.5
+
+
+def trl_batch_and_loss(policy, reference, folder) -> tuple[dict, float]:
+    """A batch of uneven prompts and completions as `KTOTrainer` makes it, its own KL pairs included, and its loss."""
     from datasets import Dataset as Rows
     from trl import KTOConfig, KTOTrainer
 
-    policy, reference = llama(0), llama(0 if not policy_is_far else 1)
-    if not policy_is_far:
-        with torch.no_grad():
-            policy.lm_head.weight.add_(
-                0.05 * torch.randn(policy.lm_head.weight.shape, generator=torch.Generator().manual_seed(5))
-            )
     generator = np.random.default_rng(7)
 
     def words(n: int) -> str:
@@ -167,11 +163,10 @@ def test_text_losses_are_those_of_trl(tmp_path, policy_is_far):
         "completion": [words(n) for n in (2, 4, 5, 1, 3, 3)],
         "label": [True, False, True, True, False, False],
     }
-    beta, of_d, of_u = 0.3, 1.25, 2.5
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         arguments = KTOConfig(
-            output_dir=str(tmp_path), use_cpu=True, beta=beta, desirable_weight=of_d, undesirable_weight=of_u,
+            output_dir=str(folder), use_cpu=True, beta=BETA, desirable_weight=DESIRABLE, undesirable_weight=UNDESIRABLE,
             per_device_train_batch_size=6, report_to=[], bf16=False, disable_dropout=True, gradient_checkpointing=False,
         )  # fmt: skip
         trainer = KTOTrainer(
@@ -179,33 +174,63 @@ def test_text_losses_are_those_of_trl(tmp_path, policy_is_far):
             processing_class=word_tokenizer(),
         )  # fmt: skip
         batch = next(iter(trainer.get_train_dataloader()))
-        theirs = float(trainer.compute_loss(trainer.model, batch))
+        trainer.model.eval()
+        return batch, float(trainer.compute_loss(trainer.model, batch))
 
-    def sides(prefix: str) -> tuple[list[list[int]], list[list[int]]]:
-        prompts, completions = [], []
-        for tokens, seen, mask in zip(
-            *(batch[f"{prefix}{name}"] for name in ("input_ids", "attention_mask", "completion_mask")),
-            strict=True,
-        ):
-            real = seen.bool()
-            prompts.append(tokens[real & ~mask.bool()].tolist())
-            completions.append(tokens[real & mask.bool()].tolist())
-        return prompts, completions
 
-    asked, answered = sides("")
-    kl_asked, kl_answered = sides("KL_")
+def sides(batch: dict, prefix: str) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts and completions of a batch of TRL's, without padding."""
+    prompts, completions = [], []
+    columns = (batch[f"{prefix}{name}"] for name in ("input_ids", "attention_mask", "completion_mask"))
+    for tokens, seen, mask in zip(*columns, strict=True):
+        real = seen.bool()
+        prompts.append(tokens[real & ~mask.bool()].tolist())
+        completions.append(tokens[real & mask.bool()].tolist())
+    return prompts, completions
+
+
+@pytest.mark.parametrize("policy_is_far", [True, False])
+def test_text_losses_are_those_of_trl(tmp_path, policy_is_far):
+    policy, reference = llama(0), llama(1 if policy_is_far else 0)
+    if not policy_is_far:
+        noise = torch.randn(policy.lm_head.weight.shape, generator=torch.Generator().manual_seed(5))
+        policy.lm_head.weight.data.add_(0.05 * noise)
+    batch, theirs = trl_batch_and_loss(policy, reference, tmp_path)
+    asked, answered = sides(batch, "")
+    kl_asked, kl_answered = sides(batch, "KL_")
     assert kl_asked == asked  # only the completion is rotated
     assert sorted(kl_answered) == sorted(answered) != kl_answered
-    engaged = torch.as_tensor(batch["label"]).bool()
     with torch.no_grad():
-        values = [
-            text_log_probs(model, *pair)
+        ratios = [
+            text_log_probs(policy, *pair) - text_log_probs(reference, *pair)
             for pair in ((asked, answered), (kl_asked, kl_answered))
-            for model in (policy, reference)
         ]
-    baseline = kl_baseline(values[2], values[3])
+    baseline = kl_baseline(ratios[1], torch.zeros(6))
     assert (float(baseline) > 0.1) == (not policy_is_far)  # both sides of the clamp
-    ours = kto_loss(values[0], values[1], engaged, baseline, beta, of_d, of_u)
+    engaged = torch.as_tensor(batch["label"]).bool()
+    ours = kto_loss(ratios[0], torch.zeros(6), engaged, baseline, BETA, DESIRABLE, UNDESIRABLE)
+    assert float(ours) == pytest.approx(theirs, abs=1e-6)
+
+
+def test_with_a_prefix_the_losses_are_those_of_trl_as_far_as_its_machinery_reaches(tmp_path):
+    """TRL knows soft tokens that all rows share (PEFT's prompt tuning). The reference is the model without them."""
+    from peft import PromptTuningConfig, get_peft_model
+
+    bare = llama(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an old name
+        policy = get_peft_model(llama(0), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    soft = 0.6 * torch.randn(3, 32, generator=torch.Generator().manual_seed(4))
+    policy.prompt_encoder["default"].embedding.weight.data.copy_(soft)
+    batch, theirs = trl_batch_and_loss(policy, bare, tmp_path)
+    with torch.no_grad():
+        ratios = [
+            text_log_probs(bare, *pair, soft.expand(6, -1, -1)) - text_log_probs(bare, *pair)
+            for pair in (sides(batch, ""), sides(batch, "KL_"))
+        ]
+    assert ratios[0].abs().min() > 0.05
+    engaged, baseline = torch.as_tensor(batch["label"]).bool(), kl_baseline(ratios[1], torch.zeros(6))
+    ours = kto_loss(ratios[0], torch.zeros(6), engaged, baseline, BETA, DESIRABLE, UNDESIRABLE)
     assert float(ours) == pytest.approx(theirs, abs=1e-6)
 
 
