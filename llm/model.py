@@ -23,7 +23,7 @@ from llm.conditions import NOTHING, Condition, Updates
 from llm.ragged import LastMLPOnlyWhere, Layout, Memory
 from llm.vocabulary import PREFIX, SidRows
 from recsys.training import keep_freed_memory
-from semantic_ids.constraints import Constraints
+from semantic_ids.constraints import AllowList, Constraints
 from semantic_ids.trie import Trie
 
 
@@ -192,3 +192,37 @@ class SidModel(nn.Module):
         states = self.item_states(prompts, items, condition)
         rows = torch.arange(len(items), device=self.device)
         return self.path_log_probs(states, torch.from_numpy(items).to(self.device), 1.0, constraints, rows)
+
+    def list_log_probs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        lists: Sequence[np.ndarray],
+        condition: Condition = NOTHING,
+        excluded: Sequence[np.ndarray] | None = None,
+        allowed: Sequence[np.ndarray | AllowList | None] | None = None,
+    ) -> torch.Tensor:
+        """log p [B] of a whole list of items (at least one) after each prompt, at temperature 1; differentiable.
+
+            log p(y_1 … y_k | prompt) = Σ_j log p(y_j | prompt, y_1 … y_{j−1})
+
+        in one packed pass. An item reads the codes of those before it as if they were history, and is drawn from what is
+        neither in `excluded` [B] nor one of them, and in `allowed` [B] where that is given: a list with an item twice has −inf.
+        """
+        lengths = [len(items) for items in lists]
+        codes = [self.item_tokens[items].reshape(-1)[:-1].tolist() for items in lists]
+        packed = self.pack([[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)])
+        levels = self.trie.n_levels
+        # a list's codes are predicted by the last states of its row, as many as there are codes: soft tokens never count
+        ends = packed.layout.ends.repeat_interleave(packed.layout.ends.new_tensor(lengths) * levels)
+        steps = np.concatenate([np.arange(-length * levels, 0) for length in lengths])
+        states = self.hidden(packed, condition, ends + torch.from_numpy(steps).to(self.device))
+        places = [(row, place) for row, length in enumerate(lengths) for place in range(length)]
+        out = [np.zeros(0, np.int64)] * len(lists) if excluded is None else excluded
+        constraints = self.trie.constraints(
+            [np.concatenate([out[row], lists[row][:place]]) for row, place in places],
+            None if allowed is None else [allowed[row] for row, _ in places],
+        )
+        flat = torch.from_numpy(np.concatenate(lists)).to(self.device)
+        rows = torch.arange(len(flat), device=self.device)
+        values = self.path_log_probs(states.view(len(flat), levels, -1), flat, 1.0, constraints, rows)
+        return torch.segment_reduce(values, "sum", lengths=packed.layout.lengths.new_tensor(lengths))

@@ -72,6 +72,24 @@ def log_probs_of(
     return result
 
 
+@torch.no_grad()
+def list_log_probs_of(
+    reading: Reading, requests: Sequence[Request], lists: Sequence[np.ndarray], budget: int = BUDGET
+) -> np.ndarray:
+    """log p [R] (float64) of a whole list a request (`SidModel.list_log_probs`), with the request's exclusions and allow-list."""
+    result = np.empty(len(requests))
+    prompts, model = reading.prompts(requests), reading.model
+    longest = max((len(items) for items in lists), default=1) * model.trie.n_levels
+    lengths = [len(prompt) + reading.soft_tokens + longest for prompt in prompts]
+    for rows in by_length(lengths, model.footprint, longest, model.trie.n_levels, budget, reading.row_bytes):
+        some = [requests[row] for row in rows]
+        placed, condition = reading.conditioned([prompts[row] for row in rows], some)
+        excluded, allowed = [request.exclude for request in some], [request.allow for request in some]
+        values = model.list_log_probs(placed, [lists[row] for row in rows], condition, excluded, allowed)
+        result[rows] = values.double().cpu().numpy()
+    return result
+
+
 def expected_hit_rate(
     reading: Reading, requests: Sequence[Request], targets: np.ndarray, n: int = 30
 ) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -106,6 +106,12 @@ class World:
         return Instances(self.dataset, events, self.users)
 
     @cached_property
+    def trained_users(self) -> np.ndarray:
+        """Bool [U]: users with a training instance, whose row a method that keeps one a user has trained."""
+        events = self.dataset.events(PERSONALIZE)
+        return np.bincount(self.dataset.users[events], minlength=self.dataset.n_users) > 0
+
+    @cached_property
     def search(self) -> RecordSearch:
         return RecordSearch(self.dataset.catalogue)
 
@@ -142,6 +148,38 @@ def lm_loss(reading: Reading, requests: Sequence[Request], targets: np.ndarray) 
     return -model.item_log_probs(prompts, targets, condition, constraints_of(model.trie, requests)).mean()
 
 
+class Objective(Protocol):
+    """What a personalizer is trained for; `measure` says what `value` is of."""
+
+    measure: str
+
+    def loss(self, reading: Reading, step: int, seed: int) -> torch.Tensor:
+        """The loss of a step, differentiable in the personalizer."""
+        ...
+
+    def value(self, reading: Reading, seed: int) -> float:
+        """On validation; higher is better."""
+        ...
+
+
+class NextItem:
+    """The likelihood of the item that came next (E2P eq. 4); validation by expected hit-rate@30."""
+
+    measure = "expected_hit_rate@30"
+
+    def __init__(self, world: World):
+        self.world = world
+
+    def loss(self, reading: Reading, step: int, seed: int) -> torch.Tensor:
+        train = self.world.train
+        rows = batch_rows(len(train), self.world.settings.batch, step, seed)
+        return lm_loss(reading, [train.requests[row] for row in rows], train.targets[rows])
+
+    def value(self, reading: Reading, seed: int) -> float:
+        validation = self.world.validation
+        return expected_hit_rate(reading, validation.requests, validation.targets)
+
+
 def train_by_gradient(
     label: str,
     world: World,
@@ -151,49 +189,59 @@ def train_by_gradient(
     pilots: Path,
     learning_rates: Sequence[float],
     steps: int,
+    objective: Objective | None = None,
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Choose the rate by pilots, then train; returns the trained module, its best state in it, and the method's report.
 
     `new_reading(seed)` gives a fresh reading and the module in it that is trained. All seeds of a method share the pilots of
-    the first: `pilots` is their checkpoint's folder.
+    the first: `pilots` is their checkpoint's folder. Without an `objective` it is `NextItem`.
     """
-    settings = world.settings
-    values = {}
+    settings, values = world.settings, {}
+    goal = NextItem(world) if objective is None else objective
     for rate in learning_rates if len(learning_rates) > 1 else ():
         first, some = settings.seeds[0], min(settings.pilot_steps, steps)
         _, curve = _fit(
-            f"{label}, pilot at {rate:g}", world, new_reading, first, rate, some, pilots / f"{rate}", True
-        )
+            f"{label}, pilot at {rate:g}", world, goal, new_reading, first, rate, some, pilots / f"{rate}", True
+        )  # fmt: skip
         values[rate] = curve.best_value
     chosen = max(values, key=lambda rate: values[rate]) if values else learning_rates[0]
-    module, curve = _fit(f"{label}, seed {seed}", world, new_reading, seed, chosen, steps, checkpoint, False)
+    module, curve = _fit(
+        f"{label}, seed {seed}", world, goal, new_reading, seed, chosen, steps, checkpoint, False
+    )
     return module, {
         "learning_rate": chosen,
-        "pilot_validation_expected_hit_rate@30": {str(rate): value for rate, value in values.items()},
+        f"pilot_validation_{goal.measure}": {str(rate): value for rate, value in values.items()},
         "trainable_parameters": parameter_count(module),
         "best_step": curve.best_step,
-        "validation_expected_hit_rate@30": curve.best_value,
+        f"validation_{goal.measure}": curve.best_value,
         "curves": curve.as_dict(),
     }
 
 
 def _fit(
-    label: str, world: World, new_reading, seed: int, rate: float, steps: int, checkpoint: Path, pilot: bool
+    label: str,
+    world: World,
+    goal: Objective,
+    new_reading,
+    seed: int,
+    rate: float,
+    steps: int,
+    checkpoint: Path,
+    pilot: bool,
 ) -> tuple[torch.nn.Module, training.Curves]:
-    settings, train, validation = world.settings, world.train, world.validation
+    settings = world.settings
     reading, module = new_reading(seed)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def step(index: int) -> torch.Tensor:
-        rows = batch_rows(len(train), settings.batch, index, seed)
         module.train()
         if isinstance(module, Personalizer):
             module.step = index
-        return lm_loss(reading, [train.requests[row] for row in rows], train.targets[rows])
+        return goal.loss(reading, index, seed)
 
     def validate() -> float:
         module.eval()
-        return expected_hit_rate(reading, validation.requests, validation.targets)
+        return goal.value(reading, seed)
 
     curve = training.fit(
         label,

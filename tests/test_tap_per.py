@@ -47,7 +47,7 @@ def world(tiny, tmp_path_factory) -> World:
     parts = SimpleNamespace(
         model=tiny, builder=builder, records=open_record_vectors(path), search=RecordSearch(catalogue()),
         embedding_norm=float(tiny.inner.get_input_embeddings().weight.norm(dim=1).mean()),
-        dataset=SimpleNamespace(n_users=6, users=np.arange(6), events=lambda role: np.arange(6)), path=path,
+        dataset=SimpleNamespace(n_users=6), trained_users=np.ones(6, bool), path=path,
     )  # fmt: skip
     return cast(World, parts)
 

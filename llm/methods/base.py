@@ -71,6 +71,9 @@ class TrainedMethod(MethodConfig):
         """An untrained personalizer."""
         raise TypeError(f"{type(self).__name__} does not say what it makes")
 
+    def prepare(self, world: World, folder: Path) -> None:
+        """Make what training reads, before it starts; `folder` outlives a kill."""
+
     def reading(self, world: World, personalizer: Personalizer | None) -> Reading:
         context = self.prompt.context(world) if self.prompt else None
         return Reading(world.model, world.builder, personalizer, context)
@@ -80,6 +83,7 @@ class TrainedMethod(MethodConfig):
             personalizer = self.new(world, seed).to(world.model.device)
             return self.reading(world, personalizer), personalizer
 
+        self.prepare(world, checkpoint.parent)
         rates = self.learning_rates or world.settings.learning_rates
         steps = self.steps or world.settings.steps
         module, report = train_by_gradient(self.name, world, fresh, seed, checkpoint, pilots, rates, steps)

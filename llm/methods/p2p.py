@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -118,13 +118,12 @@ class P2PConfig(TrainedMethod):
         encoder: TextEncoder = world.kept[name]
         return encoder.encode, encoder.dim
 
-    def train(self, world: World, seed: int, folder: Path, checkpoint: Path, pilots: Path) -> dict[str, Any]:
-        """Profiles of training and validation are encoded first, into a folder beside `checkpoint`."""
-        profiles, place = self.profiles(world), checkpoint.parent / self._profiles_name
+    def prepare(self, world: World, folder: Path) -> None:
+        """Encode the profiles of training and validation into a folder of `folder`."""
+        profiles, place = self.profiles(world), folder / self._profiles_name
         profiles.prepare(world.train.requests, place / "training", f"{self.name}: training profiles")
         profiles.take_moments(world.train.requests)
         profiles.prepare(world.validation.requests, place / "validation", f"{self.name}: validation profiles")
-        return super().train(world, seed, folder, checkpoint, pilots)
 
     def admit(self, world: World, reading: Reading, events: np.ndarray) -> None:
         """The profile is written, encoded and made into an adapter, whoever was met before."""

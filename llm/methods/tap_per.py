@@ -34,7 +34,6 @@ from llm.records import mean_embedding
 from llm.stage2 import World
 from recsys.recommender import Request
 from recsys.seeds import torch_generator
-from recsys.splits import PERSONALIZE
 
 DAY = 86_400.0  # seconds
 
@@ -155,8 +154,7 @@ class TapPer(Personalizer):
     def __init__(self, config: TapPerConfig, world: World, seed: int):
         super().__init__()
         self.config, self.seed = config, seed
-        data = world.dataset  # whose row has been trained: a user held out of learning has none
-        self.met = np.bincount(data.users[data.events(PERSONALIZE)], minlength=data.n_users) > 0
+        self.met = world.trained_users  # whose row has been trained: a user held out of learning has none
         self.later: dict[int, Tensor] = {}  # user integer -> row [L·h] of P_u that feedback has moved since
         self.until: np.ndarray | None = (
             None  # P_q's store of records was last filled then; see `Histories.of`
