@@ -22,10 +22,10 @@ from llm.conditions import NOTHING
 from llm.model import SidModel
 from llm.prompts import PromptBuilder, PromptConfig
 from llm.reading import Reading
-from llm.scoring import expected_hit_rate
+from llm.scoring import shared_hit_rate
 from llm.vocabulary import SidRows
 from llm.windows import Shares, Window, WindowBatches, WindowBuilder
-from recsys import training
+from recsys import distributed, training
 from recsys.config import StageConfig
 from recsys.prepare import Dataset
 from recsys.run import Run, RunError
@@ -98,10 +98,11 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         }
         (folder / "adapt.json").write_text(json.dumps(report, indent=1))
         (folder / "curves.json").write_text(json.dumps({"Stage 1": curves.as_dict()}))
-    print(
-        f"adapt: {report['model_parameters']:,} {'LoRA' if config.train == 'lora' else 'model'} and {report['row_parameters']:,} row parameters; validation "
-        f"expected hit-rate@30 {curves.best_value:.4f} at step {curves.best_step}"
-    )
+    if distributed.is_main():
+        print(
+            f"adapt: {report['model_parameters']:,} {'LoRA' if config.train == 'lora' else 'model'} and {report['row_parameters']:,} row parameters; validation "
+            f"expected hit-rate@30 {curves.best_value:.4f} at step {curves.best_step}"
+        )
 
 
 def new_model(backbone: Backbone, table: SemanticIdTable, codebooks, config: AdaptConfig) -> SidModel:
@@ -160,15 +161,20 @@ def train_on_windows(
     )
     events = validation_events(dataset, config.validation_instances, config.seed)
     requests, targets = dataset.requests(events, dataset.exclude_seen), dataset.items[events]
+
+    def step(index: int) -> tuple[torch.Tensor, int]:
+        windows = batches[index]
+        return window_loss(model, windows), sum(len(window.items) for window in windows)
+
     return training.fit(
         label,
         steps,
         training.trainable_state(model),
         optimizer,
-        lambda index: window_loss(model, batches[index]),
+        step,
         checkpoint,
         schedule=lambda index: training.cosine(index, steps, config.warmup),
-        validate=lambda: expected_hit_rate(Reading(model, builder), requests, targets),
+        validate=lambda: shared_hit_rate(Reading(model, builder), requests, targets),
         validate_every=config.validate_every,
         patience=config.patience,
         clip_norm=config.clip_norm,

@@ -24,8 +24,8 @@ from llm.prompts import PromptBuilder
 from llm.reading import Personalizer, Reading
 from llm.records import NAME as RECORDS
 from llm.records import open_record_vectors, write_record_vectors
-from llm.scoring import constraints_of, expected_hit_rate
-from recsys import training
+from llm.scoring import constraints_of, shared_hit_rate
+from recsys import distributed, training
 from recsys.config import StageConfig
 from recsys.embed import load_user_vectors
 from recsys.prepare import Dataset
@@ -184,16 +184,18 @@ def _fit(
     reading, module = new_reading(seed)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
-    def step(index: int) -> torch.Tensor:
-        rows = batch_rows(len(train), settings.batch, index, seed)
+    def step(index: int) -> tuple[torch.Tensor, int]:
+        batch = batch_rows(len(train), settings.batch, index, seed)
+        mine = distributed.share(len(batch))
+        rows = batch[mine]
         module.train()
         if isinstance(module, Personalizer):
-            module.step = index
-        return lm_loss(reading, [train.requests[row] for row in rows], train.targets[rows])
+            module.step, module.first_row = index, mine.start
+        return lm_loss(reading, [train.requests[row] for row in rows], train.targets[rows]), len(rows)
 
     def validate() -> float:
         module.eval()
-        return expected_hit_rate(reading, validation.requests, validation.targets)
+        return shared_hit_rate(reading, validation.requests, validation.targets)
 
     curve = training.fit(
         label,

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from llm.adapt import adapt
 from llm.personalize import personalize
+from recsys import distributed
 from recsys.embed import embed
 from recsys.prepare import Dataset, prepare
 from recsys.run import Run
@@ -19,25 +20,31 @@ from serving.config import RunConfig
 from serving.evaluate import STAGES, evaluate, publish
 from serving.recommender import Recommendations, Recommender
 
+SHARED = ("adapt", "personalize")  # stages that several processes share
+
 
 def run_stage(name: str, config: RunConfig, run: Run) -> None:
-    """Run one stage of `STAGES` (its inputs must be there); prints the report of the last one."""
-    if name == "evaluate":
-        publish(run, evaluate(config, run))
-        return
+    """Run one stage of `STAGES` (its inputs must be there); prints the report of the last one.
+
+    Of several processes (`recsys.distributed`) all train the language model, and the main one does the rest.
+    """
     stages: dict[str, Callable[[], None]] = {
         "prepare": lambda: prepare(config.prepare, run),
         "embed": lambda: embed(config.embed, run),
         "tokenize": lambda: tokenize_items(config.tokenize, run),
         "adapt": lambda: adapt(config.adapt, run),
         "personalize": lambda: personalize(config.personalize, config.adapt, run),
+        "evaluate": lambda: publish(run, evaluate(config, run)),
     }
-    stages[name]()
+    if name in SHARED:
+        stages[name]()
+    else:
+        distributed.by_main(stages[name])
 
 
 def run_all(config: RunConfig, run: Run, until: str = "evaluate", console: Console | None = None) -> None:
     """Every stage up to `until`, the time each took, and five recommendations with and without a query."""
-    console = console or Console()
+    console = console or Console(quiet=not distributed.is_main())
     with run.lock():
         run.write_config(config.model_dump(mode="json"))
         started = time.monotonic()
@@ -53,7 +60,7 @@ def run_all(config: RunConfig, run: Run, until: str = "evaluate", console: Conso
         print_timings(run, console)
         console.print(f"This call took {time.monotonic() - started:.0f} s.", highlight=False)
     if until == "evaluate":
-        show_examples(config, run, console)
+        distributed.by_main(lambda: show_examples(config, run, console))
         console.print(
             f"Report: {run.path / 'report.html'}    Figures: {run.path / 'results.json'}", highlight=False
         )
