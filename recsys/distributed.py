@@ -1,21 +1,23 @@
 """Several processes, one training: who is who, what each computes, and how that becomes one step.
 
-    accelerate launch --num_processes 4 -m serving.cli run CONFIG --run DIR          (or torchrun --nproc-per-node 4 …)
+    accelerate launch --num_processes 4 -m serving.cli run CONFIG --run DIR         (or torchrun --nproc-per-node 4 …)
 
-starts the same command four times, each with its own GPU. All of them know the whole batch of a step, since it depends only on the
-seed and the step's number; each computes the loss of its `share`, and gradients are averaged with the number of things that
-a share's loss is a mean over as weights: the gradient, and so the step, is that of the whole batch. Stages that do not train by
-gradient through the language model are the main process's `by_main`, while the others wait. Artifacts have one writer.
+starts the same command four times, each with its own GPU. All of them know the whole batch of a step, since it depends only on
+the seed and the step's number; each computes the loss of its `share`, and gradients are averaged with the number of things that
+a share's loss is a mean over as weights: the gradient, and so the step, is that of the whole batch. What is not trained by
+gradient through the language model is done `by_main`, the main process, while the others wait. Artifacts have one writer.
 
 Without a launcher there is one process, and nothing here imports torch, opens a socket or changes a bit. Who is who comes from
-`accelerate.PartialState`; waiting and telling go through gloo on the CPUs, so that a GPU does not spin while the main process
-works alone. A process that dies ends the others: the launcher sees to that.
+`accelerate.PartialState`; waiting and telling go through gloo on the CPUs, so that no GPU spins, and nothing times out, while the
+main process works alone. A process that dies ends the others: the launcher sees to that. (`accelerate launch --cpu` starts one
+process whatever it is told; on a machine without GPUs `--multi_gpu --num_processes 2` starts two, and so does torchrun.)
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,9 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 Result = TypeVar("Result")
+COUNT = "WORLD_SIZE"  # the environment variable, set by every launcher
 LONGEST_WAIT = timedelta(days=30)  # while the main process works alone
-
-_alone = 0  # above 0: the calls below are those of a single process
 
 
 class MainFailed(RuntimeError):
@@ -34,13 +35,13 @@ class MainFailed(RuntimeError):
 
 
 def is_launched() -> bool:
-    """True if a launcher started this process as one of several."""
-    return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+    """True if a launcher started this process as one of several; not inside `by_main`."""
+    return "LOCAL_RANK" in os.environ and int(os.environ.get(COUNT, 1)) > 1
 
 
 def processes() -> int:
-    """How many processes share the work at hand: 1 without a launcher, and inside `by_main`."""
-    return int(os.environ["WORLD_SIZE"]) if is_launched() and not _alone else 1
+    """How many processes share the work at hand."""
+    return int(os.environ[COUNT]) if is_launched() else 1
 
 
 def number() -> int:
@@ -60,9 +61,9 @@ def local_gpu() -> int | None:
 
 def leave_to_main() -> bool:
     """For commands that are one process's work: from here on the main process is alone. False: this is another one, to end now."""
-    global _alone
     main = is_main()
-    _alone += 1
+    if is_launched():
+        os.environ[COUNT] = "1"
     return main
 
 
@@ -90,15 +91,13 @@ def average(loss: torch.Tensor, count: int, parameters: Iterable[torch.nn.Parame
     some = list(parameters)
     with torch.no_grad():
         flat = [p.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in some]
-        has = torch.tensor([p.grad is not None for p in some], device=loss.device)
         parts = [loss.detach().reshape(1), loss.new_ones(1), *flat]
-        total = _sum(torch.cat([has.float(), *(count * part.to(loss.device).float() for part in parts)]))
+        has = torch.tensor([p.grad is not None for p in some], device=loss.device).float()
+        total = _sum(torch.cat([has, *(count * part.to(loss.device).float() for part in parts)]))
         anywhere, (value, weight), gradients = total.tensor_split([len(some), len(some) + 2])
-        gradients /= weight
-        for p, used, mean in zip(
-            some, anywhere.tolist(), gradients.split([p.numel() for p in some]), strict=True
-        ):
-            p.grad = mean.view_as(p).to(p) if used else None
+        means = (gradients / weight).split([p.numel() for p in some])
+        for p, used, gradient in zip(some, anywhere.tolist(), means, strict=True):
+            p.grad = gradient.view_as(p).to(p) if used else None
     return float(value / weight)
 
 
@@ -135,7 +134,8 @@ def by_main(work: Callable[[], Result]) -> Result:
     error = None
     if is_main():
         try:
-            told = [_alone_with(work), True]
+            with _alone():
+                told = [work(), True]
         except BaseException as raised:
             error = raised
     torch.distributed.broadcast_object_list(told, src=0, group=_joined()[1])
@@ -146,13 +146,15 @@ def by_main(work: Callable[[], Result]) -> Result:
     return told[0]
 
 
-def _alone_with(work: Callable[[], Result]) -> Result:
-    global _alone
-    _alone += 1
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process; the environment says so, and with it every process that is started from here."""
+    before = os.environ[COUNT]
+    os.environ[COUNT] = "1"
     try:
-        return work()
+        yield
     finally:
-        _alone -= 1
+        os.environ[COUNT] = before
 
 
 @cache
@@ -162,7 +164,7 @@ def _joined() -> tuple[Any, Any]:
     from accelerate import PartialState
 
     cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
+    state = PartialState(cpu=cpu)
     return state, torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
 
 

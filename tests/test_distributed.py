@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from recsys import distributed
 from recsys.run import Run
 from serving.config import RunConfig
+from serving.pipeline import run_stage
 from tests.two_processes import DIES_AT, SIZES, Rows, optimizer_of
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +60,7 @@ def two(small_run, tmp_path_factory) -> SimpleNamespace:
     with safe_open(str(checkpoint), framework="pt") as file:
         saved_at = json.loads(file.metadata()["loop"])["index"]
     unfinished = not (run.path / "adapt").exists()
+    by_one = Run(shutil.copytree(run.path, folder / "by_one"))
     finished = launch("finish", run.path, whole.path, folder)
     assert finished.returncode == 0, finished.stderr
     found = [json.loads((folder / f"{number}.json").read_text()) for number in range(2)]
@@ -89,6 +91,11 @@ def test_a_killed_process_ends_the_others_and_keeps_the_checkpoint(two):
 
 def test_killed_and_resumed_by_two_ends_in_the_bytes_of_two_left_alone(two):
     assert two.run.record("adapt")["artifacts"] == two.whole.record("adapt")["artifacts"]
+
+
+def test_what_two_began_one_can_end(small_run, two):
+    run_stage("adapt", two.config, two.by_one)
+    compare(small_run[1], two.by_one, "adapt", "Stage 1", "adapter/adapter_model.safetensors", atol=1e-5)
 
 
 def test_a_step_of_uneven_shares_is_the_step_of_the_whole_batch(two):
@@ -164,6 +171,12 @@ def test_artifacts_are_written_once_and_nothing_is_left_over(small_run, two):
     assert made == expected
     assert not list(two.run.path.glob(".partial-*"))
     assert not list(two.run.path.rglob(".others"))
+
+
+def test_what_fails_in_the_main_process_is_said_once_and_ends_all(two):
+    """tests/two_processes.py asserts that both then exit with 2."""
+    (line,) = [line for line in two.finished.stderr.splitlines() if "nowhere.csv" in line]
+    assert line.startswith("prelude: nowhere.csv does not exist")
 
 
 def test_only_the_main_process_speaks(two):

@@ -92,15 +92,16 @@ def failing() -> str:
     return "nothing"
 
 
-def command_line(*arguments: str) -> None:
+def command_line(*arguments: str, expected: int = 0) -> None:
     from serving.cli import main
 
     sys.argv = ["prelude", *arguments]
     try:
         main()
+        code = 0
     except SystemExit as end:
-        if end.code:
-            raise
+        code = end.code or 0
+    assert code == expected, (arguments, code)
 
 
 def die(run: str) -> None:
@@ -120,6 +121,9 @@ def die(run: str) -> None:
 
 
 def finish(run: str, whole: str, out: str) -> None:
+    import llm.profiles
+
+    llm.profiles.CHUNK = 50  # so that P2P's profiles are several files, encoded by turns
     command_line("adapt", whole)
     command_line("run", "--run", run, "--until", "personalize")
     number, folder = distributed.number(), Path(out)
@@ -132,6 +136,7 @@ def finish(run: str, whole: str, out: str) -> None:
         "by_main": distributed.by_main(lambda: [distributed.processes(), distributed.share(9).stop, number]),
     }
     (folder / f"{number}.json").write_text(json.dumps(found))
+    command_line("prepare", whole, "--set", "prepare.interactions=nowhere.csv", expected=2)
     command_line("status", run)
 
 
