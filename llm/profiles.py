@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from llm.contexts import RecordSearch, Summaries
 from llm.prompts import PromptBuilder
+from recsys import distributed
 from recsys.dataset import Dataset
 from recsys.recommender import EMPTY, Request
 from recsys.seeds import rng
@@ -158,21 +159,26 @@ class ProfileVectors:
 
     def prepare(self, requests: Sequence[Request], folder: Path, label: str) -> None:
         """Encode the profiles of these requests once, `CHUNK` at a time, into files of `folder`; a killed call goes on
-        where it was, and a later one only reads.
+        where it was, and a later one only reads. Processes take turns: `folder` is one and the same for all.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        bar = tqdm(total=len(requests), desc=label, unit="profile", mininterval=1.0)
-        for start in range(0, len(requests), CHUNK):
-            path = folder / f"profiles-{start}.safetensors"
-            some = requests[start : start + CHUNK]
-            if not path.exists():
+        chunks = {
+            folder / f"profiles-{start}.safetensors": requests[start : start + CHUNK]
+            for start in range(0, len(requests), CHUNK)
+        }
+        quiet = not distributed.is_main()
+        bar = tqdm(total=len(requests), desc=label, unit="profile", disable=quiet, mininterval=1.0)
+        for turn, (path, some) in enumerate(chunks.items()):
+            if turn % distributed.processes() == distributed.number() and not path.exists():
                 self._write(path, some)
+            bar.update(len(some))
+        bar.close()
+        distributed.wait()
+        for path in chunks:
             held = load_file(path)
             first = CHUNK * len(self._files)
             self._files.append(held["vectors"])
             self._row |= {key.tobytes(): first + row for row, key in enumerate(held["keys"].numpy())}
-            bar.update(len(some))
-        bar.close()
 
     def take_moments(self, requests: Sequence[Request]) -> None:
         """Set `moments` from the profiles of these requests; unchanged where none has any."""

@@ -11,6 +11,7 @@ from llm.batching import BUDGET, by_length
 from llm.conditions import NOTHING, Condition
 from llm.model import SidModel
 from llm.reading import Reading
+from recsys import distributed
 from recsys.recommender import Request
 from semantic_ids.constraints import Constraints
 from semantic_ids.trie import Trie
@@ -94,5 +95,16 @@ def expected_hit_rate(
     reading: Reading, requests: Sequence[Request], targets: np.ndarray, n: int = 30
 ) -> float:
     """Mean of 1 − (1 − p)^n over requests: what n i.i.d. draws would hit, without drawing."""
+    return float(_hit_rates(reading, requests, targets, n).mean())
+
+
+def shared_hit_rate(reading: Reading, requests: Sequence[Request], targets: np.ndarray, n: int = 30) -> float:
+    """`expected_hit_rate`, of which each process of a training computes its share; all of them must call it."""
+    mine = distributed.share(len(requests))
+    rates = _hit_rates(reading, requests[mine], targets[mine], n)
+    return float(distributed.mean(torch.tensor(rates.sum()), len(rates)))
+
+
+def _hit_rates(reading: Reading, requests: Sequence[Request], targets: np.ndarray, n: int) -> np.ndarray:
     values = log_probs_of(reading, requests, targets)[:, 0]
-    return float(-np.expm1(n * np.log1p(-np.exp(np.minimum(values, -1e-12)))).mean())
+    return -np.expm1(n * np.log1p(-np.exp(np.minimum(values, -1e-12))))

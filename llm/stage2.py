@@ -24,8 +24,8 @@ from llm.prompts import PromptBuilder
 from llm.reading import Personalizer, Reading
 from llm.records import NAME as RECORDS
 from llm.records import open_record_vectors, write_record_vectors
-from llm.scoring import constraints_of, expected_hit_rate
-from recsys import training
+from llm.scoring import constraints_of, shared_hit_rate
+from recsys import distributed, training
 from recsys.config import StageConfig
 from recsys.embed import load_user_vectors
 from recsys.prepare import Dataset
@@ -153,8 +153,8 @@ class Objective(Protocol):
 
     measure: str
 
-    def loss(self, reading: Reading, step: int, seed: int) -> torch.Tensor:
-        """The loss of a step, differentiable in the personalizer."""
+    def loss(self, reading: Reading, step: int, seed: int) -> tuple[torch.Tensor, int]:
+        """The loss of this process's share of a step's batch, differentiable in the personalizer, and what it is a mean over."""
         ...
 
     def value(self, reading: Reading, seed: int) -> float:
@@ -170,14 +170,23 @@ class NextItem:
     def __init__(self, world: World):
         self.world = world
 
-    def loss(self, reading: Reading, step: int, seed: int) -> torch.Tensor:
+    def loss(self, reading: Reading, step: int, seed: int) -> tuple[torch.Tensor, int]:
         train = self.world.train
-        rows = batch_rows(len(train), self.world.settings.batch, step, seed)
-        return lm_loss(reading, [train.requests[row] for row in rows], train.targets[rows])
+        batch = batch_rows(len(train), self.world.settings.batch, step, seed)
+        rows = batch[own_share(reading, len(batch))]
+        return lm_loss(reading, [train.requests[row] for row in rows], train.targets[rows]), len(rows)
 
     def value(self, reading: Reading, seed: int) -> float:
         validation = self.world.validation
-        return expected_hit_rate(reading, validation.requests, validation.targets)
+        return shared_hit_rate(reading, validation.requests, validation.targets)
+
+
+def own_share(reading: Reading, n: int) -> slice:
+    """The rows of a batch of `n` that this process computes; its personalizer is told, so that what is random is of the whole batch."""
+    mine = distributed.share(n)
+    if reading.personalizer is not None:
+        reading.personalizer.first_row = mine.start
+    return mine
 
 
 def train_by_gradient(
@@ -233,7 +242,7 @@ def _fit(
     reading, module = new_reading(seed)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
-    def step(index: int) -> torch.Tensor:
+    def step(index: int) -> tuple[torch.Tensor, int]:
         module.train()
         if isinstance(module, Personalizer):
             module.step = index

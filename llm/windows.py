@@ -12,6 +12,7 @@ import numpy as np
 
 from llm.contexts import Joined, Profile, Records, RecordSearch
 from llm.prompts import PromptBuilder
+from recsys import distributed
 from recsys.phrases import Phrases
 from recsys.prepare import Dataset
 from recsys.seeds import rng
@@ -112,7 +113,10 @@ class WindowBuilder:
 
 
 class WindowBatches:
-    """`batches[step]`: the windows of an optimiser step, epoch after epoch; only the current epoch is in memory."""
+    """`batches[step]`: this process's share of the windows of an optimiser step, epoch after epoch.
+
+    Only the current epoch is in memory.
+    """
 
     def __init__(self, builder: WindowBuilder, role: int, size: int, batch: int):
         self.builder, self.role, self.size, self.batch = builder, role, size, batch
@@ -131,7 +135,7 @@ class WindowBatches:
             epoch += 1
         self._load(epoch)
         chosen = self._windows[step * self.batch : (step + 1) * self.batch]
-        return [self.builder.window(events, epoch) for events in chosen]
+        return [self.builder.window(events, epoch) for events in chosen[distributed.share(len(chosen))]]
 
     def _load(self, epoch: int) -> None:
         if epoch != self._epoch:

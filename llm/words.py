@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from llm.model import SidModel
 from llm.prompts import PromptBuilder
 from llm.windows import Window
+from recsys import distributed
 from recsys.dataset import Dataset
 from recsys.phrases import Phrases
 from recsys.recommender import Request
@@ -57,9 +58,9 @@ class Words:
         self.events = dataset.events(role)
 
     def windows(self, step: int) -> list[Window]:
-        """`batch` rows from words to the ID of one item."""
+        """This process's share of `batch` rows from words to the ID of one item."""
         generator = rng(self.seed, "words to IDs", step)
-        return [self._window(generator) for _ in range(self.batch)]
+        return [self._window(generator) for _ in range(self.batch)][distributed.share(self.batch)]
 
     def _window(self, generator: np.random.Generator) -> Window:
         data, builder, kind = self.dataset, self.builder, generator.random()
@@ -77,7 +78,7 @@ class Words:
         return Window(tokens, np.array([item]), np.array([len(prompt)]))
 
     def titles(self, step: int) -> list[TextRow]:
-        """`title_batch` rows from an ID to the item's title."""
+        """`title_batch` rows from an ID to the item's title; they are few, and every process computes all of them."""
         generator = rng(self.seed, "IDs to words", step)
         rows = []
         for item in generator.integers(self.dataset.n_items, size=self.title_batch).tolist():

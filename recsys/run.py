@@ -8,6 +8,9 @@
 
 A stage writes into `.partial-<name>`; the rename to `<name>` is the commit. A stage whose fingerprint (its
 configuration, the hashes of the stages it reads, the hashes of outside files) has not changed is not run again.
+
+Of several processes (`recsys.distributed`) the main one alone writes here: what the others put into a stage's folder is dropped.
+All of them must make the same calls in the same order, and see the same files.
 """
 
 from __future__ import annotations
@@ -21,13 +24,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
+from recsys import distributed
 from recsys.config import StageConfig
 from recsys.rewrite import finish, is_committed, write_text_atomically
 
+OTHERS = ".others"  # in a stage's partial folder: folders of the processes that are not the main one
 FORMAT = 1  # raised when artifacts of an older Prelude can no longer be read
 
 
@@ -67,16 +72,19 @@ class Run:
 
     def _after_rewrites(self) -> Run:
         """Complete a rewrite of several files that was killed after its commit (`lock` does)."""
-        if is_committed(self.path):
-            with self.lock():
-                pass
+
+        def complete() -> None:
+            if is_committed(self.path):
+                with self.lock():
+                    pass
+
+        distributed.by_main(complete)
         return self
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the whole resolved configuration as `config.yaml`."""
-        write_text_atomically(
-            self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, width=100)
-        )
+        text = yaml.safe_dump(dict(config), sort_keys=False, width=100)
+        distributed.by_main(lambda: write_text_atomically(self.path / "config.yaml", text))
 
     def read_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
@@ -86,16 +94,19 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run against a second process that would write it; raises `RunError` if one does."""
+        """Hold the run against another command that would write it; raises `RunError` if one does."""
         with open(self.path / ".lock", "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f"{self.path} is being written by another prelude process; wait for it to end"
-                ) from None
-            finish(self.path)
+            distributed.by_main(lambda: self._hold(file))
             yield
+
+    def _hold(self, file: IO[str]) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{self.path} is being written by another prelude process; wait for it to end"
+            ) from None
+        finish(self.path)
 
     # -- stages -------------------------------------------------------------------------------------------------
 
@@ -194,6 +205,9 @@ class StageRun:
 
     def is_done(self) -> bool:
         """True if the stage finished with this fingerprint and every artifact still has its hash."""
+        return distributed.by_main(self._is_done)
+
+    def _is_done(self) -> bool:
         self._finish_interrupted_commit()
         entry = self.run.record(self.name)
         if entry is None or entry["fingerprint"] != self.fingerprint:
@@ -205,7 +219,22 @@ class StageRun:
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
-        """Yield the folder to write artifacts into; commit it on a clean exit, keep its `checkpoint/` on any other."""
+        """Yield the folder to write artifacts into; commit it on a clean exit, keep its `checkpoint/` on any other.
+
+        A process that is not the main one gets a folder of its own, which is dropped, so that nobody needs to ask who writes.
+        """
+        distributed.by_main(self._clear)
+        folder = self.partial
+        if not distributed.is_main():
+            self._check_is_shared()
+            folder = self.partial / OTHERS / str(distributed.number())
+            folder.mkdir(parents=True)
+        started = time.monotonic()
+        yield folder
+        distributed.by_main(lambda: self._commit(time.monotonic() - started))
+        self.run._verified.clear()
+
+    def _clear(self) -> None:
         if not _same_fingerprint(self.partial, self.fingerprint):
             shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(exist_ok=True)
@@ -213,19 +242,24 @@ class StageRun:
             if left_over.name not in ("checkpoint", "fingerprint"):
                 shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         (self.partial / "fingerprint").write_text(self.fingerprint)
-        started = time.monotonic()
-        yield self.partial
-        self._commit(time.monotonic() - started)
+
+    def _check_is_shared(self) -> None:
+        if not _same_fingerprint(self.partial, self.fingerprint):
+            raise RunError(
+                f"process {distributed.number()} does not see what the main process wrote to {self.partial}; the run "
+                "directory must be on a file system that all machines share"
+            )
 
     @property
     def checkpoint(self) -> Path:
-        """Folder for what a killed stage resumes from; it is dropped when the stage commits."""
+        """Folder for what a killed stage resumes from; it is dropped when the stage commits. All processes have the same one."""
         path = self.partial / "checkpoint"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def _commit(self, seconds: float) -> None:
-        shutil.rmtree(self.partial / "checkpoint", ignore_errors=True)
+        for dropped in ("checkpoint", OTHERS):
+            shutil.rmtree(self.partial / dropped, ignore_errors=True)
         (self.partial / "fingerprint").unlink()
         files = sorted(path for path in self.partial.rglob("*") if path.is_file())
         entry = {

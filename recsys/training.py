@@ -2,7 +2,8 @@
 
 What a step does may depend only on the tensors in `state`, the optimiser and the step's number; then a killed and
 resumed run repeats the very arithmetic of one that was left alone. Nothing here looks at a clock except to decide
-when to write a checkpoint, which changes no result.
+when to write a checkpoint, which changes no result. Several processes may share a step's batch (`recsys.distributed`); their
+checkpoints are the main one's, and may be gone on with by another number of processes.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
+
+from recsys import distributed
 
 State = Mapping[str, torch.Tensor]
 
@@ -77,7 +81,7 @@ def fit(
     steps: int,
     state: State,
     optimizer: torch.optim.Optimizer,
-    step: Callable[[int], torch.Tensor],
+    step: Callable[[int], torch.Tensor | tuple[torch.Tensor, int]],
     checkpoint: Path,
     *,
     schedule: Callable[[int], float] = lambda step: 1.0,
@@ -91,7 +95,9 @@ def fit(
 ) -> Curves:
     """Train for `steps` steps and leave the best validated state (the last one without `validate`) in `state`.
 
-    `step(i)` returns the loss of step i; this function zeroes gradients, steps back, clips and updates.
+    `step(i)` returns the loss of step i; this function zeroes gradients, steps back, clips and updates. Where processes share
+    the work it returns the mean loss of `distributed.share` and of how many things that is the mean; they then all get the
+    step, the logged losses and the validated values of the whole batch. A loss alone is taken to be everybody's.
     `validate()` is better when higher; training stops after `patience` validations without a new best (0: never).
     Resumes from `checkpoint` (a folder that this call owns) if it holds one. Raises `FloatingPointError` when a loss
     is not finite.
@@ -104,8 +110,16 @@ def fit(
         curves, best, bad, start = loaded
     pending: list[float] = []
     saved_at = time.monotonic()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    writes = distributed.is_main()
     bar = tqdm(
-        total=steps, initial=start, desc=label, unit="step", disable=quiet, mininterval=1.0, leave=True
+        total=steps,
+        initial=start,
+        desc=label,
+        unit="step",
+        disable=quiet or not writes,
+        mininterval=1.0,
+        leave=True,
     )
     stopped = bool(patience) and bad >= patience
     index = start
@@ -113,15 +127,17 @@ def fit(
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * schedule(index)
         optimizer.zero_grad(set_to_none=True)
-        loss = step(index)
-        value = float(loss.detach())
+        made = step(index)
+        loss, count = made if isinstance(made, tuple) else (made, 1)
+        if (
+            loss.requires_grad or distributed.processes() == 1
+        ):  # a share may have nothing that is trained in it
+            loss.backward()
+        value = distributed.average(loss, count, parameters)
         if value != value or value in (float("inf"), float("-inf")):
             raise FloatingPointError(f"{label}: the loss of step {index} is {value}; lower the learning rate")
-        loss.backward()
         if clip_norm:
-            torch.nn.utils.clip_grad_norm_(
-                [p for g in optimizer.param_groups for p in g["params"]], clip_norm
-            )
+            torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
         pending.append(value)
         index += 1
@@ -133,7 +149,8 @@ def fit(
             )
             pending.clear()
         if validate and (index == steps or (validate_every and index % validate_every == 0)):
-            measured = validate()
+            # the main process's: with a last bit between them, processes would not stop together
+            measured = distributed.by_main(partial(float, validate()))
             curves.validation.append((index, measured))
             if measured > curves.best_value:
                 curves.best_value, curves.best_step, bad = measured, index, 0
@@ -142,11 +159,13 @@ def fit(
                 bad += 1
                 stopped = bool(patience) and bad >= patience
         # only at log boundaries, so that the logged means come out the same after a resume
-        if not pending and time.monotonic() - saved_at > checkpoint_every_s:
+        if writes and not pending and time.monotonic() - saved_at > checkpoint_every_s:
             _save(checkpoint, state, optimizer, curves, best, bad, index)
             saved_at = time.monotonic()
     bar.close()
-    if index > start:  # so that a stage of several trainings, killed in a later one, repeats nothing
+    if (
+        writes and index > start
+    ):  # so that a stage of several trainings, killed in a later one, repeats nothing
         _save(checkpoint, state, optimizer, curves, best, bad, index)
     if best is not None:
         _copy_into(state, best)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from recsys import distributed
 from serving import online_cli, user_commands
 from serving.analyses import analyses
 from serving.export import export_adapter
@@ -32,6 +33,16 @@ app = typer.Typer(
 )
 
 app.command()(task)
+
+# commands that several processes may share (accelerate launch -m serving.cli …); any other is the main one's alone
+SHARED = ("run", "prepare", "embed", "tokenize", "adapt", "personalize", "evaluate")
+
+
+@app.callback()
+def _who(context: typer.Context) -> None:
+    if context.invoked_subcommand not in SHARED and not distributed.leave_to_main():
+        raise typer.Exit()
+
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
 ConfigPath = Annotated[
@@ -69,7 +80,9 @@ def _stage(name: str, path: Path, config: Path | None, changes: list[str]) -> No
         run_stage(name, resolved, run)
     record = run.record(name)
     assert record is not None
-    Console().print(f"{name}: {run.path / name} ({record['seconds']:.1f} s when it ran)", highlight=False)
+    Console(quiet=not distributed.is_main()).print(
+        f"{name}: {run.path / name} ({record['seconds']:.1f} s when it ran)", highlight=False
+    )
 
 
 @app.command()
@@ -335,11 +348,14 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
+    except distributed.MainFailed:
+        sys.exit(2)
     except (ValueError, KeyError, OSError, FloatingPointError) as error:
         if os.environ.get("PRELUDE_TRACEBACK"):
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"prelude: {message}", file=sys.stderr)
+        who = "prelude" if distributed.is_main() else f"prelude, process {distributed.number()}"
+        print(f"{who}: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("prelude: interrupted; the same command resumes", file=sys.stderr)

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +246,7 @@ class Reranking:
 def liked_above(scores: np.ndarray, labels: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """The chance [Q] that an engaged item of a list scores above one that is not (AUC within the list); NaN without both kinds."""
     found = np.full(len(offsets) - 1, np.nan)
-    for row, (start, stop) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for row, (start, stop) in enumerate(pairwise(offsets.tolist())):
         liked = labels[start:stop]
         n, m = int(liked.sum()), int((~liked).sum())
         if n and m:

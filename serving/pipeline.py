@@ -11,6 +11,7 @@ from rich.table import Table
 from llm.adapt import adapt
 from llm.align import align
 from llm.personalize import personalize
+from recsys import distributed
 from recsys.draft_lists import EngagementConfig
 from recsys.embed import embed
 from recsys.label_lists import make_lists
@@ -24,25 +25,29 @@ from serving.music import music
 from serving.music_report import publish_music
 from serving.recommender import Recommendations, Recommender
 
+SHARED = ("adapt", "personalize")  # stages that several processes share
+
 
 def run_stage(name: str, config: RunConfig, run: Run) -> None:
-    """Run one stage of `STAGES` (its inputs must be there); prints the report of the last one."""
-    if name == "evaluate":
-        publish(run, evaluate(config, run))
-        return
-    if name == "music":
-        publish_music(run, music(config, run))
-        return
+    """Run one stage of `STAGES` or `PLAYLIST_STAGES` (its inputs must be there); prints the report of the last one.
+
+    Of several processes (`recsys.distributed`) all train the language model, and the main one does the rest.
+    """
     stages: dict[str, Callable[[], None]] = {
         "prepare": lambda: prepare(config.prepare, run),
         "embed": lambda: embed(config.embed, run),
         "tokenize": lambda: tokenize_items(config.tokenize, run),
         "adapt": lambda: adapt(config.adapt, run),
         "personalize": lambda: personalize(config.personalize, config.adapt, run),
+        "evaluate": lambda: publish(run, evaluate(config, run)),
         "engagement": lambda: make_lists(config.engagement or EngagementConfig(seed=config.seed), run),
         "align": lambda: align(config.align, config.adapt, run),
+        "music": lambda: publish_music(run, music(config, run)),
     }
-    stages[name]()
+    if name in SHARED:
+        stages[name]()
+    else:
+        distributed.by_main(stages[name])
 
 
 def stages_of(config: RunConfig) -> tuple[str, ...]:
@@ -52,7 +57,7 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
 
 def run_all(config: RunConfig, run: Run, until: str | None = None, console: Console | None = None) -> None:
     """Every stage up to `until` (None: the last), the time each took, and five recommendations with and without a query."""
-    console = console or Console()
+    console = console or Console(quiet=not distributed.is_main())
     stages = stages_of(config)
     stages = stages[: stages.index(until) + 1] if until else stages
     with run.lock():
@@ -70,7 +75,7 @@ def run_all(config: RunConfig, run: Run, until: str | None = None, console: Cons
         print_timings(run, console)
         console.print(f"This call took {time.monotonic() - started:.0f} s.", highlight=False)
     if "evaluate" in stages:
-        show_examples(config, run, console)
+        distributed.by_main(lambda: show_examples(config, run, console))
         console.print(
             f"Report: {run.path / 'report.html'}    Figures: {run.path / 'results.json'}", highlight=False
         )

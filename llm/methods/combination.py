@@ -66,7 +66,7 @@ class Combination(Personalizer):
     def condition(self, requests: Sequence[Request]) -> Condition:
         conditions = []
         for part in self.parts:
-            part.step = self.step
+            part.step, part.first_row = self.step, self.first_row
             conditions.append(part.condition(requests))
         return reduce(Condition.beside, conditions)
 

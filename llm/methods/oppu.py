@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -48,6 +48,8 @@ OWN = {  # setting -> the kinds it belongs to
 
 class OnePerUser(MethodConfig):
     """What methods share that train adapters of single users."""
+
+    is_shared: ClassVar[bool] = False
 
     base: Literal["stage1", "mt_lora"] = "stage1"  # mt_lora: on top of the run's trained MT-LoRA
     prompt: PromptMethod | None = None  # personal context in the prompt too; None: the shared prompt

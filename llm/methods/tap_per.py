@@ -259,11 +259,15 @@ class TapPer(Personalizer):
         )
 
     def _dropped(self, states: Tensor) -> Tensor:
-        """In training beside P_q some of the `states` [R, L·h] become zeros, others by the step."""
+        """In training beside P_q some of the `states` [R, L·h] become zeros, others by the step.
+
+        Drawn for the step's batch from its start, so that a process with a share of it drops what one process would.
+        """
         if not (self.training and self.p_q is not None and self.config.user_drop):
             return states
         generator = torch_generator(self.seed, "drop", self.step)
-        kept = torch.rand(len(states), generator=generator) >= self.config.user_drop
+        drawn = torch.rand(self.first_row + len(states), generator=generator)[self.first_row :]
+        kept = drawn >= self.config.user_drop
         return states * kept.to(states.device)[:, None]
 
 
