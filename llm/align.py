@@ -138,17 +138,23 @@ class Alignment:
 
     def reference(self, row: AlignRow) -> Reference:
         """The row's π_ref. An lm row is trained without one; its log-ratio is to no personalization."""
+        steps = row.trained.steps or self.config.steps
         if row.objective != "lm" and self.config.reference_of(row) == "lm_snapshot":
-            snapshot = self.config.lm_row(row)
-            assert snapshot is not None, "refused by AlignConfig"
+            snapshot = self._snapshot(row)
             return Reference(
                 self.world,
                 lambda seed: snapshot.trained.load(self.world, seed),
                 lambda seed: f"{snapshot.key}-{seed}",
                 self.checkpoint,
+                steps,
             )
         name = "plain" if row.trained.prompt is None else f"plain-{row.key}"
-        return Reference(self.world, lambda seed: self.plain(row), lambda seed: name, self.checkpoint)
+        return Reference(self.world, lambda seed: self.plain(row), lambda seed: name, self.checkpoint, steps)
+
+    def _snapshot(self, row: AlignRow) -> AlignRow:
+        snapshot = self.config.lm_row(row)
+        assert snapshot is not None, "AlignConfig refuses rows without"
+        return snapshot
 
     def _objective(self, row: AlignRow, reference: Reference) -> Likelihood | Feedback:
         if row.objective == "lm":
@@ -173,9 +179,8 @@ class Alignment:
         method, device = row.trained, self.world.model.device
         personalizer = method.new(self.world, seed).to(device)
         if row.starts_trained:
-            snapshot = self.config.lm_row(row)
-            assert snapshot is not None, "refused by AlignConfig"
-            personalizer.load_state_dict(load_file(self.world.made(f"{snapshot.key}-{seed}.safetensors")))
+            path = self.world.made(f"{self._snapshot(row).key}-{seed}.safetensors")
+            personalizer.load_state_dict(load_file(path))
         return method.reading(self.world, personalizer), personalizer
 
     def _auc(self, reading: Reading, reference: Reference, seed: int) -> float | None:

@@ -7,6 +7,7 @@ the request excludes. Log-probabilities are of the target's codes alone, so no s
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -135,17 +136,19 @@ class LabelledWorld(World):
 
 @dataclass
 class Reference:
-    """What π_ref is, and its log-probabilities of all instances, computed once and kept in `folder`.
+    """What π_ref is, and its log-probabilities of the instances, computed once and kept in `folder`.
 
-    `reading(seed)` is the reference of a replica; `name(seed)` names its file.
+    `reading(seed)` is the reference of a replica; `name(seed)` names its files. Of the training instances only those are scored that
+    `steps` steps come to.
     """
 
     world: LabelledWorld
     reading: Callable[[int], Reading]
     name: Callable[[int], str]
     folder: Path
+    steps: int
     _read: dict[int, Reading] = field(default_factory=dict)
-    _kept: dict[Path, torch.Tensor] = field(default_factory=dict)
+    _kept: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
 
     def of(self, seed: int) -> Reading:
         if seed not in self._read:
@@ -153,13 +156,23 @@ class Reference:
         return self._read[seed]
 
     def log_probs(self, part: Literal["train", "validation"], seed: int) -> torch.Tensor:
-        """log π_ref [n] (float32) of the instances of a part."""
-        path = self.folder / f"reference-{self.name(seed)}-{part}.safetensors"
-        if path not in self._kept:
+        """log π_ref [n] (float32) of the instances of a part; NaN where it is not needed."""
+        if (part, seed) not in self._kept:
+            instances: Labelled = getattr(self.world, part)
+            rows = self._needed(len(instances), seed) if part == "train" else np.arange(len(instances))
+            # named by what it holds: rows and seeds of the table that need the same share it
+            digest = hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()
+            path = self.folder / f"reference-{self.name(seed)}-{part}-{digest}.safetensors"
             if not path.exists():
-                self._write(path, getattr(self.world, part), self.of(seed))
-            self._kept[path] = load_file(path)["log_probs"].to(self.world.model.device)
-        return self._kept[path]
+                self._write(path, instances.only(rows), self.of(seed))
+            values = torch.full((len(instances),), torch.nan)
+            values[torch.from_numpy(rows)] = load_file(path)["log_probs"]
+            self._kept[part, seed] = values.to(self.world.model.device)
+        return self._kept[part, seed]
+
+    def _needed(self, n: int, seed: int) -> np.ndarray:
+        """The first steps are the first rows of the first epoch; a whole epoch is every row."""
+        return np.sort(batch_rows(n, min(n, self.steps * self.world.settings.batch), 0, seed))
 
     @staticmethod
     def _write(path: Path, instances: Labelled, reading: Reading) -> None:

@@ -282,10 +282,25 @@ def test_the_reference_of_a_snapshot_gives_the_snapshot_no_log_ratio(aligned, sm
     plain = work.reference(settings.row("e2p_kto")).log_probs("validation", 0)
     assert np.abs(values - plain.numpy()).max() > 1e-2
     # kept: what is on disk is what is read, and it is not computed again
-    path = tmp_path / "reference-plain-validation.safetensors"
-    path.write_bytes((tmp_path / "reference-e2p_lm-0-validation.safetensors").read_bytes())
+    (path,), (other,) = (tmp_path.glob(f"reference-{name}-validation-*") for name in ("plain", "e2p_lm-0"))
+    path.write_bytes(other.read_bytes())
     again = Alignment(settings, own, tmp_path).reference(settings.row("e2p_kto"))
     assert torch.equal(again.log_probs("validation", 0), known)
+
+
+def test_the_reference_scores_only_what_the_steps_come_to(world, settings, tmp_path):
+    plain, n = settings.rows[0].trained.reading(world, None), len(world.train)
+    short, whole = (
+        Reference(world, lambda _: plain, lambda _: "plain", tmp_path, steps) for steps in (3, 10**6)
+    )
+    some = np.concatenate([batch_rows(n, settings.batch, step, 4) for step in range(3)])
+    assert len(some) == 3 * settings.batch < n
+    values = short.log_probs("train", 4).numpy()
+    assert np.flatnonzero(~np.isnan(values)).tolist() == sorted(some)
+    np.testing.assert_allclose(whole.log_probs("train", 4)[some], values[some], atol=1e-5)
+    assert len(list(tmp_path.iterdir())) == 2
+    whole.log_probs("train", 5)  # the same instances in another order
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("target", ["item", "list"])
@@ -352,24 +367,33 @@ def test_a_row_that_never_beats_its_start_stays_what_it_was(small_run, world, tm
     part_of_item = np.repeat(lists.parts, np.diff(lists.offsets))
     wrong = replace(lists, labels=lists.labels ^ (part_of_item == GENERATOR))
     rows = [{"method": E2P | {"steps": 2}}, {"method": E2P, "objective": "kto", "reference": "lm_snapshot"}]
-    config = AlignConfig.model_validate(QUICK | {"rows": rows, "learning_rates": (1e-2,)})
+    config = AlignConfig.model_validate(
+        QUICK | {"rows": rows, "learning_rates": (1e-2,), "seeds": (3, 5), "steps": 6}
+    )
     run = with_lists(small_run[1], tmp_path / "run", wrong)
     align(config, small_run[0].adapt, run)
-    part = run.read_json("align", "align.json")["rows"]["e2p_kto-0"]
-    assert part["best_step"] == 0
-    assert part["validation_minus_loss"] == part["validation_minus_loss_at_start"]
-    snapshot, kept = (load_file(run.artifact("align", f"e2p_{kind}-0.safetensors")) for kind in ("lm", "kto"))
-    assert all(torch.equal(snapshot[name], kept[name]) for name in snapshot)
+    trained = {}
+    for seed in (3, 5):
+        part = run.read_json("align", "align.json")["rows"][f"e2p_kto-{seed}"]
+        assert part["best_step"] == 0
+        assert part["validation_minus_loss"] == part["validation_minus_loss_at_start"]
+        # the reference of a replica is its own snapshot, so nothing is said at the start
+        assert part["validation_minus_loss"] == pytest.approx(
+            -0.5 * np.mean(_weights_of(world.validation, part["weights"])), abs=1e-6
+        )
+        paths = [run.artifact("align", f"e2p_{kind}-{seed}.safetensors") for kind in ("lm", "kto")]
+        snapshot, kept = (load_file(path) for path in paths)
+        assert all(torch.equal(snapshot[name], kept[name]) for name in snapshot)
+        trained[seed] = kept["phi.w1.weight"]
+    assert not torch.equal(trained[3], trained[5])
 
 
-def test_a_loaded_row_is_what_was_trained(aligned, small_run, settings):
+def test_a_loaded_row_is_what_was_trained(aligned, small_run, settings, tmp_path):
     methods = Methods(aligned, small_run[0])
-    row = settings.row("e2p_kto")
-    reading = load_aligned(methods.world, settings, row, 0)
+    reading = load_aligned(methods.world, settings, settings.row("e2p_kto"), 0)
     own = labelled_world(methods.world, settings)
-    reference = Reference(
-        own, lambda seed: settings.rows[0].trained.reading(own, None), lambda seed: "x", aligned.path / "x"
-    )
+    plain = settings.rows[0].trained.reading(own, None)
+    reference = Reference(own, lambda _: plain, lambda _: "plain", tmp_path, 1)
     part = aligned.read_json("align", "align.json")["rows"]["e2p_kto-0"]
     objective = Feedback(own, "kto", reference, part["beta"], part["weights"])
     assert objective.value(reading, 0) == pytest.approx(part["validation_minus_loss"], abs=1e-6)

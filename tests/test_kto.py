@@ -382,7 +382,7 @@ def test_a_liked_item_gains_and_a_disliked_one_loses(two_items, kind, tmp_path):
     reading, plain = Reading(model, builder, prefix), Reading(model, builder)
     before, hash_before = target_log_probs(reading, some.requests, some.lists).detach(), weights_hash(model)
     known = target_log_probs(plain, some.requests, some.lists)
-    reference = Reference(None, lambda seed: plain, lambda seed: "plain", tmp_path)  # type: ignore[arg-type]
+    reference = Reference(None, lambda seed: plain, lambda seed: "plain", tmp_path, 1)  # type: ignore[arg-type]
     weights = {"alpha": 1.0} if kind == "engagement" else {"desirable": 1.0, "undesirable": 1.0}
     objective = Feedback(None, kind, reference, 0.5, weights)  # type: ignore[arg-type]
     instances = labelled(some)
