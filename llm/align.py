@@ -27,6 +27,7 @@ from llm.reading import Personalizer, Reading
 from llm.recommender import SidRecommender
 from llm.scoring import list_log_probs_of
 from llm.stage2 import World, train_by_gradient
+from recsys import distributed
 from recsys.engagement import ShownLists
 from recsys.run import Run, RunError
 
@@ -66,6 +67,8 @@ def align(config: AlignConfig, adapt_config: AdaptConfig, run: Run) -> None:
             raise RuntimeError("the frozen model changed during alignment; nothing was written")
         (folder / "align.json").write_text(json.dumps(report, indent=1))
         (folder / "curves.json").write_text(json.dumps(curves))
+    if not distributed.is_main():
+        return
     for name, part in report["rows"].items():
         print(f"align: {name}: {_in_words(part)}")
     print(f"align: the frozen model's hash is unchanged ({before[:16]}…)")
@@ -208,7 +211,7 @@ class Alignment:
             self._watches[name] = self.watch(reference.of(seed))
         of_row, of_reference = self.watch(reading), self._watches[name]
         collapsed = [kind for kind, value in of_row.items() if value < of_reference[kind] / 2]
-        for kind in collapsed:
+        for kind in collapsed if distributed.is_main() else ():
             print(
                 f"align: warning: {row.name}, seed {seed}, is collapsing: {kind.replace('_', ' ')} {of_row[kind]:.3f} against "
                 f"{of_reference[kind]:.3f} of its reference; raise align.beta, or lower the learning rate"

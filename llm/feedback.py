@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from llm.objectives import engagement_loss, kl_baseline, kto_loss
 from llm.reading import Reading
 from llm.scoring import list_log_probs_of
-from llm.stage2 import Instances, Stage2Config, World, batch_rows
+from llm.stage2 import Instances, Stage2Config, World, batch_rows, own_share
+from recsys import distributed
 from recsys.dataset import Dataset
 from recsys.engagement import GENERATOR, GENERATOR_VALIDATION, ShownLists
 from recsys.recommender import Request
@@ -163,8 +164,8 @@ class Reference:
             # named by what it holds: rows and seeds of the table that need the same share it
             digest = hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()
             path = self.folder / f"reference-{self.name(seed)}-{part}-{digest}.safetensors"
-            if not path.exists():
-                self._write(path, instances.only(rows), self.of(seed))
+            written = partial(self._write, path, instances.only(rows), self.of(seed))
+            distributed.by_main(lambda: None if path.exists() else written())
             values = torch.full((len(instances),), torch.nan)
             values[torch.from_numpy(rows)] = load_file(path)["log_probs"]
             self._kept[part, seed] = values.to(self.world.model.device)
@@ -213,10 +214,10 @@ class Likelihood:
     def _validation(self) -> Labelled:
         return self.world.validation.only(np.flatnonzero(self.world.validation.labels))
 
-    def loss(self, reading: Reading, step: int, seed: int) -> torch.Tensor:
-        rows = batch_rows(len(self._train), self.world.settings.batch, step, seed)
-        some = self._train.only(rows)
-        return -target_log_probs(reading, some.requests, some.lists).mean()
+    def loss(self, reading: Reading, step: int, seed: int) -> tuple[torch.Tensor, int]:
+        batch = batch_rows(len(self._train), self.world.settings.batch, step, seed)
+        some = self._train.only(batch[own_share(reading, len(batch))])
+        return -target_log_probs(reading, some.requests, some.lists).mean(), len(some)
 
     def value(self, reading: Reading, seed: int) -> float:
         some = self._validation
@@ -238,43 +239,58 @@ class Feedback:
     weights: dict[str, float]
     measure = "minus_loss"
 
-    def loss(self, reading: Reading, step: int, seed: int) -> torch.Tensor:
-        rows = batch_rows(len(self.world.train), self.world.settings.batch, step, seed)
-        return self._loss(reading, self.world.train, rows, self.reference.log_probs("train", seed), seed)
+    def loss(self, reading: Reading, step: int, seed: int) -> tuple[torch.Tensor, int]:
+        batch = batch_rows(len(self.world.train), self.world.settings.batch, step, seed)
+        mine = own_share(reading, len(batch))
+        known = self.reference.log_probs("train", seed)
+        return self._loss(
+            reading, self.world.train, batch, mine, known, seed, distributed.mean
+        ), mine.stop - mine.start
 
     @torch.no_grad()
     def value(self, reading: Reading, seed: int) -> float:
-        """Minus the loss over validation, in fixed batches."""
+        """Minus the loss over validation, in fixed batches; every process computes all of it."""
         some, known = self.world.validation, self.reference.log_probs("validation", seed)
         total = 0.0
-        for rows in _in_order(len(some), self.world.settings.batch):
-            total += float(self._loss(reading, some, rows, known, seed)) * len(rows)
+        for batch in _in_order(len(some), self.world.settings.batch):
+            whole = slice(0, len(batch))
+            total += float(self._loss(reading, some, batch, whole, known, seed, torch.divide)) * len(batch)
         return -total / len(some)
 
     def _loss(
-        self, reading: Reading, instances: Labelled, rows: np.ndarray, known: torch.Tensor, seed: int
+        self,
+        reading: Reading,
+        instances: Labelled,
+        batch: np.ndarray,
+        mine: slice,
+        known: torch.Tensor,
+        seed: int,
+        mean: Callable[[torch.Tensor, int], torch.Tensor],
     ) -> torch.Tensor:
-        some = instances.only(rows)
+        """Of the rows `mine` of a batch; the KL baseline is the whole batch's: `mean` divides a sum by a count, over all processes."""
+        some = instances.only(batch[mine])
         prompts, condition = reading.conditioned(reading.prompts(some.requests), some.requests)
         log_probs = _log_probs(reading, prompts, condition, some.requests, some.lists)
-        reference = known[torch.from_numpy(rows).to(known.device)]
+        reference = known[torch.from_numpy(batch[mine]).to(known.device)]
         engaged = torch.from_numpy(some.labels).to(known.device)
         if self.kind == "engagement":
             return engagement_loss(log_probs, reference, engaged, self.beta, **self.weights)
-        with torch.no_grad():
-            pairs, lists = rotated(some.requests, some.lists)
-            ours = _log_probs(reading, prompts, condition, pairs, lists) if pairs else log_probs[:0]
-            theirs = target_log_probs(self.reference.of(seed), pairs, lists) if pairs else ours
-        baseline = kl_baseline(ours, theirs)
+        baseline = log_probs.new_zeros(())
+        if len(batch) > 1:
+            with torch.no_grad():
+                whole = instances.only(batch)
+                pairs, moved = rotated(whole.requests, whole.lists)
+                pairs, moved = pairs[mine], moved[mine]
+                ours = _log_probs(reading, prompts, condition, pairs, moved)
+                theirs = target_log_probs(self.reference.of(seed), pairs, moved)
+                baseline = kl_baseline(ours, theirs, mean)
         return kto_loss(log_probs, reference, engaged, baseline, self.beta, **self.weights)
 
 
 def rotated(
     requests: Sequence[Request], lists: Sequence[np.ndarray]
 ) -> tuple[list[Request], list[np.ndarray]]:
-    """KL pairs: each request with the target before its own, which it may then get; none where there is only one."""
-    if len(requests) < 2:
-        return [], []
+    """KL pairs: each request of a batch with the target before its own, which it may then get."""
     moved = [lists[-1], *lists[:-1]]
     return [_may_get(request, items) for request, items in zip(requests, moved, strict=True)], moved
 

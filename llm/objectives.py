@@ -7,6 +7,8 @@ Both must come from one normaliser (the same trie, exclusions included), or r is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -29,14 +31,17 @@ def engagement_loss(
     return -torch.where(engaged, functional.logsigmoid(logits), alpha * functional.logsigmoid(-logits)).mean()
 
 
-def kl_baseline(log_probs: Tensor, reference: Tensor) -> Tensor:
+def kl_baseline(
+    log_probs: Tensor, reference: Tensor, mean: Callable[[Tensor, int], Tensor] = torch.divide
+) -> Tensor:
     """z₀ = max(0, mean(log π − log π_ref)) over mismatched pairs [B] (the KTO paper's biased estimate): a scalar without a gradient.
 
-    A pair is a request with the target of another one of the batch. No pairs: 0.
+    A pair is a request with the target of another one of the batch. No pairs: 0. `mean` divides the sum by the count, where several
+    processes share the batch over all of them (`recsys.distributed.mean`).
     """
     if not len(log_probs):
         return log_probs.new_zeros(())
-    return (log_probs - reference).detach().mean().clamp(min=0)
+    return mean((log_probs - reference).detach().sum(), len(log_probs)).clamp(min=0)
 
 
 def kto_loss(

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from recsys import distributed
-from serving import online_cli, user_commands
+from serving import music_cli, online_cli, user_commands
 from serving.analyses import analyses
 from serving.export import export_adapter
 from serving.task_cli import task
@@ -189,32 +189,6 @@ def evaluate(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> N
 
 
 @app.command()
-def engagement(
-    run: RunPath,
-    config: ConfigPath = None,
-    lists: Annotated[
-        Path | None, typer.Option(help="Your own: user_id,timestamp,query,item_id,engaged (0 or 1).")
-    ] = None,
-    set_: Changes = None,
-) -> None:
-    """Make labelled playlists (query, items shown, engaged or not) from a file, ratings or tags, in disjoint parts."""
-    own = [] if lists is None else [f"engagement.lists={str(lists)!r}"]
-    _stage("engagement", run, config, [*own, *(set_ or [])])
-
-
-@app.command()
-def align(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
-    """Train prefixes on labelled playlists, by likelihood, by E2P's equation (5) and by KTO, the model frozen."""
-    _stage("align", run, config, set_ or [])
-
-
-@app.command()
-def music(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
-    """The music table: playlists for the test queries by every row, judged by an engagement predictor."""
-    _stage("music", run, config, set_ or [])
-
-
-@app.command()
 def recommend(
     run: RunPath,
     user: Annotated[str | None, typer.Option(help="User id, as in the interactions file.")] = None,
@@ -337,6 +311,7 @@ def status(run: RunPath) -> None:
 
 app.command()(user_commands.user)
 online_cli.register(app)
+music_cli.register(app, _stage)
 
 
 def _ids(text: str | None) -> list[str] | None:

@@ -25,7 +25,7 @@ from serving.music import music
 from serving.music_report import publish_music
 from serving.recommender import Recommendations, Recommender
 
-SHARED = ("adapt", "personalize")  # stages that several processes share
+SHARED = ("adapt", "personalize", "align")  # stages that several processes share
 
 
 def run_stage(name: str, config: RunConfig, run: Run) -> None:
