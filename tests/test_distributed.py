@@ -131,6 +131,10 @@ def test_means_and_work_of_the_main_process_are_told_to_all(two):
     assert [found["failed"] for found in two.found] == ["ValueError", "MainFailed"]
 
 
+# added to every score of a softmax: its gradient is zero but for rounding, which Adam makes steps of
+NOISE = {"p_q.second.bias"}
+
+
 def curves(run: Run, stage: str, name: str) -> dict:
     return run.read_json(stage, "curves.json")[name]
 
@@ -145,7 +149,7 @@ def compare(one: Run, two: Run, stage: str, name: str, tensors: str, atol: float
     assert ours["best_step"] == theirs["best_step"]
     a, b = load_file(two.artifact(stage, tensors)), load_file(one.artifact(stage, tensors))
     assert a.keys() == b.keys()
-    for key in a:
+    for key in a.keys() - NOISE:
         torch.testing.assert_close(
             a[key], b[key], rtol=0, atol=atol, msg=lambda text, key=key: f"{key}: {text}"
         )
@@ -156,7 +160,7 @@ def test_stage_1_by_two_processes_is_stage_1_by_one(small_run, two, tensors):
     compare(small_run[1], two.run, "adapt", "Stage 1", tensors, atol=1e-5)
 
 
-@pytest.mark.parametrize(("method", "atol"), [("e2p", 1e-5), ("tap_per", 5e-5), ("p2p_summary", 5e-5)])
+@pytest.mark.parametrize(("method", "atol"), [("e2p", 1e-5), ("tap_per", 1e-5), ("p2p_summary", 5e-5)])
 def test_stage_2_by_two_processes_is_stage_2_by_one(small_run, two, method, atol):
     """TAP-PER drops the same P_u; P2P's profiles were encoded by turns."""
     compare(small_run[1], two.run, "personalize", f"{method}-0", f"{method}-0.safetensors", atol)
