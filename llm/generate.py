@@ -22,6 +22,7 @@ from recsys.seeds import derive, rng, uniforms_at
 from semantic_ids.constraints import Constraints
 from semantic_ids.drawing import draw_children
 
+BEAM = 30  # nodes a level, at least, of a list that is not drawn
 Noise = Callable[[np.ndarray, np.ndarray, int], np.ndarray]  # rows [P], nodes [P], their depth -> [P, width]
 
 

@@ -79,8 +79,12 @@ class PromptSession:
         self.real = columns < self.lengths[:, None]  # [B, width] where a prompt has a token
         self._as_read = self.width, self.lengths, self.real, self.root_logits, constraints
         self.constrain(constraints)
-        self.nodes = 0  # a level that memory was planned for, where it was
+        self.planned = 0, 0  # nodes a level, and columns behind the prompt, that memory was planned for
         self.forget()
+
+    def has_room(self, nodes: int, growth: int) -> bool:
+        """Was memory planned for so many nodes a level, and columns behind the prompt?"""
+        return nodes <= self.planned[0] and growth <= self.planned[1]
 
     def constrain(self, constraints: Constraints) -> None:
         """What each request may get from now on."""
