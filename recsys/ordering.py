@@ -12,13 +12,15 @@ from recsys.recommender import Ranked
 Order = Literal["as made", "smooth", "score"]
 
 
-def ordered(ranked: Ranked, order: str, vectors: Callable[[], np.ndarray]) -> Ranked:
-    """A list in another order, its items and scores unchanged. `vectors()` [N, d] are read for "smooth" alone.
-
-    Raises `ValueError` for an order that is none of `Order`.
-    """
+def check_order(order: str) -> None:
+    """Raises `ValueError` for an order that is none of `Order`."""
     if order not in get_args(Order):
         raise ValueError(f"order is {order!r}; expected one of {', '.join(map(repr, get_args(Order)))}")
+
+
+def ordered(ranked: Ranked, order: str, vectors: Callable[[], np.ndarray]) -> Ranked:
+    """A list in another order, its items and scores unchanged. `vectors()` [N, d] are read for "smooth" alone."""
+    check_order(order)
     if order == "as made" or len(ranked.items) < 2:
         return ranked
     if order == "score":
