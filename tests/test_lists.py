@@ -11,6 +11,8 @@ from scipy import stats
 
 from llm import generate, lists
 from llm.conditions import Condition, LowRank
+from llm.reading import Reading
+from llm.recommender import SidRecommender
 from llm.scoring import constraints_of
 from recsys.caps import Caps
 from recsys.catalogue import Catalogue
@@ -244,6 +246,40 @@ def test_a_capped_list_is_the_whole_list_walked_down(tiny, limits, temperature, 
         assert all(item not in closed_by(catalogue, limits, ours[:k]) for k, item in enumerate(ours))
     if width == 30:
         assert all(one.finished for one in found)
+
+
+def test_a_search_that_proves_too_little_is_made_again_wider(tiny, monkeypatch):
+    """With two nodes a level: what stays unfinished is asked for with more, and the lists are the same."""
+    requests = [Request(f"r{user}", user, 5) for user in range(60)]
+    prompts, _ = inputs(tiny, requests, False)
+    recommender = SidRecommender("lists", Reading(tiny, Prompts(prompts)))
+    caps = Caps(coloured(), {"half": 1})
+    wide = recommender.playlist(requests, 2, 1.0, 3, caps=caps)
+    calls: list[tuple[int, int]] = []
+    plain = lists.within_caps
+
+    def counted(session, some, *rest):
+        calls.append((len(some), rest[-1]))
+        return plain(session, some, *rest)
+
+    monkeypatch.setattr(lists, "within_caps", counted)
+    monkeypatch.setattr("llm.recommender.BEAM", 2)
+    narrow = recommender.playlist(requests, 2, 1.0, 3, caps=caps)
+    assert [width for _, width in calls] == [2, 8]
+    assert 5 < calls[1][0] < 60  # only those that need it
+    for one, other in zip(narrow, wide, strict=True):
+        assert one.items.tolist() == other.items.tolist()
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
+
+
+class Prompts:
+    """Prompts that are there already, of users 0, 1, …"""
+
+    def __init__(self, prompts):
+        self.prompts = prompts
+
+    def prompt(self, request: Request, context=None) -> list[int]:
+        return self.prompts[request.user]
 
 
 def test_pairs_within_caps_follow_draws_with_rejection(tiny):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import serving
-from llm import lists
 from recsys.caps import Caps
 from serving.asking import answer, request_of
 from tests.test_recommender_contract import check_lists_contract, contract_requests
@@ -193,10 +192,10 @@ def test_caps_hold_for_every_method_and_what_fits_is_all_there(recommender, meth
 # -- the ways to make a list ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["no_context", "e2p", "tap_per", "oppu_lora", "p2p", "pag"])
+@pytest.mark.parametrize("method", ["e2p", "oppu_lora", "p2p"])
 @pytest.mark.parametrize("in_sequence", [True, False])
 def test_contract_of_lists(recommender, method, in_sequence):
-    """Prefixes, generated LoRAs, users' own LoRAs and longer prompts hold for the items behind the prompt."""
+    """Prefixes, users' own LoRAs and generated ones hold for the items behind the prompt."""
     built = recommender.method(method)
     check_lists_contract(
         lambda *options: answer(built, *options),
@@ -205,7 +204,8 @@ def test_contract_of_lists(recommender, method, in_sequence):
         recommender.methods.dataset.catalogue,
         KIND,
         in_sequence,
-        1e-4,
+        longest=9,
+        tolerance=1e-4,
     )
 
 
@@ -273,25 +273,6 @@ def test_orders_of_a_list(recommender):
 
 def ids_key(item) -> str:
     return item.item_id
-
-
-def test_a_search_that_was_too_narrow_is_made_again_wider(recommender, monkeypatch):
-    """Caps of one a kind leave two items; the second is proven by a search as wide as it takes, and the list is the same."""
-    built = recommender.method("e2p")
-    caps = Caps(recommender.methods.dataset.catalogue, {"kind": 1})
-    asked = contract_requests(60)
-    wide = built.playlist(asked, 2, 1.0, 5, caps=caps)
-    widths = []
-    plain = lists.within_caps
-
-    def narrow(session, requests, n, caps, seed, temperature, width):
-        widths.append(width // 15)  # 30 nodes are planned: two are looked at, then eight, then 32
-        return plain(session, requests, n, caps, seed, temperature, max(width // 15, n))
-
-    monkeypatch.setattr(lists, "within_caps", narrow)
-    again = built.playlist(asked, 2, 1.0, 5, caps=caps)
-    assert max(widths) > 2
-    assert [one.items.tolist() for one in again] == [one.items.tolist() for one in wide]
 
 
 # -- the command line ------------------------------------------------------------------------------------------------------

@@ -164,6 +164,7 @@ def check_lists_contract(
     catalogue: Catalogue,
     limits: dict[str, int],
     in_sequence: bool,
+    longest: int,
     tolerance: float = 1e-6,
 ) -> None:
     """The same clauses for lists in sequence and within caps: `make(requests, n, temperature, seed, in_sequence, caps)`."""
@@ -172,7 +173,7 @@ def check_lists_contract(
         def made(some, n, seed=3, caps=caps, temperature=temperature):
             return make(some, n, temperature, seed, in_sequence, caps)
 
-        for n in (1, 5, n_items + 7):
+        for n in (1, longest):
             for request, answer in zip(requests, made(requests, n), strict=True):
                 items, allowed = answer.items.tolist(), allowed_items(request, n_items)
                 where = f"{request.request_id}, n {n}, temperature {temperature}"
@@ -187,8 +188,8 @@ def check_lists_contract(
         for other in (made(requests, 5), alone, backwards):
             _assert_equal(whole, other, tolerance)
         if temperature > 0:
-            others = [made(requests, 5, seed) for seed in range(4, 12)]
             first = [answer.items.tolist() for answer in whole]
+            others = (made(requests, 5, seed) for seed in range(4, 12))  # made until one differs
             assert any([a.items.tolist() for a in other] != first for other in others), "the seed is unused"
     assert make([], 5, 1.0, 3, in_sequence, None) == []
 
@@ -243,9 +244,9 @@ class _Builder:
         return [256, *words, *self.model.item_tokens[request.history].reshape(-1).tolist()]
 
 
-@pytest.mark.parametrize("budget", [1, 1 << 30])
+@pytest.mark.parametrize(("budget", "longest"), [(1, 6), (1 << 30, 37)])
 @pytest.mark.parametrize("in_sequence", [True, False])
-def test_contract_of_generated_lists(tiny, in_sequence, budget):
+def test_contract_of_generated_lists(tiny, in_sequence, budget, longest):
     """A budget of a byte reads prompts one by one; one of a GB all at once."""
     catalogue = Catalogue(
         np.arange(30).astype(str).astype(object),
@@ -253,9 +254,8 @@ def test_contract_of_generated_lists(tiny, in_sequence, budget):
         {"letters": [list(letters) for letters in ("a", "ab", "b", "", "cd", "c")] * 5},
     )
     recommender = SidRecommender("generator", Reading(tiny, _Builder(tiny)), budget)
-    check_lists_contract(
-        recommender.playlist, contract_requests(30), 30, catalogue, {"letters": 2}, in_sequence, 1e-4
-    )
+    asked, limits = contract_requests(30), {"letters": 2}
+    check_lists_contract(recommender.playlist, asked, 30, catalogue, limits, in_sequence, longest, 1e-4)
 
 
 class _Broken(Popularity):
