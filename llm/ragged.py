@@ -81,6 +81,13 @@ class Memory:
         """Forget the columns from `used` on."""
         self.used = used
 
+    def keep(self, columns: Tensor, at: int) -> None:
+        """Move the columns numbered `columns` [B, K] (a row its own) to `at`, and forget what is behind them."""
+        for held in self._layers.values():
+            for x in held:
+                x[:, at : at + columns.shape[1]] = torch.take_along_dim(x, columns[:, :, None, None], 1)
+        self.used = at + columns.shape[1]
+
     def _grown(
         self, held: tuple[Tensor, Tensor] | None, key: Tensor, value: Tensor, end: int
     ) -> tuple[Tensor, Tensor]:

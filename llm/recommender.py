@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from llm import generate, scoring
+from llm import generate, lists, scoring
 from llm.batching import BUDGET, by_length
+from llm.generate import BEAM
 from llm.reading import Reading
+from recsys.caps import WIDEN, Caps
 from recsys.recommender import Ranked, Request
-
-BEAM = 30  # nodes a level, at least
 
 
 class SidRecommender:
@@ -45,6 +45,42 @@ class SidRecommender:
             for row, (items, scores) in zip(rows, found, strict=True):
                 answers[row] = Ranked(items, scores)
         return [answer for answer in answers if answer is not None]
+
+    def playlist(
+        self,
+        requests: Sequence[Request],
+        n: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        in_sequence: bool = False,
+        caps: Caps | None = None,
+    ) -> list[Ranked]:
+        """A list a request: as `recommend` makes it, but `in_sequence` and within `caps` where that is asked for (`llm.lists`).
+
+        Scores are log p(item | prompt), or, in sequence, log p(item | prompt, the items before it), whose sum is the
+        list's. Fewer than n items come back when no more are available or fit.
+        """
+        if in_sequence:
+            return self._in_sequence(requests, n, temperature, seed, caps)
+        if caps is None:
+            return self.recommend(requests, n, temperature, seed)
+        return self._within_caps(requests, n, temperature, seed, caps, max(n, BEAM))
+
+    def list_log_prob(
+        self,
+        requests: Sequence[Request],
+        given: Sequence[np.ndarray],
+        temperature: float = 1.0,
+        caps: Caps | None = None,
+    ) -> list[np.ndarray]:
+        """Exact log p of the items of one list a request, each after those before it (see `lists.log_prob`)."""
+        answers = [np.zeros(0)] * len(requests)
+        longest = max((len(items) for items in given), default=0)
+        for rows, _, session in self._sessions(requests, 1, self._growth(longest)):
+            found = lists.log_prob(session, [given[row] for row in rows], temperature, caps)
+            for row, values in zip(rows, found, strict=True):
+                answers[row] = values
+        return answers
 
     def draw(
         self, requests: Sequence[Request], n: int, temperature: float = 1.0, seed: int = 0
@@ -82,21 +118,52 @@ class SidRecommender:
         same = owner is self and len(before) == len(requests)
         return kept if same and all(a is b for a, b in zip(before, requests, strict=True)) else None
 
+    def _in_sequence(self, requests, n, temperature, seed, caps) -> list[Ranked]:
+        answers: list[Ranked | None] = [None] * len(requests)
+        nodes = 1 if temperature > 0 else BEAM
+        for rows, some, session in self._sessions(requests, nodes, self._growth(n)):
+            found = lists.in_sequence(session, some, n, seed, temperature, caps)
+            for row, (items, scores) in zip(rows, found, strict=True):
+                answers[row] = Ranked(items, scores)
+        return [answer for answer in answers if answer is not None]
+
+    def _within_caps(self, requests, n, temperature, seed, caps, width) -> list[Ranked]:
+        """A request whose list needs a wider search than was planned for is read again, with fewer beside it."""
+        answers: list[Ranked | None] = [None] * len(requests)
+        again: list[int] = []
+        for rows, some, session in self._sessions(requests, width):
+            found = lists.within_caps(session, some, n, caps, seed, temperature, width)
+            for row, one in zip(rows, found, strict=True):
+                answers[row] = Ranked(one.items, one.scores)
+                if not one.finished:
+                    again.append(int(row))
+        if again:
+            wider = self._within_caps(
+                [requests[row] for row in again], n, temperature, seed, caps, WIDEN * width
+            )
+            for row, answer in zip(again, wider, strict=True):
+                answers[row] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def _growth(self, n: int) -> int:
+        """Columns that a list of n items takes behind a prompt: a path's nodes and its codes, in buffers with room."""
+        return 2 * n * (2 * self.model.trie.n_levels - 1)
+
     def _sessions(
-        self, requests: Sequence[Request], nodes: int
+        self, requests: Sequence[Request], nodes: int, growth: int = 0
     ) -> Iterator[tuple[np.ndarray, list[Request], generate.PromptSession]]:
-        """Prompts read, a batch at a time. The last call's is kept if it was one batch, so that drawing,
+        """Prompts read, a batch at a time, with room for `nodes` a level and `growth` columns. The last call's is kept if it was one batch, so that drawing,
         listing, ranking and scoring for the same requests read their prompts once.
         """
         if not requests:
             return
-        if (kept := self._kept(requests)) is not None and nodes <= kept[2].nodes:
+        if (kept := self._kept(requests)) is not None and kept[2].has_room(nodes, growth):
             yield kept
             return
         self.model.kept_session = None  # before another is made
         model, reading = self.model, self.reading
         prompts = reading.prompts(requests)
-        lengths = [len(prompt) + reading.soft_tokens for prompt in prompts]
+        lengths = [len(prompt) + reading.soft_tokens + growth for prompt in prompts]
         batches = by_length(
             lengths, model.footprint, nodes, model.trie.n_levels, self.budget, reading.row_bytes
         )
@@ -107,7 +174,7 @@ class SidRecommender:
             session = generate.PromptSession(
                 model, placed, condition, scoring.constraints_of(model.trie, some)
             )
-            session.nodes = nodes
+            session.planned = nodes, growth
             if len(rows) == len(requests):
                 self.model.kept_session = (self, list(requests), (rows, some, session))
             yield rows, some, session

@@ -26,6 +26,19 @@ def rng(seed: int, *keys: Key) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=derive(seed, *keys, bits=128)))
 
 
+def uniforms_at(keys: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Uniform numbers in [0, 1) that *places* have: entry `places` of the sequence of the 64-bit `keys` (broadcast).
+
+    SplitMix64 (Steele et al. 2014, "Fast splittable pseudorandom number generators"), whose n-th output is a function
+    of seed + n · γ, so that any entry is had without those before it, in any order and company.
+    """
+    z = keys.astype(np.uint64) + (places.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return (z >> np.uint64(11)) * 2.0**-53
+
+
 def torch_generator(seed: int, *keys: Key) -> torch.Generator:
     """Torch CPU generator for `(seed, *keys)`."""
     return torch.Generator().manual_seed(derive(seed, *keys))

@@ -13,6 +13,7 @@ logarithm of it, never with the catalogue.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,15 @@ class Constraints:
             for depth, n in enumerate(trie.n_nodes if lists else ())
         ]
         self.dead = self._dead(*_flat(trie, excluded))
+
+    def without(self, rows: Tensor, items: Tensor) -> Constraints:
+        """These constraints, with `items` [K] excluded from the requests `rows` [K] besides. Lists are shared."""
+        n = self.trie.n_items
+        more = copy.copy(self)
+        more.dead = self._dead(
+            torch.cat([self.dead[-1] // n, rows]), torch.cat([self.dead[-1] % n, self.trie.item_leaf[items]])
+        )
+        return more
 
     def allowed(self, depth: int, nodes: Tensor, rows: Tensor) -> Tensor:
         """Bool, the shape of `nodes`: has the node of `depth` a leaf that its request in `rows` may get?"""

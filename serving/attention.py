@@ -12,6 +12,7 @@ from evaluation.curves import attention_strips
 from llm.methods.tap_per import TapPer, TapPerConfig
 from llm.recommender import SidRecommender
 from recsys.recommender import Request
+from serving.asking import request_of
 from serving.recommender import Recommender
 
 
@@ -57,7 +58,7 @@ def attention_of(
     if not isinstance(config, TapPerConfig) or not config.records:
         raise ValueError(f"method {method!r} has no P_q, so there is no attention over a history to look at")
     recommender = service.method(method)
-    request, _ = service._request(user_id, query, time, None, (), None, None, recommender)
+    request = request_of(service.methods.dataset, service.live.histories, user_id, query, time)
     if request.user is None:
         raise ValueError(f"user {user_id!r} is unknown to the run")
     if not len(request.history):

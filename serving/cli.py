@@ -14,6 +14,7 @@ from recsys import distributed
 from serving import music_cli, online_cli, user_commands
 from serving.analyses import analyses
 from serving.export import export_adapter
+from serving.recommend_cli import recommend
 from serving.task_cli import task
 
 app = typer.Typer(
@@ -188,65 +189,7 @@ def evaluate(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> N
     _stage("evaluate", run, config, set_ or [])
 
 
-@app.command()
-def recommend(
-    run: RunPath,
-    user: Annotated[str | None, typer.Option(help="User id, as in the interactions file.")] = None,
-    query: Annotated[str | None, typer.Option(help="What the user asks for, in words.")] = None,
-    n: Annotated[int, typer.Option("--n", "-n", help="How many items.")] = 10,
-    method: Annotated[str | None, typer.Option(help="Default: e2p where the run has it.")] = None,
-    strength: Annotated[
-        float, typer.Option(help="0 to 1: how much of the method's soft tokens and updates is used.")
-    ] = 1.0,
-    temperature: Annotated[
-        float, typer.Option(help="0: best first. Above: draws without replacement.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    time: Annotated[int | None, typer.Option(help="Unix seconds: hide everything at or after.")] = None,
-    history: Annotated[
-        str | None,
-        typer.Option(help="Item ids, oldest first, comma-separated: instead of the known history."),
-    ] = None,
-    exclude: Annotated[
-        str | None, typer.Option(help="Item ids that may not be returned, comma-separated.")
-    ] = None,
-    allow: Annotated[
-        str | None, typer.Option(help="The only item ids that may be returned, comma-separated.")
-    ] = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="8-bit weights (CPU); prints what they do to the distribution.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Recommend items to one user, with or without a query."""
-    import json
-
-    from serving.pipeline import print_recommendations
-    from serving.recommender import Recommender
-
-    found = Recommender.load(run, int8).recommend(
-        user,
-        query,
-        n,
-        method=method,
-        strength=strength,
-        temperature=temperature,
-        seed=seed,
-        time=time,
-        history=_ids(history),
-        exclude=_ids(exclude) or (),
-        allow=_ids(allow),
-    )
-    if as_json:
-        rows = [vars(item) for item in found]
-        typer.echo(
-            json.dumps(
-                {"method": found.method, "path": found.path, "items": rows}, ensure_ascii=False, indent=1
-            )
-        )
-    else:
-        asked = f" who asks for “{query}”" if query else ""
-        print_recommendations(found, f"For user {user}{asked}", Console())
+app.command()(recommend)
 
 
 @app.command()
@@ -312,10 +255,6 @@ def status(run: RunPath) -> None:
 app.command()(user_commands.user)
 online_cli.register(app)
 music_cli.register(app, _stage)
-
-
-def _ids(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -12,11 +12,12 @@ import numpy as np
 
 from llm.methods.tap_per import TapPer
 from llm.recommender import SidRecommender
+from recsys.embed import load_item_vectors
+from recsys.ordering import Order, check_order, ordered
 from recsys.recommender import Recommender as AnyRecommender
-from recsys.recommender import Request
-from recsys.retrieval import EmbeddingRetrieval
 from recsys.run import Run
 from serving.absorbing import update
+from serving.asking import answer, caps_of, check_options, path_of, request_of
 from serving.config import load_config
 from serving.live import Event, LiveState, Update
 from serving.methods import Methods
@@ -120,93 +121,54 @@ class Recommender:
         exclude: Sequence[str] = (),
         allow: Sequence[str] | None = None,
         exclude_seen: bool | None = None,
+        sequence: bool = False,
+        caps: Mapping[str, int] | None = None,
+        order: Order = "as made",
     ) -> Recommendations:
         """The n best items (temperature 0), or n distinct draws without replacement (temperature > 0).
 
-        `time` (unix seconds) hides everything at or after it; default: all that the run has read. `history` (item ids,
-        oldest first) replaces what the run knows of the user. `exclude` are item ids that may not be returned, `allow` the only ones that may;
-        `exclude_seen` defaults to the run's protocol. `strength` (0 to 1) scales what the method adds to the model: 1 is as trained,
-        0 leaves its soft tokens out. Fewer than n items come back when fewer are allowed.
-        Raises `ValueError` for an unknown method or item id, n < 1, or a negative temperature.
+        `query` is text in any script, cut to `prompts.query_tokens` tokens; blank is none. `time` (unix seconds) hides everything at
+        or after it; default: all that the run has read. `history` (item ids, oldest first) replaces what the run knows of the user.
+        `exclude` are item ids that may not be returned, `allow` the only ones that may; `exclude_seen` defaults to the run's protocol.
+        `strength` (0 to 1) scales what the method adds to the model: 1 is as trained, 0 leaves its soft tokens out.
+
+        `sequence`: a playlist, each item chosen after those before it; scores are then log-probabilities given those, and sum to
+        the list's. `caps`: column of the catalogue -> at most so many items that share a value ({"genres": 3}). `order` of the
+        finished list: "as made", "smooth" (from the first item always to the most alike that is left) or "score".
+        Fewer than n items come back when fewer are allowed, or when nothing that is left fits the caps.
+
+        Raises `ValueError` naming what is wrong: an unknown method, item id or column, n < 1, a negative or NaN temperature, a time
+        that is no whole second, a query that is not text, `sequence` of a method that does not generate.
         """
-        if n < 1:
-            raise ValueError(f"n is {n}; ask for at least one item")
-        if not 0 <= temperature < float("inf"):
-            raise ValueError(
-                f"temperature is {temperature}; expected 0 (best first) or a positive number (draws)"
-            )
-        if not 0 <= strength <= 1:
-            raise ValueError(
-                f"strength is {strength}; expected 0 (nothing personal in front) to 1 (as trained)"
-            )
+        check_options(n, temperature, strength, seed)
         started = clock.perf_counter()
         name = method or next(name for name in PREFERRED if name in self.methods.available())
-        recommender = self._recommender(name, strength)
-        request, path = self._request(
-            user_id, query, time, history, exclude, allow, exclude_seen, recommender
+        recommender, data = self._recommender(name, strength), self.methods.dataset
+        request = request_of(
+            data, self.live.histories, user_id, query, time, history, exclude, allow, exclude_seen
         )
-        ranked = recommender.recommend([request], n, temperature, seed)[0]
-        catalogue = self.methods.dataset.catalogue
+        within = caps_of(data, caps)
+        check_order(order)
+        ranked = answer(recommender, [request], n, temperature, seed, sequence, within)[0]
+        ranked = ordered(ranked, order, lambda: self.item_vectors)
         found = [
-            Recommendation(str(catalogue.item_ids[item]), catalogue.titles[item], float(score))
+            Recommendation(str(data.catalogue.item_ids[item]), data.catalogue.titles[item], float(score))
             for item, score in zip(ranked.items, ranked.scores, strict=True)
         ]
+        path = path_of(recommender, request, user_id)
         return Recommendations(found, recommender.name, path, clock.perf_counter() - started)
+
+    @cached_property
+    def item_vectors(self) -> np.ndarray:
+        """The vectors in which items are alike [N, d]: of their texts where the run has them, else collaborative."""
+        vectors = load_item_vectors(self.methods.run)
+        return vectors["text" if "text" in vectors else "collaborative"]
 
     def _recommender(self, name: str, strength: float) -> AnyRecommender:
         built = self.method(name)
         if strength == 1.0 or not isinstance(built, SidRecommender):
             return built
         return self.methods.recommender(built.name, replace(built.reading, strength=strength))
-
-    def _request(
-        self, user_id, query, time, history, exclude, allow, exclude_seen, recommender
-    ) -> tuple[Request, str]:
-        data, live = self.methods.dataset, self.live.histories
-        user = None if user_id is None else live.user_index(str(user_id))
-        moment = live.moment(user) if time is None else int(time)
-        if history is not None:
-            items = np.array([data.catalogue.index_of(str(item)) for item in history], dtype=np.int64)
-            times = np.full(len(items), moment - 1, dtype=np.int64)
-        elif user is not None:
-            items, times = live.before(user, moment)
-        else:
-            items, times = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        hidden = [data.catalogue.index_of(str(item)) for item in exclude]
-        if data.exclude_seen if exclude_seen is None else exclude_seen:
-            hidden = [*hidden, *items.tolist()]
-        request = Request(
-            request_id="recommend",
-            user=user,
-            time=moment,
-            history=items,
-            history_times=times,
-            query=query,
-            exclude=np.unique(np.array(hidden, dtype=np.int64)),
-            allow=None
-            if allow is None
-            else np.unique(np.array([data.catalogue.index_of(str(item)) for item in allow], dtype=np.int64)),
-        )
-        return request, _path(recommender, request, user_id)
-
-
-def _path(recommender: AnyRecommender, request: Request, user_id) -> str:
-    if isinstance(recommender, EmbeddingRetrieval):
-        known, fallback = bool(recommender.users.vectors([request])[1][0]), "popularity"
-    elif isinstance(recommender, SidRecommender) and recommender.reading.soft_tokens:
-        prompts = recommender.reading.prompts([request])
-        _, condition = recommender.reading.conditioned(prompts, [request])
-        known, fallback = bool(condition.soft_tokens(1)[0]), "No Context"
-    else:
-        return "not personalized by a vector"
-    if known:
-        return "personalized"
-    reason = (
-        f"user {user_id!r} is unknown to the run"
-        if request.user is None
-        else "no usable event before the moment"
-    )
-    return f"cold start ({reason}): {fallback}"
 
 
 @lru_cache(maxsize=2)

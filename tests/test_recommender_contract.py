@@ -7,12 +7,18 @@ elsewhere.
 Requests of one's own should hold a user with a history, one without, an unknown user (None), and exclusions.
 """
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
 from evaluation.baselines import Popularity, Recency, SoftmaxOver
+from llm.reading import Reading
+from llm.recommender import SidRecommender
+from recsys.caps import Caps
+from recsys.catalogue import Catalogue
 from recsys.recommender import ProbabilisticRecommender, Ranked, Recommender, Request
 
 N_ITEMS = 14
@@ -151,6 +157,56 @@ def _log_table(recommender, requests, n_items, temperature) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
+def check_lists_contract(
+    make: Callable[..., list[Ranked]],
+    requests: Sequence[Request],
+    n_items: int,
+    catalogue: Catalogue,
+    limits: dict[str, int],
+    in_sequence: bool,
+    longest: int,
+    tolerance: float = 1e-6,
+) -> None:
+    """The same clauses for lists in sequence and within caps: `make(requests, n, temperature, seed, in_sequence, caps)`."""
+    for caps, temperature in itertools.product((None, Caps(catalogue, limits)), (0.0, 1.0)):
+
+        def made(some, n, seed=3, caps=caps, temperature=temperature):
+            return make(some, n, temperature, seed, in_sequence, caps)
+
+        for n in (1, longest):
+            for request, answer in zip(requests, made(requests, n), strict=True):
+                items, allowed = answer.items.tolist(), allowed_items(request, n_items)
+                where = f"{request.request_id}, n {n}, temperature {temperature}"
+                assert set(items) <= set(allowed.tolist()), f"{where}: not available"
+                assert len(set(items)) == len(items) == len(answer.scores), f"{where}: an item is repeated"
+                fits = _fitting(catalogue, limits if caps else {}, items, allowed)
+                assert len(items) <= n
+                assert len(items) == n or not fits, f"{where}: short, though {fits} fit"
+        whole = made(requests, 5)
+        alone = [made([request], 5)[0] for request in requests]
+        backwards = made(list(reversed(requests)), 5)[::-1]
+        for other in (made(requests, 5), alone, backwards):
+            _assert_equal(whole, other, tolerance)
+        if temperature > 0:
+            first = [answer.items.tolist() for answer in whole]
+            others = (made(requests, 5, seed) for seed in range(4, 12))  # made until one differs
+            assert any([a.items.tolist() for a in other] != first for other in others), "the seed is unused"
+    assert make([], 5, 1.0, 3, in_sequence, None) == []
+
+
+def _fitting(
+    catalogue: Catalogue, limits: dict[str, int], items: list[int], allowed: np.ndarray
+) -> list[int]:
+    """What could still be added; and no value of `items` is over its limit. By counting, apart from the code under test."""
+    fits = set(allowed.tolist()) - set(items)
+    for column, limit in limits.items():
+        counts = Counter(value for item in items for value in set(catalogue.columns[column][item]))
+        assert max(counts.values(), default=0) <= limit, f"{column}: a cap is broken"
+        full = {value for value, count in counts.items() if count == limit}
+        fits = {item for item in fits if not full & set(catalogue.columns[column][item])}
+    return sorted(fits)
+
+
 class HistoryScorer:
     """Scores that depend on the user's history and query: what a real scorer's do."""
 
@@ -175,6 +231,31 @@ CASES: dict[str, Callable[[], Recommender]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_contract(case):
     check_contract(CASES[case](), contract_requests(N_ITEMS), N_ITEMS)
+
+
+class _Builder:
+    """Prompts of a request's own tokens and history."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def prompt(self, request: Request, context=None) -> list[int]:
+        words = list((request.query or "").encode())
+        return [256, *words, *self.model.item_tokens[request.history].reshape(-1).tolist()]
+
+
+@pytest.mark.parametrize(("budget", "longest"), [(1, 6), (1 << 30, 37)])
+@pytest.mark.parametrize("in_sequence", [True, False])
+def test_contract_of_generated_lists(tiny, in_sequence, budget, longest):
+    """A budget of a byte reads prompts one by one; one of a GB all at once."""
+    catalogue = Catalogue(
+        np.arange(30).astype(str).astype(object),
+        [str(item) for item in range(30)],
+        {"letters": [list(letters) for letters in ("a", "ab", "b", "", "cd", "c")] * 5},
+    )
+    recommender = SidRecommender("generator", Reading(tiny, _Builder(tiny)), budget)
+    asked, limits = contract_requests(30), {"letters": 2}
+    check_lists_contract(recommender.playlist, asked, 30, catalogue, limits, in_sequence, longest, 1e-4)
 
 
 class _Broken(Popularity):

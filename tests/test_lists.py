@@ -1,0 +1,392 @@
+"""Lists made item by item against slow references: every step a plain forward pass over a longer prompt, caps by sets."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from llm import generate, lists
+from llm.conditions import Condition, LowRank
+from llm.reading import Reading
+from llm.recommender import SidRecommender
+from llm.scoring import constraints_of
+from recsys.caps import Caps
+from recsys.catalogue import Catalogue
+from recsys.recommender import Request
+from semantic_ids.trie import Trie
+from tests.conftest import SIZES, make_requests
+from tests.test_generate import inputs, session_of, slow_distribution
+
+COLOURS = ["red", "green", "blue", "grey"]
+
+
+def coloured(n: int = 30) -> Catalogue:
+    """Items of one or two colours each; every seventh has none."""
+    generator = np.random.default_rng(4)
+    colours = [
+        []
+        if item % 7 == 6
+        else sorted(generator.choice(COLOURS, generator.integers(1, 3), replace=False).tolist())
+        for item in range(n)
+    ]
+    ids = np.array([f"i{item}" for item in range(n)], dtype=object)
+    return Catalogue(ids, ids.tolist(), {"colour": colours, "half": [[str(i // 15)] for i in range(n)]})
+
+
+def closed_by(catalogue: Catalogue, limits: dict[str, int], items) -> set[int]:
+    """Items that cannot follow `items`: by counting, apart from the code under test."""
+    closed = set(map(int, items))
+    for column, limit in limits.items():
+        values = catalogue.columns[column]
+        for value in {value for some in values for value in some}:
+            if sum(value in values[item] for item in items) >= limit:
+                closed |= {item for item in range(len(values)) if value in values[item]}
+    return closed
+
+
+def slow_next(model, prompt, soft, excluded, before, closed, temperature=1.0) -> np.ndarray:
+    """p [N] of the item after `before`: a plain forward pass over the prompt and their codes."""
+    longer = [*prompt, *model.item_tokens[list(before)].reshape(-1).tolist()]
+    return slow_distribution(
+        model, longer, soft, np.array(sorted({*excluded.tolist(), *closed})), temperature
+    )
+
+
+def rows_of(soft, row):
+    return None if soft is None else soft[row : row + 1]
+
+
+@pytest.mark.parametrize("with_prefix", [False, True])
+@pytest.mark.parametrize("limits", [{}, {"colour": 2}])
+def test_a_drawn_list_has_the_probability_of_plain_forward_passes(tiny, with_prefix, limits):
+    requests, catalogue = make_requests(5), coloured()
+    prompts, soft = inputs(tiny, requests, with_prefix)
+    session, caps = session_of(tiny, requests, prompts, soft), Caps(catalogue, limits)
+    found = lists.in_sequence(session, requests, 6, seed=3, temperature=0.7, caps=caps)
+    scored = lists.log_prob(session, [items for items, _ in found], 0.7, caps)
+    for row, (items, scores) in enumerate(found):
+        assert len(items) >= 4
+        slow = [
+            slow_next(tiny, prompts[row], rows_of(soft, row), requests[row].exclude, items[:k],
+                      closed_by(catalogue, limits, items[:k]), 0.7)[items[k]]
+            for k in range(len(items))
+        ]  # fmt: skip
+        np.testing.assert_allclose(np.exp(scores), slow, rtol=1e-4)
+        np.testing.assert_allclose(scored[row], scores, rtol=1e-4, atol=1e-6)
+        assert np.exp(scored[row].sum()) == pytest.approx(np.prod(slow), rel=1e-4)
+
+
+def test_ordered_pairs_are_drawn_with_the_probability_of_their_list(tiny):
+    """All ordered pairs of 6 items: the probabilities sum to 1, and 5,000 requests' draws follow them."""
+    base = make_requests(1, exclude=24)[0]
+    pairs = list(itertools.permutations(sorted(set(range(30)) - set(base.exclude.tolist())), 2))
+    asked = [base] * len(pairs)
+    prompts, _ = inputs(tiny, asked, False)
+    logs = lists.log_prob(session_of(tiny, asked, prompts, None), [np.array(pair) for pair in pairs])
+    expected = np.exp([values.sum() for values in logs])
+    assert expected.sum() == pytest.approx(1, abs=1e-5)
+    requests = [Request(f"q{index}", 0, 7, exclude=base.exclude) for index in range(5000)]
+    prompts, _ = inputs(tiny, requests, False)
+    found = lists.in_sequence(
+        session_of(tiny, requests, prompts, None), requests, 2, seed=11, temperature=1.0
+    )
+    drawn = [tuple(items.tolist()) for items, _ in found]
+    observed = np.array([drawn.count(pair) for pair in pairs])
+    assert observed.sum() == 5000
+    assert stats.chisquare(observed, 5000 * expected / expected.sum()).pvalue > 1e-3
+    # what would be drawn if the second item did not know of the first
+    p = slow_distribution(tiny, prompts[0], None, base.exclude, 1.0)
+    blind = np.array([p[i] * p[j] / (1 - p[i]) for i, j in pairs])
+    assert stats.chisquare(observed, 5000 * blind / blind.sum()).pvalue < 1e-6
+
+
+def test_without_draws_each_item_is_the_most_likely_after_those_before_it(tiny):
+    requests, catalogue, limits = make_requests(5), coloured(), {"colour": 2}
+    prompts, soft = inputs(tiny, requests, True)
+    session = session_of(tiny, requests, prompts, soft)
+    found = lists.in_sequence(session, requests, 5, caps=Caps(catalogue, limits))
+    for row, (items, scores) in enumerate(found):
+        for k, item in enumerate(items):
+            p = slow_next(tiny, prompts[row], soft[row : row + 1], requests[row].exclude, items[:k],
+                          closed_by(catalogue, limits, items[:k]))  # fmt: skip
+            assert p[item] == pytest.approx(p.max(), rel=1e-4)
+            assert np.exp(scores[k]) == pytest.approx(p[item], rel=1e-4)
+
+
+def test_a_session_that_grew_is_taken_back_to_its_prompts(tiny):
+    requests = make_requests(4)
+    prompts, soft = inputs(tiny, requests, True)
+    kept = session_of(tiny, requests, prompts, soft)
+    before = generate.draw(kept, requests, 12, seed=1)
+    lists.in_sequence(kept, requests, 4, seed=1, temperature=1.0)
+    after = generate.draw(kept, requests, 12, seed=1)
+    assert (before[0] == after[0]).all()
+    np.testing.assert_allclose(before[1], after[1], rtol=1e-5)
+    assert kept.width == max(map(len, prompts))
+
+
+def test_updates_of_layers_hold_for_the_items_behind_the_prompt(tiny):
+    """A list under a LoRA of each request's own, against the same list's items as prompts of their own."""
+    requests = make_requests(3)
+    prompts, _ = inputs(tiny, requests, False)
+    name, (n_in, n_out) = next(iter(tiny.updates.layers(["q_proj"]).items()))
+    generator = torch.Generator().manual_seed(5)
+    update = LowRank(
+        torch.randn(3, 2, n_in, generator=generator), torch.randn(3, n_out, 2, generator=generator)
+    )
+    condition, free = Condition(updates={name: (update,)}), [[]] * 3
+    session = generate.PromptSession(tiny, prompts, condition, tiny.trie.exclusions(free))
+    found = lists.in_sequence(session, requests, 3, seed=2, temperature=1.0)
+    longer = [
+        [*prompt, *tiny.item_tokens[items[:2]].reshape(-1).tolist()]
+        for prompt, (items, _) in zip(prompts, found, strict=True)
+    ]
+    gone = tiny.trie.exclusions([items[:2] for items, _ in found])
+    last = np.array([items[2] for items, _ in found])
+    with torch.no_grad():
+        expected = tiny.item_log_probs(longer, last, condition, gone).numpy()
+    np.testing.assert_allclose([scores[2] for _, scores in found], expected, rtol=1e-4)
+    with torch.no_grad():
+        plain = tiny.item_log_probs(longer, last, Condition(), gone).numpy()
+    assert np.abs(plain - expected).max() > 0.01
+
+
+def test_an_item_costs_its_nodes_and_the_rest_of_its_codes(tiny, monkeypatch):
+    """The prompt is read once; of L codes an item forwards each once: as a node on the way, or behind the prompt."""
+    requests = make_requests(6)
+    prompts, _ = inputs(tiny, requests, False)
+    tokens, prompt_reads = [], []
+    forward, read = tiny.node_hidden, tiny.hidden
+    monkeypatch.setattr(tiny, "node_hidden", lambda t, *rest: (tokens.append(len(t)), forward(t, *rest))[1])
+    monkeypatch.setattr(tiny, "hidden", lambda *a: (prompt_reads.append(1), read(*a))[1])
+    session = session_of(tiny, requests, prompts, None)
+    lists.in_sequence(session, requests, 5, seed=1, temperature=1.0)
+    assert len(prompt_reads) == 1
+    levels = tiny.trie.n_levels
+    # four items were read behind six prompts, and the nodes on the way to the fifth were met
+    assert 4 * 6 * levels <= sum(tokens) <= 4 * 6 * levels + 6 * (levels - 1)
+
+
+def test_lists_depend_on_the_request_alone_and_short_ones_are_heads_of_long_ones(tiny):
+    requests, caps = make_requests(7), Caps(coloured(), {"colour": 2})
+    prompts, soft = inputs(tiny, requests, True)
+    order = [4, 0, 6, 2, 1, 3, 5]
+
+    def made(rows, n, how):
+        some = [requests[row] for row in rows]
+        session = session_of(tiny, some, [prompts[row] for row in rows], soft[list(rows)])
+        return [answer.tolist() for answer in how(session, some, n)]
+
+    ways = {
+        "sequence": lambda s, r, n: [x[0] for x in lists.in_sequence(s, r, n, 2, 1.0, caps)],
+        "sequence, best": lambda s, r, n: [x[0] for x in lists.in_sequence(s, r, n, caps=caps)],
+        "caps": lambda s, r, n: [x.items for x in lists.within_caps(s, r, n, caps, 2, 1.0, 30)],
+        "distinct": lambda s, r, n: [x[0] for x in generate.distinct(s, r, n, 2)],
+    }
+    for name, how in ways.items():
+        together = made(range(7), 6, how)
+        assert made(order, 6, how) == [together[row] for row in order], name
+        for row in range(7):
+            alone = made([row], 3, how)[0]
+            assert alone == together[row][: len(alone)], name
+            assert len(alone) == min(3, len(together[row])), name
+
+
+# -- caps from one prompt ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_caps_that_never_bind_change_nothing(tiny, temperature):
+    requests, loose = make_requests(6), Caps(coloured(), {"colour": 30})
+    prompts, soft = inputs(tiny, requests, True)
+    found = lists.within_caps(
+        session_of(tiny, requests, prompts, soft), requests, 9, loose, 5, temperature, 30
+    )
+    session = session_of(tiny, requests, prompts, soft)
+    plain = (
+        generate.distinct(session, requests, 9, 5, temperature)
+        if temperature
+        else generate.beam(session, 9, 30)
+    )
+    for one, (items, scores) in zip(found, plain, strict=True):
+        assert one.finished
+        assert one.items.tolist() == items.tolist()
+        np.testing.assert_allclose(one.scores, scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [8, 30])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("limits", [{"colour": 1}, {"colour": 2, "half": 4}])
+def test_a_capped_list_is_the_whole_list_walked_down(tiny, limits, temperature, width):
+    """Also where the search is narrow and goes on among what still fits; what it leaves unfinished is a head."""
+    requests, catalogue = make_requests(6), coloured()
+    prompts, soft = inputs(tiny, requests, True)
+    caps = Caps(catalogue, limits)
+    session = session_of(tiny, requests, prompts, soft)
+    found = lists.within_caps(session, requests, 8, caps, 5, temperature, width)
+    whole = (
+        generate.distinct(session, requests, 30, 5, temperature)
+        if temperature
+        else generate.beam(session, 30, 30)
+    )
+    for row, (items, scores) in enumerate(whole):
+        walked: list[int] = []
+        for item in items.tolist():
+            if len(walked) < 8 and item not in closed_by(catalogue, limits, walked):
+                walked.append(item)
+        ours = found[row].items.tolist()
+        if temperature or width == 30:  # a narrow beam may lose an item; a draw is proven
+            assert ours == walked[: len(ours)]
+            np.testing.assert_allclose(found[row].scores, scores[np.isin(items, ours)], rtol=1e-4)
+        assert len(ours) == len(walked) or not found[row].finished
+        assert all(item not in closed_by(catalogue, limits, ours[:k]) for k, item in enumerate(ours))
+    if width == 30:
+        assert all(one.finished for one in found)
+
+
+def test_a_search_that_proves_too_little_is_made_again_wider(tiny, monkeypatch):
+    """With two nodes a level: what stays unfinished is asked for with more, and the lists are the same."""
+    requests = [Request(f"r{user}", user, 5) for user in range(60)]
+    prompts, _ = inputs(tiny, requests, False)
+    recommender = SidRecommender("lists", Reading(tiny, Prompts(prompts)))
+    caps = Caps(coloured(), {"half": 1})
+    wide = recommender.playlist(requests, 2, 1.0, 3, caps=caps)
+    calls: list[tuple[int, int]] = []
+    plain = lists.within_caps
+
+    def counted(session, some, *rest):
+        calls.append((len(some), rest[-1]))
+        return plain(session, some, *rest)
+
+    monkeypatch.setattr(lists, "within_caps", counted)
+    monkeypatch.setattr("llm.recommender.BEAM", 2)
+    narrow = recommender.playlist(requests, 2, 1.0, 3, caps=caps)
+    assert [width for _, width in calls] == [2, 8]
+    assert 5 < calls[1][0] < 60  # only those that need it
+    for one, other in zip(narrow, wide, strict=True):
+        assert one.items.tolist() == other.items.tolist()
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
+
+
+class Prompts:
+    """Prompts that are there already, of users 0, 1, …"""
+
+    def __init__(self, prompts):
+        self.prompts = prompts
+
+    def prompt(self, request: Request, context=None) -> list[int]:
+        return self.prompts[request.user]
+
+
+def test_pairs_within_caps_follow_draws_with_rejection(tiny):
+    """P(i, j) = p_i · p_j / Σ p of what fits after i, by enumeration, against 4,000 requests' lists."""
+    base, catalogue = make_requests(1, exclude=21)[0], coloured()
+    requests = [Request(f"q{index}", 0, 7, exclude=base.exclude) for index in range(4000)]
+    prompts, _ = inputs(tiny, requests, False)
+    p = slow_distribution(tiny, prompts[0], None, base.exclude, 1.0)
+    for limits in ({"colour": 1}, {}):
+        session = session_of(tiny, requests, prompts, None)
+        found = lists.within_caps(session, requests, 2, Caps(catalogue, limits), 11, 1.0, 3)
+        drawn = [tuple(one.items.tolist()) for one in found if one.finished]
+        if not all(one.finished for one in found):
+            again = [row for row, one in enumerate(found) if not one.finished]
+            some = [requests[row] for row in again]
+            wide = session_of(tiny, some, [prompts[row] for row in again], None)
+            drawn += [
+                tuple(one.items.tolist())
+                for one in lists.within_caps(wide, some, 2, Caps(catalogue, limits), 11, 1.0, 30)
+            ]
+        expected: dict[tuple, float] = {}
+        for i in np.flatnonzero(p):
+            fits = [j for j in np.flatnonzero(p) if j not in closed_by(catalogue, limits, [i])]
+            for j in fits:
+                expected[int(i), int(j)] = p[i] * p[j] / p[fits].sum()
+            if not fits:
+                expected[(int(i),)] = p[i]
+        observed = np.array([drawn.count(cell) for cell in expected])
+        assert observed.sum() == 4000
+        values = np.array(list(expected.values()))
+        large = values * 4000 >= 5
+        observed = np.append(observed[large], observed[~large].sum())
+        values = np.append(values[large], values[~large].sum())
+        keep = values > 0
+        assert stats.chisquare(observed[keep], 4000 * values[keep] / values.sum()).pvalue > 1e-3
+
+
+def test_excluding_nodes_is_not_rejection(tiny):
+    """Why caps are walked and not excluded: after the likeliest item, the two give the others other probabilities."""
+    request = make_requests(1)[0]
+    prompts, _ = inputs(tiny, [request], False)
+    p = slow_distribution(tiny, prompts[0], None, request.exclude, 1.0)
+    first = int(p.argmax())
+    rejected = p / (1 - p[first])
+    rejected[first] = 0
+    by_node = slow_distribution(tiny, prompts[0], None, np.append(request.exclude, first), 1.0)
+    assert by_node.sum() == pytest.approx(1, abs=1e-6) == rejected.sum()
+    assert np.abs(by_node - rejected).max() > 0.01
+
+
+def test_lists_end_where_nothing_is_left(tiny):
+    catalogue = coloured()
+    requests = [
+        Request("none", 1, 1, exclude=np.arange(30)),
+        Request("two", 2, 1, exclude=np.arange(28)),
+        Request("all", 3, 1),
+        Request("these", 4, 1, allow=np.array([3, 4, 5, 5])),
+    ]
+    prompts, _ = inputs(tiny, requests, False)
+    session = generate.PromptSession(tiny, prompts, Condition(), constraints_of(tiny.trie, requests))
+    for temperature in (0.0, 1.0):
+        found = lists.in_sequence(session, requests, 40, 1, temperature)
+        assert [len(items) for items, _ in found] == [0, 2, 30, 3]
+        assert sorted(found[2][0].tolist()) == list(range(30))
+        assert sorted(found[3][0].tolist()) == [3, 4, 5]
+        caps = Caps(catalogue, {"half": 2})
+        for answers in (
+            [items for items, _ in lists.in_sequence(session, requests, 40, 1, temperature, caps)],
+            [one.items for one in lists.within_caps(session, requests, 40, caps, 1, temperature, 40)],
+        ):
+            assert [len(items) for items in answers] == [0, 2, 4, 2]
+
+
+def test_scoring_names_what_cannot_be(tiny):
+    """An excluded item, a repeated one and one that breaks a cap have probability 0; the rest of the list is scored."""
+    requests, catalogue = make_requests(3), coloured()
+    prompts, _ = inputs(tiny, requests, False)
+    session = session_of(tiny, requests, prompts, None)
+    free = [np.setdiff1d(np.arange(30), request.exclude) for request in requests]
+    alike = [int(item) for item in free[2] if "red" in catalogue.columns["colour"][item]][:2]
+    given = [
+        np.array([free[0][0], requests[0].exclude[0], free[0][1]]),
+        np.array([free[1][0], free[1][0]]),
+        np.array(alike),
+    ]
+    values = lists.log_prob(session, given, caps=Caps(catalogue, {"colour": 1}))
+    assert np.isneginf(values[0]).tolist()[1] is True
+    assert np.isneginf(values[1]).tolist() == [False, True]
+    assert np.isneginf(values[2]).tolist() == [False, True]
+    assert np.isfinite(lists.log_prob(session, given)[2]).all()  # without the cap the pair is possible
+    assert lists.log_prob(session, [np.zeros(0, np.int64)] * 3)[0].tolist() == []
+    with pytest.raises(ValueError, match="not in the trie"):
+        lists.log_prob(session, [np.array([30]), given[1], given[2]])
+
+
+def test_more_exclusions_are_the_constraints_made_anew():
+    generator = np.random.default_rng(8)
+    codes = np.stack(np.unravel_index(generator.choice(np.prod(SIZES), 40, replace=False), SIZES), 1)
+    trie = Trie(codes, SIZES)
+    allowed = [None, np.arange(0, 40, 3), None, np.arange(25)]
+    first = [generator.choice(40, 8) for _ in range(4)]
+    grown = trie.constraints(first, allowed)
+    for step in range(3):
+        more = [generator.choice(40, step * 5) for _ in range(4)]
+        rows = torch.from_numpy(np.repeat(np.arange(4), step * 5))
+        grown = grown.without(rows, torch.from_numpy(np.concatenate(more).astype(np.int64)))
+        first = [np.append(a, b) for a, b in zip(first, more, strict=True)]
+        anew = trie.constraints(first, allowed)
+        for ours, theirs in zip(grown.dead, anew.dead, strict=True):
+            assert ours.tolist() == theirs.tolist()
