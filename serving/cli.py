@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from serving import online_cli, user_commands
+from serving import online_cli, playlist_cli, user_commands
 from serving.analyses import analyses
 from serving.export import export_adapter
 from serving.task_cli import task
@@ -296,6 +296,7 @@ def status(run: RunPath) -> None:
 
 app.command()(user_commands.user)
 online_cli.register(app)
+playlist_cli.register(app)
 
 
 def _ids(text: str | None) -> list[str] | None:

@@ -24,14 +24,7 @@ from recsys.run import Run
 from recsys.splits import FIT, PERSONALIZE
 from recsys.user_vectors import UserVectors
 from serving.config import RunConfig
-
-UNTRAINED = {
-    "popularity": "Popularity",
-    "recency": "Recency",
-    "embedding_retrieval": "Embedding Retrieval",
-    "no_context": "No Context",
-}
-
+from serving.untrained import UNTRAINED
 
 INT8_REQUESTS = 64  # validation instances on which the effect of int8 weights is measured
 

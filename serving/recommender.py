@@ -162,6 +162,24 @@ class Recommender:
     def _request(
         self, user_id, query, time, history, exclude, allow, exclude_seen, recommender
     ) -> tuple[Request, str]:
+        request = self.request(user_id, query, time, history, exclude, allow, exclude_seen)
+        return request, _path(recommender, request, user_id)
+
+    def request(
+        self,
+        user_id: str | int | None,
+        query: str | None = None,
+        time: int | None = None,
+        history: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
+        exclude_seen: bool | None = None,
+        request_id: str = "recommend",
+    ) -> Request:
+        """What methods are asked, with integers for ids and the history as of `time`; arguments as of `recommend`.
+
+        Draws depend on `request_id`: requests of one user and moment that should differ need ids that differ.
+        """
         data, live = self.methods.dataset, self.live.histories
         user = None if user_id is None else live.user_index(str(user_id))
         moment = live.moment(user) if time is None else int(time)
@@ -175,8 +193,8 @@ class Recommender:
         hidden = [data.catalogue.index_of(str(item)) for item in exclude]
         if data.exclude_seen if exclude_seen is None else exclude_seen:
             hidden = [*hidden, *items.tolist()]
-        request = Request(
-            request_id="recommend",
+        return Request(
+            request_id=request_id,
             user=user,
             time=moment,
             history=items,
@@ -187,7 +205,6 @@ class Recommender:
             if allow is None
             else np.unique(np.array([data.catalogue.index_of(str(item)) for item in allow], dtype=np.int64)),
         )
-        return request, _path(recommender, request, user_id)
 
 
 def _path(recommender: AnyRecommender, request: Request, user_id) -> str:
