@@ -13,6 +13,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,9 +48,11 @@ class Work:
 
     def start(self) -> Callable[[Task], Any]:
         """Call the factory in this process, which from then on has one thread."""
-        one_thread()
+        os.environ.update(ONE_THREAD)  # read by libraries that are yet to be loaded
         module, _, name = self.factory.partition(":")
-        return getattr(import_module(module), name)(**self.arguments)
+        factory = getattr(import_module(module), name)
+        one_thread()
+        return factory(**self.arguments)
 
 
 class Engine(Protocol):
@@ -77,16 +80,22 @@ def engine(name: str, workers: int | None = None, gpus: float = 0.0) -> Engine:
 
 
 def one_thread() -> None:
-    """Give this process one thread for arithmetic, whatever libraries it uses and has loaded."""
-    os.environ.update(ONE_THREAD)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import faiss
-    import torch
+    """Give the libraries that this process has loaded one thread each for arithmetic."""
     from threadpoolctl import threadpool_limits
 
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
-    threadpool_limits(1)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    threadpool_limits(1)  # BLAS and OpenMP
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def died_often(tasks: Sequence[Task]) -> str:
+    return (
+        f"task {' or '.join(map(str, tasks))}: the worker died {TRIES} times (out of memory?); "
+        "with fewer workers or a smaller batch it may fit"
+    )
 
 
 class LocalEngine:
@@ -105,10 +114,7 @@ class LocalEngine:
                 yield from self._until_a_death(pool, work, waiting, lost)
             deaths.update(lost)
             if beyond := [task for task in lost if deaths[task] >= TRIES]:
-                raise EngineError(
-                    f"task {' or '.join(map(str, beyond))}: the worker died {TRIES} times (out of memory?); "
-                    "with fewer workers or a smaller batch it may fit"
-                )
+                raise EngineError(died_often(beyond))
             waiting.extendleft(reversed(lost))
 
     def _until_a_death(

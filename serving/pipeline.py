@@ -16,14 +16,15 @@ from recsys.run import Run
 from recsys.splits import TEST
 from semantic_ids.tokenize_items import tokenize_items
 from serving.config import RunConfig
+from serving.engines import Engine
 from serving.evaluate import STAGES, evaluate, publish
 from serving.recommender import Recommendations, Recommender
 
 
-def run_stage(name: str, config: RunConfig, run: Run) -> None:
-    """Run one stage of `STAGES` (its inputs must be there); prints the report of the last one."""
+def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = None) -> None:
+    """Run one stage of `STAGES` (its inputs must be there); prints the report of the last one, which an `engine` may measure."""
     if name == "evaluate":
-        publish(run, evaluate(config, run))
+        publish(run, evaluate(config, run, engine=engine))
         return
     stages: dict[str, Callable[[], None]] = {
         "prepare": lambda: prepare(config.prepare, run),

@@ -11,14 +11,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from recsys.run import sha256_of
-from serving.engines import Task
 from serving.memory import peak_bytes
 from serving.playlist_shards import name_of
 
 FACTS = ("unknown_users", "nobody", "unknown_items_excluded", "unknown_items_allowed")
 
 
-def check_and_count(work: Path, tasks: Sequence[Task], rows: int) -> tuple[dict[str, int], dict[str, Any]]:
+def check_and_count(
+    work: Path, tasks: Sequence[tuple[int, int]], rows: int
+) -> tuple[dict[str, int], dict[str, Any]]:
     """Counts of the run, and {file: sha256 and rows}, read back from what is on the disk.
 
     Raises `ValueError` if a request is missing, doubled or not asked for: a file was changed by somebody else.

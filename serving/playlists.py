@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from recsys.rewrite import to_disk, write_text_atomically
 from recsys.run import Run
-from serving.engines import Engine, Task, Work
+from serving.engines import Engine, Work
 from serving.playlist_close import check_and_count, peaks
 from serving.playlist_plan import Settings, fingerprint_of, plan_of, refuse_another
 from serving.playlist_requests import Source
@@ -117,7 +117,7 @@ class _Job:
                 write_parquet(self.work / "requests" / name, fine, self.work / "drafts", self.part)
             Path(path).unlink(missing_ok=True)
 
-    def tasks(self) -> Iterator[tuple[Task, int]]:
+    def tasks(self) -> Iterator[tuple[tuple[int, int], int]]:
         """All tasks (shard, part), and how many requests each has."""
         for shard in range(self.shards):
             footer = pq.ParquetFile(self.work / "requests" / f"shard-{shard:03d}.parquet").metadata
@@ -133,7 +133,7 @@ class _Job:
         work = Work(
             "serving.playlist_answers:start",
             {
-                "run": self.plan["run"]["path"],
+                "run": str(Path(self.plan["run"]["path"]).absolute()),
                 "identity": self.plan["run"]["identity"],
                 "work": str(self.work.absolute()),
                 "names": self.names,
@@ -145,7 +145,7 @@ class _Job:
             disable=self.quiet, mininterval=1.0, smoothing=0.1,
         ) as bar:  # fmt: skip
             for task, result in self.engine.run(work, left):
-                bar.update(sizes[task])
+                bar.update(sizes[(int(task[0]), int(task[1]))])
                 self.workers[result["worker"]] = result["peak_bytes"]
         return sum(sizes[task] for task in left), time.monotonic() - begun
 

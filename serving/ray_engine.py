@@ -12,11 +12,12 @@ import contextlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from serving.engines import TRIES, EngineError, Task, Work
+from serving.engines import TRIES, EngineError, Task, Work, died_often
 
 STORE_BYTES = 256 << 20  # object store of a local cluster: tasks and results are a few bytes each
 
@@ -29,6 +30,7 @@ class RayEngine:
     def __init__(self, workers: int | None = None, gpus: float = 0.0):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if find_spec("ray") is None:
             raise ValueError("--engine ray needs Ray, which is an extra: pip install '.[ray]'")
@@ -46,13 +48,11 @@ class RayEngine:
             items = [{"task": json.dumps(task)} for task in tasks]
             done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
                 _Worker,
-                fn_constructor_args=(work,),
+                fn_constructor_args=(work, _tries()),
                 batch_size=1,
                 num_cpus=1,
                 num_gpus=self.gpus or None,
                 compute=ray.data.ActorPoolStrategy(size=self.workers),
-                max_restarts=-1,
-                max_task_retries=TRIES - 1,
             )
             try:
                 for row in done.iter_rows():
@@ -76,19 +76,47 @@ class RayEngine:
 
 
 class _Worker:
-    """An actor: started once, then one task a call."""
+    """An actor: started once, then one task a call. Ray starts a dead one anew and repeats its calls, without end."""
 
-    def __init__(self, work: Work):
-        self.do = work.start()
+    def __init__(self, work: Work, tries: Any):
+        self.do, self.tries = work.start(), tries
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        import ray
+
         (text,) = batch["task"].tolist()
         task = tuple(json.loads(text))
+        if ray.get(self.tries.begin.remote(text)) > TRIES:
+            raise EngineError(died_often([task]))
         try:
             result = self.do(task)
         except Exception as error:
             raise EngineError(f"task {task}: {type(error).__name__}: {error}") from error
+        ray.get(self.tries.end.remote(text))
         return {"task": [text], "result": [json.dumps(result)]}
+
+
+class _Tries:
+    """How often each task was begun and not ended: beyond `TRIES` it is the task that kills its workers."""
+
+    def __init__(self) -> None:
+        self.open: Counter[str] = Counter()
+
+    def begin(self, task: str) -> int:
+        self.open[task] += 1
+        return self.open[task]
+
+    def end(self, task: str) -> None:
+        del self.open[task]
+
+
+def _tries() -> Any:
+    """The one `_Tries`, on the node of this process, which the job cannot outlive."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(_Tries).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 @contextlib.contextmanager
