@@ -131,7 +131,7 @@ def _known_ids(catalogue) -> Callable[[tuple], tuple[list[str], int]]:
     @lru_cache(maxsize=64)
     def known(ids: tuple) -> tuple[list[str], int]:
         found = [id_ for id_ in ids if id_ in every]
-        return found, len(ids) - len(found)
+        return found, len(ids) - ids.count(None) - len(found)
 
     return known
 

@@ -56,9 +56,9 @@ def playlists(
     """
     settings, out, requests = settings or Settings(), Path(out), Path(requests)
     opened = Run.open(run)
-    source = Source(requests)
     if requests.is_dir() and out.resolve().is_relative_to(requests.resolve()):
         raise ValueError(f"{out} lies in {requests}, whose files are the requests; give another --out")
+    source = Source(requests)
     _refuse_method(opened, settings)
     plan = plan_of(opened, source, settings)
     _refuse_strangers(out)
@@ -86,10 +86,10 @@ class _Job:
 
     def run(self) -> dict[str, Any]:
         begun = time.monotonic()
-        shutil.rmtree(self.work / "drafts", ignore_errors=True)
-        for name in ("drafts", "requests", "done/playlists", "done/rejected"):
-            (self.work / name).mkdir(parents=True, exist_ok=True)
         if not (self.work / "done" / "manifest.json").exists():
+            shutil.rmtree(self.work / "drafts", ignore_errors=True)
+            for name in ("drafts", "requests", "done/playlists", "done/rejected"):
+                (self.work / name).mkdir(parents=True, exist_ok=True)
             self._deal()
             self._sort()
             answered, seconds = self._answer()

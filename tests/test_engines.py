@@ -31,22 +31,6 @@ def done(some_engine, folder, tasks) -> list[dict]:
     return [dict(pairs)[task] for task in tasks]
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster of two nodes on this machine, to which this process is connected."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    engine("ray")  # sets Ray's environment: no usage statistics, no noise
-    small = {"num_cpus": 2, "object_store_memory": 100 << 20}
-    nodes = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
-    nodes.add_node(**small)
-    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
-
-
 SQUARES = [("square", number) for number in range(7)]
 
 
@@ -205,9 +189,9 @@ def alive(folder: Path) -> list[int]:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def wait_until(true, seconds: float = 60.0) -> None:
