@@ -24,7 +24,7 @@ from serving.playlist_requests import SCHEMA, Source
 SHARD_ROWS = 16_384  # rows of a shard on average: what is sorted in memory at once
 MOST_SHARDS = 256  # files that are open at once; beyond SHARD_ROWS · MOST_SHARDS requests the shards grow
 DEALT_BYTES = 64 << 20  # rows that are held back until they are written to their shards
-PART_REQUESTS = 256  # requests of a task and a file of playlists, at least: what a kill costs a worker
+PART_REQUESTS = 128  # requests of a task and a file of playlists, at least: what a kill costs a worker
 MOST_PARTS = 10_000  # files, about; beyond PART_REQUESTS · MOST_PARTS requests the parts grow
 REJECTED = pa.schema(
     [("request_id", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string())]

@@ -135,9 +135,9 @@ def test_ray_refuses_more_workers_than_the_cluster_has_room_for(cluster, tmp_pat
 def evaluations(small_run, tmp_path_factory):
     """A run to be evaluated again, with a few of its methods: a function of an engine that gives `results.json`."""
     config, run = small_run
-    few = [
+    few = tuple(
         method for method in config.personalize.methods if method.key in ("static_prefix", "e2p", "tap_per")
-    ]
+    )
     settings = config.evaluate.model_copy(update={"batch_size": 16})
     config = config.model_copy(
         update={

@@ -347,7 +347,7 @@ def test_killed_twice_at_the_command_line_with_its_workers(run, tmp_path):
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     out = tmp_path / "killed"
-    for files in (1, 2):  # 600 requests are three parts of 256
+    for files in (1, 2):  # 600 requests are five parts of 128
         process = subprocess.Popen(
             [*command, "--out", str(out), "--workers", "1"], env=environment, stderr=subprocess.DEVNULL
         )
@@ -365,7 +365,7 @@ def test_killed_twice_at_the_command_line_with_its_workers(run, tmp_path):
     lists = lists_of(out)
     assert len(lists) == 600
     assert all(frame["rank"].tolist() == list(range(1, len(frame) + 1)) for frame in lists.values())
-    playlist_shards.SHARD_ROWS, playlist_shards.PART_REQUESTS = 16_384, 256  # as the command line has
+    playlist_shards.SHARD_ROWS, playlist_shards.PART_REQUESTS = 16_384, 128  # as the command line has
     playlists(run, source, tmp_path / "whole", Here(), Settings(n=7, batch=8), quiet=True)
     assert bytes_of(tmp_path / "whole") == bytes_of(out)
 
