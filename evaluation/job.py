@@ -6,7 +6,7 @@ answer through the Recommender protocol alone, so what is measured is what is se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,6 +59,11 @@ class EvaluateConfig(StageConfig):
     beam_replicas: int = Field(1, ge=0)
 
 
+Chunk = tuple[int, int, int]  # number of the row, of its replica, and of the first instance
+# measures chunks in other processes, each with `chunk_measurer`; yields them as they are finished
+Elsewhere = Callable[[Sequence[Chunk]], Iterator[Chunk]]
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table. Replicas (training seeds; permutations of E2P-Random) are averaged per instance
@@ -87,6 +92,7 @@ def evaluate_rows(
     baseline: str = "No Context",
     quiet: bool = False,
     groups: Mapping[str, Sequence[str]] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Results:
     """Measure `rows` on the test instances `requests` [R] with `targets` [R] of `users` [R].
 
@@ -94,7 +100,8 @@ def evaluate_rows(
     same results. (The recommenders' weights are not seen here: the stage's fingerprint covers those.)
     `protocol` is copied into the results; an entry `users_in_data` gives how many users the split began with,
     so that those without a held-out item are counted. `groups` gives each instance a label [R] per grouping, as in
-    {"users": ["warm", "ood", …]}: the rows are also reported within each group. Raises ValueError for instances that no method could
+    {"users": ["warm", "ood", …]}: the rows are also reported within each group. `elsewhere`
+    has other processes fill the checkpoint; the results are the same. Raises ValueError for instances that no method could
     answer rightly.
     """
     targets, users = np.asarray(targets), np.asarray(users)
@@ -104,10 +111,38 @@ def evaluate_rows(
     chosen = sample_instances(users, config.max_instances, config.seed)
     kept = [requests[at] for at in chosen]
     store = Checkpoint(checkpoint, _inputs(config, rows, kept, targets[chosen]))
-    measured = _measure_all(config, rows, kept, targets[chosen], store, quiet)
+    if elsewhere is not None:
+        _measure_elsewhere(elsewhere, config, rows, len(kept), store, quiet)
+    measured = _measure_all(config, rows, kept, targets[chosen], store, quiet=quiet or elsewhere is not None)
     facts = protocol | _facts(config, users, chosen, protocol, primary, baseline)
     labels = {name: [some[at] for at in chosen] for name, some in (groups or {}).items()}
     return assemble(config, rows, measured, users[chosen], facts, primary, baseline, labels)
+
+
+def chunk_measurer(
+    config: EvaluateConfig,
+    rows: Sequence[Row],
+    requests: Sequence[Request],
+    targets: np.ndarray,
+    users: np.ndarray,
+    checkpoint: Path,
+) -> Callable[[Chunk], None]:
+    """What a process beside that of `evaluate_rows` does, given the same arguments: measures a chunk into the checkpoint.
+
+    Raises `ValueError` if the checkpoint is of other rows or instances.
+    """
+    chosen = sample_instances(np.asarray(users), config.max_instances, config.seed)
+    kept, wanted = [requests[at] for at in chosen], np.asarray(targets)[chosen]
+    store = Checkpoint.join(checkpoint, _inputs(config, rows, kept, wanted))
+
+    def do(chunk: Chunk) -> None:
+        number, index, start = chunk
+        part = slice(start, min(start + config.batch_size, len(kept)))
+        row = rows[number]
+        columns = measure(row.replicas[index], kept[part], wanted[part], _plan(config, row, index))
+        store.save(number, index, start, columns)
+
+    return do
 
 
 def sample_instances(users: np.ndarray, at_most: int, seed: int) -> np.ndarray:
@@ -182,6 +217,27 @@ def _check_groups(groups: Mapping[str, Sequence[str]], count: int) -> None:
             raise ValueError(
                 f"grouping '{grouping}' needs one label per instance: {len(labels)} labels, {count} instances"
             )
+
+
+def _measure_elsewhere(
+    elsewhere: Elsewhere,
+    config: EvaluateConfig,
+    rows: Sequence[Row],
+    count: int,
+    store: Checkpoint,
+    quiet: bool,
+) -> None:
+    sizes = {
+        (number, index, part.start): part.stop - part.start
+        for number, row in enumerate(rows)
+        for index in range(len(row.replicas))
+        for part in _parts(count, config.batch_size)
+    }
+    left = [chunk for chunk, size in sizes.items() if store.load(*chunk, size) is None]
+    total, done = sum(sizes.values()), sum(sizes.values()) - sum(sizes[chunk] for chunk in left)
+    with tqdm(total=total, initial=done, unit="request", disable=quiet, mininterval=1.0) as bar:
+        for chunk in elsewhere(left):
+            bar.update(sizes[chunk])
 
 
 def _measure_all(

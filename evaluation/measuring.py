@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,14 @@ class Checkpoint:
             self.folder.mkdir(parents=True)
             write_text_atomically(stamp, inputs)
 
+    @classmethod
+    def join(cls, folder: Path, inputs: str) -> Checkpoint:
+        """The checkpoint that another process has opened. Raises `ValueError` if it was made from other inputs."""
+        stamp = Path(folder) / "inputs.sha256"
+        if not stamp.exists() or stamp.read_text() != inputs:
+            raise ValueError(f"{folder} is of other rows or instances than this process has built")
+        return cls(folder, inputs)
+
     def load(self, row: int, replica: int, start: int, size: int) -> Columns | None:
         """A finished chunk, or None if it has to be measured (also when its file is damaged)."""
         path = self._path(row, replica, start)
@@ -144,7 +153,7 @@ class Checkpoint:
 
     def save(self, row: int, replica: int, start: int, columns: Columns) -> None:
         path = self._path(row, replica, start)
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # two workers may be at the same chunk
         pd.DataFrame(columns).to_parquet(temporary, index=False)
         os.replace(temporary, path)
 

@@ -75,8 +75,12 @@ def request_of(
     exclude: Sequence[str] = (),
     allow: Sequence[str] | None = None,
     exclude_seen: bool | None = None,
+    request_id: str = "recommend",
 ) -> Request:
-    """A request of raw ids; see `serving.recommender.Recommender.recommend`. Raises `ValueError` naming what is wrong."""
+    """A request of raw ids; see `serving.recommender.Recommender.recommend`. Raises `ValueError` naming what is wrong.
+
+    Draws depend on `request_id`: requests of one user and moment that should differ need ids that differ.
+    """
     user = None if user_id is None else histories.user_index(str(user_id))
     moment = histories.moment(user) if time is None else _whole_second(time)
     if history is not None:
@@ -90,7 +94,7 @@ def request_of(
     if dataset.exclude_seen if exclude_seen is None else exclude_seen:
         hidden = np.concatenate([hidden, items])
     return Request(
-        request_id="recommend",
+        request_id=request_id,
         user=user,
         time=moment,
         history=items,

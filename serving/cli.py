@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from recsys import distributed
-from serving import music_cli, online_cli, user_commands
+from serving import music_cli, online_cli, playlist_cli, user_commands
 from serving.analyses import analyses
 from serving.export import export_adapter
 from serving.recommend_cli import recommend
 from serving.task_cli import task
+
+if TYPE_CHECKING:
+    from serving.engines import Engine
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,13 +75,15 @@ def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[Any,
     return resolved, Run.create(path)
 
 
-def _stage(name: str, path: Path, config: Path | None, changes: list[str]) -> None:
+def _stage(
+    name: str, path: Path, config: Path | None, changes: list[str], engine: Engine | None = None
+) -> None:
     from serving.pipeline import run_stage
 
     resolved, run = _prepared(path, config, changes)
     with run.lock():
         run.write_config(resolved.model_dump(mode="json"))
-        run_stage(name, resolved, run)
+        run_stage(name, resolved, run, engine)
     record = run.record(name)
     assert record is not None
     Console(quiet=not distributed.is_main()).print(
@@ -184,9 +189,24 @@ def personalize(run: RunPath, config: ConfigPath = None, set_: Changes = None) -
 
 
 @app.command()
-def evaluate(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
+def evaluate(
+    run: RunPath,
+    config: ConfigPath = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local or ray: workers measure. Default: this process does.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Each loads all methods and has one thread. Default: one a core.")
+    ] = None,
+    gpus: Annotated[float, typer.Option(help="GPUs of each worker (ray).")] = 0.0,
+    set_: Changes = None,
+) -> None:
     """Measure every method on the test instances; writes results.json and report.html."""
-    _stage("evaluate", run, config, set_ or [])
+    from serving import engines
+
+    if engine is None and (workers is not None or gpus):
+        raise ValueError("--workers and --gpus are of an engine: add --engine local or --engine ray")
+    _stage("evaluate", run, config, set_ or [], engines.engine(engine, workers, gpus) if engine else None)
 
 
 app.command()(recommend)
@@ -255,6 +275,7 @@ def status(run: RunPath) -> None:
 app.command()(user_commands.user)
 online_cli.register(app)
 music_cli.register(app, _stage)
+playlist_cli.register(app)
 
 
 def main() -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from evaluation.baselines import SoftmaxOver, choose_temperature
-from evaluation.job import EvaluateConfig, Row, evaluate_rows
+from evaluation.job import Chunk, Elsewhere, EvaluateConfig, Row, chunk_measurer, evaluate_rows
 from evaluation.metrics import expected_hit
 from evaluation.report import print_table, write_report
 from evaluation.results import Results
@@ -27,6 +28,7 @@ from recsys.splits import TEST, WARM
 from recsys.user_vectors import partners_of_other_users
 from serving.config import RunConfig
 from serving.costs import cost_pictures, measure_costs
+from serving.engines import Engine, Work
 from serving.experiments import experiment_pictures
 from serving.methods import Methods
 from serving.music_report import music_sections
@@ -43,8 +45,11 @@ TSNE_USERS = 600
 ACTIVITY = (0, 1, 5, 20, 50, 200)  # the least number of events before an instance at each level of activity
 
 
-def evaluate(config: RunConfig, run: Run, quiet: bool = False) -> Results:
-    """Run the stage: `results.json`, per-instance figures and the data of the pictures. Needs every other stage."""
+def evaluate(config: RunConfig, run: Run, quiet: bool = False, engine: Engine | None = None) -> Results:
+    """Run the stage: `results.json`, per-instance figures and the data of the pictures. Needs every other stage.
+
+    With an `engine` its workers measure; the results are the same for every engine and number of workers.
+    """
     stage = run.stage("evaluate", config.evaluate, needs=STAGES[:-1])
     if not stage.is_done():
         methods = Methods(run, config, config.evaluate.int8)
@@ -52,14 +57,50 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False) -> Results:
         with stage.writing() as folder:
             rows = _rows(config.evaluate, methods, requests, users)
             facts |= {"weights": methods.int8_effect or "as trained"}
+            elsewhere = None if engine is None else _elsewhere(engine, config, run, rows, stage.checkpoint)
             results = evaluate_rows(
                 config.evaluate, rows, requests, targets, users, stage.checkpoint, facts, quiet=quiet,
-                groups=_groups(methods.dataset.user_groups, requests, users),
+                groups=_groups(methods.dataset.user_groups, requests, users), elsewhere=elsewhere,
             )  # fmt: skip
             results.write(folder / "results.json")
             (folder / "costs.json").write_text(json.dumps(measure_costs(methods, requests, quiet)))
             (folder / "prefixes.json").write_text(json.dumps(_prefix_picture(methods)))
     return Results.read(run.artifact("evaluate", "results.json"))
+
+
+def _elsewhere(
+    engine: Engine, config: RunConfig, run: Run, rows: Sequence[Row], checkpoint: Path
+) -> Elsewhere:
+    """Chunks measured by an engine's workers, each of which builds the same rows from the run."""
+    chosen = {row.name: row.temperature for row in rows}
+    chosen |= {one.name: one.t0 for row in rows for one in row.replicas if isinstance(one, SoftmaxOver)}
+    work = Work(
+        "serving.evaluate:measurer",
+        {
+            "config": config.model_dump(mode="json"),
+            "run": str(run.path.absolute()),
+            "checkpoint": str(checkpoint.absolute()),
+            "chosen": chosen,
+        },
+    )
+
+    def measure(chunks: Sequence[Chunk]) -> Iterator[Chunk]:
+        for task, _ in engine.run(work, chunks):
+            row, replica, start = task
+            yield int(row), int(replica), int(start)
+
+    return measure
+
+
+def measurer(
+    config: dict, run: str, checkpoint: str, chosen: dict[str, float | None]
+) -> Callable[[Chunk], None]:
+    """A worker of an evaluation (`chosen`: the temperatures that validation chose): a function of one chunk."""
+    resolved = RunConfig.model_validate(config)
+    methods = Methods(Run.open(run), resolved, resolved.evaluate.int8)
+    requests, targets, users, _ = _instances(methods)
+    rows = _rows(resolved.evaluate, methods, requests, users, chosen)
+    return chunk_measurer(resolved.evaluate, rows, requests, targets, users, Path(checkpoint))
 
 
 def publish(run: Run, results: Results) -> None:
@@ -153,7 +194,14 @@ def _groups(user_groups: np.ndarray, requests: Sequence[Request], users: np.ndar
     return ({"users": user_groups[users].tolist()} if (user_groups != WARM).any() else {}) | labels
 
 
-def _rows(config: EvaluateConfig, methods: Methods, requests: list[Request], users: np.ndarray) -> list[Row]:
+def _rows(
+    config: EvaluateConfig,
+    methods: Methods,
+    requests: list[Request],
+    users: np.ndarray,
+    chosen: Mapping[str, float | None] | None = None,
+) -> list[Row]:
+    """The table's rows. `chosen` are temperatures by name, where validation has chosen them before."""
     data = methods.dataset
     events = validation_events(data, methods.config.personalize.validation_instances, seed=0)
     validation = data.requests(events, data.exclude_seen)
@@ -164,9 +212,10 @@ def _rows(config: EvaluateConfig, methods: Methods, requests: list[Request], use
         method = None if key == "no_context" else methods.config.personalize.method(key)
         some = seeds if method is not None and method.is_trained else seeds[:1]
         replicas = [methods.build(key, seed) for seed in some]
-        temperature = _temperature(config, replicas[0], validation, answers)
+        name = methods.name(key)
+        temperature = chosen[name] if chosen else _temperature(config, replicas[0], validation, answers)
         reads = READS[key] if method is None else method.reads
-        return Row(methods.name(key), list(replicas), temperature, reads, _trained(methods, key))
+        return Row(name, list(replicas), temperature, reads, _trained(methods, key))
 
     popularity = methods.build("popularity")
     rows = [Row("Popularity", [popularity], None, READS["popularity"], "counts")]
@@ -175,10 +224,10 @@ def _rows(config: EvaluateConfig, methods: Methods, requests: list[Request], use
     grid = [
         t / 10 for t in config.temperature_grid
     ]  # cosines lie in [−1, 1]; a softmax over them wants it sharper
-    t0 = choose_temperature(
-        retrieval, validation, answers, sorted({*grid, *(t / 100 for t in config.temperature_grid)})
-    )
-    softmax = SoftmaxOver(retrieval, t0, "Embedding Retrieval (softmax)")
+    grid = sorted({*grid, *(t / 100 for t in config.temperature_grid)})
+    name = "Embedding Retrieval (softmax)"
+    t0 = (chosen or {}).get(name) or choose_temperature(retrieval, validation, answers, grid)
+    softmax = SoftmaxOver(retrieval, t0, name)
     rows.append(
         Row(softmax.name, [softmax], 1.0, READS["embedding_retrieval"], f"T0 = {t0:g} chosen on validation")
     )

@@ -10,6 +10,8 @@ import numpy as np
 
 from evaluation.baselines import Popularity, Recency
 from llm.adapt import load_adapted, prompt_builder, validation_events
+from llm.align import load_aligned
+from llm.align_config import AlignRow
 from llm.model import SidModel
 from llm.personalize import load_method
 from llm.quantize import to_int8
@@ -24,14 +26,7 @@ from recsys.run import Run
 from recsys.splits import FIT, PERSONALIZE
 from recsys.user_vectors import UserVectors
 from serving.config import RunConfig
-
-UNTRAINED = {
-    "popularity": "Popularity",
-    "recency": "Recency",
-    "embedding_retrieval": "Embedding Retrieval",
-    "no_context": "No Context",
-}
-
+from serving.untrained import UNTRAINED
 
 INT8_REQUESTS = 64  # validation instances on which the effect of int8 weights is measured
 
@@ -71,10 +66,17 @@ class Methods:
 
     def available(self) -> list[str]:
         """Methods that this run has trained or can answer without training, in the table's order."""
-        return [*UNTRAINED, *(method.key for method in self.config.personalize.methods)]
+        return [*UNTRAINED, *(method.key for method in self.config.personalize.methods), *self._aligned]
+
+    @property
+    def _aligned(self) -> dict[str, AlignRow]:
+        """The rows of the stage `align`, in a run that has it."""
+        return {} if self.run.record("align") is None else {row.key: row for row in self.config.align.rows}
 
     def name(self, key: str) -> str:
         """A method's row."""
+        if key in self._aligned:
+            return self._aligned[key].name
         return UNTRAINED.get(key) or self.config.personalize.method(key).name
 
     def build(self, key: str, seed: int | None = None) -> Recommender:
@@ -94,6 +96,11 @@ class Methods:
         """How a generative method reads requests."""
         if key == "no_context":
             return Reading(self.model, self.world.builder)
+        if key in self._aligned:
+            align = self.config.align
+            return load_aligned(
+                self.world, align, self._aligned[key], align.seeds[0] if seed is None else seed
+            )
         seed = self.config.personalize.seeds[0] if seed is None else seed
         reading = load_method(self.world, self.config.personalize.method(key), seed)
         if reading.model is not self.model:

@@ -20,6 +20,7 @@ from recsys.run import Run
 from recsys.splits import TEST
 from semantic_ids.tokenize_items import tokenize_items
 from serving.config import RunConfig
+from serving.engines import Engine
 from serving.evaluate import PLAYLIST_STAGES, STAGES, evaluate, publish
 from serving.music import music
 from serving.music_report import publish_music
@@ -28,8 +29,8 @@ from serving.recommender import Recommendations, Recommender
 SHARED = ("adapt", "personalize", "align")  # stages that several processes share
 
 
-def run_stage(name: str, config: RunConfig, run: Run) -> None:
-    """Run one stage of `STAGES` or `PLAYLIST_STAGES` (its inputs must be there); prints the report of the last one.
+def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = None) -> None:
+    """Run one stage of `STAGES` or `PLAYLIST_STAGES` (its inputs must be there); `evaluate` may be measured by an engine.
 
     Of several processes (`recsys.distributed`) all train the language model, and the main one does the rest.
     """
@@ -39,7 +40,7 @@ def run_stage(name: str, config: RunConfig, run: Run) -> None:
         "tokenize": lambda: tokenize_items(config.tokenize, run),
         "adapt": lambda: adapt(config.adapt, run),
         "personalize": lambda: personalize(config.personalize, config.adapt, run),
-        "evaluate": lambda: publish(run, evaluate(config, run)),
+        "evaluate": lambda: publish(run, evaluate(config, run, engine=engine)),
         "engagement": lambda: make_lists(config.engagement or EngagementConfig(seed=config.seed), run),
         "align": lambda: align(config.align, config.adapt, run),
         "music": lambda: publish_music(run, music(config, run)),

@@ -169,3 +169,21 @@ def small_run(tmp_path_factory) -> tuple[RunConfig, Run]:
     config, run = small_config(folder), Run.create(folder / "run")
     run_all(config, run)
     return config, run
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray cluster of two nodes on this machine, to which this process is connected."""
+    ray = pytest.importorskip("ray")
+    from serving.engines import engine
+
+    engine("ray")  # sets Ray's environment: no usage statistics, no noise
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 2, "object_store_memory": 100 << 20}
+    nodes = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
+    nodes.add_node(**small)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()

@@ -1,0 +1,82 @@
+"""The command `prelude playlists`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(playlists)
+
+
+def playlists(
+    run: RunPath,
+    requests: Annotated[
+        Path,
+        typer.Option(
+            help="A Parquet file, or a folder of them: request_id, user_id, query; optional time, n, exclude, allow."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for playlists/, rejected/ and manifest.json.")],
+    n: Annotated[int, typer.Option("--n", "-n", help="Items, where a request does not say.")] = 30,
+    method: Annotated[str | None, typer.Option(help="Default: e2p where the run has it.")] = None,
+    temperature: Annotated[
+        float, typer.Option(help="0: best first. Above: draws without replacement.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    sequence: Annotated[
+        bool, typer.Option("--sequence", help="Each item of a list chosen after those before it.")
+    ] = False,
+    cap: Annotated[
+        list[str] | None,
+        typer.Option(help="At most N items of a list that share a value, e.g. --cap genres=3. Repeatable."),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local: processes of this machine. ray: Ray Data on a cluster (RAY_ADDRESS).")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="Each loads the model once and has one thread. Default: one a core.")
+    ] = None,
+    gpus: Annotated[float, typer.Option(help="GPUs of each worker (ray).")] = 0.0,
+    batch: Annotated[int, typer.Option(help="Requests of a micro-batch.")] = 32,
+    memory_mb: Annotated[
+        int, typer.Option(help="MiB that a worker's micro-batch may take beside the weights.")
+    ] = 256,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Delete what is in --out, and begin again.")
+    ] = False,
+) -> None:
+    r"""Answer a file of requests, of any size, overnight: playlists as Parquet.
+
+    [bold]In[/bold]: one row a request. request_id and user_id are text or whole numbers, user_id and query may be null; time (Unix
+    seconds) hides everything at or after it; exclude and allow are lists of item ids. Folders may be nested.
+
+    [bold]Out[/bold]: playlists/*.parquet (request_id, rank, item_id, score), rejected/*.parquet (request_id, file, row, reason) and, at
+    the end, manifest.json with counts, hashes, rate and memory. A row that cannot be answered is set aside with the
+    reason; nothing else stops. Users whom the run does not know are answered, and counted.
+
+    Killed at any point, the same command goes on, with no request lost or doubled. The bytes of playlists/ are the same
+    for every engine, number of workers, and order or partitioning of the input (on processors of one kind). They
+    do depend on --seed, --batch, --memory-mb and the other settings.
+
+    \b
+    prelude playlists runs/demo --requests requests.parquet --out tonight
+    prelude playlists runs/demo --requests s3-mount/requests/ --out shared/tonight --engine ray --workers 64 --gpus 1
+    """
+    from serving import engines
+    from serving.playlist_plan import Settings
+    from serving.playlists import playlists as job
+    from serving.playlists import summary
+    from serving.recommend_cli import caps_of_options
+
+    settings = Settings(
+        n, method, temperature, seed, sequence, caps_of_options(cap or []) or None, batch, memory_mb
+    )
+    manifest = job(run, requests, out, engines.engine(engine, workers, gpus), settings, restart)
+    typer.echo(summary(manifest, out))
