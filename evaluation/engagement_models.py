@@ -15,7 +15,6 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
-from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
 from recsys.seeds import derive
 
@@ -43,19 +42,12 @@ class Examples:
 def fit(family: str, train: Examples, choosing: Examples, seed: int) -> dict[str, np.ndarray]:
     """Arrays of a fitted model of one of the FAMILIES; penalty, epochs or number of trees are those with the least log
     loss on `choosing`.
-
-    One thread: sums that are split over threads differ in their last bits, and a tree turns that into another split.
     """
-    with threadpool_limits(1):
-        if family == "boosting":
-            return _fit_boosting(train, choosing, seed)
-        mean, scale = _standard(train.features)
-        train, choosing = (
-            Examples((part.features - mean) / scale, part.labels) for part in (train, choosing)
-        )
-        fitted = (
-            _fit_logistic(train, choosing) if family == "logistic" else _fit_network(train, choosing, seed)
-        )
+    if family == "boosting":
+        return _fit_boosting(train, choosing, seed)
+    mean, scale = _standard(train.features)
+    train, choosing = (Examples((part.features - mean) / scale, part.labels) for part in (train, choosing))
+    fitted = _fit_logistic(train, choosing) if family == "logistic" else _fit_network(train, choosing, seed)
     return fitted | {"mean": mean, "scale": scale}
 
 

@@ -12,15 +12,20 @@ from typing import Any
 import numpy as np
 
 from evaluation.engagement_baselines import baseline_predictions
-from evaluation.engagement_predictor import EngagementPredictor, FittedPredictors
+from evaluation.engagement_predictor import (
+    EngagementPredictor,
+    FittedPredictors,
+    best_of_each,
+    log_losses,
+    loss_saved,
+)
 from evaluation.shown_features import ItemSpace, Shown
-from evaluation.statistics import mean_interval, paired_test, user_means
+from evaluation.statistics import mean_interval, user_means
 from recsys.seeds import rng
 from recsys.user_vectors import partners_of_other_users
 
 BINS, PERMUTATIONS, SAMPLES = 10, 5, 1000
 CALIBRATED_DRAWS = 200  # of labels, to say what calibration error chance alone makes
-SMALLEST_P = 1e-7  # log loss of a p of 0 would be infinite
 
 
 def predictor_quality(
@@ -71,7 +76,7 @@ def scores(p: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """AUC (None with one label only), log loss (nats), Brier score and expected calibration error of p [S]."""
     return {
         "auc": None if labels.all() or not labels.any() else auc(p, labels),
-        "log_loss": float(_losses(p, labels).mean()),
+        "log_loss": float(log_losses(p, labels).mean()),
         "brier": float(((p - labels) ** 2).mean()),
         "ece": calibration_error(p, labels),
     }
@@ -79,27 +84,8 @@ def scores(p: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
 
 def _order(fitted: FittedPredictors, variants: Mapping[str, np.ndarray], test: Shown) -> dict[str, Any]:
     """What the order says: the order-aware variant that validation likes best against the order-free one."""
-    free, aware = (
-        next(row["name"] for row in fitted.comparison if row["order_aware"] == wanted)
-        for wanted in (False, True)
-    )
+    free, aware = best_of_each(fitted.comparison)
     return {"order_free": free, "order_aware": aware} | loss_saved(variants[aware], variants[free], test)
-
-
-def loss_saved(p: np.ndarray, q: np.ndarray, shown: Shown) -> dict[str, Any]:
-    """Log loss (nats) of q minus that of p, a mean over users, with the interval of the paired difference."""
-    unit = shown.units()[shown.list_of_item()]
-    of_q, of_p = (user_means(_losses(one, shown.labels), unit)[1] for one in (q, p))
-    test = paired_test(of_q, of_p)
-    return {
-        "log_loss_saved": test.difference,
-        "log_loss_saved_ci95": None if test.interval is None else list(test.interval),
-    }
-
-
-def _losses(p: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    p = np.clip(p, SMALLEST_P, 1 - SMALLEST_P)
-    return -np.log(np.where(labels, p, 1 - p))
 
 
 def auc(p: np.ndarray, labels: np.ndarray) -> float:

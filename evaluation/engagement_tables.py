@@ -62,7 +62,7 @@ def describe_predictor(quality: Mapping[str, Any]) -> list[str]:
     inside, other, order = quality["within_list"], quality["shuffled"], quality["order"]
     words = [
         f"The judge: {quality['chosen']}, fitted on lists that no generator trained on, chosen by log loss on one half of the "
-        "validation users and calibrated on the other.",
+        "validation users (an order-aware variant only where it is surely better) and calibrated on the other.",
         f"On {quality['n_shown']:,} items of {quality['n_lists']:,} test lists ({quality['n_users']:,} users, "
         f"{quality['share_engaged']:.0%} engaged; {quality['n_lists_of_training_users']:,} lists are of users whose earlier lists "
         f"it was fitted on, {quality['n_lists_of_unknown_users']:,} of users without a vector) its AUC is {rate(quality['auc'])} "

@@ -53,7 +53,7 @@ def music_table(
 ) -> dict[str, Any]:
     """The table as a plain dict, ready for JSON.
 
-    `users` [R] whose request each is (unknown users: distinct negative numbers, each then counts as one). `primary` and
+    `users` [R] whose request each is (`Shown.units`: each request of an unknown user counts as a user). `primary` and
     `control` name rows; a comparison with a row that was not measured is left out. Raises `ValueError` without the baseline.
     """
     if baseline not in rows:

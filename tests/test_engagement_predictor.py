@@ -104,6 +104,11 @@ def test_order_is_seen_by_the_order_aware_alone():
         assert aucs[f"{family}, order-aware"] > 0.8
 
 
+def test_order_free_is_the_rule_where_order_says_nothing():
+    for name in ("personal", "query", "item", "mixed"):
+        assert not fitted(name)[1].chosen.order_aware, name
+
+
 def test_probabilities_are_those_of_a_logistic_world():
     """In each tenth of the predictions the mean true probability is the predicted one."""
     _, _, p, truth = on_test("mixed")

@@ -14,7 +14,7 @@ from evaluation import engagement_models as models
 from evaluation import engagement_quality as quality
 from evaluation.engagement_baselines import PRIOR_WEIGHT, baseline_predictions
 from evaluation.engagement_plots import reliability_plot
-from evaluation.engagement_predictor import EngagementPredictor, FittedPredictors, fit_predictors
+from evaluation.engagement_predictor import EngagementPredictor, FittedPredictors, fit_predictors, loss_saved
 from evaluation.engagement_tables import describe_predictor, predictor_tables
 from evaluation.shown_features import FeatureMaker, ItemSpace, Shown
 from recsys.engagement import PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS
@@ -142,7 +142,7 @@ def test_log_loss_saved_by_hand():
     shown = shown_lists([0, 0, 1], [[1], [2], [3]], [[1], [0], [1]])
     p, q = np.array([0.8, 0.4, 0.5]), np.array([0.5, 0.5, 0.5])
     first = np.mean([np.log(0.8 / 0.5), np.log(0.6 / 0.5)])
-    assert quality.loss_saved(p, q, shown)["log_loss_saved"] == pytest.approx(first / 2)
+    assert loss_saved(p, q, shown)["log_loss_saved"] == pytest.approx(first / 2)
 
 
 def test_baselines_by_hand():
@@ -231,7 +231,7 @@ def test_the_report_says_what_it_should_of_this_world(report):
     assert [row["name"] for row in found["groups"]] == ["no vector"]
     for row in found["baselines"]:
         assert row["log_loss_saved_ci95"][0] > 0, row["name"]
-    assert found["variants"][0]["name"] == found["chosen"]
+    assert found["chosen"] == found["order"]["order_aware"]
     assert [row["log_loss"] for row in found["variants"]] == sorted(
         row["log_loss"] for row in found["variants"]
     )
