@@ -228,7 +228,7 @@ class Likelihood:
 class Feedback:
     """Both labels, against a reference: `engagement` (E2P eq. 5) or `kto`, with the `weights` that `llm.objectives` names.
 
-    A KL pair of KTO is a request with the target of the next one of its batch: prompt, prefix and updates stay with their request. A
+    A KL pair of KTO is a request with the target of the one before it in its batch: prompt, prefix and updates stay with their request. A
     rotated target that the request excludes is made available for that pair, to policy and reference alike; a batch of one has no pair.
     """
 
