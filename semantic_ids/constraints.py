@@ -130,9 +130,13 @@ class Constraints:
         dead = [_merged(before[-1], keys)]
         for depth in range(trie.n_levels - 1, -1, -1):
             if len(keys):
-                keys = torch.unique_consecutive(rows * trie.n_nodes[depth] + trie.parent[depth][nodes])
+                parents = trie.parent[depth][nodes]
+                keys, gone = torch.unique_consecutive(
+                    rows * trie.n_nodes[depth] + parents, return_counts=True
+                )
                 rows, nodes = keys // trie.n_nodes[depth], keys % trie.n_nodes[depth]
-                gone = self._n_dead_children(dead[0], depth, nodes, rows)
+                if len(before[depth + 1]):
+                    gone += self._n_dead_children(before[depth + 1], depth, nodes, rows)
                 emptied = (gone == self._n_live_children(depth, nodes, rows)).nonzero()[:, 0]
                 keys, rows, nodes = (array.index_select(0, emptied) for array in (keys, rows, nodes))
             dead.insert(0, _merged(before[depth], keys))
