@@ -116,9 +116,11 @@ class PromptSession:
         )
         sees[:, :, :past] = self.real[:, None]
         sees[:, :, past:] = own[:, None] >= own
-        tokens = torch.from_numpy(self.model.item_tokens).to(row.device)[items[row], level]
+        codes = torch.from_numpy(self.model.item_tokens[items[rows].cpu().numpy()]).to(row.device)
         positions = self.lengths[row] + level
-        hidden = self.model.node_hidden(tokens, positions, layout, self.memory, sees, self.condition)
+        hidden = self.model.node_hidden(
+            codes[item, level], positions, layout, self.memory, sees, self.condition
+        )
         logits = self.model.rows.logits(hidden[layout.ends[rows] - 1], 0)
         self.root_logits = self.root_logits.index_copy(0, rows, logits)
         self.real = torch.cat([self.real, own < layout.lengths[:, None]], 1)

@@ -66,11 +66,11 @@ class CappedList:
         return bool((self._counts[values] < self._caps.limits[values]).all())
 
     def add(self, item: int) -> np.ndarray:
-        """Count an item. Returns the items [k] of the values that it filled: none of them fits any more."""
+        """Count an item. Returns the items [k] of the values that it filled, one perhaps twice: none fits any more."""
         values = self._caps.values_of(item)
         self._counts[values] += 1
         filled = values[self._counts[values] == self._caps.limits[values]]
-        return np.unique(np.concatenate([np.zeros(0, np.int64), *map(self._caps.items_of, filled)]))
+        return np.concatenate([np.zeros(0, np.int64), *map(self._caps.items_of, filled)])
 
 
 def within(ranked: Ranked, caps: Caps, n: int) -> Ranked:

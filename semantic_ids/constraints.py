@@ -67,15 +67,16 @@ class Constraints:
             else lists[0].live[depth]
             for depth, n in enumerate(trie.n_nodes if lists else ())
         ]
-        self.dead = self._dead(*_flat(trie, excluded))
+        nothing = torch.zeros(0, dtype=torch.int64, device=trie.device)
+        self.dead = self._dead([nothing] * (trie.n_levels + 1), *_flat(trie, excluded))
 
     def without(self, rows: Tensor, items: Tensor) -> Constraints:
-        """These constraints, with `items` [K] excluded from the requests `rows` [K] besides. Lists are shared."""
-        n = self.trie.n_items
+        """These constraints, with `items` [K] excluded from the requests `rows` [K] besides; lists are shared.
+
+        Only what is above these items is looked at.
+        """
         more = copy.copy(self)
-        more.dead = self._dead(
-            torch.cat([self.dead[-1] // n, rows]), torch.cat([self.dead[-1] % n, self.trie.item_leaf[items]])
-        )
+        more.dead = self._dead(self.dead, rows, self.trie.item_leaf[items])
         return more
 
     def allowed(self, depth: int, nodes: Tensor, rows: Tensor) -> Tensor:
@@ -113,16 +114,20 @@ class Constraints:
             scores = scores.reshape(-1).index_fill(0, dead, -torch.inf).view(scores.shape)
         return scores
 
-    def _dead(self, rows: Tensor, leaves: Tensor) -> list[Tensor]:
-        """Sorted keys, per depth, of the nodes that have listed leaves and whose listed leaves are all excluded."""
+    def _dead(self, before: list[Tensor], rows: Tensor, leaves: Tensor) -> list[Tensor]:
+        """Sorted keys, per depth, of the nodes that have listed leaves and whose listed leaves are all excluded.
+
+        `before` are those without the excluded `leaves` [K] of `rows` [K].
+        """
         trie = self.trie
         keys = torch.unique(rows * trie.n_items + leaves)
+        keys = keys[~_contains(before[-1], keys)]
         rows, nodes = keys // trie.n_items, keys % trie.n_items
         if self.list_of is not None:
             which = self.list_of[rows]
             listed = (which < 0) | _contains(self.live[-1], which * trie.n_items + nodes)
             keys, rows, nodes = keys[listed], rows[listed], nodes[listed]
-        dead = [keys]
+        dead = [_merged(before[-1], keys)]
         for depth in range(trie.n_levels - 1, -1, -1):
             if len(keys):
                 parents = trie.parent[depth][nodes]
@@ -130,10 +135,18 @@ class Constraints:
                     rows * trie.n_nodes[depth] + parents, return_counts=True
                 )
                 rows, nodes = keys // trie.n_nodes[depth], keys % trie.n_nodes[depth]
+                if len(before[depth + 1]):
+                    gone += self._n_dead_children(before[depth + 1], depth, nodes, rows)
                 emptied = (gone == self._n_live_children(depth, nodes, rows)).nonzero()[:, 0]
                 keys, rows, nodes = (array.index_select(0, emptied) for array in (keys, rows, nodes))
-            dead.insert(0, keys)
+            dead.insert(0, _merged(before[depth], keys))
         return dead
+
+    def _n_dead_children(self, dead: Tensor, depth: int, nodes: Tensor, rows: Tensor) -> Tensor:
+        """Children [K] of `nodes` [K] of `depth` whose keys are in `dead`."""
+        first, end = self.trie.child_start[depth][nodes], self.trie.child_start[depth][nodes + 1]
+        base = rows * self.trie.n_nodes[depth + 1]
+        return torch.searchsorted(dead, base + end) - torch.searchsorted(dead, base + first)
 
     def _n_live_children(self, depth: int, nodes: Tensor, rows: Tensor) -> Tensor:
         """Children [K] of `nodes` [K] of `depth` that hold a listed item; all of them where there is no list."""
@@ -152,6 +165,18 @@ def _contains(keys: Tensor, values: Tensor) -> Tensor:
         return torch.zeros_like(values, dtype=torch.bool)
     at = torch.searchsorted(keys, values).clamp(max=len(keys) - 1)
     return keys[at] == values
+
+
+def _merged(keys: Tensor, more: Tensor) -> Tensor:
+    """Two sorted tensors of keys without a common one as one."""
+    if not len(keys) or not len(more):
+        return more if len(more) else keys
+    at = torch.searchsorted(keys, more) + torch.arange(len(more), device=keys.device)
+    merged = keys.new_empty(len(keys) + len(more))
+    old = torch.ones(len(merged), dtype=torch.bool, device=keys.device)
+    old[at] = False
+    merged[at], merged[old] = more, keys
+    return merged
 
 
 def _cells(

@@ -171,6 +171,20 @@ def test_an_item_costs_its_nodes_and_the_rest_of_its_codes(tiny, monkeypatch):
     assert 4 * 6 * levels <= sum(tokens) <= 4 * 6 * levels + 6 * (levels - 1)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_a_growing_session_keeps_is_what_was_planned(tiny, temperature):
+    requests, n = make_requests(6, exclude=0), 25
+    prompts, _ = inputs(tiny, requests, False)
+    recommender = SidRecommender("lists", Reading(tiny, Prompts(prompts)))
+    recommender.playlist(requests, n, temperature, in_sequence=True)
+    session = tiny.kept_session[2][2]
+    nodes, growth = session.planned
+    longest = max(map(len, prompts))
+    kept = sum(x.nbytes for pair in session.memory._layers.values() for x in pair)
+    grown = 6 * (longest + (n - 1) * tiny.trie.n_levels) * tiny.footprint.kept
+    assert grown < kept <= 6 * tiny.footprint.of(longest + growth, nodes, tiny.trie.n_levels)
+
+
 def test_lists_depend_on_the_request_alone_and_short_ones_are_heads_of_long_ones(tiny):
     requests, caps = make_requests(7), Caps(coloured(), {"colour": 2})
     prompts, soft = inputs(tiny, requests, True)
