@@ -1,9 +1,10 @@
-"""What the model reads: [soft tokens] [BOS] [context] [query] history, as token numbers.
+"""What the model reads: [soft tokens] [BOS] [context] history [query], as token numbers.
 
-    <soft token> <BOS>Profile: likes Drama, Crime; enjoyed Fargo; Heat.\nQuery: dark comedy\nHistory: <12><201><7><3>…
+    <soft token> <BOS>Profile: likes Drama, Crime; enjoyed Fargo; Heat.\nHistory: <12><201><7><3>…\nQuery: dark comedy
 
-The next item's codes follow the last item directly, so in Stage 1 every item of a window is a target in the very form
-it has at test time. No chat template and no generation default of the backbone is used.
+Without a query the next item's codes follow the last item directly, so in Stage 1 every item of a window is a target in the very form
+it has at test time. A query stands last, where the model looks first: the items of a playlist follow it (LOG.md has what it was worth).
+No chat template and no generation default of the backbone is used.
 
 A context (`llm.contexts`) tells in the prompt of what came *before the first item shown*: the shown items speak for themselves,
 and a context is then exactly as stale for a window in training as for an instance at test (and can hold no target).
@@ -73,15 +74,18 @@ class PromptBuilder:
         """The prompt of a request, without soft tokens (see `with_soft_tokens`)."""
         shown, earlier = self.shown(request, context)
         said = context.tokens(self, request, shown, earlier) if context else []
-        return self.head(said, request.query) + self.item_tokens[shown].reshape(-1).tolist()
+        return self.head(said) + self.item_tokens[shown].reshape(-1).tolist() + self.asked(request.query)
 
-    def head(self, context: Sequence[int], query: str | None) -> list[int]:
+    def head(self, context: Sequence[int]) -> list[int]:
         """Everything in front of the items."""
-        tokens = [*self._bos, *context]
-        if query and query.strip():
-            words = " ".join(query.split())
-            tokens += self.encode(f"Query: {words}")[: self.config.query_tokens] + self._newline
-        return tokens + self._history
+        return [*self._bos, *context, *self._history]
+
+    def asked(self, query: str | None) -> list[int]:
+        """What stands behind the items: the query, whose last word is then what the next item's first code is predicted from."""
+        if not query or not query.strip():
+            return []
+        words = " ".join(query.split())
+        return self._newline + self.encode(f"Query: {words}")[: self.config.query_tokens]
 
     def question_about(self, item: int) -> list[int]:
         """`Item: <codes>\nTitle:`, to be answered in words (`llm.words`)."""

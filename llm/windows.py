@@ -103,12 +103,12 @@ class WindowBuilder:
             past = slice(data.offsets[data.users[events[0]]], data.history_end[events[0]])
             first = data.request(int(events[0]), False)
             context = Profile().tokens(builder, first, items[:0], data.items[past])
-        head = builder.head(context, query)
-        width = builder.item_tokens.shape[1]
-        tokens = head + builder.item_tokens[items].reshape(-1).tolist()
-        starts = len(head) + width * np.arange(len(items))
-        if query is not None:
-            items, starts = items[-1:], starts[-1:]
+        head, asked = builder.head(context), builder.asked(query)
+        width, codes = builder.item_tokens.shape[1], builder.item_tokens[items].reshape(-1).tolist()
+        if asked:
+            start = len(head) + len(codes) - width + len(asked)
+            return Window(head + codes[:-width] + asked + codes[-width:], items[-1:], np.array([start]))
+        tokens, starts = head + codes, len(head) + width * np.arange(len(items))
         return Window(tokens, items, starts)
 
 

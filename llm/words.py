@@ -1,7 +1,7 @@
 """Words ↔ semantic IDs: what Stage 1 learns beside histories, so that a query it has not seen reaches the right items.
 
-    words → ID    "Query: blade runner\\nHistory:" → <12><201><7>           an item's title, or one or two of its phrases
-                  "Query: noir sci-fi\\nHistory: <…><…>" → <12><201><7>      the same behind a user's recent items, about the next one
+    words → ID    "History:\\nQuery: blade runner" → <12><201><7>           an item's title, or one or two of its phrases
+                  "History: <…><…>\\nQuery: noir sci-fi" → <12><201><7>      the same behind a user's recent items, about the next one
     ID → words    "Item: <12><201><7>\\nTitle:" → " Blade Runner\\n"          by the backbone's own head over its text vocabulary
 
 The first two are the very prompts that `recommend(user, query)` reads, with one target each. The third is what gives the rows of the

@@ -131,7 +131,13 @@ def test_every_row_is_there_with_its_figures(music_run):
 def test_the_report_has_the_table_with_the_predictors_quality_beside_it(music_run):
     _, run = music_run
     report = (run.path / "report.html").read_text()
-    for text in ("Playlists for queries", "E2P (KTO eq. 5)", "shuffled", "reliability", "engaged above not"):
+    for text in (
+        "Playlists for queries",
+        "E2P (KTO eq. 5)",
+        "AUC, users shuffled",
+        "reliability",
+        "engaged above not",
+    ):
         assert text in report, text
     quality = run.read_json("music", "music.json")["predictor"]
     assert 0.5 < quality["auc"] <= 1
@@ -237,9 +243,9 @@ def test_a_deleted_person_is_gone_from_lists_and_table_and_the_rest_stands(music
 def test_stages_that_are_missing_are_named(tmp_path):
     config, run = music_config(tmp_path), Run.create(tmp_path / "run")
     run_all(config, run, until="embed", console=Console(quiet=True))
-    with pytest.raises(RunError, match="stage 'align' of .* needs stage 'tokenize'"):
+    with pytest.raises(RunError, match="needs stage .tokenize."):
         run_stage("align", config, run)
-    with pytest.raises(ValueError, match="music compares the row 'nobody', which align.rows does not train"):
+    with pytest.raises(ValueError, match="which align.rows does not train"):
         RunConfig.model_validate({"engagement": {}, "music": {"primary": "nobody"}})
 
 
