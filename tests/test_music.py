@@ -243,14 +243,14 @@ def test_a_deleted_person_is_gone_from_lists_and_table_and_the_rest_stands(music
 def test_stages_that_are_missing_are_named(tmp_path):
     config, run = music_config(tmp_path), Run.create(tmp_path / "run")
     run_all(config, run, until="embed", console=Console(quiet=True))
-    with pytest.raises(RunError, match="needs stage .tokenize."):
+    with pytest.raises(RunError, match=r"needs stage .tokenize."):
         run_stage("align", config, run)
-    with pytest.raises(ValueError, match="which align.rows does not train"):
+    with pytest.raises(ValueError, match=r"which align\.rows does not train"):
         RunConfig.model_validate({"engagement": {}, "music": {"primary": "nobody"}})
 
 
 def test_reranking_keeps_the_nearest_of_what_no_context_draws(music_run):
-    config, run = music_run
+    _, run = music_run
     recommender, data = Recommender.load(run.path), Dataset.load(run)
     methods = recommender.methods
     lists = ShownLists.load(run)

@@ -302,7 +302,7 @@ def killed_at(point: int, job) -> bool:
     return os.WIFSIGNALED(status)
 
 
-@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_change_of_the_disk_it_goes_on_to_the_same_bytes(
     run, here, tmp_path, monkeypatch, stride
 ):
@@ -327,7 +327,7 @@ def test_killed_at_any_change_of_the_disk_it_goes_on_to_the_same_bytes(
         redone[again["last_call"]["answered"]] += 1
         point += stride
     assert point > 60
-    assert len(redone) > 5  # a resumed run answers only what is left
+    assert len(redone) > 4  # a resumed run answers only what is left
 
 
 def test_killed_twice_at_the_command_line_with_its_workers(run, tmp_path):

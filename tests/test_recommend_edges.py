@@ -124,7 +124,7 @@ def test_a_long_query_is_cut_to_its_first_tokens_and_takes_no_longer(recommender
         assert long == recommender.recommend("u1", query[: config.query_tokens], 5, **options)
         assert long != recommender.recommend("u1", n=5, **options)
     builder = recommender.methods.world.builder
-    assert len(builder.head([], query)) == len(builder.head([], query[: config.query_tokens]))
+    assert len(builder.asked(query)) == len(builder.asked(query[: config.query_tokens]))
     recommender.recommend("u1", "odd", 5)
     started = time.perf_counter()
     for _ in range(5):

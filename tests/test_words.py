@@ -61,7 +61,7 @@ def test_rows_are_the_prompts_that_are_read_and_end_in_the_items_codes(tiny):
         (item,), (start,) = window.items, window.starts
         assert window.tokens[start:] == tiny.item_tokens[item].tolist()
         asked = text_of(window.tokens, tiny).split("Query: ")[1].split("\n")[0]
-        history = (len(window.tokens) - len(builder.head([], asked))) // 3 - 1
+        history = (len(window.tokens) - len(builder.head([]) + builder.asked(asked))) // 3 - 1
         seen["history" if history else "title" if asked.startswith("film") else "phrase"] += 1
         if asked.startswith("film"):
             assert asked == data.catalogue.titles[item].lower()

@@ -75,15 +75,15 @@ def picture(measured: Sequence[dict[str, Any]]) -> bytes:
     for place, some in enumerate(sorted({row["workers"] for row in measured})):
         points = [(row["requests"], row["seconds"]) for row in measured if row["workers"] == some]
         name = f"{some} worker{'s' if some > 1 else ''}"
-        left.loglog(*zip(*points, strict=True), "o-", color=COLOURS[place], label=name)
+        left.plot(*zip(*points, strict=True), "o-", color=COLOURS[place], label=name)
     for place, count in enumerate(sorted({row["requests"] for row in measured})):
         points = [(row["workers"], count / row["seconds"]) for row in measured if row["requests"] == count]
         right.plot(*zip(*points, strict=True), "o-", color=COLOURS[place], label=f"{count:,} requests")
     left.set_xlabel("requests")
     right.set_xlabel("workers")
     right.set_xticks(sorted({row["workers"] for row in measured}))
-    right.set_ylim(bottom=0)
     for axis in (left, right):
+        axis.set_ylim(bottom=0)
         axis.legend(frameon=False)
     return png(figure)
 
