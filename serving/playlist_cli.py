@@ -54,15 +54,15 @@ def playlists(
 ) -> None:
     """Answer a file of requests, of any size, overnight: playlists as Parquet.
 
-        In: one row a request. request_id and user_id are text or whole numbers, user_id and query may be null; time (Unix seconds) hides everything at or after it; exclude and allow are lists of item ids. Folders may be nested.
+    In: one row a request. request_id and user_id are text or whole numbers, user_id and query may be null; time (Unix seconds) hides everything at or after it; exclude and allow are lists of item ids. Folders may be nested.
 
-        Out: playlists/*.parquet (request_id, rank, item_id, score), rejected/*.parquet (request_id, file, row, reason) and, at the end, manifest.json with counts, hashes, rate and memory. A row that cannot be answered is set aside with the reason; nothing else stops. Users whom the run does not know are answered, and counted.
+    Out: playlists/*.parquet (request_id, rank, item_id, score), rejected/*.parquet (request_id, file, row, reason) and, at the end, manifest.json with counts, hashes, rate and memory. A row that cannot be answered is set aside with the reason; nothing else stops. Users whom the run does not know are answered, and counted.
 
     Killed at any point, the same command goes on, with no request lost or doubled. The bytes of playlists/ are the same for every engine, number of workers, and order or partitioning of the input (on processors of one kind). They do depend on the run and on every setting but --engine, --workers and --gpus.
 
-        \b
-        prelude playlists runs/demo --requests requests.parquet --out tonight
-        prelude playlists RUN --requests folder/ --out DIR --engine ray --gpus 1
+    \b
+    prelude playlists runs/demo --requests requests.parquet --out tonight
+    prelude playlists RUN --requests folder/ --out DIR --engine ray --gpus 1
     """
     from serving import engines
     from serving.playlist_plan import Settings
