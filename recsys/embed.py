@@ -170,8 +170,10 @@ def _best_lightgcn(
     edges = np.isin(dataset.roles, roles)
     requests, targets = check_instances(dataset, VALIDATION, config)
     trained = []
+    # the refit has seeds of its own: vectors from the same start would make nearly the same space (affinity wants another)
+    first = config.seed if label == "LightGCN" else config.seed + config.seeds
     for number in range(config.seeds):
-        seed = config.seed + number
+        seed = first + number
 
         def validate(model: LightGCN) -> float:
             items = _unit(model()[dataset.n_users :].detach().numpy())

@@ -4,14 +4,15 @@ file      Rows `user_id, timestamp, query, item_id, engaged` (0 or 1), in the or
           second and query are one list.
 
 ratings   (ml-latest-small.) A list is what one user rated within one session (gaps of at most `session_gap_s`) and that has one or two
-          phrases in common: a genre, a tag given before by anyone, or the user's own tag. The phrases are the query. Engaged: a rating of at
+          phrases in common: a genre, or a tag that anyone gave before. The phrases are the query. Engaged: a rating of at
           least `like_rating` stars. A low rating is a dislike of something that was *watched all the same*, so hits on liked and on
           disliked items are reported apart, and a generator that learned from watching alone finds both.
 
 tags      (hetrec2011-lastfm-2k.) A list is what a user gave one tag in one month; the tag is the query. Engaged: the artists that the
-          user tagged so, for the first time in their history. Not engaged: as many artists that *others* had given the tag by then, drawn in
-          proportion to how often, which the user had not tagged by the end of that month. (Nothing later is looked at: "never
-          tagged" would tell a training list what the test list's answers are not.) They were never refused, so a label 0 is "not chosen".
+          user tagged so, for the first time in their history. Not engaged: as many artists that *others* had given the tag by then,
+          each about as popular by then as the engaged one beside it, which the user had not tagged by the end of that month. (Nothing
+          later is looked at: "never tagged" would tell a training list what the test list's answers are not. Popularity is
+          matched, or it would be what the label says.) They were never refused, so a label 0 is "not chosen".
 
 A list's time is that of its first item. Lists of events that Stage 1 and the graph have fitted are not made at all.
 """

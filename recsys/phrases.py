@@ -1,8 +1,8 @@
 """What people call items: phrases, which of them are kept from all training, and which items carry the words of a query.
 
 A query text is held out if the hash of its words says so: a fixed part of all texts, the same in every stage and every run, whoever
-asks. Words in another order are the same text ("drama comedy"). The single values of the catalogue's own columns (a genre) are
-never held out. What was held out stands in no training prompt, so an answer to it shows what the model has understood.
+asks. Words in another order are the same text ("drama comedy"). Titles and the single values of the catalogue's own columns (a
+genre) are never held out. What was held out stands in no training prompt, so an answer to it shows what the model has understood.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from recsys.dataset import Dataset
-from recsys.splits import TEST, VALIDATION, WARM
+from recsys.splits import PERSONALIZE, TEST, VALIDATION, WARM
 
 
 def words(text: str) -> list[str]:
@@ -33,8 +33,8 @@ def hash_share(text: str) -> float:
 class Phrases:
     """The phrases of each item of a data set: its column values, and queries that led to it.
 
-    `of[item]` may be read in training: a query of a user about an item of their own held-out events is left out, and so are those of
-    held-out users, and every held-out text. `words_of(item)` knows all of them: it says what an answer is about.
+    `of[item]` may be read in Stage 1: a query of a user about an item of their own later events (those that Stage 2, validation and
+    test ask about) is left out, and so are those of held-out users, and every held-out text. `words_of(item)` knows all of them: it says what an answer is about.
     """
 
     def __init__(self, dataset: Dataset):
@@ -43,7 +43,8 @@ class Phrases:
             [value for column in dataset.catalogue.columns.values() for value in column[item]]
             for item in range(dataset.n_items)
         ]
-        self.values = {" ".join(sorted(words(value))) for some in values for value in some}
+        named = [value for some in values for value in some] + dataset.catalogue.titles
+        self.values = {" ".join(sorted(words(text))) for text in named}
         self.of: list[list[str]] = [
             list(dict.fromkeys([*some, *asked])) for some, asked in zip(values, self._asked(), strict=True)
         ]
@@ -63,10 +64,10 @@ class Phrases:
         return chosen[0].lower() if self.is_held_out(text) else text
 
     def _asked(self) -> list[list[str]]:
-        """Queries that led to each item and may be trained on, in alphabetical order."""
+        """Queries that led to each item and that Stage 1 may read, in alphabetical order."""
         data = self.dataset
-        held_out = np.isin(data.roles, (VALIDATION, TEST))
-        pairs = set(zip(data.users[held_out].tolist(), data.items[held_out].tolist(), strict=True))
+        later = np.isin(data.roles, (PERSONALIZE, VALIDATION, TEST))
+        pairs = set(zip(data.users[later].tolist(), data.items[later].tolist(), strict=True))
         asked: list[set[str]] = [set() for _ in range(data.n_items)]
         columns = (data.queries[name] for name in ("user", "item", "query"))
         for user, item, query in zip(*columns, strict=True):

@@ -45,19 +45,19 @@ def _sessions(data: Dataset, user: int, usable: np.ndarray, gap_s: int) -> Itera
 
 
 class _Said:
-    """Tags of items as of a moment: those that anyone gave before it, and the user's own."""
+    """Tags of items as of a moment: those that anyone gave before it. (Later ones are opinions that may tell the label.)"""
 
     def __init__(self, data: Dataset):
-        self._tags: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
-        columns = (data.queries[name] for name in ("item", "timestamp", "user", "query"))
-        for item, time, user, query in zip(*columns, strict=True):
-            self._tags[int(item)].append((int(time), int(user), str(query)))
+        self._tags: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        columns = (data.queries[name] for name in ("item", "timestamp", "query"))
+        for item, time, query in zip(*columns, strict=True):
+            self._tags[int(item)].append((int(time), str(query)))
         self._columns = list(data.catalogue.columns.values())
 
-    def of(self, item: int, user: int, time: int) -> list[str]:
+    def of(self, item: int, time: int) -> list[str]:
         """Lower-case phrases for `item`, the catalogue's first."""
         values = [value for column in self._columns for value in column[item]]
-        tags = [tag for at, by, tag in sorted(self._tags.get(item, ())) if at < time or by == user]
+        tags = [tag for at, tag in sorted(self._tags.get(item, ())) if at < time]
         return list(dict.fromkeys(phrase.lower() for phrase in [*values, *tags]))
 
 
@@ -70,8 +70,8 @@ def _common(
     generator: np.random.Generator,
 ) -> tuple[str, list[int]]:
     """A query for the first of `remaining`, and the events (at most `max_shown`) whose items have its phrases."""
-    user, time = int(data.users[remaining[0]]), int(data.times[remaining[0]])
-    has = {event: said.of(int(data.items[event]), user, time) for event in remaining}
+    time = int(data.times[remaining[0]])
+    has = {event: said.of(int(data.items[event]), time) for event in remaining}
     own = has[remaining[0]]
     if not own:
         return data.catalogue.titles[data.items[remaining[0]]].lower(), remaining[:1]

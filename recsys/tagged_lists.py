@@ -12,6 +12,8 @@ from recsys.dataset import Dataset
 from recsys.draft_lists import Drafts, EngagementConfig
 from recsys.seeds import rng
 
+ALIKE = 0.5  # standard deviation of log(1 + users) between an engaged item and the refused one beside it
+
 
 def lists_from_tags(config: EngagementConfig, data: Dataset) -> Drafts:
     drafts = Drafts()
@@ -29,7 +31,7 @@ def lists_from_tags(config: EngagementConfig, data: Dataset) -> Drafts:
             engaged = engaged[: max(1, config.max_shown // 2)]
             if not engaged:
                 continue
-            refused = taggings.draw(query, len(engaged), taggings.of_user[user] | had[user], generator)
+            refused = taggings.draw(query, engaged, taggings.of_user[user] | had[user], generator)
             shown = np.array([*engaged, *refused])
             order = generator.permutation(len(shown))
             drafts.add(user, time, query, shown[order], order < len(engaged))
@@ -54,23 +56,38 @@ def _first_events(data: Dataset) -> dict[tuple[int, int], int]:
 
 
 class _Taggings:
-    """What has been tagged up to now: how often each item got each tag, and what each user has tagged."""
+    """What has been tagged up to now: the items of each tag, how many users tagged each item, and what each user tagged."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        self.items: dict[str, set[int]] = defaultdict(set)
+        self.taggers: dict[int, set[int]] = defaultdict(set)
         self.of_user: dict[int, set[int]] = defaultdict(set)
 
     def add(self, rows: pd.DataFrame) -> None:
         for user, item, query in zip(rows["user"], rows["item"], rows["query"], strict=True):
-            self.counts[str(query)][int(item)] += 1
+            self.items[str(query)].add(int(item))
+            self.taggers[int(item)].add(int(user))
             if user >= 0:
                 self.of_user[int(user)].add(int(item))
 
-    def draw(self, tag: str, n: int, known: set[int], generator: np.random.Generator) -> list[int]:
-        """Up to `n` items that have the tag and are not `known`, in proportion to how often they got it, none twice."""
-        found = sorted((item, count) for item, count in self.counts[tag].items() if item not in known)
-        if not found:
-            return []
-        items, counts = np.array(found).T
-        n = min(n, len(items))
-        return generator.choice(items, n, replace=False, p=counts / counts.sum()).tolist()
+    def draw(
+        self, tag: str, engaged: list[int], known: set[int], generator: np.random.Generator
+    ) -> list[int]:
+        """For each engaged item another one that has the tag and is not `known`, about as popular by then; none twice.
+
+        Fewer where the tag has fewer.
+        """
+        found = np.array(sorted(self.items[tag] - known), dtype=np.int64)
+        size = np.log1p([len(self.taggers[item]) for item in found.tolist()])
+        left, drawn = np.ones(len(found), bool), []
+        for item in engaged:
+            if not left.any():
+                break
+            apart = (size - np.log1p(len(self.taggers[item]))) / ALIKE
+            weights = np.where(
+                left, np.exp(-0.5 * (np.abs(apart) - np.abs(apart[left]).min()) ** 2) + 1e-12, 0.0
+            )
+            at = int(generator.choice(len(found), p=weights / weights.sum()))
+            left[at] = False
+            drawn.append(int(found[at]))
+        return drawn
