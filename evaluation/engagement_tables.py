@@ -76,7 +76,7 @@ def describe_predictor(quality: Mapping[str, Any]) -> list[str]:
         words.append(
             f"With another user's vector ({other['permutations']} permutations) its AUC falls from {rate(other['auc_own'])} to "
             f"{rate(other['auc_shuffled'])} (lost {rate(other['lost'])}, {signed_interval(other['lost_ci95'])}; inside lists "
-            f"{rate(other['within_list_own'])} to {rate(other['within_list_shuffled'])}): that part of it is about the person, "
-            "and only that part can reward personalization."
+            f"{rate(other['within_list_own'])} to {rate(other['within_list_shuffled'])}): that part of it is about the person. "
+            "What falls inside lists is all that can reward personalization: the rest is how readily a user engages at all."
         )
     return [line.replace(f"({NONE})", "").replace("  ", " ") for line in words]

@@ -1,8 +1,8 @@
 """The music table: each row's predicted engagement and affinity against No Context, and what its lists are like.
 
 Every figure is a mean over users: a row's replicas are averaged first, then each user's requests. Differences are paired over the
-requests that both rows can answer for. Two comparisons of engagement are named before the run, the primary row against the
-baseline and against its control; they are one Holm family of two, the other rows against the baseline a second, affinity a
+requests that both rows can answer for. The comparisons of engagement that are named before the run, the primary row against its controls
+and against the baseline, are one Holm family, the other rows against the baseline a second, affinity a
 third. Of what else the lists are like no test is made: it stands there because a proxy can be gamed.
 """
 
@@ -39,6 +39,18 @@ from evaluation.tables import (
 from recsys.seeds import rng
 
 TESTED = ("engagement", "affinity")
+LISTED = (
+    "above",
+    "sharpened",
+    "precision",
+    "held_out",
+    "liked",
+    "disliked",
+    "diversity",
+    "popularity",
+    "novelty",
+)
+NAMES = {"above": "engaged above not", "sharpened": "engagement at t", "held_out": "held-out queries"}
 BOOTSTRAP_SAMPLES = 2000
 
 
@@ -47,14 +59,14 @@ def music_table(
     users: np.ndarray,
     n_items: int,
     primary: str,
-    control: str = "Static Prefix",
+    controls: Sequence[str] = ("Static Prefix",),
     baseline: str = "No Context",
     seed: int = 0,
 ) -> dict[str, Any]:
     """The table as a plain dict, ready for JSON.
 
     `users` [R] whose request each is (`Shown.units`: each request of an unknown user counts as a user). `primary` and
-    `control` name rows; a comparison with a row that was not measured is left out. Raises `ValueError` without the baseline.
+    `controls` name rows; a comparison with a row that was not measured is left out. Raises `ValueError` without the baseline.
     """
     if baseline not in rows:
         raise ValueError(
@@ -67,7 +79,7 @@ def music_table(
     first = [
         {"a": primary, "b": other, **_difference(rows[primary], rows[other], "engagement", users)}
         | _power(rows[primary], rows[other], users, rng(seed, "playlists", primary, other))
-        for other in (control, baseline)
+        for other in (*controls, baseline)
         if primary in rows and other in rows and other != primary
     ]
     _correct(first)
@@ -198,16 +210,16 @@ def music_tables(table: Mapping[str, Any]) -> list[TitledTable]:
     ]
     alike: list[Column] = [
         ("Row", "name", text),
+        ("replicas", "n_replicas", text),
         ("items", "length", number(1)),
-        *((f"{figure}", figure, _of("value", rate)) for figure in ("precision", "liked", "disliked", "diversity")),
+        *((NAMES.get(figure, figure), figure, _of("value", rate)) for figure in LISTED[:-1]),
         ("novelty, bits", "novelty", _of("value", number(2))),
-        ("popularity", "popularity", _of("value", rate)),
         ("coverage", "coverage", rate),
         ("Gini", "gini", rate),
     ]  # fmt: skip
     differences: list[Column] = [
         ("Row", "name", text),
-        *((figure, figure, _of("difference_ci95", signed_interval)) for figure in FIGURES if figure not in TESTED),
+        *((NAMES.get(figure, figure), figure, _of("difference_ci95", signed_interval)) for figure in LISTED),
     ]  # fmt: skip
     named: list[Column] = [
         ("Row", "a", text), ("against", "b", text), ("relative", "relative_pct", percent),
@@ -235,10 +247,12 @@ def describe_music(table: Mapping[str, Any]) -> list[str]:
         f"{table['n_requests']:,} test requests of {table['n_users']:,} users. Engagement is the predictor's mean probability "
         "over a list's items; affinity the mean cosine of user and items in a space that neither prefix nor predictor reads, "
         "blank for rows that rank by such a similarity themselves.",
-        "Precision: share of items that carry the query's phrase. Liked, disliked: share of the shown items with that label "
+        "Engaged above not: the chance that a row's own probabilities put an engaged item of a shown list above one that was not (.5 is "
+        "chance; no predictor is needed for it). Engagement at t: of lists at the temperature that validation chose for the row.",
+        "Precision: share of items that carry the query's words, and of held-out queries alone. Liked, disliked: share of the shown items with that label "
         "that the list holds. Popularity: mean percentile (.5 is no bias). Novelty: −log₂ of an item's share of training "
         "events. Coverage: share of the catalogue in any list. Gini: 0 if all items are listed alike.",
         *([f"Named before the run: {named}; Holm over these alone."] if named else []),
-        f"The other rows against {table['baseline']} are one Holm family for engagement and one for affinity. All intervals are "
-        "over users and paired; of the other figures no test is made.",
+        f"The other rows against {table['baseline']} are one Holm family for engagement and one for affinity. Intervals are over "
+        "users; those of differences are paired. Of the other figures no test is made, and their intervals are not corrected.",
     ]

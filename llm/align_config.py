@@ -73,6 +73,7 @@ class AlignConfig(Stage2Config):
     rows: tuple[AlignRow, ...] = Field(
         (
             {"method": "static_prefix"},
+            {"method": "static_prefix", "objective": "kto"},
             {"method": "e2p"},
             {"method": "e2p", "objective": "engagement"},
             {"method": "e2p", "objective": "kto"},

@@ -12,7 +12,7 @@ from recsys.dataset import Dataset
 from recsys.draft_lists import Drafts, EngagementConfig
 from recsys.seeds import rng
 
-ALIKE = 0.5  # standard deviation of log(1 + users) between an engaged item and the refused one beside it
+ALIKE = 0.25  # standard deviation of log(1 + users) between an engaged item and the refused one beside it
 
 
 def lists_from_tags(config: EngagementConfig, data: Dataset) -> Drafts:

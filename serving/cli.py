@@ -39,7 +39,7 @@ app = typer.Typer(
 app.command()(task)
 
 # commands that several processes may share (accelerate launch -m serving.cli …); any other is the main one's alone
-SHARED = ("run", "prepare", "embed", "tokenize", "adapt", "personalize", "evaluate")
+SHARED = ("run", "prepare", "embed", "tokenize", "adapt", "personalize", "align", "evaluate")
 
 
 @app.callback()

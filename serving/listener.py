@@ -1,4 +1,8 @@
-"""The listener that a music table is judged by: a predictor fitted on lists of a run that no generator has learned from."""
+"""The listener that a music table is judged by: a predictor fitted on lists of a run that no prefix has learned from.
+
+It compares users and items in the space of the conditioning vectors, so rows that read those vectors speak its language; affinity is there
+because its space is another. Popularity is counted over FIT events alone: what the predictor is fitted on would else hold its own label.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from evaluation.engagement_predictor import EngagementPredictor, fit_predictors
 from evaluation.engagement_quality import predictor_quality
 from evaluation.playlist_judge import PlaylistJudge
-from evaluation.shown_features import ItemSpace, Shown
+from evaluation.shown_features import ItemSpace, Shown, unit_rows
 from llm.records import mean_embedding
 from recsys.embed import load_item_vectors
 from recsys.engagement import PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, ShownLists
 from recsys.phrases import Phrases
 from recsys.recommender import Request
-from recsys.splits import FIT, PERSONALIZE
+from recsys.splits import FIT
 from recsys.text_vectors import TextEncoder
 from serving.methods import Methods
 
@@ -43,7 +48,6 @@ def fit_listener(methods: Methods, encoder: str, seed: int) -> Listener:
     encode = _text_encoder(methods, encoder)
     texts = sorted(set(lists.queries))
     of_text = dict(zip(texts, encode(texts, "queries"), strict=True))
-    trained = np.isin(data.roles, (FIT, PERSONALIZE))
     vectors = load_item_vectors(methods.run)
     own_text = encoder == methods.config.embed.text_encoder and "text" in vectors
     collaborative = vectors["collaborative"]
@@ -55,7 +59,7 @@ def fit_listener(methods: Methods, encoder: str, seed: int) -> Listener:
     space = ItemSpace(
         collaborative=collaborative,
         text=vectors["text"] if own_text else encode(data.catalogue.texts(), "item texts"),
-        popularity=np.bincount(data.items[trained], minlength=data.n_items),
+        popularity=np.bincount(data.items[data.roles == FIT], minlength=data.n_items),
     )
 
     def shown(part: int) -> tuple[Shown, list[Request]]:
@@ -68,14 +72,14 @@ def fit_listener(methods: Methods, encoder: str, seed: int) -> Listener:
     fitted = fit_predictors(train, shown(PREDICTOR_VALIDATION)[0], space, seed)
     test, requests = shown(TEST_LISTS)
     held_out = lists.held_out[lists.of(TEST_LISTS)]
-    groups = {"queries seen in training": ~held_out, "held-out queries": held_out}
+    groups = {"queries that training may read": ~held_out, "held-out queries": held_out}
     quality = predictor_quality(fitted, train, test, space, seed, groups)
     return Listener(
         fitted.chosen,
         quality,
         requests,
         units(test.users),
-        _judge(methods, fitted.chosen, space, test, requests),
+        _judge(methods, fitted.chosen, space, test, requests, held_out),
     )
 
 
@@ -85,17 +89,40 @@ def units(users: np.ndarray) -> np.ndarray:
 
 
 def _judge(
-    methods: Methods, predictor: EngagementPredictor, space: ItemSpace, test: Shown, requests: list[Request]
+    methods: Methods,
+    predictor: EngagementPredictor,
+    space: ItemSpace,
+    test: Shown,
+    requests: list[Request],
+    held_out: np.ndarray,
 ) -> PlaylistJudge:
-    retrieval, phrases = methods.retrieval, Phrases(methods.dataset)
-    users, known = retrieval.users.vectors(requests)
+    phrases = Phrases(methods.dataset)
     matches = {query: phrases.matching(query) for query in {request.query or "" for request in requests}}
     none = np.zeros(methods.dataset.n_items, bool)
     carriers = [
         np.flatnonzero(none if (match := matches[request.query or ""]) is None else match)
         for request in requests
     ]
-    return PlaylistJudge(predictor, space, test, users, known, retrieval.items, carriers)
+    users, known = np.zeros((len(requests), 0), np.float32), np.zeros(len(requests), bool)
+    items = None
+    if "retrieval" in methods.run.read_json(
+        "embed", "embed.json"
+    ):  # else retrieval reads the prefix's own vectors
+        users, known = methods.retrieval.users.vectors(requests)
+        items = methods.retrieval.items
+    return PlaylistJudge(predictor, space, test, users, known, items, carriers, held_out)
+
+
+def affinity_correlation(judge: PlaylistJudge) -> float | None:
+    """Rank correlation, over shown test items, of user–item cosines in the affinity space and in the conditioning space."""
+    if judge.affinity_items is None:
+        return None
+    test, of = judge.test, judge.test.list_of_item()
+    there = (judge.affinity_known & test.known)[of]
+    of, items = of[there], test.items[there]
+    ours = (unit_rows(test.user_vectors)[of] * unit_rows(judge.space.collaborative)[items]).sum(1)
+    other = (unit_rows(judge.affinity_users)[of] * unit_rows(judge.affinity_items)[items]).sum(1)
+    return float(spearmanr(ours, other).statistic)
 
 
 def _text_encoder(methods: Methods, encoder: str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -197,6 +198,7 @@ def judge() -> PlaylistJudge:
         affinity_users=generator.normal(size=(6, 3)), affinity_known=test.known,
         affinity_items=generator.normal(size=(N, 3)),
         carriers=[generator.permutation(N)[:20] for _ in range(6)],
+        held_out=np.array([False, True, False, False, True, False]),
     )  # fmt: skip
 
 
@@ -204,12 +206,18 @@ def test_the_judge_asks_every_metric_of_every_replica(judge):
     generator = np.random.default_rng(5)
     replicas = [np.stack([generator.permutation(N)[:6] for _ in range(6)]) for _ in range(2)]
     replicas[0][2, 4:] = -1
-    row = judge.row(replicas)
+    above = [generator.random(6) for _ in range(2)]
+    row = judge.row(replicas, above=above, sharpened=replicas[::-1])
     assert set(row.figures) == set(FIGURES)
+    assert np.array_equal(row.figures["above"], np.stack(above, axis=1))
+    assert np.array_equal(row.figures["sharpened"], row.figures["engagement"][:, ::-1])
     for k, lists in enumerate(replicas):
         for r, listed in enumerate(lists):
             items = listed[listed >= 0]
             found = {name: values[r, k] for name, values in row.figures.items()}
+            assert found["held_out"] == pytest.approx(
+                found["precision"] if judge.held_out[r] else np.nan, nan_ok=True
+            )
             assert found["precision"] == pytest.approx(np.mean([item in judge.carriers[r] for item in items]))
             mine = slice(5 * r, 5 * r + 5)
             shown, liked = judge.test.items[mine], judge.test.labels[mine]
@@ -229,3 +237,19 @@ def test_the_judge_asks_every_metric_of_every_replica(judge):
 def test_the_judge_refuses_lists_of_other_requests(judge):
     with pytest.raises(ValueError, match="6 test requests, and got lists for 5"):
         judge.row([np.zeros((5, 3), np.int64)])
+
+
+def test_without_a_space_of_its_own_there_is_no_affinity(judge):
+    lists = [np.stack([np.arange(6)] * 6)]
+    assert replace(judge, affinity_items=None).row(lists).figures["affinity"] is None
+    assert judge.row(lists, with_affinity=False).figures["affinity"] is None
+    blank = judge.row(lists).figures
+    assert blank["above"] is None
+    assert blank["sharpened"] is None
+
+
+def test_the_primary_row_may_have_several_controls(rows):
+    table = music_table(rows, USERS, N, primary="E2P (KTO)", controls=("Static Prefix", "E2P-Random"))
+    assert [one["b"] for one in table["primary"]] == ["Static Prefix", "E2P-Random", "No Context"]
+    raw = [one["p_value"] for one in table["primary"]]
+    assert [one["p_holm"] for one in table["primary"]] == pytest.approx(multipletests(raw, method="holm")[1])

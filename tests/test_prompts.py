@@ -43,7 +43,7 @@ def test_the_layout():
     tokens = builder(recent_items=2).with_soft_tokens(builder(recent_items=2).prompt(request, Profile()), 1)
     assert tokens[:2] == [PREFIX, BOS]
     assert text_of(tokens) == "Profile: likes Even; enjoyed T6; T4.\nHistory:\nQuery: dark comedy"
-    assert tokens[-4:] == [1002, 1003, 1006, 1007]  # items 1 and 3
+    assert [token for token in tokens if token > 1000] == [1002, 1003, 1006, 1007]  # items 1 and 3
     after = builder(prefix_position="after_bos")
     assert after.with_soft_tokens(after.prompt(request), 2)[:4] == [
         BOS,

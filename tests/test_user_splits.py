@@ -320,7 +320,10 @@ def test_queries_of_held_out_users_teach_nothing(tmp_path, counted_words):
         }
     )
     warm = {f"q{user}" for user in np.flatnonzero(data.user_groups == WARM)}
-    own = {f"q{u}" for u in data.users[(data.items == item) & np.isin(data.roles, (VALIDATION, TEST))]}
+    own = {
+        f"q{u}"
+        for u in data.users[(data.items == item) & np.isin(data.roles, (PERSONALIZE, VALIDATION, TEST))]
+    }
     assert set(Phrases(data).of[item]) == {"i", "q"} | (warm - own)
 
 
