@@ -306,7 +306,7 @@ def test_the_files_of_the_stage_read_back(music_run):
 
 
 def test_a_row_of_another_name_keeps_its_random_row_apart(music_run):
-    config, run = music_run
+    config, _ = music_run
     named = {"rows": [{"method": "e2p", "key": "e2p_lm", "name": "Personal"}], "watched_requests": 20}
     other = config.model_copy(update={"align": AlignConfig.model_validate(named)})
     music = config.music.model_copy(update={"primary": "e2p_lm", "control": "e2p_lm"})
