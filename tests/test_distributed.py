@@ -15,10 +15,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from llm.align_config import AlignConfig
 from recsys import distributed
+from recsys.dataset import Dataset
 from recsys.run import Run
 from serving.config import RunConfig
 from serving.pipeline import run_stage
+from tests.test_align import shown_lists, with_lists
 from tests.two_processes import DIES_AT, SIZES, Rows, optimizer_of
 
 ROOT = Path(__file__).parent.parent
@@ -191,3 +194,31 @@ def test_only_the_main_process_speaks(two):
     )  # of `run` and, by the main process alone, of `status`
     assert "Stage 1: 100%" in two.finished.stderr
     assert two.finished.stderr.count("E2P, seed 0: 100%") == 1
+
+
+def test_kto_by_two_processes_is_that_of_one(small_run, tmp_path):
+    """LM, then KTO with its KL baseline of the whole batch, over batches of 15 and a last one that is smaller."""
+    config, one = small_run
+    method = {"method": "e2p", "bottleneck": 8}
+    settings = {
+        "rows": [method_row(method), method_row(method, "kto")], "steps": 14, "batch": 15, "learning_rates": [1e-2],
+        "validate_every": 7, "watched_requests": 8,
+    }  # fmt: skip
+    config = config.model_copy(update={"align": AlignConfig.model_validate(settings)})
+    runs = [with_lists(one, tmp_path / name, shown_lists(Dataset.load(one))) for name in ("one", "two")]
+    for run in runs:
+        run.write_config(config.model_dump(mode="json"))
+    run_stage("align", config, runs[0])
+    launched = launch("align", runs[1].path)
+    assert launched.returncode == 0, launched.stderr
+    alone, shared = (run.read_json("align", "curves.json") for run in runs)
+    for row in ("e2p_lm-0", "e2p_kto-0"):
+        assert shared[row]["losses"] == [pytest.approx(pair, rel=1e-5) for pair in alone[row]["losses"]], row
+        values, others = (load_file(run.artifact("align", f"{row}.safetensors")) for run in runs)
+        for name, tensor in values.items():
+            assert torch.allclose(tensor, others[name], atol=2e-5), (row, name)
+    assert launched.stdout.count("align: e2p_kto-0:") == 1
+
+
+def method_row(method: dict, objective: str = "lm") -> dict:
+    return {"method": method, "objective": objective}

@@ -1,6 +1,7 @@
 """What each of the processes that tests/test_distributed.py launches does.
 
     die RUN                 Stage 1 of a run, in which process 1 is killed without warning at step DIES_AT
+    align RUN               the stage align of a run
     finish RUN WHOLE OUT    that run's remaining stages by the command line, Stage 1 of WHOLE without a kill, and the small checks
 
 What a process found is written to OUT/<its number>.json.
@@ -120,6 +121,10 @@ def die(run: str) -> None:
     command_line("adapt", run)
 
 
+def align(run: str) -> None:
+    command_line("align", run)
+
+
 def finish(run: str, whole: str, out: str) -> None:
     import llm.profiles
 
@@ -144,4 +149,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     assert training.fit.__kwdefaults__ is not None
     training.fit.__kwdefaults__["checkpoint_every_s"] = 0.0
-    {"die": die, "finish": finish}[sys.argv[1]](*sys.argv[2:])
+    {"die": die, "align": align, "finish": finish}[sys.argv[1]](*sys.argv[2:])
