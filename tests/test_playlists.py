@@ -21,11 +21,13 @@ import torch
 from recsys.run import sha256_of
 from recsys.tables import DataError
 from serving import playlist_shards
+from serving.asking import request_of
 from serving.engines import LocalEngine, Task, Work, engine
-from serving.playlist_answers import micro_batches
+from serving.playlist_answers import Row, micro_batches
+from serving.playlist_folder import WORK
 from serving.playlist_plan import Settings
 from serving.playlist_requests import Source
-from serving.playlists import WORK, playlists
+from serving.playlists import playlists
 from serving.recommender import Recommender
 from tests.test_engines import ROOT, wait_until
 
@@ -140,11 +142,11 @@ def test_every_request_is_answered_as_recommend_answers_it(whole, run):
     lists, service = lists_of(out), Recommender.load(run)
     table = pq.read_table(source).to_pylist()
     assert sorted(lists) == [row["request_id"] for row in table]
-    catalogue, live = service.methods.dataset.catalogue, service
+    catalogue = service.methods.dataset.catalogue
     for row in table:
         found = lists[row["request_id"]]
-        request = live.request(
-            row["user_id"], (row["query"] or "").strip() or None, row["time"],
+        request = request_of(
+            service.methods.dataset, service.live.histories, row["user_id"], (row["query"] or "").strip() or None, row["time"],
             exclude=row["exclude"] or (), allow=row["allow"], request_id=row["request_id"],
         )  # fmt: skip
         n = min(row["n"] or SETTINGS.n, 60)
@@ -180,7 +182,9 @@ def test_the_manifest_says_what_the_files_are_and_nothing_else_is_left(whole, ru
 
 
 def test_micro_batches_are_of_one_n_and_in_order():
-    assert list(micro_batches([5, 3, 5, 5, 3], 2)) == [(3, [1, 4]), (5, [0, 2]), (5, [3])]
+    rows = [Row(place, None, n) for place, n in enumerate([5, 3, 5, 5, 3, 4])]
+    cut = [(n, [row.place for row in some]) for n, some in micro_batches(rows, 2)]
+    assert cut == [(5, [0, 2]), (3, [1, 4]), (4, [5]), (5, [3])]
 
 
 def test_temperature_0_is_best_first_and_a_seed_draws_anew(whole, run, here, tmp_path):
@@ -351,7 +355,7 @@ def test_killed_twice_at_the_command_line_with_its_workers(run, tmp_path):
         process = subprocess.Popen(
             [*command, "--out", str(out), "--workers", "1"], env=environment, stderr=subprocess.DEVNULL
         )
-        wait_until(lambda least=files: len(list(out.glob(".partial/done/playlists/*"))) >= least, 120)
+        wait_until(lambda least=files: len(list(out.glob(".partial/*/done/playlists/*"))) >= least, 120)
         process.kill()
         process.wait()
         assert not (out / "manifest.json").exists()
@@ -421,7 +425,7 @@ def test_a_file_changed_behind_our_back_is_found_at_the_close(whole, run, here, 
 
         def run(self, work, tasks):
             yield from here.run(work, tasks)
-            path = sorted((tmp_path / "out" / WORK / "done" / "playlists").iterdir())[2]
+            path = sorted((tmp_path / "out" / WORK).glob("*/done/playlists/*"))[2]
             table = pq.read_table(path)
             first = table["request_id"][0]
             keep = np.array([id_ != first for id_ in table["request_id"]])
