@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from recsys.run import Run
-from serving.engines import TRIES, EngineError, LocalEngine, Work, engine
+from serving.engines import TRIES, WORKER_BYTES, EngineError, LocalEngine, Work, engine
 from serving.evaluate import evaluate
+from serving.memory import available_bytes
 
 ROOT = Path(__file__).parent.parent
 
@@ -88,6 +89,17 @@ def test_wrong_engines_are_refused():
         engine("local", 0)
     with pytest.raises(ValueError, match="--gpus is for --engine ray"):
         engine("local", 1, gpus=1)
+
+
+def test_local_workers_are_as_many_as_there_is_room_for(monkeypatch):
+    cores = len(os.sched_getaffinity(0))
+    for free, workers in ((0, 1), (WORKER_BYTES, 1), (10_000 * WORKER_BYTES, cores)):
+        monkeypatch.setattr("serving.engines.available_bytes", lambda free=free: free)
+        assert engine("local").workers == workers
+    assert engine("local", 5).workers == 5  # whoever says so
+    monkeypatch.undo()
+    page = os.sysconf("SC_PAGE_SIZE")
+    assert 64 << 20 < available_bytes() <= os.sysconf("SC_PHYS_PAGES") * page
 
 
 # -- ray ---------------------------------------------------------------------------------------------------------
