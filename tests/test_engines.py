@@ -42,7 +42,10 @@ def test_local_does_every_task_once_in_processes_of_one_thread(tmp_path, workers
     assert {result["threads"] for result in results} == {"1"}
     pids = {result["pid"] for result in results}
     assert os.getpid() not in pids
-    assert len(pids) <= workers == len(list(tmp_path.glob("worker-*")))  # started once each
+    assert len(pids) <= workers  # fewer, where the first is done before the next has started
+    assert sorted(tmp_path.glob("worker-*")) == sorted(
+        tmp_path / f"worker-{pid}" for pid in pids
+    )  # once each
 
 
 def test_local_goes_on_when_workers_die(tmp_path):
@@ -112,6 +115,7 @@ def test_ray_does_every_task_once_also_when_a_worker_dies(cluster, tmp_path):
     assert {result["threads"] for result in results} == {"1"}
 
 
+@pytest.mark.slow  # test_playlists loses a worker and a node
 def test_ray_goes_on_when_a_node_is_lost(cluster, tmp_path):
     node = cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
     tasks = [("sleep", 3 + number / 100) for number in range(6)]  # six workers, two of them on that node
@@ -180,6 +184,7 @@ def evaluations(small_run, tmp_path_factory):
     return measured
 
 
+@pytest.mark.slow
 def test_evaluation_gives_the_same_bytes_with_one_worker_and_two(evaluations):
     two = evaluations(LocalEngine(2))
     assert evaluations(LocalEngine(1)) == two

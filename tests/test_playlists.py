@@ -272,6 +272,7 @@ def test_ray_on_two_nodes_changes_no_byte_also_when_a_worker_and_a_node_are_lost
     whole, run, tmp_path, cluster
 ):
     source, out, _ = whole
+    nodes = len(cluster.list_all_nodes())
     node = cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
     inner = engine("ray", 2)
     lost: list[str] = []
@@ -289,6 +290,7 @@ def test_ray_on_two_nodes_changes_no_byte_also_when_a_worker_and_a_node_are_lost
 
     manifest = playlists(run, source, tmp_path / "out", Watched(), SETTINGS, quiet=True)
     assert lost
+    assert len(cluster.list_all_nodes()) == nodes  # the third is gone
     assert bytes_of(tmp_path / "out") == bytes_of(out)
     assert manifest["counts"]["answered"] == 70
 
