@@ -24,8 +24,11 @@ from importlib import import_module
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
+from serving.memory import available_bytes
+
 ENGINES = ("local", "ray")
 TRIES = 3  # of a task whose worker dies; an error that a task raises is not tried again
+WORKER_BYTES = 3 << 29  # 1.5 GiB: a small backbone in float32, its libraries and a micro-batch
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
 )
@@ -71,12 +74,17 @@ def engine(name: str, workers: int | None = None, gpus: float = 0.0) -> Engine:
     if name == "local":
         if gpus:
             raise ValueError("--gpus is for --engine ray; local workers share the machine's first GPU")
-        return LocalEngine(workers or len(os.sched_getaffinity(0)))
+        return LocalEngine(workers or room())
     if name == "ray":
         from serving.ray_engine import RayEngine
 
         return RayEngine(workers, gpus)
     raise ValueError(f"there is no engine {name!r}; expected {' or '.join(ENGINES)}")
+
+
+def room() -> int:
+    """How many workers this machine has cores and, at `WORKER_BYTES` each, free memory for; at least one."""
+    return max(1, min(len(os.sched_getaffinity(0)), available_bytes() // WORKER_BYTES))
 
 
 def one_thread() -> None:

@@ -77,8 +77,9 @@ class Update:
 class LiveState:
     """A run's data with its journal replayed."""
 
-    def __init__(self, run: Run, dataset: Dataset):
-        self.run, self.histories = run, LiveHistories(dataset)
+    def __init__(self, run: Run, dataset: Dataset, only: int | None = None):
+        """`only`: the first so many batches of the journal, whatever is absorbed later; default: all."""
+        self.run, self.histories, self.only = run, LiveHistories(dataset), only
         self.rows: dict[str, dict[int, torch.Tensor]] = {}  # method key -> user integer -> row [L·h] of P_u
         self.batches: list[dict[str, Any]] = []
         self.replay()
@@ -93,7 +94,7 @@ class LiveState:
                 f"{self.run.path}/{LIVE} was absorbed by other artifacts than the run now has (a stage was run again); "
                 f"delete {self.run.path}/{LIVE} and absorb the events again"
             )
-        for batch in record["batches"][len(self.batches) :]:
+        for batch in record["batches"][len(self.batches) : self.only]:
             self._take(batch)
 
     def _take(self, batch: dict[str, Any]) -> None:
@@ -163,6 +164,7 @@ class LiveState:
         facts: dict[str, Any],
     ) -> None:
         """Write a batch: its events, and `states` (method key -> rows [n, L·h] of `users` [n], ascending)."""
+        assert self.only is None, "a state that leaves batches out cannot number the next"
         folder = self.run.path / LIVE
         folder.mkdir(exist_ok=True)
         number = len(self.batches) + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,8 +24,13 @@ def playlists(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for playlists/, rejected/ and manifest.json.")],
-    n: Annotated[int, typer.Option("--n", "-n", help="Items, where a request does not say.")] = 30,
+    n: Annotated[
+        int, typer.Option("--n", "-n", help="Items, where a request does not say; at most 1000.")
+    ] = 30,
     method: Annotated[str | None, typer.Option(help="Default: e2p where the run has it.")] = None,
+    strength: Annotated[
+        float, typer.Option(help="0 to 1: how much of the method's soft tokens and updates is used.")
+    ] = 1.0,
     temperature: Annotated[
         float, typer.Option(help="0: best first. Above: draws without replacement.")
     ] = 1.0,
@@ -35,13 +40,25 @@ def playlists(
     ] = False,
     cap: Annotated[
         list[str] | None,
-        typer.Option(help="At most N items of a list that share a value, e.g. --cap genres=3. Repeatable."),
+        typer.Option(
+            metavar="COLUMN=N",
+            help="At most N items of a list that share a value of a catalogue column, e.g. --cap genres=3. Repeatable.",
+        ),
     ] = None,
+    order: Annotated[
+        Literal["as made", "smooth", "score"],
+        typer.Option(
+            help="'as made', 'smooth' (each item followed by the most alike that is left) or 'score'."
+        ),
+    ] = "as made",
     engine: Annotated[
         str, typer.Option(help="local: processes of this machine. ray: Ray Data on a cluster (RAY_ADDRESS).")
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option(help="Each loads the model once and has one thread. Default: one a core.")
+        int | None,
+        typer.Option(
+            help="Each loads the model once and has one thread. Default: one a core, fewer where memory is short (1.5 GiB each)."
+        ),
     ] = None,
     gpus: Annotated[float, typer.Option(help="GPUs of each worker (ray).")] = 0.0,
     batch: Annotated[int, typer.Option(help="Requests of a micro-batch.")] = 32,
@@ -56,9 +73,9 @@ def playlists(
 
     In: one row a request. request_id and user_id are text or whole numbers, user_id and query may be null; time (Unix seconds) hides everything at or after it; exclude and allow are lists of item ids. Folders may be nested.
 
-    Out: playlists/*.parquet (request_id, rank, item_id, score), rejected/*.parquet (request_id, file, row, reason) and, at the end, manifest.json with counts, hashes, rate and memory. A row that cannot be answered is set aside with the reason; nothing else stops. Users whom the run does not know are answered, and counted.
+    Out: playlists/*.parquet (request_id, rank, item_id, score), rejected/*.parquet (request_id, file, row, reason) and, at the end, manifest.json with counts, hashes, rate and memory. A row that cannot be answered is set aside with the reason (n above 1000 and lists of over 100,000 ids are reasons too); nothing else stops. Users whom the run does not know are answered, and counted.
 
-    Killed at any point, the same command goes on, with no request lost or doubled. The bytes of playlists/ are the same for every engine, number of workers, and order or partitioning of the input (on processors of one kind). They do depend on the run and on every setting but --engine, --workers and --gpus.
+    Killed at any point, the same command goes on, with no request lost or doubled. Feedback that the run absorbs meanwhile (prelude update) is left out until the next run of playlists. The bytes of playlists/ are the same for every engine, number of workers, and order or partitioning of the input (on processors of one kind). They do depend on the run and on every setting but --engine, --workers and --gpus.
 
     \b
     prelude playlists runs/demo --requests requests.parquet --out tonight
@@ -71,7 +88,16 @@ def playlists(
     from serving.recommend_cli import caps_of_options
 
     settings = Settings(
-        n, method, temperature, seed, sequence, caps_of_options(cap or []) or None, batch, memory_mb
+        n=n,
+        method=method,
+        strength=strength,
+        temperature=temperature,
+        seed=seed,
+        sequence=sequence,
+        caps=caps_of_options(cap or []) or None,
+        order=order,
+        batch=batch,
+        memory_mb=memory_mb,
     )
     manifest = job(run, requests, out, engines.engine(engine, workers, gpus), settings, restart)
     typer.echo(summary(manifest, out))

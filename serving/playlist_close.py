@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.run import sha256_of
 from serving.memory import peak_bytes
-from serving.playlist_shards import name_of
+from serving.playlist_shards import groups_of, name_of
 
 FACTS = ("unknown_users", "nobody", "unknown_items_excluded", "unknown_items_allowed")
 
 
 def check_and_count(
-    work: Path, tasks: Sequence[tuple[int, int]], rows: int
+    work: Path,
+    tasks: Sequence[tuple[int, int]],
+    part_requests: int,
+    rows: int,
+    counted: Callable[[tuple[int, int]], Any] = lambda task: None,
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Counts of the run, and {file: sha256 and rows}, read back from what is on the disk.
+    """Counts of the run, and {file: sha256 and rows}, read back from what is on the disk. `counted` is told of each task.
 
     Raises `ValueError` if a request is missing, doubled or not asked for: a file was changed by somebody else.
     """
     counts, files = Counter[str](), {}
     for shard, part in tasks:
-        asked = _ids(work / "requests" / f"shard-{shard:03d}.parquet", part)
+        asked = _ids(work / "requests" / f"shard-{shard:03d}.parquet", part, part_requests)
         path = work / "done" / "playlists" / name_of(shard, part)
         answered = _lists(path)
         refused = work / "done" / "rejected" / f"shard-{shard:03d}-part-{part:05d}.parquet"
@@ -42,6 +47,7 @@ def check_and_count(
         counts["answered"] += len(answered)
         counts["items"] += pq.ParquetFile(path).metadata.num_rows
         files[f"playlists/{path.name}"] = {"sha256": sha256_of(path), "requests": len(answered)}
+        counted((shard, part))
     for path in sorted((work / "done" / "rejected").glob("*.parquet")):
         bad = pq.ParquetFile(path).metadata.num_rows
         counts["rejected"] += bad
@@ -55,20 +61,22 @@ def check_and_count(
     return {"requests": rows} | {name: counts[name] for name in order}, files
 
 
-def _ids(path: Path, part: int) -> list[str]:
-    return pq.ParquetFile(path).read_row_group(part, ["request_id"])["request_id"].to_pylist()
+def _ids(path: Path, part: int, part_requests: int) -> list[str]:
+    file = pq.ParquetFile(path)
+    groups = groups_of(file.metadata, part_requests)[part]
+    return file.read_row_groups(groups, ["request_id"])["request_id"].to_pylist()
 
 
 def _lists(path: Path) -> list[str]:
     """The request ids of a file of playlists, one for each list; a list's ranks are 1, 2, …"""
-    table = pq.ParquetFile(path).read(["request_id", "rank"])
-    ranks = table["rank"].to_numpy()
+    table = pq.ParquetFile(path).read(["request_id", "rank"]).combine_chunks()
+    ranks, ids = table["rank"].to_numpy(), table["request_id"]
     first = ranks == 1
-    ids = table["request_id"].to_numpy()
-    follows = (ids[1:] == ids[:-1]) & (ranks[1:] == ranks[:-1] + 1) if len(ids) else np.zeros(0, bool)
+    same = pc.equal(ids.slice(1), ids.slice(0, max(len(ids) - 1, 0))).to_numpy(zero_copy_only=False)
+    follows = same & (ranks[1:] == ranks[:-1] + 1)
     if len(ids) and not (first[0] and (first[1:] ^ follows).all()):
         raise ValueError(f"{path}: ranks do not run from 1; delete it, and the same command makes it again")
-    return ids[first].tolist()
+    return ids.filter(pa.array(first)).to_pylist()
 
 
 def peaks(workers: dict[str, int]) -> dict[str, int]:

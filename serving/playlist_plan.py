@@ -8,17 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from recsys.ordering import check_order
 from recsys.run import Run, RunError
-from serving.playlist_requests import Source
+from serving.playlist_requests import MOST_ITEMS, Source
 from serving.playlist_shards import part_of, shards_of
+from serving.untrained import UNTRAINED
 
-FORMAT = 1
+FORMAT = 2
 SERVED = ("prepare", "embed", "tokenize", "adapt")  # stages that an answer depends on
-IF_THERE = (
-    "personalize",
-    "align",
-    "live",
-)  # and these, where the run has them: methods, rows of labelled lists, absorbed feedback
+IF_THERE = ("personalize", "align")  # and these, where the run has them: methods, rows of labelled lists
+LIVE = "live"  # feedback that the run has absorbed (serving.live), batch by batch
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,14 @@ class Settings:
 
     n: int = 30  # items, where a request does not say
     method: str | None = None  # None: e2p where the run has it, else no_context
+    strength: float = 1.0  # 0 to 1: how much of the method's soft tokens and updates is used
     temperature: float = 1.0  # 0: best first; above: draws without replacement
     seed: int = 0  # of the draws
     sequence: bool = False  # each item of a list chosen after those before it
     caps: dict[str, int] | None = (
         None  # column of the catalogue -> at most so many items of a list that share a value
     )
+    order: str = "as made"  # of a finished list: recsys.ordering.Order
     batch: int = 32  # requests a micro-batch
     memory_mb: int = (
         256  # MiB that a micro-batch may take beside the weights; it is split where it would take more
@@ -41,6 +42,13 @@ class Settings:
     def __post_init__(self) -> None:
         if self.n < 1:
             raise ValueError(f"--n {self.n}: ask for at least one item")
+        if self.n > MOST_ITEMS:
+            raise ValueError(f"--n {self.n}: at most {MOST_ITEMS}")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(
+                f"--strength {self.strength}: expected 0 (nothing personal in front) to 1 (as trained)"
+            )
+        check_order(self.order)
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(
                 f"--temperature {self.temperature}: expected 0 (best first) or a positive number (draws)"
@@ -51,22 +59,57 @@ class Settings:
             raise ValueError(f"--memory-mb {self.memory_mb}: expected at least 1 MiB")
 
 
-def identity_of(run: Run) -> str:
-    """A hash of all that a run answers with: its configuration, artifacts, and the feedback that it has absorbed."""
+def identity_of(run: Run, absorbed: int) -> str:
+    """A hash of all that a run answers with: its configuration, artifacts, and the first `absorbed` batches of feedback."""
     made = {"config": run.read_config()}
     for stage in (*SERVED, *IF_THERE):
         if record := run.record(stage):
             made[stage] = record["artifacts"]
         elif stage in SERVED:
             raise RunError(f"{run.path} has no finished stage '{stage}'; run: prelude {stage} {run.path}")
+    if absorbed:
+        live = run.record(LIVE) or {"artifacts": {}, "batches": []}
+        names = [batch[kind] for batch in live["batches"][:absorbed] for kind in ("events", "states")]
+        made[LIVE] = {name: live["artifacts"][name] for name in names if name}
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
 
-def plan_of(run: Run, source: Source, settings: Settings) -> dict[str, Any]:
-    """What these playlists are made from, as JSON: the same for the same inputs, whatever the engine."""
+def absorbed_by(run: Run) -> int:
+    """How many batches of feedback the run has absorbed."""
+    return len((run.record(LIVE) or {"batches": []})["batches"])
+
+
+def refuse_impossible(run: Run, settings: Settings) -> None:
+    """What no worker could answer is known now: raises `ValueError` for a method or capped column that the run has not, and for a
+    list in sequence of a method that only ranks. (As `serving.methods` would, which loads torch.)
+    """
+    config, method = run.read_config(), settings.method
+    available = [*UNTRAINED, *(row["key"] for row in config["personalize"]["methods"])]
+    if run.record("align") is not None:
+        available += [row["key"] for row in config["align"]["rows"]]
+    if method is not None and method not in available:
+        raise ValueError(f"this run has no method {method!r}; it has {', '.join(available)}")
+    if settings.sequence and method in UNTRAINED and method != "no_context":
+        raise ValueError(
+            f"{UNTRAINED[method]} ranks items one by one and makes no list in sequence; choose a method that generates "
+            "(such as e2p or no_context), or leave --sequence out"
+        )
+    if settings.caps:
+        from recsys.caps import Caps  # scipy and pandas: only where they are needed
+        from recsys.catalogue import Catalogue
+
+        Caps(Catalogue.load(run.artifact("prepare", "items.parquet").parent), settings.caps)
+
+
+def plan_of(run: Run, source: Source, settings: Settings, absorbed: int | None = None) -> dict[str, Any]:
+    """What these playlists are made from, as JSON: the same for the same inputs, whatever the engine.
+
+    `absorbed`: of how many batches of feedback; default: of all. What a run absorbs later is left out by all workers.
+    """
+    absorbed = absorbed_by(run) if absorbed is None else absorbed
     return {
         "format": FORMAT,
-        "run": {"path": str(run.path), "identity": identity_of(run)},
+        "run": {"path": str(run.path), "identity": identity_of(run, absorbed), "absorbed": absorbed},
         "settings": asdict(settings),
         "requests": {"path": str(source.path), "rows": source.rows},
         "cut": {"shards": shards_of(source.rows), "part": part_of(source.rows, settings.batch)},

@@ -20,16 +20,19 @@ import pyarrow.parquet as pq
 from recsys.tables import DataError
 
 MILLISECONDS = 100_000_000_000  # as in recsys.interactions, which needs pandas
-BATCH_ROWS = 8192
+MOST_ITEMS = 1000  # n of a request: a list is made at once, with all others of its micro-batch
+MOST_IDS = 100_000  # ids in a list of a row
+BATCH_ROWS, READ_ROWS = 8192, 256  # rows that are checked at once, and that are decoded at once
+BATCH_BYTES = 8 << 20  # and bytes: whichever is fewer
 BUFFER_BYTES = 1 << 20  # of a column chunk being read
 TEXTS, NUMBERS, LISTS = ("request_id", "user_id", "query"), ("time", "n"), ("exclude", "allow")
 NEEDED = TEXTS
-IDS = pa.list_(pa.string())
+IDS = pa.large_list(pa.large_string())  # large: 64-bit offsets, which no amount of text overflows
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in TEXTS]
+    [(name, pa.large_string()) for name in TEXTS]
     + [(name, pa.int64()) for name in NUMBERS]
     + [(name, IDS) for name in LISTS]
-    + [("file", pa.int32()), ("row", pa.int64()), ("reason", pa.string())]
+    + [("file", pa.int32()), ("row", pa.int64()), ("reason", pa.large_string())]
 )  # file: number in `Source.files`; row: 1-based; reason: why the row is rejected, or null
 
 
@@ -67,19 +70,49 @@ class Source:
             raise DataError(f"{path} holds no requests: every file has 0 rows")
 
     def tables(self, default_n: int) -> Iterator[pa.Table]:
-        """The rows as tables of `SCHEMA`, file by file, some thousands at a time."""
+        """The rows as tables of `SCHEMA`, file by file: some thousands at a time, fewer where they are large."""
         for number, file in enumerate(self.files):
             path, first = self.root / file.name, 1
-            opened = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
-            wanted = [name for name in SCHEMA.names if name in opened.schema_arrow.names]
             try:
-                for batch in opened.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
+                for batch in _batches(path):
                     yield checked(batch, number, first, default_n)
                     first += batch.num_rows
             except (pa.ArrowException, OSError) as error:
                 raise DataError(
                     f"{path}: damaged at or after row {first} ({_line(error)}); make or download it again"
                 ) from None
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """The columns that a request may have, within `BATCH_ROWS` and, save for `READ_ROWS` rows that are larger, `BATCH_BYTES`."""
+    opened = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+    groups = [opened.metadata.row_group(group) for group in range(opened.metadata.num_row_groups)]
+    row_bytes = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+    at_once = max(1, min(READ_ROWS, BATCH_BYTES // max(row_bytes, 1)))
+    wanted = [name for name in SCHEMA.names if name in opened.schema_arrow.names]
+    held: list[pa.RecordBatch] = []
+    for batch in opened.iter_batches(at_once, columns=wanted, use_threads=False):
+        plain = _decoded(batch)
+        rows, size = sum(some.num_rows for some in held), sum(some.nbytes for some in held)
+        if held and (rows + plain.num_rows > BATCH_ROWS or size + plain.nbytes > BATCH_BYTES):
+            yield pa.concat_batches(held)
+            held = []
+        held.append(plain)
+    if held:
+        yield pa.concat_batches(held)
+
+
+def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Without dictionaries, whose size says nothing of that of the rows, and with 64-bit offsets."""
+    columns = []
+    for encoded in batch.columns:
+        column = encoded.dictionary_decode() if pa.types.is_dictionary(encoded.type) else encoded
+        kind = column.type
+        large = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+        if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+            kind = pa.large_list(large.get(kind.value_type, kind.value_type))
+        columns.append(column.cast(large.get(kind, kind)))
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _hidden(relative: Path) -> bool:
@@ -153,10 +186,7 @@ def checked(batch: pa.RecordBatch, file: int, first_row: int, default_n: int) ->
         reasons[row] = reasons[row] or reason
 
     def column(name: str) -> pa.Array | None:
-        if name not in batch.schema.names:
-            return None
-        values = batch.column(name)
-        return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+        return batch.column(name) if name in batch.schema.names else None
 
     ready: dict[str, pa.Array] = {}
     for name in TEXTS:
@@ -166,16 +196,21 @@ def checked(batch: pa.RecordBatch, file: int, first_row: int, default_n: int) ->
     ready["user_id"] = _or_null(pc.utf8_trim_whitespace(ready["user_id"]))
     ready["query"] = _or_null(ready["query"])
     ready["time"] = _numbers(column("time"), rows, 0, MILLISECONDS, because, _bad_time)
-    ready["n"] = _numbers(column("n"), rows, 1, 2**53, because, _bad_n).fill_null(default_n)
+    ready["n"] = _numbers(column("n"), rows, 1, MOST_ITEMS + 1, because, _bad_n).fill_null(default_n)
     for name in LISTS:
         ready[name] = _lists(column(name), rows)
+        lengths = pc.fill_null(pc.list_value_length(ready[name]), 0).to_numpy(zero_copy_only=False)
+        for row in np.flatnonzero(lengths > MOST_IDS).tolist():
+            because(row, f"{name} has {lengths[row]:,} ids; at most {MOST_IDS:,}")
     ready["file"] = pa.array(np.full(rows, file, np.int32))
     ready["row"] = pa.array(np.arange(first_row, first_row + rows))
-    ready["reason"] = pa.array(reasons, pa.string())
+    ready["reason"] = pa.array(reasons, pa.large_string())
     return pa.table(ready, schema=SCHEMA)
 
 
 def _bad_n(value: Any) -> str:
+    if value > MOST_ITEMS and value == value // 1:
+        return f"n is {value:.0f}; at most {MOST_ITEMS}"
     return f"n is {value:g}; ask for a whole number of items, at least one"
 
 
@@ -202,15 +237,13 @@ def _texts(values: pa.Array, name: str, because: Callable[[int, str], None]) -> 
             except UnicodeDecodeError:
                 decoded.append(None)
                 because(row, f"{name} is not text: bytes that are not UTF-8 (half a surrogate pair is not)")
-        return pa.array(decoded, pa.string())
-    return values.cast(pa.string())
+        return pa.array(decoded, pa.large_string())
+    return values.cast(pa.large_string())
 
 
 def _is_utf8(values: pa.Array) -> bool:
     try:
-        values.cast(pa.string() if not pa.types.is_large_binary(values.type) else pa.large_string()).validate(
-            full=True
-        )
+        values.cast(pa.large_string()).validate(full=True)
     except pa.ArrowInvalid:
         return False
     return True
@@ -223,7 +256,7 @@ def _blank(texts: pa.Array) -> np.ndarray:
 
 
 def _or_null(texts: pa.Array) -> pa.Array:
-    return pc.if_else(pa.array(_blank(texts)), pa.scalar(None, pa.string()), texts)
+    return pc.if_else(pa.array(_blank(texts)), pa.scalar(None, pa.large_string()), texts)
 
 
 def _numbers(values, rows: int, low: int, end: int, because, reason: Callable[[Any], str]) -> pa.Array:
@@ -245,7 +278,7 @@ def _lists(values: pa.Array | None, rows: int) -> pa.Array:
         return pa.nulls(rows, IDS)
     inner = values.type.value_type
     if _is_text(inner) and not _is_utf8(values.flatten()):
-        raw = values.cast(pa.list_(pa.large_binary())).to_pylist()
+        raw = values.cast(pa.large_list(pa.large_binary())).to_pylist()
         return pa.array([r and [i and i.decode(errors="replace") for i in r] for r in raw], IDS)
     return values.cast(IDS)
 

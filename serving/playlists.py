@@ -4,7 +4,7 @@
       playlists/part-000-00000.parquet …   request_id, rank (1 is first), item_id, score; by request id within a file
       rejected/…                           request_id, file, row (1-based), reason
       manifest.json                        counts, the sha256 of every file, what it was made from, how fast
-      .partial/                            while it runs: plan.json, dealt/, requests/, drafts/, done/
+      .partial/                            while it runs: plan.json, and dealt/, requests/, drafts/, done/ in a folder of the plan's
 
 A run has four phases, and each begins where a kill left it: *deal* (rows to shards, anew), *sort* (a shard at a time), *answer*
 (a part at a time: a finished file is a finished task) and *close* (count everything, then rename `done/` into place). The bytes
@@ -13,8 +13,6 @@ of `playlists/` depend on the set of requests, the run and the settings alone: s
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import shutil
 import time
@@ -26,17 +24,14 @@ from typing import Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from recsys.rewrite import to_disk, write_text_atomically
+from recsys.rewrite import write_text_atomically
 from recsys.run import Run
 from serving.engines import Engine, Work
 from serving.playlist_close import check_and_count, peaks
-from serving.playlist_plan import Settings, fingerprint_of, plan_of, refuse_another
+from serving.playlist_folder import begin, locked, publish, refuse_strangers, unfinished_plan, work_folder
+from serving.playlist_plan import Settings, fingerprint_of, plan_of, refuse_impossible
 from serving.playlist_requests import Source
-from serving.playlist_shards import deal, dealt, name_of, sort_shard, write_parquet
-from serving.untrained import UNTRAINED
-
-RESULTS = ("playlists", "rejected", "manifest.json")  # the manifest last: with it the run is finished
-WORK = ".partial"
+from serving.playlist_shards import deal, dealt, into_place, name_of, sort_shard
 
 
 def playlists(
@@ -52,21 +47,22 @@ def playlists(
 
     Called again after a kill it goes on, and after the end it does nothing. `restart` deletes what `out` has of a run
     of playlists first. Raises `DataError` for files that cannot be read and `ValueError` for an `out` that was begun
-    with something else, or is in use; both before anything is written.
+    with something else, or is in use, and for settings that the run cannot answer with; all of it before anything is
+    written or deleted.
     """
     settings, out, requests = settings or Settings(), Path(out), Path(requests)
     opened = Run.open(run)
     if requests.is_dir() and out.resolve().is_relative_to(requests.resolve()):
         raise ValueError(f"{out} lies in {requests}, whose files are the requests; give another --out")
     source = Source(requests)
-    _refuse_method(opened, settings)
-    plan = plan_of(opened, source, settings)
-    _refuse_strangers(out)
+    refuse_impossible(opened, settings)
+    refuse_strangers(out)
+    plan_of(opened, source, settings)  # raises for a run that cannot answer, before anything is touched
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
-        if restart:
-            _delete(out)
-        if (finished := _begun(out, plan)) is not None:
+    with locked(out):
+        before = None if restart else unfinished_plan(out)
+        plan = plan_of(opened, source, settings, None if before is None else before["run"].get("absorbed", 0))
+        if (finished := begin(out, plan, restart)) is not None:
             return finished
         return _Job(out, plan, source, settings, engine, quiet).run()
 
@@ -79,7 +75,7 @@ class _Job:
     ):
         self.out, self.plan, self.source = out, plan, source
         self.settings, self.engine, self.quiet = settings, engine, quiet
-        self.work = out / WORK
+        self.work = work_folder(out, plan)
         self.shards, self.part = plan["cut"]["shards"], plan["cut"]["part"]
         self.names = [file.name for file in source.files]
         self.workers: dict[str, int] = {}  # peak bytes of each worker of this call
@@ -87,42 +83,64 @@ class _Job:
     def run(self) -> dict[str, Any]:
         begun = time.monotonic()
         if not (self.work / "done" / "manifest.json").exists():
-            shutil.rmtree(self.work / "drafts", ignore_errors=True)
+            if (self.work / "drafts").exists():
+                shutil.rmtree(self.work / "drafts")
             for name in ("drafts", "requests", "done/playlists", "done/rejected"):
                 (self.work / name).mkdir(parents=True, exist_ok=True)
             self._deal()
             self._sort()
             answered, seconds = self._answer()
             self._close(answered, seconds, begun)
-        publish(self.out)
+        publish(self.out, self.work)
         return json.loads((self.out / "manifest.json").read_text(encoding="utf-8"))
 
     def _deal(self) -> None:
-        """Rows into `dealt/`. A kill costs the whole of it: it takes seconds a million rows."""
+        """Rows into `dealt/`, those that cannot be answered into `rejected/`. A kill costs the whole of it."""
         if (self.work / "dealt.json").exists():
             return
-        shutil.rmtree(self.work / "dealt", ignore_errors=True)
-        (self.work / "dealt").mkdir()
-        deal(self.source, self.work / "dealt", self.shards, self.settings.n)
+        folder = self.work / "dealt"
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
+        with self._bar("reading", " requests", self.source.rows) as bar:
+            for rows in deal(self.source, folder, self.shards, self.settings.n):
+                bar.update(rows)
+        if (folder / "rejected.parquet").exists():
+            into_place(folder / "rejected.parquet", self.work / "done" / "rejected" / "as-read.parquet")
         write_text_atomically(self.work / "dealt.json", json.dumps({"rows": self.source.rows}))
 
     def _sort(self) -> None:
-        """Shards into `requests/`, in parts; rows that cannot be answered into `rejected/`."""
-        for shard in range(self.shards):
-            path, name = dealt(self.work / "dealt", shard), f"shard-{shard:03d}.parquet"
-            if not (self.work / "requests" / name).exists():
-                fine, bad = sort_shard(path, self.names)
-                if len(bad):
-                    write_parquet(self.work / "done" / "rejected" / name, bad, self.work / "drafts")
-                write_parquet(self.work / "requests" / name, fine, self.work / "drafts", self.part)
-            Path(path).unlink(missing_ok=True)
+        """Shards into `requests/`, in parts; rows that repeat or contradict others into `rejected/`."""
+        drafts = self.work / "drafts"
+        with self._bar("sorting", " shards", self.shards) as bar:
+            for shard in range(self.shards):
+                path, name = dealt(self.work / "dealt", shard), f"shard-{shard:03d}.parquet"
+                if not (self.work / "requests" / name).exists():
+                    asked, bad = drafts / name, drafts / f"rejected-{name}"
+                    if sort_shard(path, self.names, asked, bad, self.part):
+                        into_place(bad, self.work / "done" / "rejected" / name)
+                    into_place(asked, self.work / "requests" / name)
+                Path(path).unlink(missing_ok=True)
+                bar.update()
 
     def tasks(self) -> Iterator[tuple[tuple[int, int], int]]:
         """All tasks (shard, part), and how many requests each has."""
         for shard in range(self.shards):
-            footer = pq.ParquetFile(self.work / "requests" / f"shard-{shard:03d}.parquet").metadata
-            for part in range(footer.num_row_groups):
-                yield (shard, part), footer.row_group(part).num_rows
+            rows = pq.ParquetFile(self.work / "requests" / f"shard-{shard:03d}.parquet").metadata.num_rows
+            for part, first in enumerate(range(0, rows, self.part)):
+                yield (shard, part), min(self.part, rows - first)
+
+    def _bar(self, what: str, unit: str, total: int, done: int = 0) -> tqdm:
+        """Progress with rate and time left."""
+        return tqdm(
+            total=total,
+            initial=done,
+            unit=unit,
+            desc=what,
+            disable=self.quiet,
+            mininterval=1.0,
+            smoothing=0.1,
+        )
 
     def _answer(self) -> tuple[int, float]:
         """Do what is left; returns how many requests this call has answered, and in how many seconds."""
@@ -135,15 +153,14 @@ class _Job:
             {
                 "run": str(Path(self.plan["run"]["path"]).absolute()),
                 "identity": self.plan["run"]["identity"],
+                "absorbed": self.plan["run"]["absorbed"],
                 "work": str(self.work.absolute()),
                 "names": self.names,
+                "part_requests": self.part,
                 "settings": asdict(self.settings),
             },
         )
-        with tqdm(
-            total=sum(sizes.values()), initial=done, unit=" requests", desc="playlists",
-            disable=self.quiet, mininterval=1.0, smoothing=0.1,
-        ) as bar:  # fmt: skip
+        with self._bar("playlists", " requests", sum(sizes.values()), done) as bar:
             for task, result in self.engine.run(work, left):
                 bar.update(sizes[(int(task[0]), int(task[1]))])
                 self.workers[result["worker"]] = result["peak_bytes"]
@@ -151,7 +168,11 @@ class _Job:
 
     def _close(self, answered: int, seconds: float, begun: float) -> None:
         """Count everything once more from the files, and write the manifest."""
-        counts, files = check_and_count(self.work, [task for task, _ in self.tasks()], self.source.rows)
+        sizes = dict(self.tasks())
+        with self._bar("counting", " requests", sum(sizes.values())) as bar:
+            counts, files = check_and_count(
+                self.work, list(sizes), self.part, self.source.rows, lambda task: bar.update(sizes[task])
+            )
         call = {
             "engine": self.engine.name,
             "workers": self.engine.workers,
@@ -163,74 +184,6 @@ class _Job:
         manifest = {"fingerprint": fingerprint_of(self.plan)} | self.plan
         manifest |= {"counts": counts, "last_call": call, "results": files, "finished_unix_s": time.time()}
         write_text_atomically(self.work / "done" / "manifest.json", json.dumps(manifest, indent=1))
-
-
-def publish(out: Path) -> None:
-    """Move what is done into place; what an earlier call has moved stays."""
-    done = out / WORK / "done"
-    for name in RESULTS:
-        if (done / name).exists():
-            (done / name).rename(out / name)
-            to_disk(out)
-    shutil.rmtree(out / WORK)
-
-
-def _begun(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """Make sure that `out` is of this plan; the manifest, if it is finished."""
-    if (out / "manifest.json").exists():
-        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        refuse_another(manifest, plan, out)
-        shutil.rmtree(out / WORK, ignore_errors=True)  # a kill after the last rename leaves it
-        return manifest
-    if (out / WORK / "plan.json").exists():
-        refuse_another(json.loads((out / WORK / "plan.json").read_text(encoding="utf-8")), plan, out)
-    else:
-        (out / WORK).mkdir(exist_ok=True)
-        write_text_atomically(out / WORK / "plan.json", json.dumps(plan, indent=1))
-    return None
-
-
-def _refuse_method(run: Run, settings: Settings) -> None:
-    """An unknown method is known now, not in the workers. (The resolved configuration names those that were trained.)"""
-    available = [*UNTRAINED, *(method["key"] for method in run.read_config()["personalize"]["methods"])]
-    if settings.method is not None and settings.method not in available:
-        raise ValueError(f"this run has no method {settings.method!r}; it has {', '.join(available)}")
-
-
-def _refuse_strangers(out: Path) -> None:
-    """Never write among, or delete, what is not ours."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out is a folder")
-    there = [name for name in RESULTS if (out / name).exists()]
-    ours = (out / WORK / "plan.json").exists()
-    if "manifest.json" in there and not ours:
-        try:
-            ours = "fingerprint" in json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        except (ValueError, OSError):
-            ours = False
-    if there and not ours:
-        raise ValueError(
-            f"{out / there[0]} is there and not of a run of playlists; give an empty or new --out"
-        )
-
-
-def _delete(out: Path) -> None:
-    """The manifest first: without it nothing counts as finished. The plan last: with it what is left is ours."""
-    (out / "manifest.json").unlink(missing_ok=True)
-    for name in ("playlists", "rejected", WORK):
-        shutil.rmtree(out / name, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    with open(out / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{out} is being written by another prelude process; wait for it to end"
-            ) from None
-        yield
 
 
 def summary(manifest: dict[str, Any], out: Path) -> str:

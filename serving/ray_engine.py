@@ -48,7 +48,7 @@ class RayEngine:
             items = [{"task": json.dumps(task)} for task in tasks]
             done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
                 _Worker,
-                fn_constructor_args=(work, _tries()),
+                fn_constructor_args=(work, _tries(self.workers)),
                 batch_size=1,
                 num_cpus=1,
                 num_gpus=self.gpus or None,
@@ -79,6 +79,13 @@ class _Worker:
     """An actor: started once, then one task a call. Ray starts a dead one anew and repeats its calls, without end."""
 
     def __init__(self, work: Work, tries: Any):
+        import ray
+
+        if not ray.get(tries.start.remote()):
+            raise EngineError(
+                f"workers died while they started, {TRIES} times each, and no task was begun (out of memory?); "
+                "with fewer workers they may fit"
+            )
         self.do, self.tries = work.start(), tries
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
@@ -97,26 +104,35 @@ class _Worker:
 
 
 class _Tries:
-    """How often each task was begun and not ended: beyond `TRIES` it is the task that kills its workers."""
+    """How often each task was begun and not ended: beyond `TRIES` it is the task that kills its workers.
 
-    def __init__(self) -> None:
+    And how often a worker has started since a task was last begun: beyond `TRIES` times `workers` none will get there.
+    """
+
+    def __init__(self, workers: int) -> None:
         self.open: Counter[str] = Counter()
+        self.starts, self.most = 0, TRIES * workers
+
+    def start(self) -> bool:
+        self.starts += 1
+        return self.starts <= self.most
 
     def begin(self, task: str) -> int:
         self.open[task] += 1
+        self.starts = 0
         return self.open[task]
 
     def end(self, task: str) -> None:
         del self.open[task]
 
 
-def _tries() -> Any:
+def _tries(workers: int) -> Any:
     """The one `_Tries`, on the node of this process, which the job cannot outlive."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(_Tries).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(_Tries).options(num_cpus=0, scheduling_strategy=here).remote(workers)
 
 
 @contextlib.contextmanager

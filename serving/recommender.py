@@ -63,8 +63,9 @@ class Recommender:
     `update(events)` for good: what a run has absorbed is read with it (`serving.live`).
     """
 
-    def __init__(self, methods: Methods):
-        self.methods = methods
+    def __init__(self, methods: Methods, absorbed: int | None = None):
+        """`absorbed`: read only the first so many batches of feedback (of a job that others must not change); default: all."""
+        self.methods, self.absorbed = methods, absorbed
         self._built: dict[str, AnyRecommender] = {}
 
     @classmethod
@@ -79,10 +80,16 @@ class Recommender:
     @cached_property
     def live(self) -> LiveState:
         """Everybody's history as of now, and the rows of P_u that feedback has moved."""
-        return LiveState(self.methods.run, self.methods.dataset)
+        return LiveState(self.methods.run, self.methods.dataset, self.absorbed)
 
-    def method(self, name: str) -> AnyRecommender:
-        """A method's recommender, as it is now."""
+    def method(self, name: str, strength: float = 1.0) -> AnyRecommender:
+        """A method's recommender, as it is now; `strength` scales what it adds to the model."""
+        built = self._method(name)
+        if strength == 1.0 or not isinstance(built, SidRecommender):
+            return built
+        return self.methods.recommender(built.name, replace(built.reading, strength=strength))
+
+    def _method(self, name: str) -> AnyRecommender:
         if name not in self._built:
             built = self.methods.build(name)
             personalizer = built.reading.personalizer if isinstance(built, SidRecommender) else None
@@ -143,7 +150,7 @@ class Recommender:
         check_options(n, temperature, strength, seed)
         started = clock.perf_counter()
         name = method or next(name for name in PREFERRED if name in self.methods.available())
-        recommender, data = self._recommender(name, strength), self.methods.dataset
+        recommender, data = self.method(name, strength), self.methods.dataset
         request = request_of(
             data, self.live.histories, user_id, query, time, history, exclude, allow, exclude_seen
         )
@@ -163,12 +170,6 @@ class Recommender:
         """The vectors in which items are alike [N, d]: of their texts where the run has them, else collaborative."""
         vectors = load_item_vectors(self.methods.run)
         return vectors["text" if "text" in vectors else "collaborative"]
-
-    def _recommender(self, name: str, strength: float) -> AnyRecommender:
-        built = self.method(name)
-        if strength == 1.0 or not isinstance(built, SidRecommender):
-            return built
-        return self.methods.recommender(built.name, replace(built.reading, strength=strength))
 
 
 @lru_cache(maxsize=2)

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def start(folder: str, refuse: bool = False) -> Callable[[tuple], dict]:
+def start(folder: str, refuse: bool = False, stillborn: bool = False) -> Callable[[tuple], dict]:
     """A worker whose tasks are (what, number): `square` it, `die` the first time, `always die`, `raise`, or `sleep`."""
     if refuse:
         raise ValueError("this worker cannot start")
     (Path(folder) / f"worker-{os.getpid()}").touch()
+    if stillborn:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def do(task: tuple) -> dict:
         what, number = task

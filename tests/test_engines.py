@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from recsys.run import Run
-from serving.engines import TRIES, EngineError, LocalEngine, Work, engine
+from serving.engines import TRIES, WORKER_BYTES, EngineError, LocalEngine, Work, engine
 from serving.evaluate import evaluate
+from serving.memory import available_bytes
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,7 +42,10 @@ def test_local_does_every_task_once_in_processes_of_one_thread(tmp_path, workers
     assert {result["threads"] for result in results} == {"1"}
     pids = {result["pid"] for result in results}
     assert os.getpid() not in pids
-    assert len(pids) <= workers == len(list(tmp_path.glob("worker-*")))  # started once each
+    assert len(pids) <= workers  # fewer, where the first is done before the next has started
+    assert sorted(tmp_path.glob("worker-*")) == sorted(
+        tmp_path / f"worker-{pid}" for pid in pids
+    )  # once each
 
 
 def test_local_goes_on_when_workers_die(tmp_path):
@@ -90,6 +94,17 @@ def test_wrong_engines_are_refused():
         engine("local", 1, gpus=1)
 
 
+def test_local_workers_are_as_many_as_there_is_room_for(monkeypatch):
+    cores = len(os.sched_getaffinity(0))
+    for free, workers in ((0, 1), (WORKER_BYTES, 1), (10_000 * WORKER_BYTES, cores)):
+        monkeypatch.setattr("serving.engines.available_bytes", lambda free=free: free)
+        assert engine("local").workers == workers
+    assert engine("local", 5).workers == 5  # whoever says so
+    monkeypatch.undo()
+    page = os.sysconf("SC_PAGE_SIZE")
+    assert 64 << 20 < available_bytes() <= os.sysconf("SC_PHYS_PAGES") * page
+
+
 # -- ray ---------------------------------------------------------------------------------------------------------
 
 
@@ -100,20 +115,27 @@ def test_ray_does_every_task_once_also_when_a_worker_dies(cluster, tmp_path):
     assert {result["threads"] for result in results} == {"1"}
 
 
+@pytest.mark.slow  # test_playlists loses a worker and a node
 def test_ray_goes_on_when_a_node_is_lost(cluster, tmp_path):
     node = cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
     tasks = [("sleep", 3 + number / 100) for number in range(6)]  # six workers, two of them on that node
 
+    here = len(cluster.list_all_nodes())
+    lost: list[int] = []
+
     def lose() -> None:
         wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 6)
         cluster.remove_node(node, allow_graceful=False)
+        lost.append(len(list(tmp_path.glob("worker-*"))))
 
     thread = threading.Thread(target=lose)
     thread.start()
     results = done(engine("ray", 6), tmp_path, tasks)
     thread.join()
+    assert lost == [6]  # it went while all six were at work
+    assert len(cluster.list_all_nodes()) == here - 1
     assert [result["square"] for result in results] == [task[1] ** 2 for task in tasks]
-    assert len(list(tmp_path.glob("worker-*"))) >= 6
+    assert len(list(tmp_path.glob("worker-*"))) > 6  # and others were started for those that went with it
 
 
 def test_ray_names_the_task_that_fails_or_always_kills(cluster, tmp_path):
@@ -121,6 +143,12 @@ def test_ray_names_the_task_that_fails_or_always_kills(cluster, tmp_path):
         list(engine("ray", 2).run(work(tmp_path), [("raise", 1), ("square", 2)]))
     with pytest.raises(EngineError, match=r"^task \('always die', 1\): the worker died 3 times"):
         list(engine("ray", 1).run(work(tmp_path), [("always die", 1)]))
+
+
+def test_ray_gives_up_on_workers_that_die_while_they_start(cluster, tmp_path):
+    with pytest.raises(EngineError, match=r"^workers died while they started, 3 times each, and no task was"):
+        list(engine("ray", 2).run(work(tmp_path, stillborn=True), SQUARES))
+    assert len(list(tmp_path.glob("worker-*"))) == 2 * TRIES
 
 
 def test_ray_refuses_more_workers_than_the_cluster_has_room_for(cluster, tmp_path):
@@ -156,6 +184,7 @@ def evaluations(small_run, tmp_path_factory):
     return measured
 
 
+@pytest.mark.slow
 def test_evaluation_gives_the_same_bytes_with_one_worker_and_two(evaluations):
     two = evaluations(LocalEngine(2))
     assert evaluations(LocalEngine(1)) == two

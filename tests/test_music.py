@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -18,10 +19,13 @@ from recsys.embed import load_item_vectors
 from recsys.engagement import GENERATOR, TEST_LISTS, ShownLists
 from recsys.run import Run, RunError
 from serving.config import RunConfig
+from serving.engines import LocalEngine
 from serving.evaluate import PLAYLIST_STAGES, STAGES
 from serving.listener import units
 from serving.music import MusicTable, Reranking, liked_above
 from serving.pipeline import run_all, run_stage
+from serving.playlist_plan import Settings
+from serving.playlists import playlists
 from serving.recommender import Recommender
 from serving.user_state import delete
 
@@ -313,3 +317,16 @@ def test_a_row_of_another_name_keeps_its_random_row_apart(music_run):
     work = MusicTable.__new__(MusicTable)
     work.config, work.align = music, other.align
     assert work._random_name("e2p_lm") == "Personal, another user's vector"
+
+
+def test_playlists_by_a_row_that_kto_trained(music_run, tmp_path):
+    _, run = music_run
+    table = pa.table({"request_id": ["a", "b"], "user_id": ["u1", "u2"], "query": ["even", "odd"]})
+    pq.write_table(table, tmp_path / "requests.parquet")
+    settings = Settings(n=5, method="e2p_kto", temperature=0.0)
+    playlists(run.path, tmp_path / "requests.parquet", tmp_path / "out", LocalEngine(1), settings, quiet=True)
+    (path,) = (tmp_path / "out" / "playlists").iterdir()
+    found = pq.read_table(path)["item_id"].to_pylist()
+    lists = [Recommender.load(run.path).recommend(user, query, 5, method="e2p_kto")
+             for user, query in (("u1", "even"), ("u2", "odd"))]  # fmt: skip
+    assert found == [item.item_id for some in lists for item in some]

@@ -25,6 +25,7 @@ from recsys.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from recsys.user_vectors import HistoryVectors
 from serving import Recommender
 from serving.absorbing import online_full
+from serving.asking import request_of
 from serving.attention import attention_of
 from serving.config import RunConfig
 from serving.live import LiveState, digest_of
@@ -98,13 +99,13 @@ def test_an_update_moves_its_users_and_leaves_every_other_bit_identical(copy):
 def test_histories_vectors_and_records_see_the_new_events_at_once(copy):
     service = Recommender.load(copy.path)
     service.update(NEW)
-    e2p = service.method("e2p")
-    request, _ = service._request("u0", None, None, None, (), None, None, e2p)
+    data, histories = service.methods.dataset, service.live.histories
+    request = request_of(data, histories, "u0")
     assert request.history[-2:].tolist() == [
         service.methods.dataset.catalogue.index_of(i) for i in ("i2", "i4")
     ]
     assert request.time == 2_000_101
-    early, _ = service._request("u0", None, 2_000_100, None, (), None, None, e2p)
+    early = request_of(data, histories, "u0", time=2_000_100)
     assert early.history[-1] == request.history[-2]
     assert len(early.history) == len(request.history) - 1
     vectors = [service.methods.users.vectors([one])[0] for one in (request, early)]

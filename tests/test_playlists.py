@@ -8,8 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import traceback
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,14 +21,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recsys.run import sha256_of
+from recsys.run import Run, sha256_of
 from recsys.tables import DataError
-from serving import playlist_shards
+from serving import playlist_requests, playlist_shards
+from serving.asking import answer, request_of
 from serving.engines import LocalEngine, Task, Work, engine
-from serving.playlist_answers import micro_batches
-from serving.playlist_plan import Settings
+from serving.playlist_answers import Row, each_or_why, micro_batches
+from serving.playlist_folder import DELETED, WORK
+from serving.playlist_plan import Settings, refuse_impossible
 from serving.playlist_requests import Source
-from serving.playlists import WORK, playlists
+from serving.playlists import playlists
 from serving.recommender import Recommender
 from tests.test_engines import ROOT, wait_until
 
@@ -140,11 +145,11 @@ def test_every_request_is_answered_as_recommend_answers_it(whole, run):
     lists, service = lists_of(out), Recommender.load(run)
     table = pq.read_table(source).to_pylist()
     assert sorted(lists) == [row["request_id"] for row in table]
-    catalogue, live = service.methods.dataset.catalogue, service
+    catalogue = service.methods.dataset.catalogue
     for row in table:
         found = lists[row["request_id"]]
-        request = live.request(
-            row["user_id"], (row["query"] or "").strip() or None, row["time"],
+        request = request_of(
+            service.methods.dataset, service.live.histories, row["user_id"], (row["query"] or "").strip() or None, row["time"],
             exclude=row["exclude"] or (), allow=row["allow"], request_id=row["request_id"],
         )  # fmt: skip
         n = min(row["n"] or SETTINGS.n, 60)
@@ -180,7 +185,9 @@ def test_the_manifest_says_what_the_files_are_and_nothing_else_is_left(whole, ru
 
 
 def test_micro_batches_are_of_one_n_and_in_order():
-    assert list(micro_batches([5, 3, 5, 5, 3], 2)) == [(3, [1, 4]), (5, [0, 2]), (5, [3])]
+    rows = [Row(place, None, n) for place, n in enumerate([5, 3, 5, 5, 3, 4])]
+    cut = [(n, [row.place for row in some]) for n, some in micro_batches(rows, 2)]
+    assert cut == [(5, [0, 2]), (3, [1, 4]), (4, [5]), (5, [3])]
 
 
 def test_temperature_0_is_best_first_and_a_seed_draws_anew(whole, run, here, tmp_path):
@@ -196,6 +203,27 @@ def test_temperature_0_is_best_first_and_a_seed_draws_anew(whole, run, here, tmp
     playlists(run, source, tmp_path / "other", here, other, quiet=True)
     lists, again = lists_of(out), lists_of(tmp_path / "other")
     assert sum(lists[r]["item_id"].tolist() != again[r]["item_id"].tolist() for r in lists) > 35
+
+
+def test_caps_sequence_order_and_strength_are_those_of_recommend(whole, run, here, tmp_path):
+    source, _, _ = whole
+    options = {"sequence": True, "caps": {"kind": 2}, "order": "smooth", "strength": 0.5, "temperature": 0.0}
+    settings = Settings(n=7, batch=4, method="e2p", **options)
+    playlists(run, source, tmp_path / "out", here, settings, quiet=True)
+    lists, service = lists_of(tmp_path / "out"), Recommender.load(run)
+    assert len(lists) == 70
+    assert max(map(len, lists.values())) == 4  # two of each kind
+    plain = 0
+    for row in pq.read_table(source).to_pylist()[:20]:
+        asks = {"time": row["time"], "exclude": row["exclude"] or (), "allow": row["allow"], "method": "e2p"}
+        n = min(row["n"] or 7, 60)
+        found = service.recommend(row["user_id"], row["query"], n, **asks, **options)
+        assert lists[row["request_id"]]["item_id"].tolist() == [item.item_id for item in found]
+        unordered = service.recommend(
+            row["user_id"], row["query"], n, **asks, **options | {"order": "as made"}
+        )
+        plain += [item.item_id for item in unordered] != [item.item_id for item in found]
+    assert plain > 3  # the order has been at work
 
 
 # -- the same bytes ------------------------------------------------------------------------------------------
@@ -244,6 +272,7 @@ def test_ray_on_two_nodes_changes_no_byte_also_when_a_worker_and_a_node_are_lost
     whole, run, tmp_path, cluster
 ):
     source, out, _ = whole
+    nodes = len(cluster.list_all_nodes())
     node = cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
     inner = engine("ray", 2)
     lost: list[str] = []
@@ -261,6 +290,7 @@ def test_ray_on_two_nodes_changes_no_byte_also_when_a_worker_and_a_node_are_lost
 
     manifest = playlists(run, source, tmp_path / "out", Watched(), SETTINGS, quiet=True)
     assert lost
+    assert len(cluster.list_all_nodes()) == nodes  # the third is gone
     assert bytes_of(tmp_path / "out") == bytes_of(out)
     assert manifest["counts"]["answered"] == 70
 
@@ -272,6 +302,7 @@ def killed_at(point: int, job) -> bool:
     """Run `job` in a fork that gets SIGKILL before its `point`-th change of the disk; False if it ended before that."""
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)  # a deadlock ends it, and is told from the kill
         left = [point]
 
         def counting(change):
@@ -283,26 +314,26 @@ def killed_at(point: int, job) -> bool:
 
             return changed
 
-        for owner, name in (
-            (os, "replace"),
-            (os, "rename"),
-            (os, "unlink"),
-            (os, "mkdir"),
-            (os, "fsync"),
-            (os, "rmdir"),
-        ):
+        for name in ("replace", "rename", "unlink", "mkdir", "fsync", "rmdir"):
+            setattr(os, name, counting(getattr(os, name)))
+        for owner, name in ((pq, "write_table"), (pq.ParquetWriter, "write_table")):
             setattr(owner, name, counting(getattr(owner, name)))
-        for name in ("write_table",):
-            setattr(pq, name, counting(getattr(pq, name)))
         try:
             job()
-        finally:
-            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
     _, status = os.waitpid(pid, 0)
-    return os.WIFSIGNALED(status)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, -signal.SIGKILL), f"the child ended with {code}"
+    return code != 0
 
 
-@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
+STRIDES = [5, pytest.param(1, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("stride", STRIDES)
 def test_killed_at_any_change_of_the_disk_it_goes_on_to_the_same_bytes(
     run, here, tmp_path, monkeypatch, stride
 ):
@@ -327,7 +358,112 @@ def test_killed_at_any_change_of_the_disk_it_goes_on_to_the_same_bytes(
         redone[again["last_call"]["answered"]] += 1
         point += stride
     assert point > 60
-    assert len(redone) > 4  # a resumed run answers only what is left
+    assert len(redone) > 3  # a resumed run answers only what is left
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("finished", [True, False])
+def test_killed_at_any_change_of_the_disk_while_it_begins_again(
+    run, here, tmp_path, monkeypatch, finished, stride
+):
+    monkeypatch.setattr(playlist_shards, "SHARD_ROWS", 10)
+    monkeypatch.setattr(playlist_shards, "PART_REQUESTS", 4)
+    source = written(asked(12), tmp_path / "requests.parquet")
+    old = replace(SETTINGS, seed=9, n=5)  # the same requests and cut, other answers
+
+    def job(folder: Path, settings: Settings = SETTINGS, restart: bool = False) -> dict:
+        return playlists(run, source, folder, here, settings, restart, quiet=True)
+
+    expected = job(tmp_path / "undisturbed")
+    before = tmp_path / "before"
+    if finished:
+        job(before, old)
+    else:
+        with pytest.raises(ZeroDivisionError):
+            playlists(run, source, before, Stops(here, 2), old, quiet=True)
+    outcomes, point = Counter(), 0
+    while True:
+        folder = tmp_path / f"at-{point}"
+        shutil.copytree(before, folder)
+        assert killed_at(point, lambda into=folder: job(into, restart=True))
+        deleting = (folder / DELETED).exists()
+        untouched = here_now(folder) == here_now(before) and not deleting
+        if untouched:
+            with pytest.raises(ValueError, match="was begun with something else"):
+                job(folder)
+            outcomes["as it was"] += 1
+            again = job(folder, restart=True)
+        else:
+            again = job(
+                folder
+            )  # without --restart: the deletion is finished, and nothing of the old one is adopted
+            outcomes["new"] += 1
+        assert bytes_of(folder) == bytes_of(tmp_path / "undisturbed"), point
+        assert again["results"] == expected["results"], point
+        assert not (folder / WORK).exists()
+        assert not (folder / DELETED).exists()
+        if not untouched and not deleting and outcomes["new"] > 2:
+            break
+        point += stride
+    assert outcomes["as it was"] >= 1
+    assert point >= 10  # a deletion is so many changes at least
+
+
+def here_now(folder: Path) -> list[str]:
+    """The files of a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_work_without_a_plan_is_not_gone_on_with(whole, run, here, tmp_path):
+    source, out, _ = whole
+    with pytest.raises(ZeroDivisionError):
+        playlists(run, source, tmp_path / "out", Stops(here, 0), SETTINGS, quiet=True)
+    (work,) = (tmp_path / "out" / WORK).glob("*/")
+    for stale in (work / "requests").iterdir():
+        pq.write_table(pq.read_table(stale).slice(0, 1), stale)
+    (tmp_path / "out" / WORK / "plan.json").unlink()
+    playlists(run, source, tmp_path / "out", here, SETTINGS, quiet=True)
+    assert bytes_of(tmp_path / "out") == bytes_of(out)
+
+
+class Stops:
+    """An engine that does some tasks and then fails."""
+
+    name, workers = "stops", 1
+
+    def __init__(self, inner: Here, after: int):
+        self.inner, self.after = inner, after
+
+    def run(self, work, tasks):
+        yield from self.inner.run(work, tasks[: self.after])
+        raise ZeroDivisionError
+
+
+def test_a_worker_that_outlives_its_job_writes_nothing_into_another(run, here, tmp_path):
+    source, out = written(asked(20), tmp_path / "requests.parquet"), tmp_path / "out"
+    late: list = []
+
+    class Abandoned:
+        name, workers = "abandoned", 1
+
+        def run(self, work: Work, tasks):
+            late.extend((work.start(), tasks[0]))
+            raise KeyboardInterrupt
+
+    class Beside:
+        name, workers = "beside", 1
+
+        def run(self, work: Work, tasks):
+            do, task = late
+            with pytest.raises(OSError, match="No such file"):
+                do(task)
+            yield from here.run(work, tasks)
+
+    with pytest.raises(KeyboardInterrupt):
+        playlists(run, source, out, Abandoned(), replace(SETTINGS, n=5), quiet=True)
+    playlists(run, source, out, Beside(), SETTINGS, restart=True, quiet=True)
+    playlists(run, source, tmp_path / "alone", here, SETTINGS, quiet=True)
+    assert bytes_of(out) == bytes_of(tmp_path / "alone")
 
 
 def test_killed_twice_at_the_command_line_with_its_workers(run, tmp_path):
@@ -351,7 +487,7 @@ def test_killed_twice_at_the_command_line_with_its_workers(run, tmp_path):
         process = subprocess.Popen(
             [*command, "--out", str(out), "--workers", "1"], env=environment, stderr=subprocess.DEVNULL
         )
-        wait_until(lambda least=files: len(list(out.glob(".partial/done/playlists/*"))) >= least, 120)
+        wait_until(lambda least=files: len(list(out.glob(".partial/*/done/playlists/*"))) >= least, 120)
         process.kill()
         process.wait()
         assert not (out / "manifest.json").exists()
@@ -389,14 +525,58 @@ def test_what_is_finished_is_not_done_again_and_another_plan_is_refused(whole, r
     assert again["counts"]["answered"] == 71
 
 
+def test_feedback_absorbed_at_night_is_left_out_until_the_next_run(whole, run, here, tmp_path):
+    source, out, _ = whole
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    assert killed_at(60, lambda: playlists(copy, source, tmp_path / "out", here, SETTINGS, quiet=True))
+    everybody = [(f"u{user}", f"i{user % 7}", 2_000_000) for user in range(40)]
+    Recommender.load(copy).update(everybody)
+    manifest = playlists(copy, source, tmp_path / "out", here, SETTINGS, quiet=True)
+    assert 0 < manifest["last_call"]["answered"] < 70
+    assert bytes_of(tmp_path / "out") == bytes_of(out)
+    with pytest.raises(ValueError, match=r"the run .* has other artifacts"):  # finished: tonight's are others
+        playlists(copy, source, tmp_path / "out", here, SETTINGS, quiet=True)
+    tonight = playlists(copy, source, tmp_path / "tonight", here, SETTINGS, quiet=True)
+    assert (manifest["run"]["absorbed"], tonight["run"]["absorbed"]) == (0, 1)
+    assert bytes_of(tmp_path / "tonight") != bytes_of(out)
+
+
 def test_a_run_that_has_changed_meanwhile_is_refused(whole, run, here, tmp_path):
     source, _, _ = whole
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    assert killed_at(60, lambda: playlists(copy, source, tmp_path / "out", here, SETTINGS, quiet=True))
     Recommender.load(copy).update([("u1", "i5", 2_000_000)])
+    assert killed_at(60, lambda: playlists(copy, source, tmp_path / "out", here, SETTINGS, quiet=True))
+    shutil.rmtree(copy / "live")
     with pytest.raises(ValueError, match=r"the run .* has other artifacts"):
         playlists(copy, source, tmp_path / "out", here, SETTINGS, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"caps": {"colour": 2}}, "caps name the column 'colour'; this catalogue has kind"),
+        ({"caps": {"kind": 0}}, r"caps\['kind'\] is 0; expected a whole number"),
+        ({"method": "popularity", "sequence": True}, "Popularity ranks items one by one"),
+        ({"method": "e2p_kto"}, "this run has no method 'e2p_kto'"),
+    ],
+)
+def test_a_slip_under_restart_deletes_nothing(whole, run, here, tmp_path, wrong, message):
+    source, out, manifest = whole
+    shutil.copytree(out, tmp_path / "out")
+    with pytest.raises(ValueError, match=message):
+        playlists(run, source, tmp_path / "out", here, replace(SETTINGS, **wrong), restart=True, quiet=True)
+    assert bytes_of(tmp_path / "out") == bytes_of(out)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == manifest
+
+
+def test_the_methods_that_are_taken_are_those_that_are_served(run):
+    served = Recommender.load(run).methods.available()
+    for method in served:
+        refuse_impossible(Run.open(run), Settings(method=method))
+    with pytest.raises(ValueError, match=f"it has {', '.join(served)}$"):
+        refuse_impossible(Run.open(run), Settings(method="nonsense"))
 
 
 def test_two_processes_cannot_write_one_folder(whole, run, here, tmp_path):
@@ -421,7 +601,7 @@ def test_a_file_changed_behind_our_back_is_found_at_the_close(whole, run, here, 
 
         def run(self, work, tasks):
             yield from here.run(work, tasks)
-            path = sorted((tmp_path / "out" / WORK / "done" / "playlists").iterdir())[2]
+            path = sorted((tmp_path / "out" / WORK).glob("*/done/playlists/*"))[2]
             table = pq.read_table(path)
             first = table["request_id"][0]
             keep = np.array([id_ != first for id_ in table["request_id"]])
@@ -555,6 +735,8 @@ def test_other_mistakes_are_one_line(whole, run, here, tmp_path):
     assert (stranger / "playlists").exists()
     for wrong in (
         {"n": 0},
+        {"n": 1001},
+        {"strength": 1.5},
         {"temperature": -1.0},
         {"temperature": float("nan")},
         {"batch": 0},
@@ -562,3 +744,148 @@ def test_other_mistakes_are_one_line(whole, run, here, tmp_path):
     ):
         with pytest.raises(ValueError, match=f"--{next(iter(wrong)).replace('_', '-')} "):
             Settings(**wrong)
+    with pytest.raises(ValueError, match="order is 'best'; expected one of 'as made'"):
+        Settings(order="best")
+
+
+# -- rows that fail, rows that are large ---------------------------------------------------------------------------
+
+
+def test_a_request_that_fails_is_set_aside_and_the_others_of_its_batch_are_answered(
+    whole, run, here, tmp_path, monkeypatch
+):
+    source, out, _ = whole
+    bad = {"r004", "r012", "r013"}
+
+    def failing(recommender, requests, *options):
+        if bad & {request.request_id for request in requests}:
+            raise ValueError("no such luck\nwith frames")
+        return answer(recommender, requests, *options)
+
+    monkeypatch.setattr("serving.playlist_answers.answer", failing)
+    manifest = playlists(run, source, tmp_path / "out", Here(), SETTINGS, quiet=True)
+    assert (manifest["counts"]["answered"], manifest["counts"]["rejected"]) == (67, 3)
+    why = rejected(tmp_path / "out").set_index("request_id")["reason"]
+    assert why.to_dict() == dict.fromkeys(bad, "cannot be answered: ValueError: no such luck")
+    expected, found = lists_of(out), lists_of(tmp_path / "out")
+    assert expected.keys() - found.keys() == bad
+    for id_, frame in found.items():
+        assert frame["item_id"].tolist() == expected[id_]["item_id"].tolist()
+    monkeypatch.setattr("serving.playlist_answers.answer", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # when all of a part fail it is not the rows
+        playlists(run, source, tmp_path / "none", Here(), SETTINGS, quiet=True)
+
+
+def test_what_the_others_get_does_not_depend_on_who_failed_with_them():
+    asked = [SimpleNamespace(id=name) for name in "abcdef"]
+
+    def reply(requests, n):
+        names = "".join(request.id for request in requests)
+        if {"a", "b"} <= set(names) or "d" in names:
+            raise RuntimeError(names)
+        return [f"{n} of {names}"] * len(requests)
+
+    answers, errors = each_or_why(reply, [*asked[:1], *asked[2:]], 5)
+    assert answers == dict.fromkeys([0, 1, 3, 4], "5 of acef")  # the batch once more, without the culprit
+    assert {at: str(error) for at, error in errors.items()} == {2: "d"}
+    with pytest.raises(RuntimeError, match=r"^ab$"):  # no request fails alone, so none is to blame
+        each_or_why(reply, asked[:2], 5)
+    for fatal in (MemoryError, KeyboardInterrupt, OSError, torch.OutOfMemoryError):
+
+        def dying(requests, n, fatal=fatal):
+            raise fatal
+
+        with pytest.raises(fatal):
+            each_or_why(dying, asked, 5)
+
+
+def test_more_than_1000_items_or_too_many_ids_are_reasons(run, here, tmp_path, monkeypatch):
+    monkeypatch.setattr(playlist_requests, "MOST_IDS", 4)
+    rows = [
+        {"request_id": "fine", "n": 1000, "exclude": ["i1"] * 4},
+        {"request_id": "long", "n": 1001},
+        {"request_id": "huge", "n": 2**52},
+        {"request_id": "many", "allow": ["i1"] * 5},
+    ]
+    source = written(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "requests.parquet")
+    playlists(run, source, tmp_path / "out", here, SETTINGS, quiet=True)
+    assert lists_of(tmp_path / "out")["fine"]["rank"].tolist() == list(range(1, 60))
+    assert rejected(tmp_path / "out")["reason"].tolist() == [
+        "n is 1001; at most 1000", f"n is {2**52}; at most 1000", "allow has 5 ids; at most 4",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_rows_are_read_within_bytes_whatever_their_size(tmp_path, monkeypatch, encoded):
+    monkeypatch.setattr(playlist_requests, "BATCH_BYTES", 1 << 20)
+    count, query = 2000, "q" * 5000  # 10 MB of one text, which a Parquet dictionary holds once
+    queries = pa.array([query] * count)
+    table = pa.table({
+        "request_id": [str(row) for row in range(count)], "user_id": ["u"] * count,
+        "query": queries.dictionary_encode() if encoded else queries,
+    })  # fmt: skip
+    source = written(table, tmp_path / "requests.parquet")
+    assert source.stat().st_size < 1 << 20
+    tables = list(Source(source).tables(7))
+    one = playlist_requests.READ_ROWS * 5100  # rows that are decoded at once are the finest cut
+    assert max(some.nbytes for some in tables) < (1 << 20) + one
+    assert sum(map(len, tables)) == count
+    assert [row for some in tables for row in some["row"].to_pylist()] == list(range(1, count + 1))
+
+
+def test_bad_rows_pile_up_in_no_shard(run, tmp_path):
+    count = 5000
+    table = pa.table(
+        {"request_id": pa.nulls(count, pa.string()), "user_id": ["u1"] * count, "query": ["q"] * count}
+    )
+    table = pa.concat_tables(
+        [table, pa.table({"request_id": ["good"], "user_id": ["u1"], "query": ["even"]})]
+    )
+    source = Source(written(table, tmp_path / "requests.parquet"))
+    (tmp_path / "dealt").mkdir()
+    assert sum(playlist_shards.deal(source, tmp_path / "dealt", 3, 7)) == count + 1
+    bad = pq.read_table(tmp_path / "dealt" / "rejected.parquet")
+    assert bad["row"].to_pylist() == list(range(1, count + 1))
+    shards = [playlist_shards.dealt(tmp_path / "dealt", shard) for shard in range(3)]
+    assert sum(Path(shard).stat().st_size for shard in shards) < 20_000
+
+
+def test_a_shard_is_sorted_as_a_plain_loop_sorts_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(playlist_shards, "PIECE_BYTES", 400)
+    monkeypatch.setattr(playlist_shards, "PIECE_ROWS", 6)
+    monkeypatch.setattr(playlist_shards, "DEALT_BYTES", 300)
+    generator, part = np.random.default_rng(3), 5
+    rows = []
+    for _ in range(200):
+        number = int(generator.integers(0, 120))
+        odd = generator.random() < 0.15
+        rows.append({"request_id": f"r{number}", "user_id": "u1", "query": "x" * (number % 50),
+                     "exclude": ["i1", "i2"] if odd else ["i1"]})  # fmt: skip
+    source = Source(written(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "requests.parquet"))
+    (tmp_path / "dealt").mkdir()
+    assert sum(playlist_shards.deal(source, tmp_path / "dealt", 1, 7)) == 200
+    names = ["requests.parquet"]
+    shard = playlist_shards.dealt(tmp_path / "dealt", 0)
+    fine, bad = tmp_path / "fine", tmp_path / "bad"
+    assert playlist_shards.sort_shard(shard, names, fine, bad, part)
+    answered, reasons = [], []
+    for id_ in sorted({row["request_id"] for row in rows}):
+        places = [place for place, row in enumerate(rows) if row["request_id"] == id_]
+        alike = all(rows[place] == rows[places[0]] for place in places)
+        first = f"requests.parquet row {places[0] + 1}"
+        answered += [(id_, places[0] + 1)] if alike else []
+        why = f"the same request as {first}, which is answered" if alike else (
+            f"request_id is used by {len(places)} rows that differ (the first: {first}); none is answered")  # fmt: skip
+        reasons += [(id_, place + 1, why) for place in places[alike:]]
+    file = pq.ParquetFile(fine)
+    table = file.read()
+    assert list(zip(table["request_id"].to_pylist(), table["row"].to_pylist(), strict=True)) == answered
+    assert [len(e) for e in table["exclude"].to_pylist()] == [
+        len(rows[row - 1]["exclude"]) for _, row in answered
+    ]
+    out = pq.read_table(bad).to_pylist()
+    assert [(row["request_id"], row["row"], row["reason"]) for row in out] == reasons
+    groups = playlist_shards.groups_of(file.metadata, part)
+    cut = [file.read_row_groups(some, ["row"])["row"].to_pylist() for some in groups]
+    assert cut == [[row for _, row in answered[at : at + part]] for at in range(0, len(answered), part)]
+    assert max(map(len, groups)) > 1  # a part of large rows is in pieces
