@@ -73,10 +73,18 @@ def describe_predictor(quality: Mapping[str, Any]) -> list[str]:
         f"({signed_interval(order['log_loss_saved_ci95'])}).",
     ]
     if other is not None:
+        bounds = other["lost_ci95"]
+        personal = bounds is not None and bounds[0] > 0
         words.append(
-            f"With another user's vector ({other['permutations']} permutations) its AUC falls from {rate(other['auc_own'])} to "
-            f"{rate(other['auc_shuffled'])} (lost {rate(other['lost'])}, {signed_interval(other['lost_ci95'])}; inside lists "
-            f"{rate(other['within_list_own'])} to {rate(other['within_list_shuffled'])}): that part of it is about the person. "
-            "What falls inside lists is all that can reward personalization: the rest is how readily a user engages at all."
+            f"With another user's vector ({other['permutations']} permutations) its AUC goes from {rate(other['auc_own'])} to "
+            f"{rate(other['auc_shuffled'])} (lost {signed(other['lost'])}, {signed_interval(bounds)}; inside lists "
+            f"{rate(other['within_list_own'])} to {rate(other['within_list_shuffled'])}). "
+            + (
+                "That part of it is about the person. What falls inside lists is all that can reward personalization: the rest is "
+                "how readily a user engages at all."
+                if personal
+                else "So nothing of it is shown to be about the person, and on this data predicted engagement cannot reward "
+                "personalization: look at what each row's own probabilities say, and at affinity."
+            )
         )
     return [line.replace(f"({NONE})", "").replace("  ", " ") for line in words]

@@ -39,18 +39,15 @@ from evaluation.tables import (
 from recsys.seeds import rng
 
 TESTED = ("engagement", "affinity")
-LISTED = (
-    "above",
-    "sharpened",
-    "precision",
-    "held_out",
-    "liked",
-    "disliked",
-    "diversity",
-    "popularity",
-    "novelty",
-)
-NAMES = {"above": "engaged above not", "sharpened": "engagement at t", "held_out": "held-out queries"}
+HITS = ("above", "sharpened", "precision", "held_out", "liked", "disliked")
+ALIKE = ("diversity", "popularity", "novelty")
+NAMES = {
+    "above": "engaged above not",
+    "sharpened": "engagement at t",
+    "held_out": "held-out queries",
+    "novelty": "novelty, bits",
+}
+DIGITS = {"novelty": number(2)}
 BOOTSTRAP_SAMPLES = 2000
 
 
@@ -208,18 +205,22 @@ def music_tables(table: Mapping[str, Any]) -> list[TitledTable]:
         )
         for figure, what in (("engagement", "predicted engagement"), ("affinity", "affinity"))
     ]
-    alike: list[Column] = [
+    hits: list[Column] = [
         ("Row", "name", text),
         ("replicas", "n_replicas", text),
         ("items", "length", number(1)),
-        *((NAMES.get(figure, figure), figure, _of("value", rate)) for figure in LISTED[:-1]),
-        ("novelty, bits", "novelty", _of("value", number(2))),
+        *((NAMES.get(figure, figure), figure, _of("value", rate)) for figure in HITS),
+    ]  # fmt: skip
+    alike: list[Column] = [
+        ("Row", "name", text),
+        *((NAMES.get(figure, figure), figure, _of("value", DIGITS.get(figure, rate))) for figure in ALIKE),
         ("coverage", "coverage", rate),
         ("Gini", "gini", rate),
     ]  # fmt: skip
-    differences: list[Column] = [
-        ("Row", "name", text),
-        *((NAMES.get(figure, figure), figure, _of("difference_ci95", signed_interval)) for figure in LISTED),
+    differences: list[list[Column]] = [
+        [("Row", "name", text),
+         *((NAMES.get(figure, figure), figure, _of("difference_ci95", signed_interval)) for figure in some)]
+        for some in (HITS, ALIKE)
     ]  # fmt: skip
     named: list[Column] = [
         ("Row", "a", text), ("against", "b", text), ("relative", "relative_pct", percent),
@@ -235,8 +236,14 @@ def music_tables(table: Mapping[str, Any]) -> list[TitledTable]:
         effects[0],
         *(primary if table["primary"] else []),
         effects[1],
+        ("Playlists: what the lists hit", hits, table["rows"]),
+        (f"Playlists: what they hit, 95 % intervals of the difference to {base}", differences[0], others),
         ("Playlists: what the lists are like", alike, table["rows"]),
-        (f"Playlists: 95 % intervals of the difference to {base}", differences, others),
+        (
+            f"Playlists: what they are like, 95 % intervals of the difference to {base}",
+            differences[1],
+            others,
+        ),
     ]
 
 
