@@ -30,7 +30,7 @@ from tests.conftest import SMALL, SMALL_P2P
 E2P = {"key": "e2p", "bottleneck": 8}
 STATIC = {"key": "static_prefix", "bottleneck": 8}
 QUICK = {
-    "steps": 24, "pilot_steps": 6, "learning_rates": (1e-3, 1e-2), "validate_every": 12, "warmup": 2, "batch": 16,
+    "steps": 36, "pilot_steps": 6, "learning_rates": (1e-3, 1e-2), "validate_every": 12, "warmup": 2, "batch": 16,
     "watched_requests": 12,
 }  # fmt: skip
 
@@ -120,12 +120,14 @@ def world(small_run, data_run, settings) -> LabelledWorld:
 
 def test_the_default_rows_and_a_round_trip():
     config = AlignConfig()
-    assert [row.key for row in config.rows] == ["static_prefix_lm", "e2p_lm", "e2p_engagement", "e2p_kto"]
+    assert [row.key for row in config.rows] == [
+        "static_prefix_lm", "static_prefix_kto", "e2p_lm", "e2p_engagement", "e2p_kto",
+    ]  # fmt: skip
     assert [row.name for row in config.rows] == [
-        "Static Prefix (LM)", "E2P (LM)", "E2P (KTO eq. 5)", "E2P (KTO)",
+        "Static Prefix (LM)", "Static Prefix (KTO)", "E2P (LM)", "E2P (KTO eq. 5)", "E2P (KTO)",
     ]  # fmt: skip
     assert AlignConfig.model_validate(config.model_dump(mode="json")) == config
-    assert config.lm_row(config.rows[3]) == config.rows[1]
+    assert config.lm_row(config.rows[4]) == config.rows[2]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_a_fresh_start_needs_no_snapshot_and_weights_come_in_pairs():
     AlignConfig.model_validate({"rows": [{"method": "e2p", "objective": "kto", "start": "fresh"}]})
     with pytest.raises(ValueError, match="both desirable_weight and undesirable_weight"):
         AlignConfig(desirable_weight=2.0)
-    with pytest.raises(ValueError, match="it has static_prefix_lm, e2p_lm"):
+    with pytest.raises(ValueError, match="it has static_prefix_lm, static_prefix_kto, e2p_lm"):
         AlignConfig().row("e2p_dpo")
 
 
@@ -251,7 +253,8 @@ def test_a_step_of_kto_is_the_formula_on_log_probabilities(world, tmp_path, targ
     picked = some.only(rows)
     plain = work.plain(row)
     assert plain.personalizer is None
-    ours = objective.loss(reading, 3, 0)
+    ours, count = objective.loss(reading, 3, 0)
+    assert count == len(rows)
 
     def scores(reading, requests, lists):
         return torch.tensor(
@@ -312,7 +315,9 @@ def test_lm_trains_on_what_was_engaged_with_alone(world, settings, target):
     )
     some = train.only(batch_rows(len(train), settings.batch, 2, 0))
     expected = -target_log_probs(plain, some.requests, some.lists).mean()
-    assert float(objective.loss(plain, 2, 0)) == pytest.approx(float(expected))
+    loss, count = objective.loss(plain, 2, 0)
+    assert float(loss) == pytest.approx(float(expected))
+    assert count == len(some)
     values = target_log_probs(plain, held.requests, held.lists)
     assert objective.value(plain, 0) == pytest.approx(float(values.mean()), abs=1e-5)
 
@@ -341,7 +346,7 @@ def test_the_report_says_what_was_done(aligned, settings, world):
     curves = aligned.read_json("align", "curves.json")
     assert set(curves) == set(report["rows"])
     for name, part in report["rows"].items():
-        assert part["best_step"] in (0, 12, 24), name
+        assert part["best_step"] in (0, 12, 24, 36), name
         assert set(part["pilot_validation_minus_loss"]) == {"0.001", "0.01"}
         assert part["watch"]["reference"]["entropy"] > 0
         assert not part["watch"]["collapsed"]
