@@ -76,7 +76,7 @@ def test_rag_shows_the_best_earlier_records_and_never_the_shown_ones():
     items = [token for token in tokens if token >= 1000]
     # both have one “sea” in two words: of equals the later one is best, and the best stands last, next to the history
     assert items == [*TOKENS[5], *TOKENS[1], *TOKENS[4], *TOKENS[2]]
-    assert text_of(tokens) == "Related:\nQuery: sea\nHistory:"
+    assert text_of(tokens) == "Related:\nHistory:\nQuery: sea"
 
 
 def test_without_words_the_shown_items_are_the_query():
