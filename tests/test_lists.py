@@ -404,3 +404,17 @@ def test_more_exclusions_are_the_constraints_made_anew():
         anew = trie.constraints(first, allowed)
         for ours, theirs in zip(grown.dead, anew.dead, strict=True):
             assert ours.tolist() == theirs.tolist()
+
+
+def test_the_session_and_the_packed_pass_of_training_give_one_probability(tiny):
+    """What is served (`lists.log_prob`, in the tree) is what KTO trains (`SidModel.list_log_probs`, one packed pass)."""
+    requests = make_requests(6)
+    prompts, soft = inputs(tiny, requests, True)
+    generator = np.random.default_rng(2)
+    given = [
+        generator.permutation(np.setdiff1d(np.arange(30), request.exclude))[: 1 + row % 4]
+        for row, request in enumerate(requests)
+    ]
+    served = lists.log_prob(session_of(tiny, requests, prompts, soft), given)
+    trained = tiny.list_log_probs(prompts, given, Condition(soft), [request.exclude for request in requests])
+    np.testing.assert_allclose([scores.sum() for scores in served], trained.detach().numpy(), atol=1e-4)
