@@ -2,8 +2,8 @@
 
 A row of the table is a method and an objective: `lm` (the likelihood of the desirable targets), `engagement` (E2P eq. 5) or `kto` (KTO
 proper). The latter two start from the same method's lm row, and are held against a reference: nobody's prefix, or that very snapshot.
-All rows see the same requests, each with its query in the prompt. What a generator that learns from feedback may lose is watched: the
-entropy of what it draws, and how many of its draws are distinct.
+Rows learn from the same lists, each request with its query in the prompt (lm from what was engaged with alone). What a generator
+that learns from feedback may lose is watched: the entropy of what it draws, and how many of its draws are distinct.
 """
 
 from __future__ import annotations

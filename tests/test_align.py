@@ -484,9 +484,10 @@ def test_tap_per_and_p2p_are_aligned_too_and_lists_are_targets(data_run, small_r
         values = [list_log_probs_of(reading, some.requests, some.lists) for reading in (lm, kto)]
         assert np.isfinite(values).all()
         assert np.abs(values[0] - values[1]).max() > 1e-4
-        assert report["rows"][f"{key}_kto-0"]["validation_minus_loss"] == pytest.approx(
-            report["rows"][f"{key}_kto-0"]["validation_minus_loss_at_start"], abs=0.2
-        )
+        row = report["rows"][
+            f"{key}_kto-0"
+        ]  # what is kept is never worse on validation than where it started
+        assert row["validation_minus_loss"] >= row["validation_minus_loss_at_start"] - 1e-6
     trained = kto_of_tap_per = load_aligned(own, config, config.row("tap_per_kto"), 0).personalizer
     assert isinstance(kto_of_tap_per, TapPer)
     moved = trained.p_u.detach().abs().sum(1) > 0
