@@ -124,7 +124,7 @@ def _apply(values: dict, change: str) -> None:
     *parents, last = ["prepare", "columns", mapped] if mapped != key else key.split(".")
     place = values
     for parent in parents:
-        if not isinstance(place.get(parent, {}), dict):
+        if not isinstance(place.get(parent) or {}, dict):  # a section that is off is null
             raise ValueError(f"--set {change!r}: {parent} is not a section")
         place[parent] = dict(place.get(parent) or {})
         place = place[parent]

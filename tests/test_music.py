@@ -18,12 +18,12 @@ from recsys.dataset import Dataset
 from recsys.embed import load_item_vectors
 from recsys.engagement import GENERATOR, TEST_LISTS, ShownLists
 from recsys.run import Run, RunError
-from serving.config import RunConfig
+from serving.config import RunConfig, load_config
 from serving.engines import LocalEngine
 from serving.evaluate import PLAYLIST_STAGES, STAGES
 from serving.listener import units
 from serving.music import MusicTable, Reranking, liked_above
-from serving.pipeline import run_all, run_stage
+from serving.pipeline import run_all, run_stage, stages_of
 from serving.playlist_plan import Settings
 from serving.playlists import playlists
 from serving.recommender import Recommender
@@ -330,3 +330,13 @@ def test_playlists_by_a_row_that_kto_trained(music_run, tmp_path):
     lists = [Recommender.load(run.path).recommend(user, query, 5, method="e2p_kto")
              for user, query in (("u1", "even"), ("u2", "odd"))]  # fmt: skip
     assert found == [item.item_id for some in lists for item in some]
+
+
+def test_own_lists_switch_the_section_on(tmp_path):
+    base = RunConfig().model_dump(mode="json")
+    assert base["engagement"] is None
+    config = load_config(None, ["engagement.lists=shown.csv"], base)
+    assert str(config.engagement.lists) == "shown.csv"
+    assert stages_of(config)[-3:] == PLAYLIST_STAGES
+    with pytest.raises(ValueError, match="seed is not a section"):
+        load_config(None, ["seed.lists=shown.csv"], base | {"seed": 3})
