@@ -42,11 +42,6 @@ def popularity_percentile(lists: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return _mean(lists, (rankdata(counts) - 0.5) / len(counts))
 
 
-def average_popularity(lists: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean training count [R] of the items (ARP, Yin et al. 2012)."""
-    return _mean(lists, np.asarray(counts, dtype=float))
-
-
 def affinity(
     lists: np.ndarray, user_vectors: np.ndarray, known: np.ndarray, vectors: np.ndarray
 ) -> np.ndarray:

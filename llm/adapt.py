@@ -24,6 +24,7 @@ from llm.conditions import NOTHING
 from llm.model import SidModel
 from llm.prompts import PromptBuilder, PromptConfig
 from llm.reading import Reading
+from llm.records import BackboneEncoder
 from llm.scoring import shared_hit_rate
 from llm.understanding import known_and_held_out, query_precision
 from llm.vocabulary import SidRows, words_of_codes
@@ -135,27 +136,21 @@ def new_model(
     backbone: Backbone, table: SemanticIdTable, codebooks, config: AdaptConfig, texts: Sequence[str] = ()
 ) -> SidModel:
     """The untrained Stage 1 model: fresh rows, and a fresh LoRA (B = 0) around the frozen backbone. `texts` [N] are the items'."""
-    rows = SidRows(table.sizes, backbone.hidden_size)
-    words = None
-    if config.rows_from == "words" or (config.rows_from == "auto" and config.train == "lora"):
-        words = words_of_codes(_embedded(backbone, texts), table.codes, table.sizes)
-    norm = float(backbone.text_embeddings.float().norm(dim=1).mean())
-    rows.start_from(codebooks, norm, config.seed, words, OUTPUT_NORM)
     if config.train == "full":
         backbone.model.requires_grad_(True)
-        return SidModel(backbone, rows, Trie(table.codes, table.sizes))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(config.seed, "lora"))
-        with warnings.catch_warnings():
+    else:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            torch.manual_seed(derive(config.seed, "lora"))
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an old name
             backbone.model = get_peft_model(backbone.model, _lora(config))
-    return SidModel(backbone, rows, Trie(table.codes, table.sizes))
-
-
-def _embedded(backbone: Backbone, texts: Sequence[str]) -> torch.Tensor:
-    """Mean frozen token embedding [N, h] of each text."""
-    tokens = [torch.tensor(backbone.encode(text), device=backbone.device) for text in texts]
-    return torch.stack([backbone.text_embeddings[some].float().mean(0) for some in tokens])
+    norm = float(backbone.text_embeddings.float().norm(dim=1).mean())
+    model = SidModel(backbone, SidRows(table.sizes, backbone.hidden_size), Trie(table.codes, table.sizes))
+    words = None
+    if config.rows_from == "words" or (config.rows_from == "auto" and config.train == "lora"):
+        items = torch.from_numpy(BackboneEncoder(model)(texts))
+        words = words_of_codes(items, table.codes, table.sizes)
+    model.rows.start_from(codebooks, norm, config.seed, words, OUTPUT_NORM)
+    return model
 
 
 def _lora(config: AdaptConfig) -> LoraConfig:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
@@ -51,6 +53,23 @@ def mean_embedding(model: SidModel, sequences: list[list[int]]) -> torch.Tensor:
     embedded = model.embed(packed, None).float()
     lengths = packed.layout.lengths.clamp(min=1)[:, None]
     return packed.layout.spread(embedded).sum(1) / lengths
+
+
+class BackboneEncoder:
+    """texts -> unit-length means [n, h] of the backbone's frozen input embeddings of each text's first `tokens` tokens."""
+
+    def __init__(self, model: SidModel, tokens: int = TEXT_TOKENS):
+        self._model, self._tokens = model, tokens
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        made = [
+            mean_embedding(
+                self._model, [self._model.encode(text)[: self._tokens] for text in texts[start : start + 256]]
+            )
+            for start in range(0, len(texts), 256)
+        ]
+        return torch.nn.functional.normalize(torch.cat(made), dim=1).cpu().numpy()
 
 
 def open_record_vectors(path: Path) -> torch.Tensor:

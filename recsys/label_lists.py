@@ -111,7 +111,8 @@ def _assign(config: EngagementConfig, data: Dataset, phrases: Phrases, drafts: D
     for user, time, query, items, labels in sorted(drafts.rows, key=lambda row: row[:3]):
         out, role = phrases.is_held_out(query), _role(data, user, time)
         part = _part(data, user, role, bool(side[user]))
-        kept = [at for at, item in enumerate(items) if item not in _earlier(data, user, time, role)]
+        learned = _earlier(data, user, time, role)
+        kept = [at for at, item in enumerate(items) if item not in learned]
         if part == NONE or not kept or (out and part != TEST_LISTS):
             continue
         rows.append((user, time, query, [items[at] for at in kept], [labels[at] for at in kept]))

@@ -24,9 +24,14 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+(?:[-'’&+]\w+)*", text.casefold())
 
 
+def normal(text: str) -> str:
+    """The text's words in alphabetical order: what makes two texts the same query."""
+    return " ".join(sorted(words(text)))
+
+
 def hash_share(text: str) -> float:
     """A number in [0, 1) that depends on the text's words alone, whatever their order."""
-    digest = hashlib.blake2b(" ".join(sorted(words(text))).encode("utf-8", "replace"), digest_size=8).digest()
+    digest = hashlib.blake2b(normal(text).encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64
 
 
@@ -34,7 +39,8 @@ class Phrases:
     """The phrases of each item of a data set: its column values, and queries that led to it.
 
     `of[item]` may be read in Stage 1: a query of a user about an item of their own later events (those that Stage 2, validation and
-    test ask about) is left out, and so are those of held-out users, and every held-out text. `words_of(item)` knows all of them: it says what an answer is about.
+    test ask about) is left out, and so are those of held-out users, and every held-out text. `matching(query)` knows all of them, for it
+    judges answers.
     """
 
     def __init__(self, dataset: Dataset):
@@ -44,14 +50,14 @@ class Phrases:
             for item in range(dataset.n_items)
         ]
         named = [value for some in values for value in some] + dataset.catalogue.titles
-        self.values = {" ".join(sorted(words(text))) for text in named}
+        self.values = {normal(text) for text in named}
         self.of: list[list[str]] = [
             list(dict.fromkeys([*some, *asked])) for some, asked in zip(values, self._asked(), strict=True)
         ]
 
     def is_held_out(self, text: str) -> bool:
         """True if no training may read this query."""
-        return hash_share(text) < self.share and " ".join(sorted(words(text))) not in self.values
+        return hash_share(text) < self.share and normal(text) not in self.values
 
     def query(self, item: int, generator: np.random.Generator) -> str | None:
         """One or two of the item's phrases as somebody would ask for it, a text that may be trained on; None if it has none."""

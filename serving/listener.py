@@ -16,7 +16,7 @@ from evaluation.engagement_predictor import EngagementPredictor, fit_predictors
 from evaluation.engagement_quality import predictor_quality
 from evaluation.playlist_judge import PlaylistJudge
 from evaluation.shown_features import ItemSpace, Shown, unit_rows
-from llm.records import mean_embedding
+from llm.records import BackboneEncoder
 from recsys.embed import load_item_vectors
 from recsys.engagement import PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, ShownLists
 from recsys.phrases import Phrases
@@ -127,13 +127,8 @@ def affinity_correlation(judge: PlaylistJudge) -> float | None:
 
 def _text_encoder(methods: Methods, encoder: str):
     """texts, label -> unit vectors [n, e]: a sentence encoder, or the mean of the backbone's own token embeddings."""
-    if encoder != "backbone":
-        sentences = TextEncoder(encoder, LONGEST_TEXT, methods.model.device)
-        return lambda texts, label: sentences.encode(texts, label=label)
-
-    def encode(texts: list[str], label: str) -> np.ndarray:
-        tokens = [methods.model.encode(text)[:LONGEST_TEXT] for text in texts]
-        means = mean_embedding(methods.model, tokens).float().cpu().numpy()
-        return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
-
-    return encode
+    if encoder == "backbone":
+        backbone = BackboneEncoder(methods.model, LONGEST_TEXT)
+        return lambda texts, label: backbone(texts)
+    sentences = TextEncoder(encoder, LONGEST_TEXT, methods.model.device)
+    return lambda texts, label: sentences.encode(texts, label=label)

@@ -64,10 +64,6 @@ def test_popularity_percentile_by_hand_and_by_scipy():
         assert value == pytest.approx(percentile[row[row >= 0]].mean())
 
 
-def test_average_popularity_by_hand():
-    np.testing.assert_allclose(metrics.average_popularity(LISTS, COUNTS), [10 / 3, 3, np.nan, 1.5])
-
-
 def test_affinity_by_hand_and_unknown_users():
     users = np.array([[2.0, 0], [1, 1], [1, 0], [0, 1]])
     known = np.array([True, True, True, True])

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 
 from llm.conditions import Condition
@@ -23,7 +22,7 @@ from llm.hypernetwork import LoraGenerator
 from llm.methods.base import TrainedMethod
 from llm.profiles import Encode, Kind, ProfileText, ProfileVectors
 from llm.reading import Personalizer, Reading
-from llm.records import mean_embedding
+from llm.records import BackboneEncoder
 from llm.stage2 import World
 from recsys.recommender import Request
 from recsys.text_vectors import TextEncoder
@@ -111,7 +110,7 @@ class P2PConfig(TrainedMethod):
 
     def _encoder(self, world: World) -> tuple[Encode, int]:
         if self.encoder == "backbone":
-            return _BackboneEncoder(world, self.profile_tokens), world.model.hidden_size
+            return BackboneEncoder(world.model, self.profile_tokens), world.model.hidden_size
         name = f"encoder {self.encoder} {self.profile_tokens}"
         if name not in world.kept:
             world.kept[name] = TextEncoder(self.encoder, self.profile_tokens, world.model.device)
@@ -130,19 +129,3 @@ class P2PConfig(TrainedMethod):
         assert isinstance(reading.personalizer, P2P)
         reading.personalizer.profiles.forget()
         super().admit(world, reading, events)
-
-
-class _BackboneEncoder:
-    """Unit-length mean of the backbone's frozen input embeddings of a text's first tokens."""
-
-    def __init__(self, world: World, tokens: int):
-        self._model, self._encode, self._tokens = world.model, world.builder.encode, tokens
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        made = [
-            mean_embedding(
-                self._model, [self._encode(text)[: self._tokens] for text in texts[start : start + 256]]
-            )
-            for start in range(0, len(texts), 256)
-        ]
-        return torch.nn.functional.normalize(torch.cat(made), dim=1).cpu().numpy()
