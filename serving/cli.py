@@ -13,6 +13,7 @@ from rich.console import Console
 from recsys import distributed
 from serving import music_cli, online_cli, playlist_cli, user_commands
 from serving.analyses import analyses
+from serving.cli_options import Changes, ConfigPath, RunPath
 from serving.export import export_adapter
 from serving.recommend_cli import recommend
 from serving.task_cli import task
@@ -31,8 +32,9 @@ app = typer.Typer(
     Your own data:   prelude prepare runs/mine --interactions events.csv --items items.csv --column user_id=uid
                      prelude run --run runs/mine
     Ask it:          prelude recommend runs/mine --user 42 --query "dark comedy"
+    Overnight:       prelude playlists runs/mine --requests requests.parquet --out tonight
 
-    Every stage (prepare, embed, tokenize, adapt, personalize, evaluate) is a command of its own, resumes when it was
+    Every stage (prepare, embed, tokenize, adapt, personalize, evaluate; engagement, align, music) is a command of its own, resumes when it was
     killed, and does nothing when its inputs have not changed.""",
 )
 
@@ -46,17 +48,6 @@ SHARED = ("run", "prepare", "embed", "tokenize", "adapt", "personalize", "align"
 def _who(context: typer.Context) -> None:
     if context.invoked_subcommand not in SHARED and not distributed.leave_to_main():
         raise typer.Exit()
-
-
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
-ConfigPath = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="YAML configuration. Default: the run's own, else the defaults."),
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", help="Change one setting, e.g. --set adapt.steps=500. Repeatable."),
-]
 
 
 def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[Any, Any]:

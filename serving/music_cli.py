@@ -8,15 +8,8 @@ from typing import Annotated
 
 import typer
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/music.")]
-ConfigPath = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="YAML configuration. Default: the run's own, else the defaults."),
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", help="Change one setting, e.g. --set align.beta=0.2. Repeatable."),
-]
+from serving.cli_options import Changes, ConfigPath, RunPath
+
 Stage = Callable[[str, Path, Path | None, list[str]], None]
 
 

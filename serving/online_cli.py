@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from serving.cli_options import Changes, RunPath
+
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from recsys.run import Run
     from serving.config import RunConfig
     from serving.live import Event, Update
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", help="Change one setting, e.g. --set online.max_steps=50. Repeatable."),
-]
 EventsPath = Annotated[
     Path, typer.Option("--events", help="CSV, TSV, JSONL or Parquet: user_id,item_id,timestamp.")
 ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
+from serving.cli_options import Cap, InSequence, ListOrder, MethodName, RunPath, Strength
 
 
 def register(app: typer.Typer) -> None:
@@ -27,30 +27,15 @@ def playlists(
     n: Annotated[
         int, typer.Option("--n", "-n", help="Items, where a request does not say; at most 1000.")
     ] = 30,
-    method: Annotated[str | None, typer.Option(help="Default: e2p where the run has it.")] = None,
-    strength: Annotated[
-        float, typer.Option(help="0 to 1: how much of the method's soft tokens and updates is used.")
-    ] = 1.0,
+    method: MethodName = None,
+    strength: Strength = 1.0,
     temperature: Annotated[
         float, typer.Option(help="0: best first. Above: draws without replacement.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    sequence: Annotated[
-        bool, typer.Option("--sequence", help="Each item of a list chosen after those before it.")
-    ] = False,
-    cap: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN=N",
-            help="At most N items of a list that share a value of a catalogue column, e.g. --cap genres=3. Repeatable.",
-        ),
-    ] = None,
-    order: Annotated[
-        Literal["as made", "smooth", "score"],
-        typer.Option(
-            help="'as made', 'smooth' (each item followed by the most alike that is left) or 'score'."
-        ),
-    ] = "as made",
+    sequence: InSequence = False,
+    cap: Cap = None,
+    order: ListOrder = "as made",
     engine: Annotated[
         str, typer.Option(help="local: processes of this machine. ray: Ray Data on a cluster (RAY_ADDRESS).")
     ] = "local",

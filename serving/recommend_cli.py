@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from serving.cli_options import Cap, InSequence, ListOrder, MethodName, RunPath, Strength
+
 
 def recommend(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")],
+    run: RunPath,
     user: Annotated[str | None, typer.Option(help="User id, as in the interactions file.")] = None,
     query: Annotated[str | None, typer.Option(help="What the user asks for, in words.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="How many items.")] = 10,
-    method: Annotated[str | None, typer.Option(help="Default: e2p where the run has it.")] = None,
-    strength: Annotated[
-        float, typer.Option(help="0 to 1: how much of the method's soft tokens and updates is used.")
-    ] = 1.0,
+    method: MethodName = None,
+    strength: Strength = 1.0,
     temperature: Annotated[
         float,
         typer.Option(
@@ -25,23 +24,9 @@ def recommend(
         ),
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the draws; the same seed gives the same list.")] = 0,
-    sequence: Annotated[
-        bool,
-        typer.Option("--sequence", help="A playlist: each item is chosen after those before it, none twice."),
-    ] = False,
-    cap: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN=N",
-            help="At most N items that share a value of a catalogue column, e.g. --cap genres=3. Repeatable.",
-        ),
-    ] = None,
-    order: Annotated[
-        Literal["as made", "smooth", "score"],
-        typer.Option(
-            help="'as made', 'smooth' (each item followed by the most alike that is left) or 'score'."
-        ),
-    ] = "as made",
+    sequence: InSequence = False,
+    cap: Cap = None,
+    order: ListOrder = "as made",
     time: Annotated[int | None, typer.Option(help="Unix seconds: hide everything at or after.")] = None,
     history: Annotated[
         str | None,

@@ -1,0 +1,37 @@
+"""Options that several commands have: one spelling, one help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
+ConfigPath = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML configuration. Default: the run's own, else the defaults."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Change one setting, e.g. --set adapt.steps=500. Repeatable."),
+]
+MethodName = Annotated[str | None, typer.Option(help="Default: e2p where the run has it.")]
+Strength = Annotated[
+    float, typer.Option(help="0 to 1: how much of the method's soft tokens and updates is used.")
+]
+InSequence = Annotated[
+    bool,
+    typer.Option("--sequence", help="A playlist: each item is chosen after those before it, none twice."),
+]
+Cap = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN=N",
+        help="At most N items of a list that share a value of a catalogue column, e.g. --cap genres=3. Repeatable.",
+    ),
+]
+ListOrder = Annotated[
+    Literal["as made", "smooth", "score"],
+    typer.Option(help="'as made', 'smooth' (each item followed by the most alike that is left) or 'score'."),
+]
