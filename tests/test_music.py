@@ -11,17 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from scipy.stats import spearmanr
 
 from evaluation.playlist_judge import FIGURES
 from llm.align_config import AlignConfig
 from recsys.dataset import Dataset
 from recsys.embed import load_item_vectors
-from recsys.engagement import GENERATOR, TEST_LISTS, ShownLists
+from recsys.engagement import GENERATOR, GENERATOR_VALIDATION, TEST_LISTS, ShownLists
 from recsys.run import Run, RunError
+from recsys.splits import FIT
 from serving.config import RunConfig, load_config
 from serving.engines import LocalEngine
 from serving.evaluate import PLAYLIST_STAGES, STAGES
-from serving.listener import units
+from serving.listener import affinity_correlation, fit_listener, units
 from serving.music import MusicTable, Reranking, liked_above
 from serving.pipeline import run_all, run_stage, stages_of
 from serving.playlist_plan import Settings
@@ -32,7 +34,7 @@ from serving.user_state import delete
 KINDS = ("even", "odd")
 
 
-def rated_world(folder, n_users: int = 120, n_items: int = 48, length: int = 30, seed: int = 0):
+def rated_world(folder, n_users: int = 240, n_items: int = 48, length: int = 30, seed: int = 0):
     """Items have a kind, which queries speak of, and a style, which nobody names. A user mostly watches one style, of both kinds, and
     likes it: 5 stars for their own style, 2 for the other, with some noise.
     """
@@ -340,3 +342,49 @@ def test_own_lists_switch_the_section_on(tmp_path):
     assert stages_of(config)[-3:] == PLAYLIST_STAGES
     with pytest.raises(ValueError, match="seed is not a section"):
         load_config(None, ["seed.lists=shown.csv"], base | {"seed": 3})
+
+
+def test_the_temperature_is_the_one_at_which_draws_hold_engaged_validation_items_most_often(music_run):
+    """Put together again from single log-probabilities of every engaged item of the generator's validation lists."""
+    config, run = music_run
+    lists, data = ShownLists.load(run), Dataset.load(run)
+    methods = Recommender.load(run.path).methods
+    pairs = [
+        (lists.request(int(at), data), int(item))
+        for at in lists.of(GENERATOR_VALIDATION)
+        for item, engaged in zip(*lists.shown(int(at)), strict=True)
+        if engaged
+    ]
+    assert len(pairs) < config.music.validation_instances  # so all of them are asked about
+    for key, name in (("no_context", "No Context"), ("e2p_kto", "E2P (KTO)")):
+        means = []
+        for t in config.music.temperature_grid:
+            log_p = methods.build(key).log_prob(
+                [one for one, _ in pairs], np.array([item for _, item in pairs]), t
+            )
+            hit = pd.Series(1 - (1 - np.exp(log_p)) ** config.music.n)
+            means.append(hit.groupby([one.user for one, _ in pairs]).mean().mean())
+        assert row_of(run, name)["own"]["temperature"] == config.music.temperature_grid[int(np.argmax(means))]
+
+
+def test_the_listener_counts_no_event_that_it_is_fitted_or_judged_on(music_run):
+    _, run = music_run
+    data = Dataset.load(run)
+    listener = fit_listener(Recommender.load(run.path).methods, "backbone", 0)
+    fitted = np.bincount(data.items[data.roles == FIT], minlength=data.n_items)
+    assert listener.judge.space.popularity.tolist() == fitted.tolist()
+    judge, test = listener.judge, listener.judge.test
+    cosines = []
+    for vectors, items in (
+        (test.user_vectors, judge.space.collaborative),
+        (judge.affinity_users, judge.affinity_items),
+    ):
+        of = test.list_of_item()
+        cosines.append(
+            [
+                vectors[q] @ items[i] / np.linalg.norm(vectors[q]) / np.linalg.norm(items[i])
+                for q, i in zip(of, test.items, strict=True)
+            ]
+        )
+    assert affinity_correlation(judge) == pytest.approx(spearmanr(*cosines).statistic, abs=1e-4)
+    assert table_of(run)["affinity_rank_correlation"] == pytest.approx(affinity_correlation(judge))

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
+from llm.adapt import OUTPUT_NORM, AdaptConfig, new_model
 from llm.backbone import BackboneConfig, load_backbone
 from llm.model import SidModel
 from llm.prompts import PromptBuilder, PromptConfig
@@ -21,6 +23,7 @@ from recsys.catalogue import Catalogue
 from recsys.dataset import Dataset
 from recsys.phrases import Phrases
 from recsys.splits import FIT, TEST
+from semantic_ids.table import SemanticIdTable
 from semantic_ids.trie import Trie
 from tests.conftest import SIZES, unique_codes
 
@@ -192,3 +195,22 @@ def test_rows_that_start_from_words_are_nearest_to_the_words_of_their_items():
     assert (apart @ rows.output.detach().T).argmax(1).tolist() == [0, 1, 2, 3]
     assert float(rows.input.detach().norm(dim=1).mean()) == pytest.approx(2.0)
     assert float(rows.output.detach().norm(dim=1).mean()) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("setting", "from_words"), [("auto", True), ("words", True), ("codebook", False)])
+def test_a_new_model_starts_from_the_words_of_its_items_under_an_adapter(setting, from_words):
+    """Items of first code c have the word of kind c % 3 in their text: a row that knows it is nearer to that word's letters."""
+    codes = unique_codes(N)
+    texts = [KINDS[code % 3] * 3 for code in codes[:, 0]]
+    config = AdaptConfig(backbone=BackboneConfig(name="tiny-random", device="cpu"), rows_from=setting)
+    backbone = load_backbone(config.backbone)
+    embedded = backbone.text_embeddings.detach()
+    model = new_model(backbone, SemanticIdTable(codes, SIZES), [None] * 3, config, texts)
+    means = torch.stack([embedded[list((KINDS[code % 3] * 3).encode())].mean(0) for code in range(SIZES[0])])
+    apart = nn.functional.normalize(means, dim=1)
+    apart = apart - apart[codes[:, 0]].mean(0)  # what sets an item apart from the catalogue
+    cosines = nn.functional.cosine_similarity(model.rows.input.detach()[: SIZES[0]], apart)
+    assert (float(cosines.min()) > 0.4) == from_words, cosines
+    for level, size in enumerate(SIZES):
+        rows = model.rows.output.detach()[model.rows.offsets[level] : model.rows.offsets[level] + size]
+        assert float(rows.norm(dim=1).mean()) == pytest.approx(OUTPUT_NORM)
