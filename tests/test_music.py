@@ -24,7 +24,7 @@ from serving.config import RunConfig, load_config
 from serving.engines import LocalEngine
 from serving.evaluate import PLAYLIST_STAGES, STAGES
 from serving.listener import affinity_correlation, fit_listener, units
-from serving.music import MusicTable, Reranking, liked_above
+from serving.music import BLOCK, MusicTable, Reranking, liked_above
 from serving.pipeline import run_all, run_stage, stages_of
 from serving.playlist_plan import Settings
 from serving.playlists import playlists
@@ -97,7 +97,7 @@ def music_config(folder) -> RunConfig:
                 "validate_every": 20,
                 "watched_requests": 20,
             },
-            "music": {"n": 5, "text_encoder": "backbone", "rerank_from": 15},
+            "music": {"n": 5, "text_encoder": "backbone", "rerank_from": 15, "validation_instances": 400},
         }
     )
 
@@ -239,7 +239,8 @@ def test_nothing_is_run_twice_and_a_killed_table_goes_on_to_the_same_bytes(music
     run_stage("music", config, again)
     # align's rows, two E2P-Random of five permutations, No Context and Embedding Reranking
     replicas = 5 + 2 * 5 + 2
-    assert len(calls) == replicas + 1  # only the block that died is measured again
+    blocks = -(-table_of(run)["n_requests"] // BLOCK)
+    assert len(calls) == replicas * blocks + 1  # only the block that died is measured again
     assert again.record("music")["artifacts"] == run.record("music")["artifacts"]
 
 
