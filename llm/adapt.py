@@ -147,8 +147,7 @@ def new_model(
     model = SidModel(backbone, SidRows(table.sizes, backbone.hidden_size), Trie(table.codes, table.sizes))
     words = None
     if config.rows_from == "words" or (config.rows_from == "auto" and config.train == "lora"):
-        items = torch.from_numpy(BackboneEncoder(model)(texts))
-        words = words_of_codes(items, table.codes, table.sizes)
+        words = words_of_codes(BackboneEncoder(model).means(texts), table.codes, table.sizes)
     model.rows.start_from(codebooks, norm, config.seed, words, OUTPUT_NORM)
     return model
 

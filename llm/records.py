@@ -56,20 +56,23 @@ def mean_embedding(model: SidModel, sequences: list[list[int]]) -> torch.Tensor:
 
 
 class BackboneEncoder:
-    """texts -> unit-length means [n, h] of the backbone's frozen input embeddings of each text's first `tokens` tokens."""
+    """Texts as means of the backbone's frozen input embeddings of their first `tokens` tokens; called, scaled to unit length."""
 
     def __init__(self, model: SidModel, tokens: int = TEXT_TOKENS):
         self._model, self._tokens = model, tokens
 
-    @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        made = [
-            mean_embedding(
-                self._model, [self._model.encode(text)[: self._tokens] for text in texts[start : start + 256]]
-            )
-            for start in range(0, len(texts), 256)
-        ]
-        return torch.nn.functional.normalize(torch.cat(made), dim=1).cpu().numpy()
+        """Unit vectors [n, h]."""
+        return torch.nn.functional.normalize(self.means(texts), dim=1).cpu().numpy()
+
+    @torch.no_grad()
+    def means(self, texts: Sequence[str], chunk: int = 256) -> torch.Tensor:
+        """Mean embeddings [n, h] (float32)."""
+        made = []
+        for start in range(0, len(texts), chunk):
+            tokens = [self._model.encode(text)[: self._tokens] for text in texts[start : start + chunk]]
+            made.append(mean_embedding(self._model, tokens))
+        return torch.cat(made)
 
 
 def open_record_vectors(path: Path) -> torch.Tensor:

@@ -81,7 +81,7 @@ def _to_norm(rows: torch.Tensor, norm: float) -> torch.Tensor:
 def words_of_codes(items: torch.Tensor, codes: np.ndarray, sizes: Sequence[int]) -> list[torch.Tensor]:
     """What the items of each code have in common in words: one [size, h] a level.
 
-    `items` [N, h]: mean token embeddings of the items' texts (`llm.records.BackboneEncoder`); `codes` [N, L]. A row is the mean over the code's items of what sets
+    `items` [N, h]: mean token embeddings of the items' texts (`llm.records.BackboneEncoder.means`); `codes` [N, L]. A row is the mean over the code's items of what sets
     them apart from the whole catalogue; a code without an item has zeros.
     """
     apart = items.float() - items.float().mean(0)
