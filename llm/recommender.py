@@ -11,6 +11,7 @@ from llm import generate, lists, scoring
 from llm.batching import BUDGET, by_length
 from llm.generate import BEAM
 from llm.reading import Reading
+from llm.whole_catalogue import all_log_probs, nodes_at_once
 from recsys.caps import WIDEN, Caps
 from recsys.recommender import Ranked, Request
 
@@ -90,6 +91,13 @@ class SidRecommender:
         for rows, some, session in self._sessions(requests, n):
             items[rows], values[rows] = generate.draw(session, some, n, seed, temperature)
         return items, values
+
+    def scores(self, requests: Sequence[Request]) -> np.ndarray:
+        """log p [R, N] (float32) of every item at temperature 1, with nothing excluded: a tree pass (`llm.whole_catalogue`)."""
+        scores = np.empty((len(requests), self.model.trie.n_items), np.float32)
+        for rows, _, session in self._sessions(requests, nodes_at_once(self.model.trie)):
+            scores[rows] = all_log_probs(session).float().cpu().numpy()
+        return scores
 
     def log_prob(
         self, requests: Sequence[Request], items: np.ndarray, temperature: float = 1.0

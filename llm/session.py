@@ -150,8 +150,16 @@ class PromptSession:
     def forget(self) -> None:
         """Drop every node; the prompts, and what was read behind them, stay."""
         self.memory.rewind(self.width)
+        self.known = [self._nothing_known(size) for size in self.trie.sizes]
+
+    def drop(self, depth: int, width: int) -> None:
+        """Forget what is known of the nodes of `depth`, which took the last `width` columns."""
+        self.memory.rewind(self.memory.used - width)
+        self.known[depth] = self._nothing_known(self.trie.sizes[depth])
+
+    def _nothing_known(self, size: int) -> Known:
         empty = torch.zeros(0, dtype=torch.long, device=self.model.device)
-        self.known = [Known(empty, empty, self.root_logits.new_zeros(0, size)) for size in self.trie.sizes]
+        return Known(empty, empty, self.root_logits.new_zeros(0, size))
 
     def make_room(self, nodes: int) -> None:
         """Drop the nodes known so far where they take more than `KEPT_LEVELS` times what `nodes` a level will."""
