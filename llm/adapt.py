@@ -25,6 +25,7 @@ from llm.model import SidModel
 from llm.prompts import PromptBuilder, PromptConfig
 from llm.reading import Reading
 from llm.records import BackboneEncoder
+from llm.regularise import BranchDropout, tie_to_codebooks, untie
 from llm.scoring import shared_hit_rate
 from llm.understanding import known_and_held_out, query_precision
 from llm.vocabulary import SidRows, words_of_codes
@@ -75,6 +76,12 @@ class AdaptConfig(StageConfig):
     learning_rate: float = 1e-3  # of the LoRA, or of all weights (AdamW)
     rows_learning_rate: float = 5e-3  # of the semantic-ID rows, which start from nothing
     weight_decay: float = 0.01
+    # against learning training sequences by heart, for backbones trained from scratch (llm.regularise): the share of numbers dropped
+    # from what each block adds; the share of a target's probability given to the other codes of its node; rows that move together
+    # where their codebook vectors are alike (through one learned projection), or each on its own
+    dropout: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    rows: Literal["free", "tied"] = "free"
     warmup: int = 50  # steps
     clip_norm: float = 1.0
     validate_every: int = 250  # steps
@@ -105,9 +112,12 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         head = text_head(backbone) if config.title_batch else None
         codebooks = load_tokenizer(run).quantizer.codebooks
         model = new_model(backbone, table, codebooks, config, dataset.catalogue.texts())
+        if config.rows == "tied":
+            tie_to_codebooks(model.rows, codebooks, config.seed)
         builder = prompt_builder(config, model, dataset)
         phrases = Phrases(dataset)
         curves = train_on_windows(config, model, builder, phrases, head, stage.checkpoint)
+        untie(model.rows)
         reading = Reading(model.eval(), builder)
         save_adapted(model, folder)
         report |= {
@@ -189,15 +199,17 @@ def train_on_windows(
             {"params": list(model.rows.parameters()), "lr": config.rows_learning_rate, "weight_decay": 0.0},
         ]
     )
+    dropout = BranchDropout(model.layers, config.dropout, config.seed)
     events = validation_events(dataset, config.validation_instances, config.seed)
     requests, targets = dataset.requests(events, dataset.exclude_seen), dataset.items[events]
 
     def step(index: int) -> tuple[torch.Tensor, int]:
         windows = [*batches[index], *words.windows(index)]
-        loss, count = window_loss(model, windows), sum(len(window.items) for window in windows)
-        if head is None or not config.title_weight:
-            return loss, count
-        return loss + config.title_weight * text_loss(model, head, words.titles(index)), count
+        with dropout.on(index, model.device):
+            loss = window_loss(model, windows, config.label_smoothing)
+            if head is not None and config.title_weight:
+                loss = loss + config.title_weight * text_loss(model, head, words.titles(index))
+        return loss, sum(len(window.items) for window in windows)
 
     return training.fit(
         "Stage 1",
@@ -235,15 +247,18 @@ def validation_events(dataset: Dataset, at_most: int, seed: int) -> np.ndarray:
     return events
 
 
-def window_loss(model: SidModel, windows: list[Window]) -> torch.Tensor:
-    """−mean log p(item | what stands before it) over all targets of a batch of windows, in one packed pass."""
+def window_loss(model: SidModel, windows: list[Window], smoothing: float = 0.0) -> torch.Tensor:
+    """−mean log p(item | what stands before it) over all targets of a batch of windows, in one packed pass.
+
+    `smoothing`: of labels (`SidModel.path_log_probs`).
+    """
     packed = model.pack([window.tokens for window in windows])
     begins = (packed.layout.ends - packed.layout.lengths).cpu().numpy()
     start = np.concatenate([window.starts + begin for window, begin in zip(windows, begins, strict=True)])
     wanted = torch.from_numpy(start[:, None] - 1 + np.arange(model.trie.n_levels)).to(model.device)
     states = model.hidden(packed, NOTHING, wanted.reshape(-1)).view(*wanted.shape, -1)
     items = torch.from_numpy(np.concatenate([window.items for window in windows])).to(model.device)
-    return -model.path_log_probs(states, items).mean()
+    return -model.path_log_probs(states, items, smoothing=smoothing).mean()
 
 
 def save_adapted(model: SidModel, folder: Path) -> None:

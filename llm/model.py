@@ -49,7 +49,8 @@ class SidModel(nn.Module):
         self.bos_id, self.encode = backbone.bos_id, backbone.encode
         self.text_size, self.hidden_size = backbone.text_embeddings.shape
         base = self.inner.get_base_model() if hasattr(self.inner, "get_base_model") else self.inner
-        mlp = getattr(base.layers[-1], "mlp", None) if hasattr(base, "layers") else None
+        self.layers = tuple(getattr(base, "layers", ()))  # not as submodules a second time
+        mlp = getattr(self.layers[-1], "mlp", None) if self.layers else None
         self._last_mlp = None if mlp is None else LastMLPOnlyWhere(mlp)
         self.updates = Updates(base)
         self.footprint = Footprint(base.config, max(rows.sizes), self.dtype.itemsize)
@@ -158,8 +159,13 @@ class SidModel(nn.Module):
         temperature: float = 1.0,
         constraints: Constraints | None = None,
         rows: torch.Tensor | None = None,
+        smoothing: float = 0.0,
     ) -> torch.Tensor:
-        """log p [n] of `items` [n] from `states` [n, L, h]: the hidden states that predict their L codes."""
+        """log p [n] of `items` [n] from `states` [n, L, h]: the hidden states that predict their L codes.
+
+        `smoothing` ε makes it the target of label smoothing: at each level (1 − ε) log p(code) + ε · the mean of log p over the
+        codes that the trie has there (Szegedy et al. 2016, eq. 3, inside the trie).
+        """
         path = self.trie.path(items)
         total = states.new_zeros(len(items), dtype=torch.float32)
         for level in range(self.trie.n_levels):
@@ -168,7 +174,12 @@ class SidModel(nn.Module):
                 level, path[:, level], logits, temperature, constraints, rows
             )
             child = path[:, level + 1] - self.trie.child_start[level][path[:, level]]
-            total = total + log_probs.gather(1, child[:, None])[:, 0]
+            value = log_probs.gather(1, child[:, None])[:, 0]
+            if smoothing:
+                live = ~torch.isneginf(log_probs)
+                mean = log_probs.masked_fill(~live, 0.0).sum(1) / live.sum(1).clamp(min=1)
+                value = (1 - smoothing) * value + smoothing * mean
+            total = total + value
         return total
 
     def item_states(

@@ -26,6 +26,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from recsys.config import StageConfig
+from recsys.seeds import rng
 
 FIT, PERSONALIZE, VALIDATION, TEST, UNUSED = range(5)
 ROLE_NAMES = ("fit", "personalize", "validation", "test", "unused")
@@ -55,6 +56,10 @@ class SplitConfig(StageConfig):
     # Share of the training events, the latest, kept from Stage 1 for Stage 2 (which must train on what Stage
     # 1 and the graph have not fitted): of each user's events; for global_time, of all.
     personalize_fraction: float = Field(default=0.3, ge=0, lt=1)
+    # … or, by `users`, all training events of that share of the users, drawn at random: Stage 1 then has everybody else's histories
+    # up to their end, which short ones (Amazon: seven events a user) cannot spare.
+    personalize_by: Literal["events", "users"] = "events"
+    seed: int = 0  # of that draw
 
     @model_validator(mode="after")
     def _consistent(self) -> SplitConfig:
@@ -66,6 +71,8 @@ class SplitConfig(StageConfig):
         cutoffs = (self.cutoff_validation_unix_s, self.cutoff_test_unix_s)
         if cutoffs != (None, None) and self.kind != "global_time":
             raise ValueError(f"cutoffs belong to kind: global_time, not to {self.kind}")
+        if self.personalize_by == "users" and self.kind == "global_time":
+            raise ValueError("personalize_by: users needs splits by user; global_time has one clock for all")
         if (cutoffs[0] is None) != (cutoffs[1] is None):
             raise ValueError("give both cutoff_validation_unix_s and cutoff_test_unix_s, or neither")
         if cutoffs[0] is not None and cutoffs[1] is not None and cutoffs[0] > cutoffs[1]:
@@ -95,7 +102,13 @@ def assign_roles(users: np.ndarray, times: np.ndarray, config: SplitConfig) -> n
     else:
         test, validation = _last_fraction(counts, config)
     training = counts - test - validation
-    personalize = np.minimum(_part(training, config.personalize_fraction, round_up_from=0.5), training - 1)
+    if config.personalize_by == "users":
+        chosen = rng(config.seed, "Stage 2 users").random(len(counts)) < config.personalize_fraction
+        personalize = np.where(chosen, training, 0)
+    else:
+        personalize = np.minimum(
+            _part(training, config.personalize_fraction, round_up_from=0.5), training - 1
+        )
     position = np.arange(len(users)) - (np.cumsum(counts) - counts)[users]
     bounds = np.cumsum(
         [training - personalize, personalize, validation], axis=0

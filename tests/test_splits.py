@@ -132,3 +132,21 @@ def test_roles_never_run_backwards(world, kind, test, validation, personalize, c
     if kind == "global_time":  # one clock for all: no learned event is later than any held-out one
         learned, held_out = times[roles <= PERSONALIZE], times[roles >= VALIDATION]
         assert not len(learned) or not len(held_out) or learned.max() < held_out.min()
+
+
+def test_stage_2_may_have_users_of_its_own():
+    """All training events of a drawn share of the users, and none of anybody else's."""
+    users = np.repeat(np.arange(400), 6)
+    times = np.tile(np.arange(6), 400)
+    config = SplitConfig(kind="leave_last_out", personalize_by="users", personalize_fraction=0.25, seed=3)
+    roles = assign_roles(users, times, config).reshape(400, 6)
+    theirs = roles[:, 0] == PERSONALIZE
+    assert 70 < theirs.sum() < 130
+    assert (roles[theirs, :4] == PERSONALIZE).all()
+    assert (roles[~theirs, :4] == FIT).all()
+    assert (roles[:, 4] == VALIDATION).all()
+    assert (roles[:, 5] == TEST).all()
+    again = assign_roles(users, times, config.model_copy(update={"seed": 4})).reshape(400, 6)
+    assert (again != roles).any()
+    with pytest.raises(ValueError, match="one clock"):
+        SplitConfig(kind="global_time", personalize_by="users")

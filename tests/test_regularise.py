@@ -1,0 +1,129 @@
+"""Label smoothing by hand; dropout's randomness and place; rows that move together; a regularised Stage 1 killed and gone on with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from llm.adapt import adapt, window_loss
+from llm.regularise import BranchDropout, tie_to_codebooks, untie
+from llm.vocabulary import SidRows
+from llm.windows import Window
+from recsys.run import Run
+
+
+def test_label_smoothing_by_a_slow_loop(tiny):
+    items = np.array([3, 17])
+    prompt = [256, 65, 66]
+    window = Window([*prompt, *tiny.item_tokens[items].reshape(-1).tolist()], items, np.array([3, 6]))
+    total = 0.0
+    for place, item in enumerate(items):
+        before = [*prompt, *tiny.item_tokens[items[:place]].reshape(-1).tolist()]
+        for level in range(3):
+            codes = tiny.item_tokens[item].tolist()
+            with torch.no_grad():
+                hidden = tiny.hidden(tiny.pack([[*before, *codes[:level]]]))[-1:]
+                logits = tiny.rows.logits(hidden, level)
+            node = tiny.trie.path(torch.tensor([item]))[:, level]
+            log_p, children = tiny.trie.child_log_probs(level, node, logits)
+            live = log_p[0][~torch.isneginf(log_p[0])]
+            own = children[0].tolist().index(int(tiny.trie.path(torch.tensor([item]))[0, level + 1]))
+            total += 0.8 * float(log_p[0, own]) + 0.2 * float(live.mean())
+    assert window_loss(tiny, [window], 0.2).item() == pytest.approx(-total / 2, rel=1e-5)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.self_attn, self.mlp = nn.Identity(), nn.Identity()
+
+    def forward(self, hidden_states):
+        hidden_states = hidden_states + self.self_attn(hidden_states)
+        return hidden_states + self.mlp(hidden_states)
+
+
+def test_dropout_is_inside_on_alone_keyed_by_the_step_and_keeps_the_mean():
+    block, x, cpu = Block(), torch.ones(1, 1000, 8), torch.device("cpu")
+    dropout = BranchDropout([block], 0.25, seed=1)
+    assert (block(x) == 4).all()
+
+    def at(step):
+        with dropout.on(step, cpu):
+            return block(x)
+
+    first = at(0)
+    assert (at(0) == first).all()
+    assert not (at(1) == first).all()
+    assert (block(x) == 4).all(), "nothing is dropped outside"
+    assert first.mean().item() == pytest.approx(4, rel=0.03)
+    assert (first == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)  # what did not enter at all
+    assert not torch.isin(first, torch.tensor([4.0])).any()  # 4/3 · (1 or 7/3) · (1 or 7/3)
+    state = torch.get_rng_state()
+    at(2)
+    assert (torch.get_rng_state() == state).all(), "nobody else's numbers move"
+
+
+def test_tied_rows_move_with_those_whose_vectors_are_alike():
+    rows = SidRows([3, 2], 5)
+    tie_to_codebooks(rows, [torch.tensor([[1.0, 0.0], [0.99, 0.0], [-1.0, 0.5]]), None], seed=0)
+    before = rows.output.detach().clone()
+    optimizer = torch.optim.SGD([p for n, p in rows.named_parameters() if "projection" in n], lr=0.1)
+    rows.output[0].sum().backward()
+    optimizer.step()
+    moved = (rows.output.detach() - before).norm(dim=1)
+    assert moved[0] > 0
+    assert moved[1] == pytest.approx(moved[0].item(), rel=0.05)
+    assert (moved[3:] == 0).all(), "a level without a codebook has no common part"
+    after = rows.output.detach().clone()
+    untie(rows)
+    assert sorted(name for name, _ in rows.named_parameters()) == ["input", "output"]
+    assert (rows.output == after).all()
+
+
+@pytest.mark.parametrize("rows", ["free", "tied"])
+def test_a_regularised_stage_1_that_is_killed_ends_in_the_same_bytes(small_run, tmp_path, monkeypatch, rows):
+    import shutil
+
+    from recsys import training
+
+    config, run = small_run
+    settings = config.adapt.model_copy(
+        update={
+            "dropout": 0.2,
+            "label_smoothing": 0.1,
+            "rows": rows,
+            "steps": 8,
+            "validate_every": 4,
+            "asked_queries": 0,
+        }
+    )
+    monkeypatch.setattr(
+        training.fit,
+        "__kwdefaults__",
+        training.fit.__kwdefaults__ | {"log_every": 1, "checkpoint_every_s": 0.0},
+    )
+    bytes_of = []
+    for name, killed in (("whole", False), ("killed", True)):
+        shutil.copytree(run.path, tmp_path / name)
+        copy = Run.open(tmp_path / name)
+        if killed:
+            saves = []
+            save = training._save
+
+            def dying(*args, save=save, saves=saves):
+                save(*args)
+                saves.append(1)
+                if len(saves) == 3:
+                    raise KeyboardInterrupt
+
+            with monkeypatch.context() as patch:
+                patch.setattr(training, "_save", dying)
+                with pytest.raises(KeyboardInterrupt):
+                    adapt(settings, copy)
+            assert len(saves) == 3
+        adapt(settings, copy)
+        bytes_of.append((copy.path / "adapt" / "sid_rows.safetensors").read_bytes())
+    assert bytes_of[0] == bytes_of[1]
+    assert bytes_of[0] != (run.path / "adapt" / "sid_rows.safetensors").read_bytes()
