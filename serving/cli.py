@@ -180,6 +180,12 @@ def personalize(run: RunPath, config: ConfigPath = None, set_: Changes = None) -
 
 
 @app.command()
+def combine(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
+    """Multiply generators with retrievers over the whole catalogue; weights are learned on validation (section `combine`)."""
+    _stage("combine", run, config, set_ or [])
+
+
+@app.command()
 def evaluate(
     run: RunPath,
     config: ConfigPath = None,

@@ -20,6 +20,7 @@ from recsys.draft_lists import EngagementConfig
 from recsys.embed import EmbedConfig
 from recsys.prepare import PrepareConfig
 from semantic_ids.tokenize_items import TokenizeConfig
+from serving.combine_config import CombineConfig
 from serving.music_config import MusicConfig
 
 Config = TypeVar("Config", bound=StageConfig)
@@ -42,6 +43,8 @@ class RunConfig(StageConfig):
     tokenize: TokenizeConfig = TokenizeConfig()
     adapt: AdaptConfig = AdaptConfig()
     personalize: PersonalizeConfig = PersonalizeConfig()
+    # Products of generators and retrievers; where it is given, `prelude run` has a stage combine before evaluate
+    combine: CombineConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     # Labelled lists; where it is given, `prelude run` goes on with the stages engagement, align and music
     engagement: EngagementConfig | None = None
@@ -68,8 +71,18 @@ class RunConfig(StageConfig):
         if not isinstance(values, dict):
             return values
         values = dict(values)
-        for stage in ("embed", "tokenize", "adapt", "evaluate", "engagement", "music", "online", "drift"):
-            part = values.get(stage, None if stage == "engagement" else {})
+        for stage in (
+            "embed",
+            "tokenize",
+            "adapt",
+            "combine",
+            "evaluate",
+            "engagement",
+            "music",
+            "online",
+            "drift",
+        ):
+            part = values.get(stage, None if stage in ("combine", "engagement") else {})
             if isinstance(part, dict):
                 values[stage] = {"seed": values.get("seed", 0)} | part
         return values

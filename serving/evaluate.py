@@ -50,7 +50,8 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False, engine: Engine | 
 
     With an `engine` its workers measure; the results are the same for every engine and number of workers.
     """
-    stage = run.stage("evaluate", config.evaluate, needs=STAGES[:-1])
+    needs = STAGES[:-1] if config.combine is None else (*STAGES[:-1], "combine")
+    stage = run.stage("evaluate", config.evaluate, needs=needs)
     if not stage.is_done():
         methods = Methods(run, config, config.evaluate.int8)
         requests, targets, users, facts = _instances(methods)
@@ -236,6 +237,18 @@ def _rows(
         if method.key == "e2p":
             rows.append(_random_row(config, methods, requests, users))
         rows.append(row(method.key))
+    return rows + _product_rows(methods)
+
+
+def _product_rows(methods: Methods) -> list[Row]:
+    """Products of generators and retrievers, and the retrievers' without a generator."""
+    products, rows = methods.products, []
+    if products is None:
+        return rows
+    factors = ", ".join(products.settings.experts)
+    for key, name in products.names().items():
+        replicas: list[Recommender] = [products.build(key, seed) for seed in products.seeds(key)]
+        rows.append(Row(name, replicas, None, "history before t", f"weights of {factors} on validation"))
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,8 +26,12 @@ from recsys.retrieval import EmbeddingRetrieval
 from recsys.run import Run
 from recsys.splits import FIT, PERSONALIZE
 from recsys.user_vectors import UserVectors
+from serving.combine_config import PRODUCT
 from serving.config import RunConfig
 from serving.untrained import UNTRAINED
+
+if TYPE_CHECKING:
+    from serving.combine import Products
 
 INT8_REQUESTS = 64  # validation instances on which the effect of int8 weights is measured
 
@@ -66,7 +71,22 @@ class Methods:
 
     def available(self) -> list[str]:
         """Methods that this run has trained or can answer without training, in the table's order."""
-        return [*UNTRAINED, *(method.key for method in self.config.personalize.methods), *self._aligned]
+        trained = (method.key for method in self.config.personalize.methods)
+        return [*UNTRAINED, *trained, *self._aligned, *self.product_names]
+
+    @cached_property
+    def products(self) -> Products | None:
+        """The products of experts of a run that has combined them."""
+        from serving.combine import Products
+
+        if self.config.combine is None or self.run.record("combine") is None:
+            return None
+        return Products(self, self.config.combine)
+
+    @property
+    def product_names(self) -> dict[str, str]:
+        """Key -> row of each product."""
+        return {} if self.products is None else self.products.names()
 
     @property
     def _aligned(self) -> dict[str, AlignRow]:
@@ -77,7 +97,11 @@ class Methods:
         """A method's row."""
         if key in self._aligned:
             return self._aligned[key].name
-        return UNTRAINED.get(key) or self.config.personalize.method(key).name
+        if key in UNTRAINED:
+            return UNTRAINED[key]
+        if key.endswith(PRODUCT) and key in self.product_names:
+            return self.product_names[key]
+        return self.config.personalize.method(key).name
 
     def build(self, key: str, seed: int | None = None) -> Recommender:
         """One method's recommender. `seed` picks a trained replica (default: the first).
@@ -90,6 +114,8 @@ class Methods:
             return self._baseline(key)
         if key == "embedding_retrieval":
             return self.retrieval
+        if self.products is not None and key in self.product_names:
+            return self.products.build(key, seed)
         return self.recommender(self.name(key), self.reading(key, seed))
 
     def reading(self, key: str, seed: int | None = None) -> Reading:

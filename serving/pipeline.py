@@ -19,6 +19,7 @@ from recsys.prepare import Dataset, prepare
 from recsys.run import Run
 from recsys.splits import TEST
 from semantic_ids.tokenize_items import tokenize_items
+from serving.combine import combine
 from serving.config import RunConfig
 from serving.engines import Engine
 from serving.evaluate import PLAYLIST_STAGES, STAGES, evaluate, publish
@@ -40,6 +41,7 @@ def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = No
         "tokenize": lambda: tokenize_items(config.tokenize, run),
         "adapt": lambda: adapt(config.adapt, run),
         "personalize": lambda: personalize(config.personalize, config.adapt, run),
+        "combine": lambda: combine(config, run),
         "evaluate": lambda: publish(run, evaluate(config, run, engine=engine)),
         "engagement": lambda: make_lists(config.engagement or EngagementConfig(seed=config.seed), run),
         "align": lambda: align(config.align, config.adapt, run),
@@ -53,7 +55,8 @@ def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = No
 
 def stages_of(config: RunConfig) -> tuple[str, ...]:
     """The stages that a run of this configuration has, in order."""
-    return STAGES if config.engagement is None else STAGES + PLAYLIST_STAGES
+    stages = STAGES if config.combine is None else (*STAGES[:-1], "combine", STAGES[-1])
+    return stages if config.engagement is None else stages + PLAYLIST_STAGES
 
 
 def run_all(config: RunConfig, run: Run, until: str | None = None, console: Console | None = None) -> None:
@@ -87,7 +90,7 @@ def print_timings(run: Run, console: Console) -> None:
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     total = 0.0
-    for name in STAGES + PLAYLIST_STAGES:
+    for name in (*STAGES[:-1], "combine", STAGES[-1], *PLAYLIST_STAGES):
         if record := run.record(name):
             table.add_row(name, f"{record['seconds']:.1f}")
             total += record["seconds"]

@@ -1,0 +1,43 @@
+"""The settings of the optional stage `combine`: what generators are multiplied with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from recsys.config import StageConfig
+
+PRODUCT = "_product"  # what the keys of products end with
+ALONE = f"experts{PRODUCT}"  # the product without a generator: the control that says what the generator adds
+
+Expert = Literal["embedding_retrieval", "sasrec", "item_knn", "text", "popularity"]
+
+
+class CombineConfig(StageConfig):
+    """Products of experts over the whole catalogue (`evaluation.product`); weights are learned on validation."""
+
+    # methods whose log p is one factor; each becomes a row of its own, and of every training seed its own weights
+    generators: tuple[str, ...] = ("no_context", "e2p")
+    # the other factors: exp(β · score). text: cosine to the faded mean of the history's text vectors
+    experts: tuple[Expert, ...] = ("embedding_retrieval", "text", "popularity")
+    # validation instances, a seeded sample: a handful of weights needs no more, and each is scored on the whole catalogue
+    instances: int = Field(4000, ge=1)
+    seed: int = 0  # of that sample
+
+    @model_validator(mode="after")
+    def _distinct(self) -> CombineConfig:
+        for name, keys in (("generators", self.generators), ("experts", self.experts)):
+            if not keys or len(set(keys)) < len(keys):
+                raise ValueError(f"combine.{name} needs at least one name, each once; got {list(keys)}")
+        return self
+
+
+def product_key(generator: str) -> str:
+    """What the product with a generator is asked for by, as in `recommend --method no_context_product`."""
+    return generator + PRODUCT
+
+
+def product_name(name: str) -> str:
+    """Its row."""
+    return f"{name} × experts"
