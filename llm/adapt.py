@@ -238,8 +238,8 @@ def validation_events(dataset: Dataset, at_most: int, seed: int) -> np.ndarray:
 def window_loss(model: SidModel, windows: list[Window]) -> torch.Tensor:
     """−mean log p(item | what stands before it) over all targets of a batch of windows, in one packed pass."""
     packed = model.pack([window.tokens for window in windows])
-    begins = (packed.layout.ends - packed.layout.lengths).cpu().numpy()
-    start = np.concatenate([window.starts + begin for window, begin in zip(windows, begins, strict=True)])
+    begins = zip(windows, packed.layout.begins, strict=True)
+    start = np.concatenate([window.starts + begin for window, begin in begins])
     wanted = torch.from_numpy(start[:, None] - 1 + np.arange(model.trie.n_levels)).to(model.device)
     states = model.hidden(packed, NOTHING, wanted.reshape(-1)).view(*wanted.shape, -1)
     items = torch.from_numpy(np.concatenate([window.items for window in windows])).to(model.device)

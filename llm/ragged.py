@@ -27,6 +27,7 @@ class Layout:
     """Where Q packed tokens stand: row b holds the `lengths[b]` tokens after those of the rows before it.
 
     row, place [Q]: a token's row and its place in it; width: the longest row; ends [B]: one past a row's last token.
+    `begins` [B] is where rows start, in NumPy, for who would else wait for the device.
     """
 
     def __init__(self, lengths: Sequence[int] | np.ndarray | Tensor, device: torch.device):
@@ -35,10 +36,12 @@ class Layout:
         row = np.repeat(np.arange(len(given)), given)
         ends = np.cumsum(given)
         place = np.arange(self.n_tokens) - (ends - given)[row]
+        self.begins = ends - given
         self.even = self.n_tokens == self.n_rows * self.width  # nothing to spread
-        self.lengths, self.row, self.place, self.ends, self._slot = (
-            torch.from_numpy(array).to(device)
-            for array in (given, row, place, ends, row * self.width + place)
+        arrays = (given, row, place, ends, row * self.width + place)
+        together = torch.from_numpy(np.concatenate(arrays)).to(device)  # one copy: each waits for the device
+        self.lengths, self.row, self.place, self.ends, self._slot = together.split(
+            [len(array) for array in arrays]
         )
 
     def spread(self, packed: Tensor) -> Tensor:
