@@ -144,10 +144,13 @@ def ragged_attention(
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, dropout: float) -> Tensor:
     """Places behind the end of a row come after its own, so a row's own never see them: no mask is needed."""
-    shared = q.shape[2] != k.shape[2]
+    groups = q.shape[2] // k.shape[2]
+    if groups > 1 and q.dtype == torch.float32 and q.device.type != "cpu":
+        # no fused kernel of CUDA takes shared heads in float32, and the plain one writes [B, heads, W, W]
+        k, v, groups = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2), 1
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out = nn.functional.scaled_dot_product_attention(
-        q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shared
+        q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=groups > 1
     )
     return out.transpose(1, 2)
 
