@@ -89,5 +89,5 @@ def test_a_backbone_cannot_be_trained_whole_in_bfloat16(small_run):
     config, run = small_run
     backbone = config.adapt.backbone.model_copy(update={"dtype": "bfloat16"})
     wrong = config.adapt.model_copy(update={"train": "full", "backbone": backbone})
-    with pytest.raises(ValueError, match="adapt.backbone.dtype to float32 or auto"):
+    with pytest.raises(ValueError, match=r"set adapt\.backbone\.dtype to float32 or auto"):
         adapt(wrong, Run(run.path))
