@@ -74,9 +74,8 @@ class SidModel(nn.Module):
         sid, soft = np.flatnonzero(tokens >= self.text_size), np.flatnonzero(tokens == PREFIX)
         a_row = np.bincount(np.searchsorted(layout.begins, soft, side="right"), minlength=1)
         together = torch.from_numpy(np.concatenate([tokens, sid, soft])).to(self.device)
-        return Packed(
-            *together.split([len(tokens), len(sid), len(soft)]), layout=layout, soft_places=int(a_row.max())
-        )
+        every, of_items, places = together.split([len(tokens), len(sid), len(soft)])
+        return Packed(every, of_items, places, layout, int(a_row.max()))
 
     def embed(self, packed: Packed, prefix: torch.Tensor | None) -> torch.Tensor:
         """Input embeddings [Q, h] of packed tokens; the PREFIX places of row b take `prefix[b]` [m, h] in order."""
