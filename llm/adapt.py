@@ -98,14 +98,15 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         raise ValueError(
             "adapt.backbone.name is scratch: a random model has to be trained whole; set adapt.train: full"
         )
-    stage = run.stage("adapt", config, needs=["prepare", "tokenize"])
+    wanted, stage = _trainable(config), run.stage("adapt", config, needs=["prepare", "tokenize"])
     if stage.is_done():
         return
     dataset, table = Dataset.load(run), load_table(run)
     with stage.writing() as folder:
-        backbone = load_backbone(config.backbone)
+        backbone = load_backbone(wanted)
         report: dict[str, Any] = {
             "backbone": config.backbone.name,
+            "dtype": str(backbone.text_embeddings.dtype).removeprefix("torch."),
             "backbone_hash": weights_hash(backbone.model),
             "table_hash": table.content_hash(),
         }
@@ -140,6 +141,17 @@ def adapt(config: AdaptConfig, run: Run) -> None:
             f"adapt: {found['queries']} {name.replace('_', '-')} queries: {found['with_query']:.1%} of the first ten items carry their "
             f"words, {found['without_query']:.1%} without the query, {found['chance']:.1%} by chance"
         )
+
+
+def _trainable(config: AdaptConfig) -> BackboneConfig:
+    """The backbone in a precision that it can be trained in. Raises `ValueError` where the configuration asks for another."""
+    if config.train == "full" and config.backbone.dtype == "bfloat16":
+        raise ValueError(
+            "adapt.train is full and adapt.backbone.dtype bfloat16: an optimiser's small steps vanish in bfloat16 weights; set "
+            "adapt.backbone.dtype to float32 or auto"
+        )
+    whole = {"dtype": "float32"} if config.train == "full" else {}
+    return config.backbone.model_copy(update=whole)
 
 
 def new_model(
@@ -197,7 +209,8 @@ def train_on_windows(
         [
             {"params": lora, "lr": config.learning_rate, "weight_decay": config.weight_decay},
             {"params": list(model.rows.parameters()), "lr": config.rows_learning_rate, "weight_decay": 0.0},
-        ]
+        ],
+        fused=model.device.type == "cuda",  # one kernel instead of a dozen
     )
     dropout = BranchDropout(model.layers, config.dropout, config.seed)
     events = validation_events(dataset, config.validation_instances, config.seed)
@@ -253,8 +266,8 @@ def window_loss(model: SidModel, windows: list[Window], smoothing: float = 0.0) 
     `smoothing`: of labels (`SidModel.path_log_probs`).
     """
     packed = model.pack([window.tokens for window in windows])
-    begins = (packed.layout.ends - packed.layout.lengths).cpu().numpy()
-    start = np.concatenate([window.starts + begin for window, begin in zip(windows, begins, strict=True)])
+    begins = zip(windows, packed.layout.begins, strict=True)
+    start = np.concatenate([window.starts + begin for window, begin in begins])
     wanted = torch.from_numpy(start[:, None] - 1 + np.arange(model.trie.n_levels)).to(model.device)
     states = model.hidden(packed, NOTHING, wanted.reshape(-1)).view(*wanted.shape, -1)
     items = torch.from_numpy(np.concatenate([window.items for window in windows])).to(model.device)
@@ -288,7 +301,10 @@ def load_adapted(
         raise RunError(
             f"the adapter in {run.path}/adapt was trained with another semantic-ID table; run adapt again"
         )
-    backbone = load_backbone(config.backbone)
+    # in the precision that it was trained in, whatever auto would be on this machine
+    backbone = load_backbone(
+        config.backbone.model_copy(update={"dtype": report.get("dtype", config.backbone.dtype)})
+    )
     if weights_hash(backbone.model) != report["backbone_hash"]:
         raise RunError(
             f"the adapter in {run.path}/adapt was trained on other weights than {config.backbone.name} has"

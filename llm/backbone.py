@@ -29,9 +29,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from llm import ragged
-from recsys import distributed
 from recsys.config import StageConfig
+from recsys.devices import resolve_device
 from recsys.seeds import derive
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class BackboneConfig(StageConfig):
@@ -39,9 +41,9 @@ class BackboneConfig(StageConfig):
     scratch_hidden: int = 128  # width of `scratch`
     scratch_heads: int = 4  # attention heads of `scratch`; its MLP is three times as wide as it is
     layers: int | None = None  # read only the first N layers (a lever for CPUs); None: all of them
-    dtype: str = (
-        "auto"  # float32 | bfloat16 | auto: bfloat16 on GPU, float32 on CPU (bf16 is slow backward there)
-    )
+    # float32 | bfloat16 | auto: bfloat16 on GPU, float32 on CPU (bf16 is slow backward there) and for random backbones: an optimiser's
+    # small steps vanish in bfloat16 weights
+    dtype: str = "auto"
     device: str = "auto"  # cpu | cuda | auto
 
 
@@ -76,12 +78,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PRELUDE_CACHE", Path.home() / ".cache" / "prelude"))
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device of that name; auto: a GPU where there is one, and of several processes each has its own."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    gpu = distributed.local_gpu()
-    return torch.device(name) if name != "cuda" or gpu is None else torch.device("cuda", gpu)
+def resolve_dtype(config: BackboneConfig, device: torch.device) -> torch.dtype:
+    """Of the weights; see `BackboneConfig.dtype`. Raises `ValueError` for a name that is none of these."""
+    if config.dtype in DTYPES:
+        return DTYPES[config.dtype]
+    if config.dtype != "auto":
+        raise ValueError(f"backbone.dtype is {config.dtype!r}; expected float32, bfloat16 or auto")
+    frozen = config.name not in ("scratch", "tiny-random")
+    return torch.bfloat16 if frozen and device.type == "cuda" else torch.float32
 
 
 @contextmanager
@@ -104,11 +108,7 @@ def _quiet() -> Iterator[None]:
 def load_backbone(config: BackboneConfig) -> Backbone:
     """Load, cut to `config.layers`, move, put into eval mode, freeze. Raises `ValueError` naming what is not there."""
     device = resolve_device(config.device)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(config.dtype)
-    if dtype is None:
-        if config.dtype != "auto":
-            raise ValueError(f"backbone.dtype is {config.dtype!r}; expected float32, bfloat16 or auto")
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = resolve_dtype(config, device)
     with _quiet():
         if config.name == "tiny-random":
             model, tokenizer = _random_llama(64, 2, 4, 2), ByteTokenizer()

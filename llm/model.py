@@ -32,7 +32,10 @@ class Packed:
     """Token numbers [Q] of B rows, laid one after the other as `layout` says."""
 
     tokens: torch.Tensor
+    sid: torch.Tensor  # numbers of those that are semantic-ID tokens, ascending
+    soft: torch.Tensor  # numbers of the places for soft tokens, ascending
     layout: Layout
+    soft_places: int = 0  # of the row that has most of them
 
 
 class SidModel(nn.Module):
@@ -68,26 +71,29 @@ class SidModel(nn.Module):
         """Token rows of any lengths, laid one after the other."""
         layout = Layout([len(sequence) for sequence in sequences], self.device)
         tokens = np.fromiter(chain.from_iterable(sequences), np.int64, layout.n_tokens)
-        return Packed(torch.from_numpy(tokens).to(self.device), layout)
+        # looked for here, where nobody has to wait for the device
+        sid, soft = np.flatnonzero(tokens >= self.text_size), np.flatnonzero(tokens == PREFIX)
+        a_row = np.bincount(np.searchsorted(layout.begins, soft, side="right"), minlength=1)
+        together = torch.from_numpy(np.concatenate([tokens, sid, soft])).to(self.device)
+        every, of_items, places = together.split([len(tokens), len(sid), len(soft)])
+        return Packed(every, of_items, places, layout, int(a_row.max()))
 
     def embed(self, packed: Packed, prefix: torch.Tensor | None) -> torch.Tensor:
         """Input embeddings [Q, h] of packed tokens; the PREFIX places of row b take `prefix[b]` [m, h] in order."""
-        tokens = packed.tokens
+        tokens, sid, soft = packed.tokens, packed.sid, packed.soft
         embedded = self.inner.get_input_embeddings()(tokens.clamp(0, self.text_size - 1))
-        sid = torch.nonzero(tokens >= self.text_size)[:, 0]
         # not by indexing: the gradient of an index with repeats is summed in an order that varies from run to run
         rows = nn.functional.embedding(tokens[sid] - self.text_size, self.rows.input)
         embedded = embedded.index_copy(0, sid, rows.to(embedded.dtype))
-        soft = torch.nonzero(tokens == PREFIX)[:, 0]
         if not len(soft):
             return embedded
+        given = 0 if prefix is None else prefix.shape[1]
+        if prefix is None or packed.soft_places > given:
+            raise ValueError(
+                f"a prompt has {packed.soft_places} places for soft tokens, and {given} are given"
+            )
         row = packed.layout.row[soft]
         order = torch.arange(len(soft), device=soft.device) - torch.searchsorted(row, row)
-        if prefix is None or int(order.max()) >= prefix.shape[1]:
-            given = 0 if prefix is None else prefix.shape[1]
-            raise ValueError(
-                f"a prompt has {int(order.max()) + 1} places for soft tokens, and {given} are given"
-            )
         flat = row * prefix.shape[1] + order
         values = nn.functional.embedding(flat, prefix.reshape(-1, prefix.shape[2]))
         return embedded.index_copy(0, soft, values.to(embedded.dtype))
@@ -122,7 +128,8 @@ class SidModel(nn.Module):
 
         Their keys and values stand behind those that `memory` holds.
         """
-        embedded = self.embed(Packed(tokens, layout), None)
+        every = torch.arange(len(tokens), device=tokens.device)  # a node's token is a code
+        embedded = self.embed(Packed(tokens, every, every[:0], layout), None)
         output = self._forward(embedded, positions, None, condition, layout, memory=memory, sees=sees)
         memory.advance(layout.width)
         return output

@@ -27,6 +27,7 @@ class Layout:
     """Where Q packed tokens stand: row b holds the `lengths[b]` tokens after those of the rows before it.
 
     row, place [Q]: a token's row and its place in it; width: the longest row; ends [B]: one past a row's last token.
+    `begins` [B] is where rows start, in NumPy, for who would else wait for the device.
     """
 
     def __init__(self, lengths: Sequence[int] | np.ndarray | Tensor, device: torch.device):
@@ -35,10 +36,12 @@ class Layout:
         row = np.repeat(np.arange(len(given)), given)
         ends = np.cumsum(given)
         place = np.arange(self.n_tokens) - (ends - given)[row]
+        self.begins = ends - given
         self.even = self.n_tokens == self.n_rows * self.width  # nothing to spread
-        self.lengths, self.row, self.place, self.ends, self._slot = (
-            torch.from_numpy(array).to(device)
-            for array in (given, row, place, ends, row * self.width + place)
+        arrays = (given, row, place, ends, row * self.width + place)
+        together = torch.from_numpy(np.concatenate(arrays)).to(device)  # one copy: each waits for the device
+        self.lengths, self.row, self.place, self.ends, self._slot = together.split(
+            [len(array) for array in arrays]
         )
 
     def spread(self, packed: Tensor) -> Tensor:
@@ -141,10 +144,13 @@ def ragged_attention(
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, dropout: float) -> Tensor:
     """Places behind the end of a row come after its own, so a row's own never see them: no mask is needed."""
-    shared = q.shape[2] != k.shape[2]
+    groups = q.shape[2] // k.shape[2]
+    if groups > 1 and q.dtype == torch.float32 and q.device.type != "cpu":
+        # no fused kernel of CUDA takes shared heads in float32, and the plain one writes [B, heads, W, W]
+        k, v, groups = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2), 1
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out = nn.functional.scaled_dot_product_attention(
-        q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shared
+        q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=groups > 1
     )
     return out.transpose(1, 2)
 

@@ -80,8 +80,12 @@ class WindowBuilder:
         self.search = RecordSearch(dataset.catalogue) if shares.records else None
 
     def window(self, events: np.ndarray, epoch: int) -> Window:
-        generator = rng(self.seed, "window", epoch, int(events[0]))
         shares = (self.shares.profile, self.shares.query, self.shares.records)
+        if not any(
+            shares
+        ):  # nothing to draw: a generator takes three times as long as the rest of a plain window
+            return self._many_targets(events, False, None)
+        generator = rng(self.seed, "window", epoch, int(events[0]))
         with_profile, with_query, with_records = generator.random(3) < shares
         items = self.dataset.items[events]
         query = self.phrases.query(int(items[-1]), generator) if with_query else None

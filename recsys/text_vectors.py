@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from recsys.devices import resolve_device
+
 
 def minilm_folder() -> Path:
     """Folder of the packaged all-MiniLM-L6-v2; raises `ValueError` with the remedy if the wheel is not installed."""
@@ -77,5 +79,5 @@ def encode_texts(
     max_tokens: int = 64,
     label: str = "item texts",
 ) -> np.ndarray:
-    """Unit-length vectors [len(texts), d] of texts that are encoded once; see `TextEncoder`."""
-    return TextEncoder(encoder, max_tokens).encode(texts, batch, label)
+    """Unit-length vectors [len(texts), d] of texts that are encoded once, on a GPU where there is one; see `TextEncoder`."""
+    return TextEncoder(encoder, max_tokens, resolve_device("auto")).encode(texts, batch, label)

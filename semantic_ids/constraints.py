@@ -190,12 +190,19 @@ def _cells(
     low = base + first
     begin = torch.searchsorted(keys, low)
     found = torch.searchsorted(keys, low + count) - begin
-    at = torch.arange(int(found.sum()), device=keys.device)
-    key = keys.index_select(0, at + (begin + found - found.cumsum(0)).repeat_interleave(found))
+    total = int(found.sum())
+
+    def of_cells(values: Tensor) -> Tensor:
+        return values.repeat_interleave(
+            found, output_size=total
+        )  # told, it does not wait for the device again
+
+    at = torch.arange(total, device=keys.device)
+    key = keys.index_select(0, at + of_cells(begin + found - found.cumsum(0)))
     start = torch.arange(len(low), device=keys.device) * width
     if code is None:
-        return key + (start - low).repeat_interleave(found)
-    return code[key - base.repeat_interleave(found)] + start.repeat_interleave(found)
+        return key + of_cells(start - low)
+    return code[key - of_cells(base)] + of_cells(start)
 
 
 def _distinct_lists(

@@ -107,7 +107,10 @@ class Trie:
 
     def path(self, items: Tensor) -> Tensor:
         """Node numbers [n, L + 1] from the root to the leaf of each of `items` [n]."""
-        if len(items) and not (int(items.min()) >= 0 and int(items.max()) < self.n_items):
+        least, most = (
+            torch.stack(items.aminmax()).tolist() if len(items) else (0, 0)
+        )  # one wait for the device
+        if not 0 <= least <= most < self.n_items:
             wrong = items[(items < 0) | (items >= self.n_items)][:5].tolist()
             raise ValueError(f"items {wrong} are not in the trie, which holds items 0..{self.n_items - 1}")
         nodes = [self.item_leaf[items.to(self.device)]]
@@ -209,12 +212,13 @@ class Trie:
         is a row of −inf. Differentiable in `logits`. Raises `ValueError` unless `temperature` > 0.
         """
         scores, first = self.child_scores(depth, nodes, logits, exclusions, rows)
-        hopeless = torch.isneginf(scores.detach().amax(1, keepdim=True))
         # A dead row is computed on zeros and masked after: a softmax over −inf alone is NaN both ways.
-        some = bool(hopeless.any())
-        scores = tempered(scores.masked_fill(hopeless, 0.0) if some else scores, temperature)
+        hopeless = None if exclusions is None else torch.isneginf(scores.detach().amax(1, keepdim=True))
+        if hopeless is not None and self.device.type == "cpu" and not hopeless.any():
+            hopeless = None  # a device is not waited for: masking nothing is sooner done there
+        scores = tempered(scores if hopeless is None else scores.masked_fill(hopeless, 0.0), temperature)
         log_probs = scores.log_softmax(dim=1)
-        if some:
+        if hopeless is not None:
             log_probs = log_probs.masked_fill(hopeless, -torch.inf)
         count = self.child_start[depth][nodes + 1] - first
         return log_probs, _child_numbers(first, count, scores.shape[1])

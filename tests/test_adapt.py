@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from llm import scoring
-from llm.adapt import window_loss
+from llm.adapt import AdaptConfig, adapt, new_model, window_loss
+from llm.backbone import BackboneConfig, load_backbone
 from llm.windows import Window
+from recsys.run import Run
+from semantic_ids.table import SemanticIdTable
+from tests.conftest import SIZES, unique_codes
 
 
 def test_the_window_loss_is_the_mean_over_targets_scored_one_by_one(tiny):
@@ -46,3 +50,44 @@ def test_gradients_reach_rows_only_through_the_trie(tiny):
     finally:
         tiny.rows.zero_grad()
         tiny.rows.requires_grad_(False)
+
+
+def _adapted(dtype: str):
+    """An untrained Stage 1 model under a LoRA whose B is not zero, so that A has a gradient too."""
+    config = AdaptConfig(backbone=BackboneConfig(name="tiny-random", device="cpu", dtype=dtype), lora_rank=4)
+    table = SemanticIdTable(unique_codes(30), SIZES)
+    model = new_model(
+        load_backbone(config.backbone), table, [None] * 3, config, [f"title {n}" for n in range(30)]
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.inner.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02, generator=generator)
+    return model
+
+
+def test_what_is_trained_beside_a_bfloat16_backbone_is_float32():
+    """As on a GPU: the backbone's weights are bfloat16, LoRA and rows and all of their gradients float32, and the loss the same."""
+    items = np.array([3, 17, 8])
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        model = _adapted(dtype)
+        tokens = [256, 65, 66, *model.item_tokens[items].reshape(-1).tolist()]
+        loss = window_loss(model, [Window(tokens, items, 3 + 3 * np.arange(3))])
+        loss.backward()
+        losses[dtype] = loss.item()
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        assert {p.dtype for p in trained.values()} == {torch.float32}
+        assert all(p.grad.dtype == torch.float32 and p.grad.abs().sum() > 0 for p in trained.values())
+        assert model.dtype == getattr(torch, dtype)
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses["bfloat16"] != losses["float32"]
+
+
+def test_a_backbone_cannot_be_trained_whole_in_bfloat16(small_run):
+    config, run = small_run
+    backbone = config.adapt.backbone.model_copy(update={"dtype": "bfloat16"})
+    wrong = config.adapt.model_copy(update={"train": "full", "backbone": backbone})
+    with pytest.raises(ValueError, match=r"set adapt\.backbone\.dtype to float32 or auto"):
+        adapt(wrong, Run(run.path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm.backbone import BackboneConfig, load_backbone, weights_hash
+from llm.backbone import BackboneConfig, load_backbone, resolve_dtype, weights_hash
 
 
 def test_smollm2_loads_from_its_wheel_and_knows_english():
@@ -40,3 +40,18 @@ def test_smollm2_loads_from_its_wheel_and_knows_english():
 def test_what_is_not_there_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
         load_backbone(BackboneConfig(device="cpu", **settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "device", "expected"),
+    [
+        ("smollm2", "auto", "cuda", torch.bfloat16),
+        ("smollm2", "auto", "cpu", torch.float32),
+        ("scratch", "auto", "cuda", torch.float32),  # trained whole
+        ("tiny-random", "auto", "cuda", torch.float32),
+        ("scratch", "bfloat16", "cpu", torch.bfloat16),
+        ("smollm2", "float32", "cuda", torch.float32),
+    ],
+)
+def test_only_a_frozen_backbone_on_a_gpu_is_bfloat16_of_itself(name, dtype, device, expected):
+    assert resolve_dtype(BackboneConfig(name=name, dtype=dtype), torch.device(device)) == expected
