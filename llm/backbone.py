@@ -29,8 +29,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from llm import ragged
-from recsys import distributed
 from recsys.config import StageConfig
+from recsys.devices import resolve_device
 from recsys.seeds import derive
 
 
@@ -74,14 +74,6 @@ class Backbone:
 def cache_folder() -> Path:
     """Where converted weights are kept: $PRELUDE_CACHE, or ~/.cache/prelude."""
     return Path(os.environ.get("PRELUDE_CACHE", Path.home() / ".cache" / "prelude"))
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of that name; auto: a GPU where there is one, and of several processes each has its own."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    gpu = distributed.local_gpu()
-    return torch.device(name) if name != "cuda" or gpu is None else torch.device("cuda", gpu)
 
 
 @contextmanager

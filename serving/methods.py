@@ -19,14 +19,17 @@ from llm.reading import Reading
 from llm.recommender import SidRecommender
 from llm.stage2 import World
 from recsys.embed import load_retrieval, load_user_vectors
+from recsys.embed_sequences import load_item_knn, load_sasrec
+from recsys.item_knn import ItemKnn
 from recsys.prepare import Dataset
 from recsys.recommender import Recommender
 from recsys.retrieval import EmbeddingRetrieval
 from recsys.run import Run
+from recsys.sequence_vectors import SasRecRetrieval
 from recsys.splits import FIT, PERSONALIZE
 from recsys.user_vectors import UserVectors
 from serving.config import RunConfig
-from serving.untrained import UNTRAINED
+from serving.untrained import UNTRAINED, untrained
 
 INT8_REQUESTS = 64  # validation instances on which the effect of int8 weights is measured
 
@@ -64,9 +67,21 @@ class Methods:
     def retrieval(self) -> EmbeddingRetrieval:
         return load_retrieval(self.run, self.dataset, self.config.embed.index)
 
+    @cached_property
+    def sasrec(self) -> SasRecRetrieval:
+        return load_sasrec(self.run, self.dataset, self.config.embed.index)
+
+    @cached_property
+    def item_knn(self) -> ItemKnn:
+        return load_item_knn(self.run, self.dataset, self.config.embed.item_knn)
+
     def available(self) -> list[str]:
         """Methods that this run has trained or can answer without training, in the table's order."""
-        return [*UNTRAINED, *(method.key for method in self.config.personalize.methods), *self._aligned]
+        return [*self._untrained, *(method.key for method in self.config.personalize.methods), *self._aligned]
+
+    @property
+    def _untrained(self) -> dict[str, str]:
+        return untrained(self.config.embed.sasrec is not None)
 
     @property
     def _aligned(self) -> dict[str, AlignRow]:
@@ -77,7 +92,7 @@ class Methods:
         """A method's row."""
         if key in self._aligned:
             return self._aligned[key].name
-        return UNTRAINED.get(key) or self.config.personalize.method(key).name
+        return self._untrained.get(key) or self.config.personalize.method(key).name
 
     def build(self, key: str, seed: int | None = None) -> Recommender:
         """One method's recommender. `seed` picks a trained replica (default: the first).
@@ -90,6 +105,10 @@ class Methods:
             return self._baseline(key)
         if key == "embedding_retrieval":
             return self.retrieval
+        if key == "sasrec":
+            return self.sasrec
+        if key == "item_knn":
+            return self.item_knn
         return self.recommender(self.name(key), self.reading(key, seed))
 
     def reading(self, key: str, seed: int | None = None) -> Reading:
