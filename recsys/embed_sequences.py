@@ -20,6 +20,7 @@ from recsys.sequence_vectors import SasRecRetrieval, SequenceVectors, load_seque
 from recsys.splits import FIT, PERSONALIZE, VALIDATION
 
 USERS, RETRIEVAL = "sasrec_users", "sasrec_retrieval"  # names of the artifacts
+ROLES = {USERS: (FIT,), RETRIEVAL: (FIT, PERSONALIZE)}  # of the events that each learns from
 LABELS = {USERS: "SASRec", RETRIEVAL: "SASRec for retrieval"}
 
 
@@ -38,8 +39,7 @@ def sequence_part(
     USERS learns from FIT alone, so that its vectors know no target of Stage 2; RETRIEVAL from all before validation, with a
     seed of its own.
     """
-    roles = (FIT,) if name == USERS else (FIT, PERSONALIZE)
-    learned = np.isin(dataset.roles, roles)
+    learned = np.isin(dataset.roles, ROLES[name])
     text = load_file(folder / "item_vectors.safetensors").get("text") if config.text else None
     held_out = _held_out(config, dataset, seed)
     model, curve = train_sasrec(

@@ -103,7 +103,9 @@ def test_stage_2_and_the_graph_learn_from_different_events(small_run):
     assert (data.times[late] > last_fit[data.users[late]]).all()
 
 
-@pytest.mark.parametrize("method", ["no_context", "embedding_retrieval", "popularity", "item_knn", "sasrec", *CATALOGUE])
+@pytest.mark.parametrize(
+    "method", ["no_context", "embedding_retrieval", "popularity", "item_knn", "sasrec", *CATALOGUE]
+)
 def test_every_method_keeps_the_contract(small_run, method):
     config, run = small_run
     methods = Methods(run, config)

@@ -170,7 +170,9 @@ def test_more_than_there_is_gives_all_that_is_available_once(recommender, option
     assert ids(recommender.recommend("u0", n=5, allow=[], **options)) == []
 
 
-@pytest.mark.parametrize("method", ["popularity", "recency", "item_knn", "embedding_retrieval", "sasrec", "e2p", "tap_per", "p2p"])
+@pytest.mark.parametrize(
+    "method", ["popularity", "recency", "item_knn", "embedding_retrieval", "sasrec", "e2p", "tap_per", "p2p"]
+)
 @pytest.mark.parametrize("user", ["u0", "nobody"])
 def test_caps_hold_for_every_method_and_what_fits_is_all_there(recommender, method, user):
     """Three of a kind, of two kinds: six items, however many are asked for; and a ranking is walked down."""
