@@ -32,7 +32,7 @@ class ItemKnnConfig(StageConfig):
     half_lives: tuple[float | None, ...] = Field(
         (None, 20, 10, 5, 2, 1, 0.5), min_length=1
     )  # items; None: no fading
-    shrinks: tuple[float, ...] = Field((0.0, 5.0, 20.0), min_length=1)  # users; a pair's doubt
+    shrinks: tuple[float, ...] = Field((0.0, 5.0, 20.0, 100.0), min_length=1)  # users; a pair's doubt
 
 
 def similarities(

@@ -118,6 +118,6 @@ def hits_of_scores(
     """
     every = np.arange(scores.shape[1])
     for row, request in enumerate(requests):
-        scores[row, ~request.available(every)] = -np.inf
+        scores[row, request.exclude if request.allow is None else ~request.available(every)] = -np.inf
     own = np.take_along_axis(scores, targets[:, None], 1)
     return (scores >= own).sum(1) <= k

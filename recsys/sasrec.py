@@ -185,7 +185,7 @@ class Ranking:
 
     @torch.no_grad()
     def ranks(self, model: SasRec) -> np.ndarray:
-        """Rank from 1 of each target [R]; ties count against it, and without a history it is last."""
+        """Rank from 1 of each target [R]; ties count against it; without a history, or excluded, it is last."""
         was_training, device = model.training, model.free.device
         model.eval()
         table = model.item_table()
@@ -194,9 +194,9 @@ class Ranking:
             rows = slice(start, start + CHUNK)
             items, lengths, targets = (x[rows].to(device) for x in (self.items, self.lengths, self.targets))
             scores = model.last_queries(table, items, lengths) @ outputs.T
-            own = scores.gather(1, targets[:, None])
             row, column = self._excluded(rows)
             scores[row.to(device), column.to(device)] = -torch.inf
+            own = scores.gather(1, targets[:, None])
             ranks = (scores >= own).sum(1)
             found.append(torch.where(lengths > 0, ranks, scores.shape[1]).cpu().numpy())
         model.train(was_training)
