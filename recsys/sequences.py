@@ -7,10 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from recsys.seeds import rng
+
+
+class Piece(NamedTuple):
+    """Rows of a batch: `items` [B, t], `lengths` [B], the `places` [n] of all real positions in the flattened [B · t], and the
+    `targets` [n] that follow them.
+    """
+
+    items: np.ndarray
+    lengths: np.ndarray
+    places: np.ndarray
+    targets: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -21,15 +33,19 @@ class Windows:
     targets: np.ndarray
     lengths: np.ndarray
 
-    def batch(self, start: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """`size` rows from `start` on, cut to the longest: inputs [B, t], lengths [B], the places [n] of all real positions
-        in the flattened [B · t], and what follows them [n]."""
-        rows = slice(start, start + size)
+    def batch(self, start: int, size: int, pieces: int = 1) -> list[Piece]:
+        """`size` rows from `start` on in `pieces` of like lengths, each cut to its longest: most rows are short, and padding costs."""
+        lengths = self.lengths[start : start + size]
+        order = start + np.argsort(-lengths, kind="stable")
+        return [self._piece(rows) for rows in np.array_split(order, min(pieces, len(order)))]
+
+    def _piece(self, rows: np.ndarray) -> Piece:
         lengths = self.lengths[rows]
         width = int(lengths.max())
         places = np.flatnonzero(np.arange(width) < lengths[:, None])
-        targets = self.targets[rows, :width].reshape(-1)[places]
-        return self.inputs[rows, :width], lengths, places, targets
+        return Piece(
+            self.inputs[rows, :width], lengths, places, self.targets[rows, :width].reshape(-1)[places]
+        )
 
 
 def windows_of_epoch(
@@ -71,22 +87,30 @@ def windows_of_epoch(
 
 
 class Batches:
-    """`batches[step]`: the batch of an optimiser step, epoch after epoch; see `Windows.batch`. One epoch is in memory."""
+    """`batches[step]`: the batch of an optimiser step, epoch after epoch; see `Windows.batch`. One epoch is in memory.
+
+    `events` are users, items and times [E] each, in order of (user, time).
+    """
 
     def __init__(
-        self, users: np.ndarray, items: np.ndarray, times: np.ndarray, max_items: int, size: int, seed: int
+        self,
+        events: tuple[np.ndarray, np.ndarray, np.ndarray],
+        max_items: int,
+        size: int,
+        seed: int,
+        pieces: int = 1,
     ):
-        self._events, self._max_items, self._size, self._seed = (users, items, times), max_items, size, seed
-        self._ends = [0]  # the step after each epoch
+        self._events, self._max_items, self._size, self._seed = events, max_items, size, seed
+        self._pieces, self._ends = pieces, [0]  # the step after each epoch
         self._epoch = -1
         self._windows: Windows | None = None
 
-    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def __getitem__(self, step: int) -> list[Piece]:
         while step >= self._ends[-1]:
             windows = self._load(len(self._ends) - 1)
             self._ends.append(self._ends[-1] + -(-len(windows.lengths) // self._size))
         epoch = int(np.searchsorted(self._ends, step, side="right")) - 1
-        return self._load(epoch).batch((step - self._ends[epoch]) * self._size, self._size)
+        return self._load(epoch).batch((step - self._ends[epoch]) * self._size, self._size, self._pieces)
 
     def _load(self, epoch: int) -> Windows:
         if self._windows is None or epoch != self._epoch:

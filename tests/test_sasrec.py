@@ -30,7 +30,7 @@ from recsys.sasrec import (
     train_sasrec,
 )
 from recsys.sequence_vectors import SasRecRetrieval, SequenceVectors, load_sequence_vectors, save_sasrec
-from recsys.sequences import Batches, padded, windows_of_epoch
+from recsys.sequences import Batches, Windows, padded, windows_of_epoch
 from recsys.splits import FIT, PERSONALIZE, VALIDATION
 from recsys.user_vectors import HistoryVectors
 from serving.methods import Methods
@@ -101,21 +101,28 @@ def test_batches_go_through_every_target_of_an_epoch_once_and_can_be_asked_in_an
     users = np.sort(generator.integers(0, 12, 150))
     times = np.arange(150)
     items = generator.permutation(150)  # all different, so that a target names its event
-    batches = Batches(users, items, times, 5, 4, seed=3)
+    batches = Batches((users, items, times), 5, 4, seed=3, pieces=3)
     first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
     expected = sorted(np.delete(items, first).tolist())
+    before = {int(items[at]): int(items[at - 1]) for at in range(1, 150)}
     targets, step = [], 0
     while len(targets) < len(expected):
-        inputs, lengths, places, following = batches[step]
-        before = {int(items[at]): int(items[at - 1]) for at in range(1, 150)}
-        assert [before[item] for item in following.tolist()] == inputs.reshape(-1)[places].tolist()
-        assert len(places) == lengths.sum()
-        targets += following.tolist()
+        rows = 0
+        for piece in batches[step]:
+            assert [before[item] for item in piece.targets.tolist()] == piece.items.reshape(-1)[
+                piece.places
+            ].tolist()
+            assert len(piece.places) == piece.lengths.sum()
+            assert piece.items.shape == (len(piece.lengths), piece.lengths.max())  # no wider than it must be
+            targets += piece.targets.tolist()
+            rows += len(piece.lengths)
+        assert rows <= 4
         step += 1
     assert sorted(targets) == expected
     later = batches[step + 2]
-    for left, right in zip(later, Batches(users, items, times, 5, 4, seed=3)[step + 2], strict=True):
-        assert (left == right).all()
+    again = Batches((users, items, times), 5, 4, seed=3, pieces=3)[step + 2]
+    for left, right in zip(later, again, strict=True):
+        assert all((one == other).all() for one, other in zip(left, right, strict=True))
     with pytest.raises(ValueError, match="no sequence to learn from"):
         windows_of_epoch(np.array([0, 0]), np.array([1, 2]), np.array([7, 7]), 5, 0, 0)
 
@@ -201,9 +208,10 @@ def test_the_loss_equals_a_loop_over_two_sequences(temperature, smoothing):
                 functional.cross_entropy(logits, torch.tensor(items[place + 1]), label_smoothing=smoothing)
             )
     inputs, lengths = padded([np.array(items[:-1]) for items in sequences], 6)
-    places, targets = torch.tensor([0, 1, 2, 3, 4, 5]), torch.tensor([1, 4, 1, 5, 2, 6])
-    loss = sequence_loss(model, torch.from_numpy(inputs), torch.from_numpy(lengths), places, targets)
-    torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-5, atol=1e-6)
+    following, _ = padded([np.array(items[1:]) for items in sequences], 6)
+    for pieces in (1, 2):
+        loss = sequence_loss(model, Windows(inputs, following, lengths).batch(0, 2, pieces))
+        torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-5, atol=1e-6)
 
 
 def test_with_text_an_item_is_its_row_and_the_projection_of_its_text():
