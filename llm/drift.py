@@ -28,7 +28,7 @@ from llm.scoring import log_probs_of
 from llm.stage2 import World
 from llm.stream import AsOf, chunks_of, last_of_each_user, starts_of
 from recsys.config import StageConfig
-from recsys.embed import EmbedConfig
+from recsys.embed_config import EmbedConfig
 from recsys.lightgcn import LightGCN, train_lightgcn
 from recsys.recommender import Request
 from recsys.retrieval import retrieval_hits
@@ -86,11 +86,11 @@ def drift(
 ) -> list[Drifted]:
     """Measure every condition on every chunk. `reading` is that of the trained φ; GNNs resume from `checkpoint`.
 
-    Raises `ValueError` for brought embeddings: their GNN is not here to be trained anew.
+    Raises `ValueError` for vectors that are not LightGCN's: there is no GNN of theirs to be trained anew.
     """
     if not isinstance(world.users, HistoryVectors):
         raise ValueError(
-            "drift trains the run's LightGCN anew; this run's user embeddings were brought from elsewhere"
+            "drift trains the run's LightGCN anew; this run's user vectors are SASRec's or were brought from elsewhere"
         )
     data, old = world.dataset, world.users
     events, part = chunks_of(data, (VALIDATION, TEST), config.chunks)

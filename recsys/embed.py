@@ -3,7 +3,8 @@
 Cross-fitting is by time block. The vectors that condition the generator are learned from FIT edges alone, and the
 generator's second stage trains on PERSONALIZE targets, which come later: for the graph, a training target is as unseen
 as a validation or a test target. The retrieval baseline may use everything before validation, so it gets a second
-LightGCN over FIT and PERSONALIZE edges.
+LightGCN over FIT and PERSONALIZE edges. So does SASRec, where `sasrec` asks for it: one of FIT events for the generator (`users_from`), one
+of all of them for its own row (`recsys.embed_sequences`). Semantic IDs are of LightGCN's item vectors in any case.
 """
 
 from __future__ import annotations
@@ -16,41 +17,22 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from recsys.config import StageConfig
+from recsys import embed_sequences
+from recsys.embed_config import EmbedConfig
 from recsys.leaks import check_retrieval_leak
-from recsys.lightgcn import LightGCN, LightGCNConfig, train_lightgcn
+from recsys.lightgcn import LightGCN, train_lightgcn
 from recsys.prepare import Dataset
 from recsys.recommender import Request
 from recsys.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits
 from recsys.run import Run, sha256_of
 from recsys.seeds import rng
+from recsys.sequence_vectors import SequenceVectors
 from recsys.splits import FIT, PERSONALIZE, ROLE_NAMES, VALIDATION
 from recsys.text_vectors import encode_texts
 from recsys.user_rows import save_user_rows
 from recsys.user_vectors import BroughtVectors, HistoryVectors, UserVectors, read_brought
 
 K = 30  # the cut of every retrieval hit-rate here
-
-
-class EmbedConfig(StageConfig):
-    seed: int = 0
-    seeds: int = 1  # LightGCN is trained with seed, seed+1, …; validation keeps the best, all are reported
-    lightgcn: LightGCNConfig = LightGCNConfig()
-    # how fast a history fades in the retrieval baseline's vectors, in items; validation picks by hit-rate
-    half_lives: tuple[float | None, ...] = (None, 50, 20, 10, 5, 2, 1)
-    # the same for the vectors that condition the generator. Its prompt shows the latest items already, so what a
-    # prefix can add is the longer past: retrieval's favourite (2 to 5 items) would only repeat the prompt
-    user_half_lives: tuple[float | None, ...] = (50,)
-    refit_for_retrieval: bool = True  # a second LightGCN on all training edges for the retrieval baseline
-    text_encoder: str | None = "minilm"  # minilm, a folder, or null: item text vectors for tokenize
-    user_embeddings: Path | None = None  # Parquet (user_id, timestamp, vector): used instead of the GNN's
-    item_embeddings: Path | None = None  # Parquet (item_id, vector): with both given the GNN is skipped
-    embedding_space: str | None = (
-        None  # name of the brought space's version; default: the hash of the user file
-    )
-    index: IndexKind = "auto"  # FAISS: flat (exact), hnsw, ivf; auto is exact up to a million items
-    leak_margin: float = 0.25  # how far above validation (relative) the hit-rate on training targets may be
-    check_instances: int = 3000  # instances a side that the checks use
 
 
 def embed(config: EmbedConfig, run: Run) -> None:
@@ -72,7 +54,13 @@ def embed(config: EmbedConfig, run: Run) -> None:
         curves: dict = {}
         items = _item_part(config, dataset, stage.checkpoint, folder, report, curves)
         users = _user_part(config, dataset, folder, items, report)
+        if config.sasrec is not None:
+            users, items = _sequence_parts(
+                config, dataset, stage.checkpoint, folder, users, items, report, curves
+            )
         _leak_check(config, dataset, users, items, report)
+        requests, targets = check_instances(dataset, VALIDATION, config)
+        report["item_knn"] = embed_sequences.item_knn_part(config.item_knn, dataset, requests, targets, K)
         (folder / "embed.json").write_text(json.dumps(report, indent=1))
         (folder / "curves.json").write_text(json.dumps(curves))
     _print_summary(report)
@@ -87,6 +75,19 @@ def _print_summary(report: dict) -> None:
             f"{report['lightgcn']['transductive_validation_hit_rate']:.4f}, inductive {max(inductive):.4f}, "
             f"inductive with a half-life of {report['half_life_items']} items {faded:.4f}"
         )
+    for name, label in embed_sequences.LABELS.items():
+        if name in report:
+            found = report[name]
+            print(
+                f"embed: {label} on {found['validation_instances']} validation instances: NDCG@10 "
+                f"{found['validation_ndcg@10']:.4f}, recall@10 {found['validation_recall@10']:.4f}, "
+                f"hit-rate@30 {found['validation_hit_rate@30']:.4f} (best at step {found['best_step']})"
+            )
+    knn = report["item_knn"]
+    print(
+        f"embed: item-kNN on validation: hit-rate@{K} {max(row['hit_rate'] for row in knn['validation_hit_rates']):.4f} "
+        f"with a half-life of {knn['half_life_items']} items and a shrinkage of {knn['shrink_users']:g} users"
+    )
     check = report["leak_check"]
     if isinstance(check, dict):
         print(
@@ -105,6 +106,18 @@ def load_item_vectors(run: Run) -> dict[str, np.ndarray]:
 def load_user_vectors(run: Run) -> UserVectors:
     """The user vectors that condition the generator."""
     report = run.read_json("embed", "embed.json")
+    if report["users"] == "sasrec":
+        return embed_sequences.load_users(run, report["space"])
+    return _aggregated_or_brought(run, report)
+
+
+def load_conditioning_items(run: Run) -> np.ndarray:
+    """Item vectors [N, d] of the space of `load_user_vectors`: LightGCN's or the brought ones, unless users are SASRec's."""
+    users = load_user_vectors(run)
+    return users.items if isinstance(users, SequenceVectors) else load_item_vectors(run)["collaborative"]
+
+
+def _aggregated_or_brought(run: Run, report: dict) -> UserVectors:
     if report["users"] == "brought":
         arrays = load_file(run.artifact("embed", "brought_users.safetensors"))
         return BroughtVectors(arrays["users"], arrays["times"], arrays["vectors"], report["space"])
@@ -123,7 +136,7 @@ def load_retrieval(run: Run, dataset: Dataset, index: IndexKind = "auto") -> Emb
             arrays["messages"], report["retrieval"]["half_life_items"], "retrieval"
         )
         return EmbeddingRetrieval(users, arrays["items"], counts, index)
-    users = load_user_vectors(run)
+    users = _aggregated_or_brought(run, report)
     items = load_item_vectors(run)["collaborative"]
     if users.dim != items.shape[1]:
         raise ValueError(
@@ -241,6 +254,20 @@ def _user_part(config, dataset: Dataset, folder: Path, items: np.ndarray, report
         "inductive_validation_hit_rate_by_half_life": by_half_life,
     }
     return HistoryVectors(messages, half_life, space)
+
+
+def _sequence_parts(
+    config, dataset: Dataset, checkpoint: Path, folder: Path, users: UserVectors, items, report, curves
+) -> tuple[UserVectors, np.ndarray]:
+    """Train the SASRecs that are asked for; the generator's user vectors and the item vectors [N, d] of their space."""
+    arguments = (config.seed, checkpoint, folder, report, curves)
+    embed_sequences.sequence_part(config.sasrec, dataset, embed_sequences.RETRIEVAL, *arguments)
+    if config.users_from != "sasrec":
+        return users, items
+    embed_sequences.sequence_part(config.sasrec, dataset, embed_sequences.USERS, *arguments)
+    vectors = embed_sequences.read_users(folder)
+    report |= {"users": "sasrec", "space": vectors.space, "dim": vectors.dim}
+    return vectors, vectors.items
 
 
 def _choose_half_life(

@@ -101,12 +101,23 @@ def retrieval_hits(
 
     `vectors` [R, d], `items` [N, d]. Ties count against the target; a zero user vector is a miss.
     """
-    hits, every = np.zeros(len(requests), bool), np.arange(len(items))
+    hits = np.zeros(len(requests), bool)
     for start in range(0, len(requests), chunk):
         rows = slice(start, start + chunk)
-        scores = vectors[rows] @ items.T
-        for row, request in enumerate(requests[rows]):
-            scores[row, ~request.available(every)] = -np.inf
-        own = np.take_along_axis(scores, targets[rows, None], 1)
-        hits[rows] = ((scores >= own).sum(1) <= k) & (np.abs(vectors[rows]).sum(1) > 0)
+        found = hits_of_scores(vectors[rows] @ items.T, requests[rows], targets[rows], k)
+        hits[rows] = found & (np.abs(vectors[rows]).sum(1) > 0)
     return hits
+
+
+def hits_of_scores(
+    scores: np.ndarray, requests: Sequence[Request], targets: np.ndarray, k: int
+) -> np.ndarray:
+    """Whether each target is among the k highest of its row of `scores` [R, N], which is used up: bool [R].
+
+    Items that are not available are left out; ties count against the target.
+    """
+    every = np.arange(scores.shape[1])
+    for row, request in enumerate(requests):
+        scores[row, request.exclude if request.allow is None else ~request.available(every)] = -np.inf
+    own = np.take_along_axis(scores, targets[:, None], 1)
+    return (scores >= own).sum(1) <= k

@@ -17,7 +17,7 @@ from llm.online import OnlineConfig
 from llm.personalize import PersonalizeConfig
 from recsys.config import StageConfig
 from recsys.draft_lists import EngagementConfig
-from recsys.embed import EmbedConfig
+from recsys.embed_config import EmbedConfig
 from recsys.prepare import PrepareConfig
 from semantic_ids.tokenize_items import TokenizeConfig
 from serving.combine_config import CombineConfig

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,9 @@ PLAYLIST_STAGES = ("engagement", "align", "music")  # of runs with labelled list
 READS = {
     "popularity": "nothing",
     "recency": "nothing",
+    "item_knn": "history before t",
     "embedding_retrieval": "history before t (vector)",
+    "sasrec": "history before t",
     "no_context": "recent items",
 }
 TSNE_USERS = 600
@@ -220,18 +223,20 @@ def _rows(
 
     popularity = methods.build("popularity")
     rows = [Row("Popularity", [popularity], None, READS["popularity"], "counts")]
-    retrieval = methods.retrieval
-    rows.append(Row("Embedding Retrieval", [retrieval], None, READS["embedding_retrieval"], "LightGCN"))
-    grid = [
-        t / 10 for t in config.temperature_grid
-    ]  # cosines lie in [−1, 1]; a softmax over them wants it sharper
-    grid = sorted({*grid, *(t / 100 for t in config.temperature_grid)})
-    name = "Embedding Retrieval (softmax)"
-    t0 = (chosen or {}).get(name) or choose_temperature(retrieval, validation, answers, grid)
-    softmax = SoftmaxOver(retrieval, t0, name)
-    rows.append(
-        Row(softmax.name, [softmax], 1.0, READS["embedding_retrieval"], f"T0 = {t0:g} chosen on validation")
-    )
+    # cosines and shares of votes lie in [−1, 1] or little above; a softmax over them wants it sharper
+    sharp = sorted({t / by for t in config.temperature_grid for by in (10, 100)})
+    scorers: list[tuple[str, Any, str, list[float]]] = [
+        ("item_knn", methods.item_knn, "counts", sharp),
+        ("embedding_retrieval", methods.retrieval, "LightGCN", sharp),
+    ]
+    if methods.config.embed.sasrec is not None:  # its scores are the logits that it was trained by
+        scorers.append(("sasrec", methods.sasrec, "its own transformer", list(config.temperature_grid)))
+    for key, scorer, trained, grid in scorers:
+        rows.append(Row(methods.name(key), [scorer], None, READS[key], trained))
+        name = f"{methods.name(key)} (softmax)"
+        t0 = (chosen or {}).get(name) or choose_temperature(scorer, validation, answers, grid)
+        softmax = SoftmaxOver(scorer, t0, name)
+        rows.append(Row(name, [softmax], 1.0, READS[key], f"T0 = {t0:g} chosen on validation"))
     rows.append(row("no_context"))
     for method in methods.config.personalize.methods:
         if method.key == "e2p":

@@ -17,7 +17,7 @@ from evaluation.engagement_quality import predictor_quality
 from evaluation.playlist_judge import PlaylistJudge
 from evaluation.shown_features import ItemSpace, Shown, unit_rows
 from llm.records import BackboneEncoder
-from recsys.embed import load_item_vectors
+from recsys.embed import load_conditioning_items, load_item_vectors
 from recsys.engagement import PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, ShownLists
 from recsys.phrases import Phrases
 from recsys.recommender import Request
@@ -50,7 +50,7 @@ def fit_listener(methods: Methods, encoder: str, seed: int) -> Listener:
     of_text = dict(zip(texts, encode(texts, "queries"), strict=True))
     vectors = load_item_vectors(methods.run)
     own_text = encoder == methods.config.embed.text_encoder and "text" in vectors
-    collaborative = vectors["collaborative"]
+    collaborative = load_conditioning_items(methods.run)
     if collaborative.shape[1] != methods.users.dim:
         raise ValueError(
             f"the predictor compares users and items in one space, but user vectors have {methods.users.dim} dimensions and item "

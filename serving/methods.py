@@ -20,15 +20,18 @@ from llm.reading import Reading
 from llm.recommender import SidRecommender
 from llm.stage2 import World
 from recsys.embed import load_retrieval, load_user_vectors
+from recsys.embed_sequences import load_item_knn, load_sasrec
+from recsys.item_knn import ItemKnn
 from recsys.prepare import Dataset
 from recsys.recommender import Recommender
 from recsys.retrieval import EmbeddingRetrieval
 from recsys.run import Run
+from recsys.sequence_vectors import SasRecRetrieval
 from recsys.splits import FIT, PERSONALIZE
 from recsys.user_vectors import UserVectors
 from serving.combine_config import PRODUCT
 from serving.config import RunConfig
-from serving.untrained import UNTRAINED
+from serving.untrained import UNTRAINED, untrained
 
 if TYPE_CHECKING:
     from serving.combine import Products
@@ -69,10 +72,18 @@ class Methods:
     def retrieval(self) -> EmbeddingRetrieval:
         return load_retrieval(self.run, self.dataset, self.config.embed.index)
 
+    @cached_property
+    def sasrec(self) -> SasRecRetrieval:
+        return load_sasrec(self.run, self.dataset, self.config.embed.index)
+
+    @cached_property
+    def item_knn(self) -> ItemKnn:
+        return load_item_knn(self.run, self.dataset, self.config.embed.item_knn)
+
     def available(self) -> list[str]:
         """Methods that this run has trained or can answer without training, in the table's order."""
         trained = (method.key for method in self.config.personalize.methods)
-        return [*UNTRAINED, *trained, *self._aligned, *self.product_names]
+        return [*self._untrained, *trained, *self._aligned, *self.product_names]
 
     @cached_property
     def products(self) -> Products | None:
@@ -89,6 +100,10 @@ class Methods:
         return {} if self.products is None else self.products.names()
 
     @property
+    def _untrained(self) -> dict[str, str]:
+        return untrained(self.config.embed.sasrec is not None)
+
+    @property
     def _aligned(self) -> dict[str, AlignRow]:
         """The rows of the stage `align`, in a run that has it."""
         return {} if self.run.record("align") is None else {row.key: row for row in self.config.align.rows}
@@ -97,8 +112,8 @@ class Methods:
         """A method's row."""
         if key in self._aligned:
             return self._aligned[key].name
-        if key in UNTRAINED:
-            return UNTRAINED[key]
+        if key in self._untrained:
+            return self._untrained[key]
         if key.endswith(PRODUCT) and key in self.product_names:
             return self.product_names[key]
         return self.config.personalize.method(key).name
@@ -114,6 +129,10 @@ class Methods:
             return self._baseline(key)
         if key == "embedding_retrieval":
             return self.retrieval
+        if key == "sasrec":
+            return self.sasrec
+        if key == "item_knn":
+            return self.item_knn
         if self.products is not None and key in self.product_names:
             return self.products.build(key, seed)
         return self.recommender(self.name(key), self.reading(key, seed))

@@ -33,7 +33,7 @@ from evaluation.statistics import user_means
 from llm.methods.e2p import E2PConfig
 from llm.reading import OfAnother, Reading
 from llm.recommender import SidRecommender
-from recsys.embed import load_item_vectors
+from recsys.embed import load_conditioning_items
 from recsys.engagement import GENERATOR_VALIDATION, ShownLists
 from recsys.recommender import Request
 from recsys.run import Run, write_text_atomically
@@ -287,7 +287,7 @@ class Reranking:
 
     def __init__(self, generator: SidRecommender, methods: Methods, m: int):
         self.generator, self.m = generator, m
-        self.users, self.items = methods.users, load_item_vectors(methods.run)["collaborative"]
+        self.users, self.items = methods.users, load_conditioning_items(methods.run)
 
     def recommend(self, requests: Sequence[Request], n: int, temperature: float, seed: int) -> list[Any]:
         vectors, known = self.users.vectors(requests)

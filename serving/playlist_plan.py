@@ -12,7 +12,7 @@ from recsys.ordering import check_order
 from recsys.run import Run, RunError
 from serving.playlist_requests import MOST_ITEMS, Source
 from serving.playlist_shards import part_of, shards_of
-from serving.untrained import UNTRAINED
+from serving.untrained import UNTRAINED, untrained
 
 FORMAT = 2
 SERVED = ("prepare", "embed", "tokenize", "adapt")  # stages that an answer depends on
@@ -84,7 +84,8 @@ def refuse_impossible(run: Run, settings: Settings) -> None:
     list in sequence of a method that only ranks. (As `serving.methods` would, which loads torch.)
     """
     config, method = run.read_config(), settings.method
-    available = [*UNTRAINED, *(row["key"] for row in config["personalize"]["methods"])]
+    has_sasrec = config["embed"].get("sasrec") is not None
+    available = [*untrained(has_sasrec), *(row["key"] for row in config["personalize"]["methods"])]
     if run.record("align") is not None:
         available += [row["key"] for row in config["align"]["rows"]]
     if method is not None and method not in available:

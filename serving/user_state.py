@@ -45,8 +45,8 @@ STAYS = """What stays, because it is no row of anybody's:
   - weights and item vectors that were trained on everyone's events, theirs among them, and figures in results.json that
     average over users. To be rid of these traces too, delete the folders embed to evaluate of the run and run it again.
   - items that only they had, and counts of rows that prepare dropped.
-What changes for others: popularity, recency and the cold-start order of embedding retrieval are counted from the events
-when a run is loaded, now without theirs. Every trained method answers every other user as before, but for PER-PCS where
+What changes for others: popularity, recency, item-kNN and the cold-start order of embedding retrieval and SASRec are counted
+from the events when a run is loaded, now without theirs. Every trained method answers every other user as before, but for PER-PCS where
 they were a sharer: whoever was assembled from their pieces is assembled from the others'.
 What is outside the run: the source files and embeddings you brought still hold the person, so this run refuses to prepare
 again; exports that you made; and services that have the run loaded, which must load it again."""

@@ -138,6 +138,14 @@ def small_config(folder) -> RunConfig:
             "embed": {
                 "lightgcn": {"dim": 16, "epochs": 12, "batch": 256, "negatives": 32},
                 "text_encoder": None,
+                "sasrec": {
+                    "dim": 16,
+                    "steps": 60,
+                    "batch": 16,
+                    "dropout": 0.1,
+                    "warmup": 5,
+                    "validate_every": 30,
+                },
             },
             "tokenize": {"quantizer": "rqvae", "size": 8, "rqvae": {"steps": 60}},
             "adapt": {

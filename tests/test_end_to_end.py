@@ -27,7 +27,8 @@ from serving.pipeline import run_all, run_stage
 from tests.test_recommender_contract import check_contract, contract_requests
 
 ROWS = [
-    "Popularity", "Embedding Retrieval", "Embedding Retrieval (softmax)", "No Context", "No Context, continued",
+    "Popularity", "Item-kNN", "Item-kNN (softmax)", "Embedding Retrieval", "Embedding Retrieval (softmax)", "SASRec",
+    "SASRec (softmax)", "No Context", "No Context, continued",
     "Static Prefix", "E2P-Random", "E2P", "Prompt Context", "RAG, k = 2", "PAG, k = 2", "Full History", "E2P + Prompt",
     "MT-LoRA", "OPPU, LoRA", "OPPU, IA3", "OPPU, prompt tuning", "OPPU, LoRA + RAG", "OPPU, LoRA + PAG", "PER-PCS", "TAP-PER",
     "TAP-PER, P_q only", "Bridge only", "E2P + P_q", "P2P", "P2P, summary only",
@@ -44,7 +45,7 @@ def test_the_table_has_every_row_with_its_interval(small_run):
         figure = row["top30"] if row["expected_hit_rate@30"] is None else row["expected_hit_rate@30"]
         # the interval is that of the row's own figure
         assert low - 1e-9 <= figure <= high + 1e-9, row["name"]
-        draws = row["name"] not in ("Popularity", "Embedding Retrieval")
+        draws = row["name"] not in ("Popularity", "Item-kNN", "Embedding Retrieval", "SASRec")
         assert (row["expected_hit_rate@30"] is not None) == draws
         if draws:
             assert abs(row["sampled_minus_expected_z"]) < 4, row["name"]
@@ -102,7 +103,9 @@ def test_stage_2_and_the_graph_learn_from_different_events(small_run):
     assert (data.times[late] > last_fit[data.users[late]]).all()
 
 
-@pytest.mark.parametrize("method", ["no_context", "embedding_retrieval", "popularity", *CATALOGUE])
+@pytest.mark.parametrize(
+    "method", ["no_context", "embedding_retrieval", "popularity", "item_knn", "sasrec", *CATALOGUE]
+)
 def test_every_method_keeps_the_contract(small_run, method):
     config, run = small_run
     methods = Methods(run, config)

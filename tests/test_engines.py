@@ -190,8 +190,8 @@ def test_evaluation_gives_the_same_bytes_with_one_worker_and_two(evaluations):
     assert evaluations(LocalEngine(1)) == two
     names = [row["name"] for row in json.loads(two)["rows"]]
     assert names == [
-        "Popularity", "Embedding Retrieval", "Embedding Retrieval (softmax)", "No Context", "Static Prefix",
-        "E2P-Random", "E2P", "TAP-PER",
+        "Popularity", "Item-kNN", "Item-kNN (softmax)", "Embedding Retrieval", "Embedding Retrieval (softmax)", "SASRec",
+        "SASRec (softmax)", "No Context", "Static Prefix", "E2P-Random", "E2P", "TAP-PER",
     ]  # fmt: skip
 
 

@@ -170,13 +170,15 @@ def test_more_than_there_is_gives_all_that_is_available_once(recommender, option
     assert ids(recommender.recommend("u0", n=5, allow=[], **options)) == []
 
 
-@pytest.mark.parametrize("method", ["popularity", "recency", "embedding_retrieval", "e2p", "tap_per", "p2p"])
+@pytest.mark.parametrize(
+    "method", ["popularity", "recency", "item_knn", "embedding_retrieval", "sasrec", "e2p", "tap_per", "p2p"]
+)
 @pytest.mark.parametrize("user", ["u0", "nobody"])
 def test_caps_hold_for_every_method_and_what_fits_is_all_there(recommender, method, user):
     """Three of a kind, of two kinds: six items, however many are asked for; and a ranking is walked down."""
     found = recommender.recommend(user, n=50, method=method, caps=KIND)
     assert Counter(int(item[1:]) % 2 for item in ids(found)) == {0: 3, 1: 3}
-    if method in ("popularity", "recency", "embedding_retrieval"):
+    if method in ("popularity", "recency", "item_knn", "embedding_retrieval", "sasrec"):
         walked, counts = [], Counter()
         for item in ids(recommender.recommend(user, n=60, method=method)):
             if counts[int(item[1:]) % 2] < 3:

@@ -1,0 +1,128 @@
+"""Item sequences as padded matrices: histories to read, and an epoch's windows to learn from, made without a loop over users.
+
+Rows are padded on the right, so that a causal model never sees padding, and item 0 stands where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from recsys.seeds import rng
+
+
+class Piece(NamedTuple):
+    """Rows of a batch: `items` [B, t], `lengths` [B], the `places` [n] of all real positions in the flattened [B · t], and the
+    `targets` [n] that follow them.
+    """
+
+    items: np.ndarray
+    lengths: np.ndarray
+    places: np.ndarray
+    targets: np.ndarray
+
+
+@dataclass(frozen=True)
+class Windows:
+    """`inputs` [S, T] and the item that follows each, `targets` [S, T]; the first `lengths` [S] of a row are real."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    lengths: np.ndarray
+
+    def batch(self, start: int, size: int, pieces: int = 1) -> list[Piece]:
+        """`size` rows from `start` on in `pieces` of like lengths, each cut to its longest: most rows are short, and padding costs."""
+        lengths = self.lengths[start : start + size]
+        order = start + np.argsort(-lengths, kind="stable")
+        return [self._piece(rows) for rows in np.array_split(order, min(pieces, len(order)))]
+
+    def _piece(self, rows: np.ndarray) -> Piece:
+        lengths = self.lengths[rows]
+        width = int(lengths.max())
+        places = np.flatnonzero(np.arange(width) < lengths[:, None])
+        return Piece(
+            self.inputs[rows, :width], lengths, places, self.targets[rows, :width].reshape(-1)[places]
+        )
+
+
+def windows_of_epoch(
+    users: np.ndarray, items: np.ndarray, times: np.ndarray, max_items: int, seed: int, epoch: int
+) -> Windows:
+    """The windows of an epoch, shuffled, from events [E] in order of (user, time): each reads at most `max_items` items.
+
+    Events of the same second are not in each other's history, so each epoch draws one event of every tie group, after which times
+    rise strictly. Every drawn event but a user's first is a target once. A user with more than `max_items` targets is cut
+    into several windows at places that move from epoch to epoch; a window reads on from the item before its first target.
+    """
+    generator = rng(seed, "sequences", epoch)
+    shuffled = generator.permutation(len(users))
+    order = shuffled[np.lexsort((times[shuffled], users[shuffled]))]  # stable: ties stay shuffled
+    users, items, times = users[order], items[order], times[order]
+    drawn = np.ones(len(users), bool)
+    drawn[1:] = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
+    users, items = users[drawn], items[drawn]
+    place = np.arange(len(users)) - np.searchsorted(users, users)
+    targets = np.flatnonzero(place > 0)
+    owner, place = users[targets], place[targets] - 1  # of each target among its user's
+    if not len(owner):
+        raise ValueError(
+            "no user has two training events at different moments: there is no sequence to learn from"
+        )
+    offsets = generator.integers(0, max_items, owner.max() + 1)
+    offsets[np.bincount(owner) <= max_items] = 0  # what fits into one window is never cut
+    shifted = place + offsets[owner]
+    first = np.ones(len(targets), bool)
+    first[1:] = (owner[1:] != owner[:-1]) | (shifted[1:] // max_items != shifted[:-1] // max_items)
+    row = np.cumsum(first) - 1
+    column = np.arange(len(targets)) - np.flatnonzero(first)[row]
+    lengths = np.bincount(row)
+    shape = (len(lengths), int(lengths.max()))
+    inputs, following = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    inputs[row, column], following[row, column] = items[targets - 1], items[targets]
+    mixed = generator.permutation(len(lengths))
+    return Windows(inputs[mixed], following[mixed], lengths[mixed])
+
+
+class Batches:
+    """`batches[step]`: the batch of an optimiser step, epoch after epoch; see `Windows.batch`. One epoch is in memory.
+
+    `events` are users, items and times [E] each, in order of (user, time).
+    """
+
+    def __init__(
+        self,
+        events: tuple[np.ndarray, np.ndarray, np.ndarray],
+        max_items: int,
+        size: int,
+        seed: int,
+        pieces: int = 1,
+    ):
+        self._events, self._max_items, self._size, self._seed = events, max_items, size, seed
+        self._pieces, self._ends = pieces, [0]  # the step after each epoch
+        self._epoch = -1
+        self._windows: Windows | None = None
+
+    def __getitem__(self, step: int) -> list[Piece]:
+        while step >= self._ends[-1]:
+            windows = self._load(len(self._ends) - 1)
+            self._ends.append(self._ends[-1] + -(-len(windows.lengths) // self._size))
+        epoch = int(np.searchsorted(self._ends, step, side="right")) - 1
+        return self._load(epoch).batch((step - self._ends[epoch]) * self._size, self._size, self._pieces)
+
+    def _load(self, epoch: int) -> Windows:
+        if self._windows is None or epoch != self._epoch:
+            self._windows = windows_of_epoch(*self._events, self._max_items, self._seed, epoch)
+            self._epoch = epoch
+        return self._windows
+
+
+def padded(histories: Sequence[np.ndarray], max_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """The last `max_items` of each history (oldest first): items [R, t ≥ 1], padded on the right with 0, and lengths [R]."""
+    latest = [history[-max_items:] for history in histories]
+    lengths = np.fromiter(map(len, latest), np.int64, len(latest))
+    items = np.zeros((len(latest), max(1, int(lengths.max(initial=0)))), np.int64)
+    items[np.arange(items.shape[1]) < lengths[:, None]] = np.concatenate([*latest, np.zeros(0, np.int64)])
+    return items, lengths

@@ -1,0 +1,493 @@
+"""SASRec against slow loops and torch's own parts; what it learns in worlds where the answer is known; kills; its vectors in a run."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from recsys import embed_sequences
+from recsys.embed import embed, load_conditioning_items, load_item_vectors, load_retrieval, load_user_vectors
+from recsys.embed_config import EmbedConfig
+from recsys.leaks import Events, LeakError, check_planted_answer
+from recsys.prepare import Dataset, prepare
+from recsys.recommender import Request
+from recsys.retrieval import retrieval_hits
+from recsys.run import Run, RunError
+from recsys.sasrec import (
+    Block,
+    Ranking,
+    SasRec,
+    SasRecConfig,
+    dropout_of_step,
+    ndcg_at,
+    sequence_loss,
+    train_sasrec,
+)
+from recsys.sequence_vectors import SasRecRetrieval, SequenceVectors, load_sequence_vectors, save_sasrec
+from recsys.sequences import Batches, Windows, padded, windows_of_epoch
+from recsys.splits import FIT, PERSONALIZE, VALIDATION
+from recsys.user_vectors import HistoryVectors
+from serving.methods import Methods
+from tests.conftest import make_requests, small_config
+from tests.test_recommender_contract import check_contract, contract_requests
+
+N = 14
+SMALL = SasRecConfig(dim=8, layers=2, heads=2, max_items=6, dropout=0.3, device="cpu")
+
+
+def a_model(config: SasRecConfig = SMALL, n_items: int = N, text: np.ndarray | None = None) -> SasRec:
+    """Random, with weights large enough that every part shows."""
+    model = SasRec(n_items, config, seed=0, text=text).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.4 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def states(model: SasRec, items: list[int]) -> torch.Tensor:
+    return model(model.item_table(), torch.tensor([items]), torch.tensor([len(items)]))[0]
+
+
+# -- sequences --------------------------------------------------------------------------------------------------
+
+
+def test_windows_of_seven_events_by_hand():
+    """User 0 has five moments, cut into windows of at most 3 targets; user 2 has two; user 5 has one: nothing to learn."""
+    users = np.array([0, 0, 0, 0, 0, 2, 2, 5])
+    items = np.array([10, 11, 12, 13, 14, 20, 21, 30])
+    times = np.array([1, 2, 3, 4, 5, 1, 2, 1])
+    seen = set()
+    for epoch in range(30):
+        windows = windows_of_epoch(users, items, times, 3, 0, epoch)
+        rows = {
+            (tuple(row[:n]), tuple(after[:n]))
+            for row, after, n in zip(
+                windows.inputs.tolist(), windows.targets.tolist(), windows.lengths.tolist(), strict=True
+            )
+        }
+        assert ((20,), (21,)) in rows
+        cut = sorted(row[0] for row in rows if row[0] != (20,))
+        seen.add(tuple(cut))
+        assert [item for row in cut for item in row] == [10, 11, 12, 13]  # each but the last is read once
+        assert all(
+            after == tuple(item + 1 for item in row) for row, after in rows
+        )  # and followed by the next
+        assert (windows.inputs[np.arange(windows.inputs.shape[1]) >= windows.lengths[:, None]] == 0).all()
+    assert seen == {((10, 11, 12), (13,)), ((10,), (11, 12, 13)), ((10, 11), (12, 13))}  # the cuts move
+
+
+def test_each_epoch_draws_one_event_of_a_tie_and_cuts_nothing_that_fits():
+    users, items, times = np.zeros(5, int), np.array([1, 2, 3, 4, 5]), np.array([10, 20, 20, 20, 30])
+    middles = set()
+    for epoch in range(40):
+        windows = windows_of_epoch(users, items, times, 2, 0, epoch)
+        assert windows.lengths.tolist() == [2]
+        (first, middle), (follows, last) = windows.inputs[0].tolist(), windows.targets[0].tolist()
+        assert (first, last) == (1, 5)
+        assert middle == follows
+        middles.add(middle)
+    assert middles == {2, 3, 4}
+
+
+def test_batches_go_through_every_target_of_an_epoch_once_and_can_be_asked_in_any_order():
+    generator = np.random.default_rng(0)
+    users = np.sort(generator.integers(0, 12, 150))
+    times = np.arange(150)
+    items = generator.permutation(150)  # all different, so that a target names its event
+    batches = Batches((users, items, times), 5, 4, seed=3, pieces=3)
+    first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+    expected = sorted(np.delete(items, first).tolist())
+    before = {int(items[at]): int(items[at - 1]) for at in range(1, 150)}
+    targets, step = [], 0
+    while len(targets) < len(expected):
+        rows = 0
+        for piece in batches[step]:
+            assert [before[item] for item in piece.targets.tolist()] == piece.items.reshape(-1)[
+                piece.places
+            ].tolist()
+            assert len(piece.places) == piece.lengths.sum()
+            assert piece.items.shape == (len(piece.lengths), piece.lengths.max())  # no wider than it must be
+            targets += piece.targets.tolist()
+            rows += len(piece.lengths)
+        assert rows <= 4
+        step += 1
+    assert sorted(targets) == expected
+    later = batches[step + 2]
+    again = Batches((users, items, times), 5, 4, seed=3, pieces=3)[step + 2]
+    for left, right in zip(later, again, strict=True):
+        assert all((one == other).all() for one, other in zip(left, right, strict=True))
+    with pytest.raises(ValueError, match="no sequence to learn from"):
+        windows_of_epoch(np.array([0, 0]), np.array([1, 2]), np.array([7, 7]), 5, 0, 0)
+
+
+def test_histories_are_cut_to_their_last_items():
+    items, lengths = padded([np.array([1, 2, 3]), np.array([], int), np.array([4])], 2)
+    assert items.tolist() == [[2, 3], [0, 0], [4, 0]]
+    assert lengths.tolist() == [2, 0, 1]
+    items, lengths = padded([np.array([], int)], 2)
+    assert (items.tolist(), lengths.tolist()) == ([[0]], [0])
+
+
+# -- the network ------------------------------------------------------------------------------------------------
+
+
+def test_attention_equals_torchs_multihead_attention():
+    block = Block(12, 3, 0.0).eval()
+    theirs = nn.MultiheadAttention(12, 3, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(block.qkv.weight)
+        theirs.in_proj_bias.copy_(block.qkv.bias.normal_(generator=torch.Generator().manual_seed(0)))
+        theirs.out_proj.weight.copy_(block.out.weight)
+        theirs.out_proj.bias.copy_(block.out.bias)
+    x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(2))
+    hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    expected, _ = theirs(x, x, x, attn_mask=hidden, need_weights=False)
+    torch.testing.assert_close(block.out(block.attention(x)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_block_equals_torchs_encoder_layer():
+    """Norms behind, GELU, four times as wide: `nn.TransformerEncoderLayer` with its defaults but for GELU."""
+    block = Block(8, 2, 0.0).eval()
+    theirs = nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", batch_first=True).eval()
+    pairs = {
+        "self_attn.in_proj_weight": block.qkv.weight, "self_attn.in_proj_bias": block.qkv.bias,
+        "self_attn.out_proj.weight": block.out.weight, "self_attn.out_proj.bias": block.out.bias,
+        "linear1.weight": block.widen.weight, "linear1.bias": block.widen.bias,
+        "linear2.weight": block.narrow.weight, "linear2.bias": block.narrow.bias,
+        "norm1.weight": block.attention_norm.weight, "norm1.bias": block.attention_norm.bias,
+        "norm2.weight": block.forward_norm.weight, "norm2.bias": block.forward_norm.bias,
+    }  # fmt: skip
+    theirs.load_state_dict({name: value.detach() for name, value in pairs.items()})
+    x = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(2))
+    mask = nn.Transformer.generate_square_subsequent_mask(4)
+    torch.testing.assert_close(block(x), theirs(x, src_mask=mask, is_causal=True), rtol=1e-5, atol=1e-6)
+
+
+def test_no_state_sees_a_later_item_or_padding():
+    model = a_model()
+    whole, other = states(model, [3, 1, 4, 1]), states(model, [3, 1, 9, 2])
+    torch.testing.assert_close(whole[:2], other[:2], rtol=0, atol=0)
+    assert (whole[2] - other[2]).abs().max() > 1e-2
+    items, lengths = padded([np.array([3, 1]), np.array([5, 6, 7, 8])], 6)
+    for filler in (0, 9):
+        items[0, 2:] = filler
+        batch = model(model.item_table(), torch.from_numpy(items), torch.from_numpy(lengths))
+        torch.testing.assert_close(batch[0, :2], states(model, [3, 1]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_long_history_reads_as_its_last_items_alone():
+    """Positions are counted from the end; and the order of what is read matters."""
+    vectors = SequenceVectors(a_model(), a_model().item_table().detach(), "x", False)
+    long = np.array([9, 8, 7, 1, 2, 3, 4, 5, 6])
+    many, known = vectors.of_histories([long, long[-6:], long[-6:][::-1].copy(), long[:0]])
+    np.testing.assert_allclose(many[0], many[1], atol=1e-6)
+    assert np.abs(many[0] - many[2]).max() > 1e-2
+    assert known.tolist() == [True, True, True, False]
+    assert (many[3] == 0).all()
+
+
+@pytest.mark.parametrize("temperature", [None, 0.2])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_equals_a_loop_over_two_sequences(temperature, smoothing):
+    model = a_model(SMALL.model_copy(update={"temperature": temperature, "label_smoothing": smoothing}))
+    sequences = [[3, 1, 4, 1, 5], [9, 2, 6]]
+    table, losses = model.item_table(), []
+    for items in sequences:
+        for place, state in enumerate(states(model, items[:-1])):
+            logits = table @ state
+            if temperature is not None:
+                logits = functional.cosine_similarity(table, state[None]) / temperature
+            losses.append(
+                functional.cross_entropy(logits, torch.tensor(items[place + 1]), label_smoothing=smoothing)
+            )
+    inputs, lengths = padded([np.array(items[:-1]) for items in sequences], 6)
+    following, _ = padded([np.array(items[1:]) for items in sequences], 6)
+    for pieces in (1, 2):
+        loss = sequence_loss(model, Windows(inputs, following, lengths).batch(0, 2, pieces))
+        torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_with_text_an_item_is_its_row_and_the_projection_of_its_text():
+    text = np.random.default_rng(0).normal(size=(N, 5)).astype(np.float32)
+    model = a_model(SMALL.model_copy(update={"text": True}), text=text)
+    expected = model.free.detach().numpy() + (text - text.mean(0)) @ model.project.weight.detach().numpy().T
+    np.testing.assert_allclose(model.item_table().detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"set embed\.text_encoder"):
+        SasRec(N, SMALL.model_copy(update={"text": True}), 0)
+
+
+def test_dropout_is_that_of_the_step_and_of_nothing_else():
+    device, drawn = torch.device("cpu"), []
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    for seed, step in ((0, 3), (0, 3), (0, 4), (1, 3)):
+        with dropout_of_step(seed, step, device):
+            drawn.append(functional.dropout(torch.ones(64), 0.5))
+    assert torch.equal(torch.rand(1), expected)  # outside nothing was drawn
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[3])
+
+
+@pytest.mark.parametrize("temperature", [None, 0.1])
+def test_ranks_equal_a_loop(temperature):
+    model = a_model(SMALL.model_copy(update={"temperature": temperature}), n_items=30)
+    requests = make_requests(40)
+    targets = np.array([next(i for i in range(30) if i not in r.exclude) + r.user % 2 for r in requests])
+    ranks = Ranking(requests, targets, 6).ranks(model)
+    vectors = SequenceVectors(model, model.item_table().detach(), "x", False)
+    assert any(target in request.exclude for request, target in zip(requests, targets, strict=True))
+    for request, target, rank in zip(requests, targets, ranks, strict=True):
+        if len(request.history) and target not in request.exclude:
+            scores = vectors.items @ vectors.vectors([request])[0][0]
+            assert rank == sum(scores[i] >= scores[target] for i in range(30) if i not in request.exclude)
+        else:
+            assert rank == 30
+    hits = retrieval_hits(vectors.vectors(requests)[0], vectors.items, requests, targets, 7)
+    assert (hits == (ranks <= 7)).all()
+    assert ndcg_at(np.array([1, 3, 11]), 10) == pytest.approx((1 + 0.5) / 3)
+
+
+# -- learning ---------------------------------------------------------------------------------------------------
+
+
+def a_cycle(n_users: int = 24, length: int = 9, n_items: int = 20):
+    """Every user walks on in one circle of items; the answer is the item after the last."""
+    start = np.arange(n_users) * 7 % n_items
+    walks = (start[:, None] + np.arange(length + 1)) % n_items
+    users, times = np.repeat(np.arange(n_users), length), np.tile(np.arange(length), n_users)
+    requests = [
+        Request(f"r{u}", u, length, walk[:-1], np.arange(length), exclude=walk[:1])
+        for u, walk in enumerate(walks)
+    ]
+    return users, walks[:, :-1].reshape(-1), times, requests, walks[:, -1]
+
+
+def learned(tmp_path, update: dict, text: np.ndarray | None = None):
+    users, items, times, requests, targets = a_cycle()
+    settings = {"dim": 16, "batch": 8, "steps": 90, "learning_rate": 1e-2, "warmup": 5, "validate_every": 30}
+    config = SMALL.model_copy(update=settings | {"dropout": 0.1, "max_items": 20} | update)
+    ranking = Ranking(requests, targets, config.max_items)
+    return train_sasrec(users, items, times, 20, config, 0, tmp_path, ranking, text), requests, targets
+
+
+@pytest.mark.parametrize(
+    "update", [{}, {"temperature": 0.1}, {"label_smoothing": 0.1, "max_items": 4}, {"text": True}]
+)
+def test_a_circle_is_learned(tmp_path, update):
+    text = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    (model, curves), requests, targets = learned(tmp_path, update, text)
+    assert (Ranking(requests, targets, model.config.max_items).ranks(model) == 1).all()
+    assert curves.best_value == 1.0
+    assert curves.losses[-1][1] < curves.losses[0][1] / 2
+
+
+def test_text_reaches_an_item_that_nobody_has_had(tmp_path):
+    """Two tastes, told apart by texts alone for the two new items: each user's taste finds the one of its kind."""
+    generator = np.random.default_rng(0)
+    n_users, length = 30, 8
+    kinds = np.arange(n_users) % 2
+    walks = np.stack([generator.permutation(10)[:length] * 2 + kind for kind in kinds])  # items 0..19
+    text = np.stack([1.0 - np.arange(22) % 2, np.arange(22) % 2], 1).astype(np.float32)  # 20 and 21 are new
+    requests = [Request(f"r{u}", u, 99, walk, np.arange(length)) for u, walk in enumerate(walks)]
+    users, times = np.repeat(np.arange(n_users), length), np.tile(np.arange(length), n_users)
+    right = {}
+    for with_text in (True, False):
+        config = SMALL.model_copy(
+            update={
+                "text": with_text,
+                "dim": 16,
+                "steps": 150,
+                "batch": 10,
+                "learning_rate": 1e-2,
+                "warmup": 5,
+            }
+        )
+        held_out = Ranking(requests, walks[:, 0], 6)
+        model, _ = train_sasrec(
+            users, walks.reshape(-1), times, 22, config, 0, tmp_path / str(with_text), held_out, text
+        )
+        vectors = SequenceVectors(model, model.item_table(), "x", False)
+        scores = vectors.vectors(requests)[0] @ vectors.items.T
+        right[with_text] = float(((scores[:, 21] > scores[:, 20]) == (kinds == 1)).mean())
+    assert right[True] == 1.0
+    assert right[False] < 0.9
+
+
+def test_a_killed_training_ends_in_the_same_bytes(tmp_path, monkeypatch):
+    (whole, curves), _, _ = learned(tmp_path / "whole", {"steps": 60, "validate_every": 20})
+
+    class Killed(Exception):
+        pass
+
+    import recsys.sasrec
+
+    honest, calls = recsys.sasrec.sequence_loss, []
+
+    def dying(*arguments):
+        calls.append(1)
+        if len(calls) == 47:
+            raise Killed
+        return honest(*arguments)
+
+    fit = recsys.sasrec.training.fit
+    monkeypatch.setattr(recsys.sasrec, "sequence_loss", dying)
+    monkeypatch.setattr(
+        recsys.sasrec.training, "fit", lambda *a, **k: fit(*a, **k, log_every=5, checkpoint_every_s=0.0)
+    )
+    with pytest.raises(Killed):
+        learned(tmp_path / "killed", {"steps": 60, "validate_every": 20})
+    (resumed, again), _, _ = learned(tmp_path / "killed", {"steps": 60, "validate_every": 20})
+    assert len(calls) == 47 + 60 - 45  # it went on from step 45
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert again.validation == curves.validation
+
+
+# -- vectors and recommender ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [None, 0.3])
+def test_what_is_saved_answers_as_what_was_trained(tmp_path, temperature):
+    text = np.random.default_rng(0).normal(size=(N, 5)).astype(np.float32)
+    model = a_model(SMALL.model_copy(update={"temperature": temperature, "text": True}), text=text)
+    save_sasrec(model, tmp_path, "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+    loaded = load_sequence_vectors(
+        tmp_path / "model.safetensors", tmp_path / "model.json", "space", unit_length=False
+    )
+    histories = [np.array([1, 2, 3]), np.array([4])]
+    ours = SequenceVectors(model, model.item_table().detach(), "space", False)
+    np.testing.assert_array_equal(loaded.of_histories(histories)[0], ours.of_histories(histories)[0])
+    np.testing.assert_array_equal(loaded.items, ours.items)
+    logits = model.queries(states(model, [1, 2, 3])[-1:]) @ model.outputs(model.item_table()).T
+    np.testing.assert_allclose(
+        loaded.of_histories(histories)[0][0] @ loaded.items.T,
+        logits[0].detach().numpy(),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    unit = load_sequence_vectors(
+        tmp_path / "model.safetensors", tmp_path / "model.json", "space", unit_length=True
+    )
+    np.testing.assert_allclose(np.linalg.norm(unit.of_histories(histories)[0], axis=1), 1.0, rtol=1e-5)
+
+
+def test_contract():
+    users = SequenceVectors(a_model(), a_model().item_table().detach(), "x", False)
+    counts = np.arange(N)[::-1].copy()
+    check_contract(SasRecRetrieval(users, counts), contract_requests(N), N, tolerance=1e-5)
+
+
+def test_settings_that_contradict_are_refused():
+    with pytest.raises(ValueError, match="dim 10 is not a multiple of heads 4"):
+        SasRecConfig(dim=10, heads=4)
+    with pytest.raises(ValueError, match="users_from: sasrec needs a sasrec section"):
+        EmbedConfig(users_from="sasrec")
+    with pytest.raises(ValueError, match="needs text_encoder"):
+        EmbedConfig(sasrec=SasRecConfig(text=True), text_encoder=None)
+
+
+# -- in a run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sequence_run(small_run, tmp_path_factory):
+    """The small run's data, its generator conditioned on SASRec."""
+    config, run = small_run
+    other = Run.create(tmp_path_factory.mktemp("sequence") / "run")
+    (other.path / "prepare").symlink_to(run.path / "prepare")
+    settings = config.embed.model_copy(update={"users_from": "sasrec", "refit_for_retrieval": False})
+    embed(settings, other)
+    return settings, other
+
+
+def test_the_generators_vectors_are_of_a_sasrec_that_saw_fit_alone(sequence_run, tmp_path):
+    settings, run = sequence_run
+    report, data, users = run.read_json("embed", "embed.json"), Dataset.load(run), load_user_vectors(run)
+    assert users.space == report["space"]
+    assert users.space.startswith("sasrec:")
+    assert users.dim == report["dim"] == 16
+    assert isinstance(report["leak_check"], dict)
+    learned, held_out = data.roles == FIT, data.events(VALIDATION)
+    events = (data.users[learned], data.items[learned], data.times[learned])
+    ranking = Ranking(data.requests(held_out, data.exclude_seen), data.items[held_out], 50)
+    model, _ = train_sasrec(*events, data.n_items, settings.sasrec, settings.seed, tmp_path, ranking)
+    np.testing.assert_array_equal(load_conditioning_items(run), model.item_table().numpy())
+    ndcg = report["sasrec_users"]["validation_ndcg@10"]
+    assert ndcg == pytest.approx(ndcg_at(ranking.ranks(model), 10))
+    assert report["sasrec_retrieval"]["validation_ndcg@10"] != ndcg
+
+
+def test_semantic_ids_and_the_retrieval_row_go_on_with_lightgcn(sequence_run, small_run):
+    _, run = sequence_run
+    ours, data = load_item_vectors(run)["collaborative"], Dataset.load(run)
+    np.testing.assert_array_equal(ours, load_item_vectors(small_run[1])["collaborative"])
+    retrieval = load_retrieval(run, data)
+    assert isinstance(retrieval.users, HistoryVectors)
+    np.testing.assert_array_equal(retrieval.items, ours)
+
+
+def test_the_planted_answer_changes_no_vector(sequence_run):
+    _, run = sequence_run
+    data, users = Dataset.load(run), load_user_vectors(run)
+    event = int(data.events(3)[0])
+    user, time, target = int(data.users[event]), int(data.times[event]), int(data.items[event])
+
+    def build(events: Events) -> dict[str, np.ndarray]:
+        before = (events.users == user) & (events.times < time)
+        return {"vector": users.of_histories([events.items[before]])[0]}
+
+    check_planted_answer(build, Events(data.users, data.items, data.times), user, time, target)
+
+
+def test_a_sasrec_that_was_trained_on_the_targets_stops_the_run(tmp_path, monkeypatch):
+    """Items without any order: what finds a training target has learned it by heart."""
+    config = small_config(tmp_path)
+    generator = np.random.default_rng(0)
+    rows = [(f"u{u}", f"i{generator.integers(60)}", 1000 * step) for u in range(40) for step in range(24)]
+    pd.DataFrame(rows, columns=["uid", "iid", "ts"]).to_csv(config.prepare.interactions, index=False)
+    run = Run.create(tmp_path / "run")
+    prepare(config.prepare, run)
+    by_heart = {"dim": 32, "steps": 100, "dropout": 0.0, "learning_rate": 1e-2, "validate_every": 100}
+    sasrec = config.embed.sasrec.model_copy(update=by_heart)
+    settings = config.embed.model_copy(update={"users_from": "sasrec", "sasrec": sasrec})
+    monkeypatch.setattr("recsys.embed.K", 5)
+    embed(settings, run)  # without the leak the same settings pass
+    shutil.rmtree(run.path / "embed")
+    monkeypatch.setitem(embed_sequences.ROLES, "sasrec_users", (FIT, PERSONALIZE))
+    with pytest.raises(LeakError, match="training targets"):
+        embed(settings, run)
+    assert not (run.path / "embed").exists()
+
+
+def test_a_run_without_a_sasrec_says_so(small_run):
+    config, run = small_run
+    without = config.model_copy(update={"embed": config.embed.model_copy(update={"sasrec": None})})
+    assert "sasrec" not in Methods(run, without).available()
+    assert "sasrec" in Methods(run, config).available()
+    with pytest.raises(ValueError, match="no method 'sasrec'"):
+        Methods(run, without).build("sasrec")
+
+
+def test_a_report_without_the_rows_is_refused_with_the_remedy(small_run, monkeypatch):
+    config, run = small_run
+    methods, read = Methods(run, config), run.read_json
+
+    def older(stage: str, name: str):
+        found = read(stage, name)
+        return {key: found[key] for key in found if key not in ("item_knn", "sasrec_retrieval")}
+
+    monkeypatch.setattr(run, "read_json", older)
+    with pytest.raises(RunError, match=r"set embed\.sasrec"):
+        methods.build("sasrec")
+    with pytest.raises(RunError, match="older than item-kNN"):
+        methods.build("item_knn")
