@@ -151,9 +151,9 @@ def retrained_messages(
     requests, targets = data.requests(held, data.exclude_seen), data.items[held]
 
     def validate(model: LightGCN) -> float:
-        items = model()[data.n_users :].detach().numpy()
+        items = model()[data.n_users :].detach().cpu().numpy()
         items = items / np.maximum(np.linalg.norm(items, axis=1, keepdims=True), 1e-12)
-        vectors, _ = HistoryVectors(model.message_table().numpy(), None, "").vectors(requests)
+        vectors, _ = HistoryVectors(model.message_table().cpu().numpy(), None, "").vectors(requests)
         return float(retrieval_hits(vectors, items, requests, targets, K).mean())
 
     model, _ = train_lightgcn(

@@ -25,6 +25,7 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from recsys import training
 from recsys.config import StageConfig
+from recsys.devices import resolve_device
 from recsys.seeds import torch_generator
 
 
@@ -40,6 +41,7 @@ class LightGCNConfig(StageConfig):
     l2: float = 1e-4  # on the layer-0 rows of the batch, as in the paper
     validate_every_epochs: int = 4
     patience: int = 3  # validations without a new best before stopping
+    device: str = "auto"  # cpu | cuda | auto
 
 
 def normalised_adjacency(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> torch.Tensor:
@@ -119,6 +121,16 @@ class LightGCN(nn.Module):
         """The mean over the layers [(U+I), dim]: transductive user and item vectors."""
         return MeanOfLayers.apply(self.adjacency, self.embedding, self.config.layers)
 
+    def moved(self, device: torch.device) -> LightGCN:
+        """This model, it and its graph on `device`."""
+        parts = self.adjacency.crow_indices(), self.adjacency.col_indices(), self.adjacency.values()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*[Ss]parse (CSR|invariant).*")
+            self.adjacency = torch.sparse_csr_tensor(
+                *(part.to(device) for part in parts), size=self.adjacency.shape
+            )
+        return self.to(device)
+
     @torch.no_grad()
     def message_table(self) -> torch.Tensor:
         """What each item adds to a user's vector [I, dim]: Σ_{k<K} e_i^(k) / sqrt(degree_i) / (K+1).
@@ -180,13 +192,13 @@ def step_of_training(
             n_users, n_nodes, (drawn,), generator=torch_generator(seed, "negatives", index)
         )
         # the gradient of index_select is summed in a fixed order, that of an index is not
-        nodes = torch.cat([batch.reshape(-1), negatives])
+        nodes = torch.cat([batch.reshape(-1), negatives]).to(model.embedding.device)
         user, positive, negative = model().index_select(0, nodes).split([size, size, drawn])
         if config.loss == "bpr":
             loss = bpr_loss(user, positive, negative)
         else:
             loss = sampled_softmax_loss(user, positive, negative, config.temperature)
-        times = torch.bincount(batch.reshape(-1), minlength=n_nodes).float()  # in the batch, of each node
+        times = torch.bincount(nodes[: 2 * size], minlength=n_nodes).float()  # in the batch, of each node
         return loss + config.l2 / size * WeightedSquares.apply(model.embedding, times)
 
     return step
@@ -215,6 +227,7 @@ def train_lightgcn(
 ) -> tuple[LightGCN, training.Curves]:
     """Learn from edges (users[e], items[e]); `validate(model)` is a retrieval hit-rate, and the best state is kept."""
     model = LightGCN(normalised_adjacency(users, items, n_users, n_items), n_users, config, seed)
+    model = model.moved(resolve_device(config.device))
     steps_an_epoch = steps_of_epoch(len(users), config)
     curves = training.fit(
         label,
@@ -228,4 +241,4 @@ def train_lightgcn(
         patience=config.patience,
         log_every=steps_an_epoch,
     )
-    return model, curves
+    return model.moved(torch.device("cpu")), curves
