@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from evaluation.plots import COLOURS, _png, _style
+from evaluation.statistics import Interval
 
 Point = tuple[float, float, tuple[float, float] | None]  # x, y, interval of y
 
@@ -32,6 +33,46 @@ def with_intervals(
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def named_points(panels: Mapping[str, Sequence[tuple[float, float, Interval | None, str]]], y: str) -> bytes:
+    """One small panel each: points (x, y, interval of y, name) with their names beside them; all panels share y."""
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.9 * columns, 3.4 * lines), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
+        _style(axis, title)
+        axis.title.set_fontsize(9)
+        middle = np.median([point[0] for point in points])
+        for (at, value, interval, name), colour in zip(points, COLOURS * len(points), strict=False):
+            low, high = interval or (value, value)
+            axis.errorbar(
+                at,
+                value,
+                [[max(value - low, 0)], [max(high - value, 0)]],
+                fmt="o",
+                color=colour,
+                ms=5,
+                lw=0.8,
+            )
+            side = ("left", 5) if at <= middle else ("right", -5)  # inwards
+            axis.annotate(
+                name,
+                (at, value),
+                (side[1], 4),
+                textcoords="offset points",
+                ha=side[0],
+                fontsize=7,
+                color=colour,
+            )
+        axis.margins(x=0.15)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(y, fontsize=8)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
     return _png(figure)
 
 
