@@ -40,7 +40,8 @@ def id_scores(quality: dict[str, Any], codes: np.ndarray, dataset: Dataset) -> d
     """The figures of `SCORES`, those that exist; `quality` is the report of the tokenize stage, `codes` [N, L] the table's.
 
     transition_*: see `semantic_ids.transitions`; of validation instances, never of the test.
-    neighbours_first (two): of the 10 items nearest by cosine, the share with an item's own first code (two codes).
+    neighbours_first (two): of the 10 items nearest by cosine, the share with an item's own first code (two codes); not where
+    these are all codes, which no two items share.
     relative_error: Σ‖x − decode(codes)‖² / Σ‖x − mean‖², with the table's codes after the collision policy.
     share_moved: items moved by the policy / N.
     entropy of level l: H(c_l) / ln(size_l), H = ln(perplexity) in nats; 1 where all codes are used alike. A level with one
@@ -51,11 +52,9 @@ def id_scores(quality: dict[str, Any], codes: np.ndarray, dataset: Dataset) -> d
     """
     near = quality["neighbours"]
     scores = transition_scores(codes, dataset)
-    scores |= {
-        f"neighbours_{name}": near[f"share_{name}"]
-        for name in ("first", "first_two")
-        if f"share_{name}" in near
-    }
+    for depth, name in enumerate(("first", "first_two"), start=1):
+        if f"share_{name}" in near and depth < codes.shape[1]:
+            scores[f"neighbours_{name}"] = near[f"share_{name}"]
     scores["relative_error"] = quality["reconstruction"]["relative_error_after_policy"]
     scores["share_moved"] = quality["collisions"]["items_moved"] / quality["n_items"]
     entropies = [

@@ -179,7 +179,11 @@ def test_hit_rate_and_nats_are_means_over_instances():
 def test_scores_of_a_report_by_hand():
     quality = {
         "n_items": 50,
-        "neighbours": {"k": 10, "share_first": 0.4, "chance_first": 0.1},
+        "neighbours": {
+            "k": 10,
+            "share_first": 0.4,
+            "share_first_two": 0.0,
+        },  # of two codes: nobody can share both
         "reconstruction": {"relative_error_after_policy": 0.2},
         "collisions": {"items_moved": 5},
         "levels": [
