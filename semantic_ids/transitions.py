@@ -11,7 +11,7 @@ n(s, x) counts pairs from an item under s to an item under node x. So the previo
 time, and they to no context at all: Dirichlet priors (MacKay & Peto 1995, "A hierarchical Dirichlet language model")
 inside the trie. Each μ is the one of `CONCENTRATIONS` under which the last pair of each user is likeliest when the others are
 counted (∞: this depth says nothing here); then all are counted. Estimates from the counts themselves (Witten–Bell, absolute
-discounting) trusted them too much, because a user's pairs are not independent: on ml-latest-small they fell below popularity.
+discounting) trusted them too much on ml-latest-small: by them IDs fell below popularity (−.95 and −.59 nats, now +.32).
 
 p_0 telescopes over the levels to (n(b) + 1) / (n + N): popularity, the same for every table. So whatever a table gains over it
 is a matter of what its codes share.
