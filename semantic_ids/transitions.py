@@ -81,7 +81,8 @@ def fitted_concentrations(codes: np.ndarray, pairs: np.ndarray, users: np.ndarra
 def transition_scores(codes: np.ndarray, dataset: Dataset) -> dict[str, float]:
     """How well the count model of FIT events tells the targets of VALIDATION events, means over instances with a history.
 
-    `transition_nats`: mean of log p(b | a) − log p_0(b), nats an item over popularity (below 0: the codes mislead).
+    `transition_nats`: mean of log p(b | a) − log p_0(b), nats an item over popularity. What is told without codes that mean
+    something, by the items' own pairs, is the score of shuffled codes: −.04 on ml-latest-small, .13 on Amazon Beauty.
     `transition_hit_rate@30`: mean of 1 − (1 − p(b | a))³⁰, the expected hit-rate of 30 draws; like the generator's, but nothing
     is excluded. Nothing of the test is read. {} where there is no such pair on either side.
     """
