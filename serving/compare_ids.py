@@ -3,6 +3,7 @@
     RUN/prepare, RUN/embed       made once
     RUN/ids/NAME/                a run of its own: config.yaml, tokenize, adapt, validate; prepare and embed are links to RUN's
     RUN/compare_ids.json, .png   the variants by recall, and each score's rank correlation with it
+    RUN/compare_ids_hit_rate.png the same picture of the expected hit-rate@30
 
 Figures are of VALIDATION instances, never of the test. Stage 1 keeps its best step by a sample of the same instances, so they are
 a little too good, for every variant alike. Any variant can be gone on with: `prelude run --run RUN/ids/NAME`.
@@ -42,6 +43,8 @@ from serving.untrained import UNTRAINED
 SHARED = ("prepare", "embed")  # stages that all variants have from the run around them
 RECALL, NDCG, HIT = "recall@10", "ndcg@10", "expected_hit_rate@30"
 DEPTH, DRAWS = 10, 30
+# the expected hit-rate is told more exactly than recall by as many users, as no draw or cut is in it
+PICTURES = {"compare_ids.png": RECALL, "compare_ids_hit_rate.png": HIT}
 SHORT = {"transition_nats": "nats", "transition_hit_rate@30": "count hit@30", "neighbours_first": "near 1",
          "neighbours_first_two": "near 2", "relative_error": "error", "share_moved": "moved", "entropy_first": "entropy 1",
          "entropy_mean": "entropy"}  # fmt: skip
@@ -109,9 +112,10 @@ def compare(
             report = _report(rows, asked, config)
             write_text_atomically(run.path / "compare_ids.json", json.dumps(report, indent=1))
             print(f"compare-ids: {name}: {RECALL} {row[RECALL]:.4f}, {HIT} {row[HIT]:.4f}", flush=True)
-    picture = run.path / ".partial-compare_ids.png"
-    picture.write_bytes(_picture(report))
-    os.replace(picture, run.path / "compare_ids.png")
+    for name, figure in PICTURES.items():
+        partial = run.path / f".partial-{name}"
+        partial.write_bytes(_picture(report, figure))
+        os.replace(partial, run.path / name)
     return report
 
 
@@ -168,13 +172,10 @@ def _figures(variant: RunConfig, own: Run, dataset: Dataset, asked: ValidateConf
         axis=1,
     )
     users, means = user_means(values, dataset.users[events])
-    figures = dict(zip((RECALL, NDCG, HIT), means.mean(axis=0).tolist(), strict=True))
-    return {
-        **figures,
-        "recall_ci95": mean_interval(means[:, 0]),
-        "instances": len(events),
-        "users": len(users),
-    }
+    found: dict[str, Any] = {"instances": len(events), "users": len(users)}
+    for name, column in zip((RECALL, NDCG, HIT), means.T, strict=True):
+        found |= {name: float(column.mean()), f"{name}_ci95": mean_interval(column)}
+    return found
 
 
 def _report(rows: Sequence[dict[str, Any]], asked: ValidateConfig, config: RunConfig) -> dict[str, Any]:
@@ -194,26 +195,27 @@ def _correlations(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, A
     found = []
     for score, facts in SCORES.items():
         some = [row for row in rows if score in row["scores"]]
-        rho, p = rank_correlation(
-            np.array([row["scores"][score] for row in some]), np.array([row[RECALL] for row in some]), seed
-        )
-        better = "higher" if facts.higher_is_better else "lower"
-        found.append({"score": score, "better": better, "variants": len(some), "rho": rho, "p": p})
+        one: dict[str, Any] = {"score": score, "better": "higher" if facts.higher_is_better else "lower"}
+        x = np.array([row["scores"][score] for row in some])
+        for figure in (RECALL, HIT):
+            rho, p = rank_correlation(x, np.array([row[figure] for row in some]), seed)
+            one[figure] = {"rho": rho, "p": p}
+        found.append({**one, "variants": len(some)})
     return found
 
 
-def _picture(report: dict[str, Any]) -> bytes:
-    """One panel a score, recall upwards."""
+def _picture(report: dict[str, Any], figure: str) -> bytes:
+    """One panel a score, `figure` upwards."""
     panels = {}
     for one in report["correlations"]:
-        some = [row for row in report["variants"] if one["score"] in row["scores"]]
+        score, told = one["score"], one[figure]
+        some = [row for row in report["variants"] if score in row["scores"]]
         if some:
-            rho = "" if one["rho"] is None else f": ρ = {one['rho']:+.2f}, p = {one['p']:.2g}"
-            points = [
-                (row["scores"][one["score"]], row[RECALL], row["recall_ci95"], row["name"]) for row in some
+            rho = "" if told["rho"] is None else f": ρ = {told['rho']:+.2f}, p = {told['p']:.2g}"
+            panels[f"{score}{rho}"] = [
+                (row["scores"][score], row[figure], row[f"{figure}_ci95"], row["name"]) for row in some
             ]
-            panels[f"{one['score']}{rho}"] = points
-    return named_points(panels, "Recall@10 on validation, 95 % over users")
+    return named_points(panels, f"{figure} on validation, 95 % over users")
 
 
 def print_comparison(report: dict[str, Any], console: Console) -> None:
@@ -234,13 +236,16 @@ def print_comparison(report: dict[str, Any], console: Console) -> None:
     wide(console).print(table)
     if not measured:
         return
-    table = Table(
-        title=f"Spearman's ρ of each score with {RECALL}", title_justify="left", caption=report["note"]
-    )
-    for column in ("score", "better, one would think", "variants", "ρ", "p"):
+    table = Table(title="Spearman's ρ of each score with the figures, and its p", title_justify="left")
+    for column in ("score", "better, one would think", "variants", RECALL, "p", HIT, "p"):
         table.add_column(column, justify="left" if column.startswith(("score", "better")) else "right")
     for one in report["correlations"]:
-        known = one["rho"] is not None
-        found = (f"{one['rho']:+.3f}", f"{one['p']:.3g}") if known else ("–", "–")
-        table.add_row(one["score"], one["better"], str(one["variants"]), *found)
-    console.print(table)
+        told = [cell for figure in (RECALL, HIT) for cell in _shown(one[figure])]
+        table.add_row(one["score"], one["better"], str(one["variants"]), *told)
+    wide(console).print(table)
+    console.print(report["note"])
+
+
+def _shown(told: dict[str, float | None]) -> tuple[str, str]:
+    rho, p = told["rho"], told["p"]
+    return ("–", "–") if rho is None or p is None else (f"{rho:+.3f}", f"{p:.3g}")

@@ -34,7 +34,7 @@ def compare_ids(
     """Does an ID-quality score predict recall? Trains Stage 1 on every variant of the IDs and correlates.
 
     Prepares and embeds once; each variant is tokenized, adapted and measured on VALIDATION instances in RUN/ids/NAME.
-    Writes compare_ids.json and compare_ids.png into RUN. Killed, it resumes; what is done is not done again.
+    Writes compare_ids.json and two pictures into RUN. Killed, it resumes; what is done is not done again.
     """
     from rich.console import Console
 
@@ -48,4 +48,6 @@ def compare_ids(
     report = compare(resolved, named, opened, train, instances)
     print_comparison(report, Console())
     if train:
-        print(f"compare-ids: {opened.path / 'compare_ids.json'} and compare_ids.png")
+        print(
+            f"compare-ids: {opened.path / 'compare_ids.json'}, compare_ids.png and compare_ids_hit_rate.png"
+        )

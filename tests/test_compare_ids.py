@@ -82,7 +82,7 @@ def test_figures_are_those_of_every_validation_instance(world):
         assert found == pytest.approx(means.tolist(), abs=1e-5)
         assert row["instances"] == len(data.events(VALIDATION))
         assert row["users"] == len(by_user)
-        assert row["recall_ci95"][0] <= row["recall@10"] <= row["recall_ci95"][1]
+        assert row["recall@10_ci95"][0] <= row["recall@10"] <= row["recall@10_ci95"][1]
 
 
 def test_the_report_is_by_recall_and_written(world):
@@ -91,8 +91,11 @@ def test_the_report_is_by_recall_and_written(world):
     assert recalls == sorted(recalls, reverse=True)
     assert json.loads((run.path / "compare_ids.json").read_text()) == json.loads(json.dumps(report))
     assert [one["score"] for one in report["correlations"]] == list(SCORES)
-    assert all(one["rho"] is None for one in report["correlations"])  # two points tell no correlation
-    assert (run.path / "compare_ids.png").read_bytes().startswith(b"\x89PNG")
+    for one in report["correlations"]:  # two points tell no correlation
+        assert one["recall@10"] == one["expected_hit_rate@30"] == {"rho": None, "p": None}
+    pictures = [(run.path / f"compare_ids{end}.png").read_bytes() for end in ("", "_hit_rate")]
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    assert pictures[0] != pictures[1]
 
 
 def test_variants_share_prepare_and_embed_and_are_whole_runs(world):
@@ -131,13 +134,12 @@ def test_again_does_nothing_and_a_new_variant_is_the_only_one_made(world, monkey
     assert {key for key in after if key not in before} == {
         f"third/{stage}" for stage in ("tokenize", "adapt", "validate")
     }
-    correlations = {
-        one["score"]: one for one in json.loads((run.path / "compare_ids.json").read_text())["correlations"]
-    }
-    rows = json.loads((run.path / "compare_ids.json").read_text())["variants"]
-    x, y = ([row["scores"]["relative_error"] for row in rows], [row["recall@10"] for row in rows])
-    if len(set(y)) > 1:
-        assert correlations["relative_error"]["rho"] == pytest.approx(stats.spearmanr(x, y).statistic)
+    told = json.loads((run.path / "compare_ids.json").read_text())
+    one = next(one for one in told["correlations"] if one["score"] == "transition_nats")
+    figures = ([row["scores"]["transition_nats"], row["expected_hit_rate@30"]] for row in told["variants"])
+    x, y = zip(*figures, strict=True)
+    assert one["variants"] == 3
+    assert one["expected_hit_rate@30"]["rho"] == pytest.approx(stats.spearmanr(x, y).statistic)
     code, out, err = prelude(monkeypatch, capsys, *arguments, "--no-train")
     assert code == 0, err
     assert "recall@10" not in out
