@@ -8,8 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from evaluation.plots import COLOURS, _png, _style
+from evaluation.statistics import Interval
 
 Point = tuple[float, float, tuple[float, float] | None]  # x, y, interval of y
+NamedPoint = tuple[float, float, Interval | None, str]  # x, y, interval of y, name
 
 
 def with_intervals(
@@ -33,6 +35,57 @@ def with_intervals(
     axis.set_ylabel(y)
     axis.legend(frameon=False, fontsize=8)
     return _png(figure)
+
+
+def named_points(panels: Mapping[str, Sequence[NamedPoint]], y: str) -> bytes:
+    """One small panel each, titled by its key: points with their names beside them; all panels share the y axis."""
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.9 * columns, 3.4 * lines), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
+        _style(axis, title)
+        axis.title.set_fontsize(9)
+        axis.margins(x=0.15)
+        for at, value, interval, name in points:
+            low, high = interval or (value, value)
+            bars = [[max(value - low, 0)], [max(high - value, 0)]]
+            axis.errorbar(at, value, bars, fmt="o", color=_colour(name, panels), ms=5, ecolor="#dddddd")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(y, fontsize=8)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    figure.canvas.draw()  # names are placed by where the points are on the page
+    for axis, points in zip(axes.flat, panels.values(), strict=False):
+        _write_names(axis, points, panels)
+    return _png(figure)
+
+
+def _colour(name: str, panels: Mapping[str, Sequence[NamedPoint]]) -> str:
+    """A name has one colour in all panels."""
+    names = list(dict.fromkeys(point[3] for points in panels.values() for point in points))
+    return COLOURS[names.index(name) % len(COLOURS)]
+
+
+def _write_names(axis, points: Sequence[NamedPoint], panels: Mapping[str, Sequence[NamedPoint]]) -> None:
+    """Names inwards of their points, from the lowest up, each moved up until it covers no other; a line leads back."""
+    size = 7  # points
+    taken: list[tuple[float, float, float]] = []  # left, right and bottom of each name, in points
+    places = axis.transData.transform([point[:2] for point in points]) * 72 / axis.figure.dpi
+    middle = np.mean(axis.transAxes.transform([[0, 0], [1, 1]])[:, 0]) * 72 / axis.figure.dpi
+    for row in np.lexsort((places[:, 0], places[:, 1])):
+        name, (x, bottom), width = points[row][3], places[row] + (0, 3), 0.6 * size * len(points[row][3])
+        left, right = (x + 5, x + 5 + width) if x <= middle else (x - 5 - width, x - 5)
+        while any(left < b and a < right and abs(bottom - c) < size + 1 for a, b, c in taken):
+            bottom += 1
+        taken.append((left, right, bottom))
+        colour, shift = _colour(name, panels), bottom - places[row, 1]
+        arrow = {"arrowstyle": "-", "color": colour, "lw": 0.5} if shift > size else None
+        axis.annotate(
+            name, points[row][:2], (5 if x <= middle else -5, shift), textcoords="offset points", fontsize=size,
+            ha="left" if x <= middle else "right", color=colour, arrowprops=arrow,
+        )  # fmt: skip
 
 
 def bars(series: Mapping[str, Sequence[tuple[str, float]]], title: str, y: str) -> bytes:

@@ -15,6 +15,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
+from recsys.seeds import rng
+
 AGREEMENT_Z = 4.0  # sampled and expected hit-rate may differ by this many standard errors (6e-5 two-sided)
 Interval = tuple[float, float]
 
@@ -80,6 +82,31 @@ def paired_test(a: np.ndarray, b: np.ndarray, alpha: float = 0.05) -> PairedTest
         float(change.std(ddof=1)),
         len(a),
     )
+
+
+def rank_correlation(
+    x: np.ndarray, y: np.ndarray, seed: int = 0, resamples: int = 9999
+) -> tuple[float | None, float | None]:
+    """Spearman's ρ of x [n] and y [n], and its two-sided p: the share of pairings whose |ρ| is at least as large.
+
+    Exact where n! ≤ `resamples` (n ≤ 7), else over that many random pairings, of which the one found is one. None, None for
+    fewer than three points, or where one side is constant.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None, None
+    ranks = stats.rankdata(y)
+    centred = (ranks - ranks.mean()) / np.linalg.norm(ranks - ranks.mean())
+
+    def size(paired: np.ndarray, axis: int = -1) -> np.ndarray:
+        mine = paired - paired.mean(axis=axis, keepdims=True)
+        return np.abs((mine * centred).sum(axis=axis)) / np.linalg.norm(mine, axis=axis)
+
+    test = stats.permutation_test(
+        (stats.rankdata(x),), size, permutation_type="pairings", vectorized=True, n_resamples=resamples,
+        alternative="greater", rng=rng(seed, "rank correlation"),
+    )  # fmt: skip
+    return float(stats.spearmanr(x, y).statistic), float(test.pvalue)
 
 
 def bootstrap_difference(

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from recsys import distributed
-from serving import music_cli, online_cli, playlist_cli, user_commands
+from serving import compare_ids_cli, music_cli, online_cli, playlist_cli, user_commands
 from serving.analyses import analyses
 from serving.cli_options import Changes, ConfigPath, RunPath
 from serving.export import export_adapter
@@ -160,11 +160,14 @@ def tokenize(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> N
 
 @app.command()
 def inspect(run: RunPath) -> None:
-    """Judge the semantic IDs before any generator is trained: use, perplexity, collisions, neighbours."""
+    """Judge the semantic IDs before any generator is trained: use, perplexity, collisions, neighbours, scores."""
     from recsys.run import Run
     from semantic_ids.quality import print_quality
+    from semantic_ids.scores import print_scores, scores_of
 
-    print_quality(Run.open(run).read_json("tokenize", "quality.json"))
+    opened = Run.open(run)
+    print_quality(opened.read_json("tokenize", "quality.json"))
+    print_scores(scores_of(opened))
 
 
 @app.command()
@@ -273,6 +276,7 @@ app.command()(user_commands.user)
 online_cli.register(app)
 music_cli.register(app, _stage)
 playlist_cli.register(app)
+app.command("compare-ids")(compare_ids_cli.compare_ids)
 
 
 def main() -> None:
