@@ -166,7 +166,7 @@ class SidModel(nn.Module):
         constraints: Constraints | None = None,
         rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """log p [n] of `items` [n] from `states` [n, L, h]: the hidden states that predict their L codes."""
+        """log p [n] of `items` [n] (see `Trie.path`) from `states` [n, L, h]: the hidden states that predict their L codes."""
         path = self.trie.path(items)
         total = states.new_zeros(len(items), dtype=torch.float32)
         for level in range(self.trie.n_levels):
@@ -198,7 +198,7 @@ class SidModel(nn.Module):
         """log p [B] of one item after each prompt at temperature 1; differentiable."""
         states = self.item_states(prompts, items, condition)
         rows = torch.arange(len(items), device=self.device)
-        return self.path_log_probs(states, torch.from_numpy(items).to(self.device), 1.0, constraints, rows)
+        return self.path_log_probs(states, torch.from_numpy(items), 1.0, constraints, rows)
 
     def list_log_probs(
         self,
@@ -229,7 +229,7 @@ class SidModel(nn.Module):
             [np.concatenate([out[row], lists[row][:place]]) for row, place in places],
             None if allowed is None else [allowed[row] for row, _ in places],
         )
-        flat = torch.from_numpy(np.concatenate(lists)).to(self.device)
+        flat = torch.from_numpy(np.concatenate(lists))
         rows = torch.arange(len(flat), device=self.device)
         values = self.path_log_probs(states.view(len(flat), levels, -1), flat, 1.0, constraints, rows)
         return torch.segment_reduce(values, "sum", lengths=packed.layout.lengths.new_tensor(lengths))
