@@ -270,7 +270,7 @@ def window_loss(model: SidModel, windows: list[Window], smoothing: float = 0.0) 
     start = np.concatenate([window.starts + begin for window, begin in begins])
     wanted = torch.from_numpy(start[:, None] - 1 + np.arange(model.trie.n_levels)).to(model.device)
     states = model.hidden(packed, NOTHING, wanted.reshape(-1)).view(*wanted.shape, -1)
-    items = torch.from_numpy(np.concatenate([window.items for window in windows])).to(model.device)
+    items = torch.from_numpy(np.concatenate([window.items for window in windows]))
     return -model.path_log_probs(states, items, smoothing=smoothing).mean()
 
 

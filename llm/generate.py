@@ -179,7 +179,7 @@ def score(session: PromptSession, items: np.ndarray, temperatures: Sequence[floa
     What `llm.scoring.log_probs` gives, for prompts that are read already.
     """
     trie = session.trie
-    path = trie.path(torch.from_numpy(np.asarray(items, dtype=np.int64)).to(session.model.device))
+    path = trie.path(torch.from_numpy(np.asarray(items, dtype=np.int64)))
     current = session.root()
     path = path[current.row]
     total = torch.zeros(len(path), len(temperatures), dtype=torch.float64, device=path.device)

@@ -168,7 +168,7 @@ class SidModel(nn.Module):
         rows: torch.Tensor | None = None,
         smoothing: float = 0.0,
     ) -> torch.Tensor:
-        """log p [n] of `items` [n] from `states` [n, L, h]: the hidden states that predict their L codes.
+        """log p [n] of `items` [n] (see `Trie.path`) from `states` [n, L, h]: the hidden states that predict their L codes.
 
         `smoothing` ε makes it the target of label smoothing: at each level (1 − ε) log p(code) + ε · the mean of log p over the
         codes that the trie has there (Szegedy et al. 2016, eq. 3, inside the trie).
@@ -209,7 +209,7 @@ class SidModel(nn.Module):
         """log p [B] of one item after each prompt at temperature 1; differentiable."""
         states = self.item_states(prompts, items, condition)
         rows = torch.arange(len(items), device=self.device)
-        return self.path_log_probs(states, torch.from_numpy(items).to(self.device), 1.0, constraints, rows)
+        return self.path_log_probs(states, torch.from_numpy(items), 1.0, constraints, rows)
 
     def list_log_probs(
         self,
@@ -240,7 +240,7 @@ class SidModel(nn.Module):
             [np.concatenate([out[row], lists[row][:place]]) for row, place in places],
             None if allowed is None else [allowed[row] for row, _ in places],
         )
-        flat = torch.from_numpy(np.concatenate(lists)).to(self.device)
+        flat = torch.from_numpy(np.concatenate(lists))
         rows = torch.arange(len(flat), device=self.device)
         values = self.path_log_probs(states.view(len(flat), levels, -1), flat, 1.0, constraints, rows)
         return torch.segment_reduce(values, "sum", lengths=packed.layout.lengths.new_tensor(lengths))

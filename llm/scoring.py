@@ -44,7 +44,7 @@ def log_probs(
         )
         some = np.asarray(items, dtype=np.int64)[rows]
         states = model.item_states([prompts[row] for row in rows], some, condition.rows(rows))
-        paths, own = torch.from_numpy(some).to(model.device), torch.arange(len(rows), device=model.device)
+        paths, own = torch.from_numpy(some), torch.arange(len(rows), device=model.device)
         for column, temperature in enumerate(temperatures):
             value = model.path_log_probs(states, paths, temperature, constraints, own)
             result[rows, column] = value.double().cpu().numpy()

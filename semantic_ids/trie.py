@@ -106,14 +106,15 @@ class Trie:
         return moved
 
     def path(self, items: Tensor) -> Tensor:
-        """Node numbers [n, L + 1] from the root to the leaf of each of `items` [n]."""
-        least, most = (
-            torch.stack(items.aminmax()).tolist() if len(items) else (0, 0)
-        )  # one wait for the device
+        """Node numbers [n, L + 1] from the root to the leaf of each of `items` [n].
+
+        Items may lie on a CPU whatever the trie's device; they are then checked without waiting for that.
+        """
+        least, most = torch.stack(items.aminmax()).tolist() if len(items) else (0, 0)
         if not 0 <= least <= most < self.n_items:
             wrong = items[(items < 0) | (items >= self.n_items)][:5].tolist()
             raise ValueError(f"items {wrong} are not in the trie, which holds items 0..{self.n_items - 1}")
-        nodes = [self.item_leaf[items.to(self.device)]]
+        nodes = [self.item_leaf[items.to(self.device, non_blocking=True)]]
         for parent in reversed(self.parent):
             nodes.append(parent[nodes[-1]])
         return torch.stack(nodes[::-1], dim=1)
