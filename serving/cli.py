@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from recsys import distributed
-from serving import music_cli, online_cli, playlist_cli, user_commands
+from serving import export_cli, music_cli, online_cli, playlist_cli, user_commands
 from serving.analyses import analyses
 from serving.cli_options import Changes, ConfigPath, RunPath
 from serving.export import export_adapter
@@ -267,6 +267,7 @@ app.command()(user_commands.user)
 online_cli.register(app)
 music_cli.register(app, _stage)
 playlist_cli.register(app)
+export_cli.register(app)
 
 
 def main() -> None:
