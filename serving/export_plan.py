@@ -192,7 +192,7 @@ def _narrow(
     if without_users:
         values["example"]["user"] = None
     outside: dict[str, Path] = {}
-    for place in (values["personalize"]["methods"], values["align"]["rows"]):
+    for place in (values["personalize"]["methods"], values["align"]["rows"] if has_rows else []):
         _rename_outside(place, run, without_users, outside)
     return outside
 
@@ -230,7 +230,7 @@ def _left_out(
     gone = [stage for stage in stages if stage not in artifacts and stage != OUTSIDE]
     said = []
     if gone:
-        said.append(f"Stages {', '.join(gone)}.")
+        said.append(f"Stages: {', '.join(gone)}.")
     files = [
         f"{stage}/{name}"
         for stage in artifacts

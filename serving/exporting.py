@@ -104,26 +104,25 @@ def verify(folder: Path) -> list[str]:
             f"{folder} is no exported run: it has no {SUMS}; make one with: prelude export RUN --out DIR"
         )
     again = "get it again from where it was exported, or export the run again"
-    names = []
+    names: dict[str, str] = {}
     for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
         if not found or PurePosixPath(found[2]).is_absolute() or ".." in PurePosixPath(found[2]).parts:
             raise RunError(
                 f"{sums}:{number}: expected a sha256 and a file's name (damaged or edited); {again}"
             )
-        if not (folder / found[2]).is_file():
-            raise RunError(f"{folder / found[2]} is missing, and {SUMS} names it; {again}")
-        if sha256_of(folder / found[2]) != found[1]:
-            raise RunError(
-                f"{folder / found[2]} does not match its hash in {SUMS} (damaged or edited); {again}"
-            )
-        names.append(found[2])
+        names[found[2]] = found[1]
     for name in _files(folder):
         if name not in (*names, SUMS) and not Path(name).name.startswith("."):
             raise RunError(
                 f"{folder / name} is not in {SUMS}: it came after the export; delete it, or export this run: "
                 f"prelude export {folder} --out DIR"
             )
+    for name, digest in names.items():
+        if not (folder / name).is_file():
+            raise RunError(f"{folder / name} is missing, and {SUMS} names it; {again}")
+        if sha256_of(folder / name) != digest:
+            raise RunError(f"{folder / name} does not match its hash in {SUMS} (damaged or edited); {again}")
     manifest = Run.open(folder).manifest()
     if not manifest.get("exported"):
         raise RunError(f"{folder / 'manifest.json'} does not say what was exported; {again}")
@@ -131,7 +130,7 @@ def verify(folder: Path) -> list[str]:
         raise RunError(
             f"{folder} was exported by another Prelude (format {manifest['format']}, this one reads {FORMAT}); {again}"
         )
-    return names
+    return list(names)
 
 
 def summary(path: Path) -> Summary:
