@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 from tqdm import tqdm
 
 from evaluation.comparisons import Measured
@@ -22,6 +23,11 @@ from recsys.config import StageConfig
 from recsys.recommender import ProbabilisticRecommender, Recommender, Request
 
 
+def _listed(value: Any) -> Any:
+    """One whole number counts as a list of it."""
+    return (value,) if isinstance(value, int) else value
+
+
 class EvaluateConfig(StageConfig):
     """How figures are made. Intervals are always 95 %, as their names in results.json say."""
 
@@ -29,8 +35,8 @@ class EvaluateConfig(StageConfig):
     max_instances: int = Field(0, ge=0)
     # draws a request; 30 is the papers' hit-rate@30
     n_candidates: int = Field(30, ge=1)
-    # depth of Recall@k and NDCG@k; 10 is customary
-    top_k: int = Field(10, ge=1)
+    # depths of Recall@k and NDCG@k, shallow first; 5 and 10 are customary. One number is a list of one
+    top_k: Annotated[tuple[int, ...], BeforeValidator(_listed)] = Field((5, 10), min_length=1)
     # no unit; 1 samples the model's own distribution, as in E2P
     temperature: float = Field(1.0, gt=0)
     # temperatures that validation may choose from: the softmax baselines' and the second temperature column's
@@ -57,6 +63,13 @@ class EvaluateConfig(StageConfig):
     beam_columns: bool = True
     # replicas of a row that those columns are measured on; 0 = all. One is enough, as no test rests on them
     beam_replicas: int = Field(1, ge=0)
+
+    @field_validator("top_k")
+    @classmethod
+    def _ascending(cls, cuts: tuple[int, ...]) -> tuple[int, ...]:
+        if list(cuts) != sorted(set(cuts)) or cuts[0] < 1:
+            raise ValueError(f"top_k is {list(cuts)}; expected whole numbers from 1 up, each once, ascending")
+        return cuts
 
 
 Chunk = tuple[int, int, int]  # number of the row, of its replica, and of the first instance
@@ -226,7 +239,7 @@ def _plan(config: EvaluateConfig, row: Row, index: int) -> Plan:
         row=row.name,
         replica=index,
         n=config.n_candidates,
-        k=config.top_k,
+        cuts=config.top_k,
         temperature=config.temperature,
         chosen_temperature=row.temperature,
         draw_seeds=config.draw_seeds,
@@ -283,7 +296,7 @@ def _facts(
         "n_users_with_target": with_target,
         "users_without_held_out_item": None if in_data is None else int(in_data) - with_target,
         "n_candidates": config.n_candidates,
-        "top_k": config.top_k,
+        "top_k": list(config.top_k),
         "temperature": config.temperature,
         "draw_seeds": list(config.draw_seeds),
         "alpha": config.alpha,

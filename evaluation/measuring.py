@@ -33,7 +33,7 @@ class Plan:
     row: str
     replica: int
     n: int  # candidates
-    k: int  # ranked-list metrics
+    cuts: tuple[int, ...]  # depths of Recall and NDCG
     temperature: float
     chosen_temperature: float | None  # the second temperature column
     draw_seeds: tuple[int, ...]
@@ -86,13 +86,15 @@ def _scored(
 
 
 def _ranked(method: Recommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan) -> Columns:
-    depth = max(plan.n, plan.k)
+    depth = max(plan.n, *plan.cuts)
     ranked = _lists(method.recommend(requests, depth, 0.0), requests, plan, depth)
-    return {
-        "top": hits(ranked[:, : plan.n], targets),
-        "recall": recall_at_k(ranked, targets, plan.k),
-        "ndcg": ndcg_at_k(ranked, targets, plan.k),
-    }
+    columns = {"top": hits(ranked[:, : plan.n], targets)}
+    for k in plan.cuts:
+        columns |= {
+            f"recall@{k}": recall_at_k(ranked, targets, k),
+            f"ndcg@{k}": ndcg_at_k(ranked, targets, k),
+        }
+    return columns
 
 
 def _lists(answers: Sequence, requests: Sequence[Request], plan: Plan, n: int) -> np.ndarray:

@@ -51,7 +51,10 @@ class Results:
 
     @classmethod
     def read(cls, path: str | Path) -> Results:
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        whole = json.loads(Path(path).read_text(encoding="utf-8"))
+        if isinstance(whole["protocol"]["top_k"], int):  # results made when there was one depth
+            whole["protocol"]["top_k"] = [whole["protocol"]["top_k"]]
+        return cls(**whole)
 
 
 def assemble(
@@ -107,7 +110,8 @@ def _correct(contrasts: Sequence[dict[str, Any]], primary: tuple[str, str]) -> i
 
 def _figures(table: MeasuredRows, row: Row) -> dict[str, Any]:
     """A row's own figures, each averaged over replicas and instances of a user, then over users."""
-    n, k, name = table.n, table.config.top_k, row.name
+    n, name = table.n, row.name
+    cuts = [f"{metric}@{k}" for k in table.config.top_k for metric in ("recall", "ndcg")]
     values = table.measured[name]
     entropy = table.per_user(name, "entropy")
     figures = {
@@ -121,8 +125,7 @@ def _figures(table: MeasuredRows, row: Row) -> dict[str, Any]:
         "ci95": table.own_mean(name)[1],
         "entropy_nats": table.mean(name, "entropy"),
         "entropy_se_nats": _standard_error(entropy),
-        f"recall@{k}": table.mean(name, "recall"),
-        f"ndcg@{k}": table.mean(name, "ndcg"),
+        **{cut: table.mean(name, cut) for cut in cuts},
         "temperature": row.temperature,
         f"expected_hit_rate@{n}_at_temperature": table.mean(name, "expected_at_temperature"),
         "n_users": len(np.unique(table.users)),

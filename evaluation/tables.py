@@ -55,7 +55,7 @@ def text(value: Any) -> str:
 
 def figure_columns(results: Results) -> list[Column]:
     """The first table: what each row measured."""
-    n, k = results.protocol["n_candidates"], results.protocol["top_k"]
+    n, cuts = results.protocol["n_candidates"], results.protocol["top_k"]
     columns: list[Column] = [
         ("Row", "name", text),
         ("tokens", "context_tokens", number(0)),
@@ -64,8 +64,8 @@ def figure_columns(results: Results) -> list[Column]:
         ("95 % interval", "ci95", interval),
         ("distinct", f"distinct{n}", rate),
         (f"top {n}", f"top{n}", rate),
-        (f"R@{k}", f"recall@{k}", rate),
-        (f"N@{k}", f"ndcg@{k}", rate),
+        *((f"R@{k}", f"recall@{k}", rate) for k in cuts),
+        *((f"N@{k}", f"ndcg@{k}", rate) for k in cuts),
         ("nats", "entropy_nats", number(2)),
         ("z", "sampled_minus_expected_z", number(1)),
     ]
@@ -184,7 +184,8 @@ def _half(value: float, bounds: Sequence[float] | None) -> str:
 
 def describe(results: Results) -> list[str]:
     """The protocol, and last what the p-values can and cannot decide, in plain sentences."""
-    facts, n, k = results.protocol, results.protocol["n_candidates"], results.protocol["top_k"]
+    facts, n, cuts = results.protocol, results.protocol["n_candidates"], results.protocol["top_k"]
+    recalls, ndcgs = (", ".join(f"{letter}@{k}" for k in cuts) for letter in "RN")
     return [
         _instances(facts),
         f"Sampled: hit-rate@{n} of {n} i.i.d. draws at temperature {facts['temperature']:g} "
@@ -192,7 +193,7 @@ def describe(results: Results) -> list[str]:
         "quantity without the noise of the draws; z is their difference in standard errors (beyond about 4 "
         "the row is red).",
         f"Distinct: hit-rate of {n} items drawn without replacement. It and the sampled one move with the "
-        f"entropy alone, so that stands beside them (nats). Top {n}, R@{k} (Recall) and N@{k} (NDCG) are of "
+        f"entropy alone, so that stands beside them (nats). Top {n}, {recalls} (Recall) and {ndcgs} (NDCG) are of "
         f"the ranked list. Distinct and ranked lists were measured on {facts['list_columns_on']}.",
         "Deterministic rows have no draws: their 95 % interval is that of the ranked list's hit-rate, and "
         f"they are compared with {facts['baseline']}'s ranked list (“ranked”), not with its draws.",

@@ -75,8 +75,10 @@ def align(config: AlignConfig, adapt_config: AdaptConfig, run: Run) -> None:
 
 
 def labelled_world(world: World, config: AlignConfig) -> LabelledWorld:
-    """The run's frozen things around the labelled instances of its `engagement` stage."""
-    return LabelledWorld.around(world, config, ShownLists.load(world.run), config.target)
+    """The run's frozen things around the labelled instances of its `engagement` stage; none where it was exported without them."""
+    has_lists = world.run.record("engagement") is not None or not world.run.exported()
+    shown = ShownLists.load(world.run) if has_lists else ShownLists.none()
+    return LabelledWorld.around(world, config, shown, config.target)
 
 
 def load_aligned(world: World, config: AlignConfig, row: AlignRow, seed: int) -> Reading:

@@ -116,6 +116,8 @@ class LabelledWorld(World):
 
     @cached_property
     def trained_users(self) -> np.ndarray:
+        if not len(self.shown):  # of a run exported without them: no row of anybody's is served
+            return np.zeros(self.dataset.n_users, dtype=bool)
         users = np.array([request.user for request in self.train.requests if request.user is not None], int)
         return np.bincount(users, minlength=self.dataset.n_users) > 0
 

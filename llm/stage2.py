@@ -35,6 +35,8 @@ from recsys.seeds import torch_generator
 from recsys.splits import PERSONALIZE
 from recsys.user_vectors import UserVectors
 
+OUTSIDE = "outside"  # of an exported run: copies of files that methods read and that stand outside of a run
+
 
 class Stage2Config(StageConfig):
     """How long and how fast methods train; a method may set its own `steps` and `learning_rates`."""
@@ -118,6 +120,10 @@ class World:
     def made(self, name: str) -> Path:
         """An artifact of the stage, finished or at work: what an earlier method left may be read by a later one."""
         return self.run.artifact("personalize", name) if self.folder is None else self.folder / name
+
+    def outside(self, path: Path) -> Path:
+        """Where a file lies that a method's settings name: there, or in an exported run, where its copy came along."""
+        return path if self.run.record(OUTSIDE) is None else self.run.artifact(OUTSIDE, str(path))
 
     @cached_property
     def records(self) -> torch.Tensor:

@@ -16,7 +16,40 @@ import pyarrow.parquet as pq
 from recsys.catalogue import Catalogue
 from recsys.recommender import Request
 from recsys.run import Run
-from recsys.splits import ROLE_NAMES, TEST, VALIDATION, WARM
+from recsys.splits import FIT, PERSONALIZE, ROLE_NAMES, TEST, VALIDATION, WARM
+
+TOTALS = "item_totals.parquet"  # in place of the events, where a run was exported without users
+
+
+@dataclass(frozen=True)
+class ItemTotals:
+    """What is known of each item [N] from everybody's training events (FIT and PERSONALIZE), and of nobody in particular."""
+
+    counts: np.ndarray  # int64: how many events
+    last: (
+        np.ndarray
+    )  # int64: the place of its last event among all in time, a later row winning ties; −1: none
+
+    @classmethod
+    def of(cls, items: np.ndarray, times: np.ndarray, n_items: int) -> ItemTotals:
+        """Counted from events [E]: `items` and `times` (unix seconds)."""
+        last = np.full(n_items, -1, np.int64)
+        last[items[np.argsort(times, kind="stable")]] = np.arange(
+            len(items)
+        )  # the last write of an item wins
+        return cls(np.bincount(items, minlength=n_items), last)
+
+    @classmethod
+    def load(cls, path: Path) -> ItemTotals:
+        table = pq.ParquetFile(path).read()
+        return cls(np.array(table["events"].to_numpy()), np.array(table["last"].to_numpy()))
+
+    def save(self, folder: Path) -> None:
+        """Write `item_totals.parquet`; `last` as ranks, from which no number of events can be told."""
+        touched = np.flatnonzero(self.last >= 0)
+        ranks = self.last.copy()
+        ranks[touched[np.argsort(self.last[touched], kind="stable")]] = np.arange(len(touched))
+        pq.write_table(pa.table({"events": self.counts, "last": ranks}), folder / TOTALS)
 
 
 @dataclass(eq=False)
@@ -43,6 +76,7 @@ class Dataset:
     user_groups: np.ndarray = None  # type: ignore[assignment]
     held_out_queries: float = 0.0  # share of query texts that no training reads (recsys.phrases)
     exclude_seen: bool = True  # the protocol's answer to: may what a user has had be recommended again?
+    totals: ItemTotals | None = None  # of data whose events were left out (serving.exporting); None: counted
     end: int = 0  # the moment after all that was read (unix seconds or an ordinal); 0: after the last event
     offsets: np.ndarray = field(init=False)  # [U + 1] int64: events of user u are offsets[u] : offsets[u + 1]
     history_end: np.ndarray = field(init=False)  # [E] int64
@@ -66,6 +100,7 @@ class Dataset:
         users = pq.ParquetFile(run.artifact("prepare", "users.parquet")).read()
         queries = pq.ParquetFile(run.artifact("prepare", "queries.parquet")).read()
         report = run.read_json("prepare", "prepare.json")
+        record = run.record("prepare") or {"artifacts": {}}
         return cls(
             user_ids=np.array(users["user_id"].to_pylist(), dtype=object),
             catalogue=Catalogue.load(run.artifact("prepare", "items.parquet").parent),
@@ -83,6 +118,9 @@ class Dataset:
             ),
             held_out_queries=report.get("held_out_queries", 0.0),
             exclude_seen=report["exclude_seen"],
+            totals=ItemTotals.load(run.artifact("prepare", TOTALS))
+            if TOTALS in record["artifacts"]
+            else None,
             end=report["time_range"][1] + 1,  # not of the events: a deletion must not set the clock back
         )
 
@@ -132,6 +170,27 @@ class Dataset:
             ratings=None if self.ratings is None else self.ratings[keep],
             kinds=None if self.kinds is None else self.kinds[keep],
         )
+
+    def without_users(self) -> Dataset:
+        """The same items, and nobody: one empty place for a user, no event, no query; totals of items stay."""
+        no_events: dict[str, Any] = {
+            name: None if (values := getattr(self, name)) is None else values[:0]
+            for name in ("users", "items", "times", "weights", "roles", "ratings", "kinds")
+        }
+        return replace(
+            self,
+            user_ids=np.array([""], dtype=object),
+            user_groups=None,  # type: ignore[arg-type]
+            queries=self.queries[:0],
+            totals=self.item_totals,
+            **no_events,
+        )
+
+    @cached_property
+    def item_totals(self) -> ItemTotals:
+        """Of the training events; see `ItemTotals`."""
+        training = np.isin(self.roles, (FIT, PERSONALIZE))
+        return self.totals or ItemTotals.of(self.items[training], self.times[training], self.n_items)
 
     @property
     def n_users(self) -> int:

@@ -128,8 +128,7 @@ def _aggregated_or_brought(run: Run, report: dict) -> UserVectors:
 def load_retrieval(run: Run, dataset: Dataset, index: IndexKind = "auto") -> EmbeddingRetrieval:
     """The embedding-retrieval baseline: the refitted vectors if there are any, else those of the generator."""
     report = run.read_json("embed", "embed.json")
-    training = np.isin(dataset.roles, (FIT, PERSONALIZE))
-    counts = np.bincount(dataset.items[training], minlength=dataset.n_items)
+    counts = dataset.item_totals.counts
     if "retrieval" in report:
         arrays = load_file(run.artifact("embed", "retrieval.safetensors"))
         users: UserVectors = HistoryVectors(

@@ -100,6 +100,12 @@ class ShownLists:
         pq.write_table(pa.table(columns), folder / "lists.parquet")
 
     @classmethod
+    def none(cls) -> ShownLists:
+        """No lists at all."""
+        nothing, unasked = np.zeros(0, np.int64), np.zeros(0, bool)
+        return cls(nothing, nothing, [], nothing, unasked, np.zeros(1, np.int64), nothing, unasked)
+
+    @classmethod
     def load(cls, run: Run) -> ShownLists:
         """What the `engagement` stage of `run` left."""
         table = pq.ParquetFile(run.artifact("engagement", "lists.parquet")).read()

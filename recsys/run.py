@@ -30,10 +30,10 @@ import yaml
 
 from recsys import distributed
 from recsys.config import StageConfig
+from recsys.manifest import FORMAT, hash_json, manifest_text
 from recsys.rewrite import finish, is_committed, write_text_atomically
 
 OTHERS = ".others"  # in a stage's partial folder: folders of the processes that are not the main one
-FORMAT = 1  # raised when artifacts of an older Prelude can no longer be read
 
 
 class RunError(ValueError):
@@ -82,7 +82,8 @@ class Run:
         return self
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write the whole resolved configuration as `config.yaml`."""
+        """Write the whole resolved configuration as `config.yaml`. Raises `RunError` for an exported run."""
+        self.refuse_if_exported()
         text = yaml.safe_dump(dict(config), sort_keys=False, width=100)
         distributed.by_main(lambda: write_text_atomically(self.path / "config.yaml", text))
 
@@ -142,7 +143,7 @@ class Run:
             "format": FORMAT,
             "stage": name,
             "config": config.model_dump(mode="json"),
-            "stages": {need: _hash_json(artifacts) for need, artifacts in upstream.items()},
+            "stages": {need: hash_json(artifacts) for need, artifacts in upstream.items()},
             "outside": dict(outside or {}),
         }
         return StageRun(self, name, made_from)
@@ -153,12 +154,10 @@ class Run:
         Raises `RunError` if the stage has not finished, or the file is missing or differs from the manifest.
         """
         entry = self.record(stage)
-        if entry is None:
-            raise RunError(f"{self.path} has no finished stage '{stage}'; run: prelude {stage} {self.path}")
-        path = self.path / stage / name
-        expected = entry["artifacts"].get(name)
+        expected = None if entry is None else entry["artifacts"].get(name)
         if expected is None:
-            raise RunError(f"stage '{stage}' of {self.path} made no artifact '{name}'")
+            raise self._lacks(stage, None if entry is None else name)
+        path = self.path / stage / name
         if path in self._verified:
             return path
         if not path.exists():
@@ -171,6 +170,17 @@ class Run:
         self._verified.add(path)
         return path
 
+    def _lacks(self, stage: str, name: str | None) -> RunError:
+        """Why there is no such stage (`name` None) or artifact."""
+        if self.exported():
+            what = f"stage '{stage}'" if name is None else f"'{name}' of stage '{stage}'"
+            return RunError(
+                f"{self.path} was exported for serving, without {what}; ask the run it comes from"
+            )
+        if name is None:
+            return RunError(f"{self.path} has no finished stage '{stage}'; run: prelude {stage} {self.path}")
+        return RunError(f"stage '{stage}' of {self.path} made no artifact '{name}'")
+
     def read_json(self, stage: str, name: str) -> Any:
         return json.loads(self.artifact(stage, name).read_text(encoding="utf-8"))
 
@@ -180,12 +190,34 @@ class Run:
         for path in sorted(self.path.glob("*/stage.json")):
             entry = json.loads(path.read_text(encoding="utf-8"))
             stages[path.parent.name] = entry
-        write_text_atomically(self.path / "manifest.json", manifest_text(stages, self.deletions()))
+        text = manifest_text(stages, self.deletions(), self.exported())
+        write_text_atomically(self.path / "manifest.json", text)
+
+    def manifest(self) -> dict[str, Any]:
+        """What `manifest.json` holds; {} before a stage has finished. Raises `RunError` for a damaged one."""
+        path = self.path / "manifest.json"
+        if not path.exists():
+            return {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error})") from None
 
     def deletions(self) -> list[dict[str, Any]]:
         """The deletions of persons from this run, oldest first, as the manifest records them."""
-        path = self.path / "manifest.json"
-        return json.loads(path.read_text(encoding="utf-8")).get("deletions", []) if path.exists() else []
+        return self.manifest().get("deletions", [])
+
+    def exported(self) -> dict[str, Any] | None:
+        """What an exported or imported run was exported from, and how (`serving.exporting`); None for a run of one's own."""
+        return self.manifest().get("exported")
+
+    def refuse_if_exported(self) -> None:
+        """Raises `RunError` for a run that was exported: it has what serving needs, and nothing to train with."""
+        if self.exported():
+            raise RunError(
+                f"{self.path} was exported for serving: it has what answers need and nothing to train with, so no stage runs "
+                "there. Ask it (prelude recommend, playlists, update); to train, make a run: prelude run CONFIG --run DIR"
+            )
 
     def finish_commits(self) -> None:
         """Commit every stage that was killed between its record and its rename."""
@@ -199,7 +231,7 @@ class StageRun:
 
     def __init__(self, run: Run, name: str, made_from: dict[str, Any]):
         self.run, self.name, self.made_from = run, name, made_from
-        self.fingerprint = _hash_json(made_from)
+        self.fingerprint = hash_json(made_from)
         self.path = run.path / name
         self.partial = run.path / f".partial-{name}"
 
@@ -220,9 +252,11 @@ class StageRun:
     @contextmanager
     def writing(self) -> Iterator[Path]:
         """Yield the folder to write artifacts into; commit it on a clean exit, keep its `checkpoint/` on any other.
+        Raises `RunError` in an exported run.
 
         A process that is not the main one gets a folder of its own, which is dropped, so that nobody needs to ask who writes.
         """
+        self.run.refuse_if_exported()
         distributed.by_main(self._clear)
         folder = self.partial
         if not distributed.is_main():
@@ -290,46 +324,6 @@ class StageRun:
                 self._swap_in()
 
 
-def manifest_text(stages: Mapping[str, dict], deletions: Sequence[dict]) -> str:
-    """What `manifest.json` holds: the stages' records in the order in which they finished, and the deletions."""
-    ordered = dict(sorted(stages.items(), key=lambda pair: pair[1]["finished_unix_s"]))
-    whole: dict[str, Any] = {"format": FORMAT, "stages": ordered}
-    if deletions:
-        whole["deletions"] = list(deletions)
-    return json.dumps(whole, indent=1)
-
-
-def rehashed(
-    records: Mapping[str, dict[str, Any]], changed: Mapping[str, Mapping[str, str]]
-) -> dict[str, dict[str, Any]]:
-    """The stages' records after artifacts were rewritten: `changed[stage][artifact]` is the new sha256.
-
-    A stage that was made from what its upstream stages held counts as made from what they hold now, so what was done
-    stays done; a stage that was out of date stays out of date.
-    """
-    now = {stage: record["artifacts"] | dict(changed.get(stage, {})) for stage, record in records.items()}
-    known = {stage: _hash_json(record["artifacts"]) for stage, record in records.items()}
-    result = {}
-    for stage, record in records.items():
-        stages = {
-            need: _hash_json(now[need]) if known.get(need) == digest else digest
-            for need, digest in record["made_from"]["stages"].items()
-        }
-        made_from = record["made_from"] | {"stages": stages}
-        same = made_from == record["made_from"]
-        fingerprint = record["fingerprint"] if same else _hash_json(made_from)
-        result[stage] = record | {
-            "fingerprint": fingerprint,
-            "made_from": made_from,
-            "artifacts": now[stage],
-        }
-    return result
-
-
 def _same_fingerprint(partial: Path, fingerprint: str) -> bool:
     path = partial / "fingerprint"
     return path.exists() and path.read_text() == fingerprint
-
-
-def _hash_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

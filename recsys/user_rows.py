@@ -142,6 +142,40 @@ def forget(path: Path, person: Person, to: Path) -> None:
         to.write_text(json.dumps(loaded | {name: [loaded[name][at] for at in others] for name in names}))
 
 
+def forget_everyone(path: Path, to: Path) -> None:
+    """Write an artifact as `to` without the rows of anybody; one that has none is copied as it is.
+
+    Parquet, JSON and sparse tensors keep no row; dense tensors keep one row of zeros, the place of a user who is nobody.
+    """
+    shutil.copyfile(path, to)
+    if path.suffix == ".parquet":
+        table = pq.ParquetFile(path).read()
+        if {"user", "user_id"} & set(table.column_names):
+            pq.write_table(table.schema.remove_metadata().empty_table(), to)
+    elif path.suffix == ".safetensors":
+        with safe_open(str(path), framework="pt") as file:
+            names, sparse = _user_tensors(file)
+            if not names:
+                return
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        rows = {name: tensors.pop(name) for name in names}
+        rows = {name: rows[name][:0] if sparse else torch.zeros_like(rows[name][:1]) for name in names}
+        save_user_rows(to, rows, tensors.pop(USERS)[:0] if sparse else None, tensors)
+    elif path.suffix == ".json":
+        loaded, names = _json_rows(path)
+        if names:
+            to.write_text(json.dumps(loaded | {name: [] for name in names}))
+
+
+def is_nothing_but_rows(path: Path) -> bool:
+    """Does a safetensors file hold rows of users and nothing else?"""
+    if path.suffix != ".safetensors":
+        return False
+    with safe_open(str(path), framework="pt") as file:
+        names, _ = _user_tensors(file)
+        return bool(names) and set(file.keys()) <= {*names, USERS}
+
+
 # -- the three kinds ----------------------------------------------------------------------------------------------
 
 

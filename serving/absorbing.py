@@ -146,7 +146,7 @@ def _link(source: Path, target: Path) -> None:
         except OSError:
             shutil.copy2(one, other)
 
-    hidden = shutil.ignore_patterns(".*", "report.html", "results.json")
+    hidden = shutil.ignore_patterns(".*", "report.html", "results.json", "SHA256SUMS")
     shutil.copytree(source, target, copy_function=link, ignore=hidden)
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from recsys import distributed
-from serving import compare_ids_cli, music_cli, online_cli, playlist_cli, user_commands
+from serving import compare_ids_cli, export_cli, music_cli, online_cli, playlist_cli, user_commands
 from serving.analyses import analyses
 from serving.cli_options import Changes, ConfigPath, RunPath
 from serving.export import export_adapter
@@ -277,6 +277,7 @@ online_cli.register(app)
 music_cli.register(app, _stage)
 playlist_cli.register(app)
 app.command("compare-ids")(compare_ids_cli.compare_ids)
+export_cli.register(app)
 
 
 def main() -> None:

@@ -27,7 +27,6 @@ from recsys.recommender import Recommender
 from recsys.retrieval import EmbeddingRetrieval
 from recsys.run import Run
 from recsys.sequence_vectors import SasRecRetrieval
-from recsys.splits import FIT, PERSONALIZE
 from recsys.user_vectors import UserVectors
 from serving.combine_config import PRODUCT
 from serving.config import RunConfig
@@ -157,6 +156,11 @@ class Methods:
 
     def _ready(self, model: SidModel) -> SidModel:
         if self.int8:
+            if (self.run.exported() or {}).get("without_users"):
+                raise ValueError(
+                    f"{self.run.path} was exported without users, so there is nothing to measure the effect of int8 weights "
+                    "on; load it without int8, or export the run with its users"
+                )
             data = self.dataset
             events = validation_events(data, INT8_REQUESTS, seed=0)
             builder = prompt_builder(self.config.adapt, model, data)
@@ -166,8 +170,8 @@ class Methods:
         return model
 
     def _baseline(self, method: str) -> Recommender:
-        data = self.dataset
-        training = np.isin(data.roles, (FIT, PERSONALIZE))
+        totals = self.dataset.item_totals
         if method == "popularity":
-            return Popularity(np.bincount(data.items[training], minlength=data.n_items))
-        return Recency(data.items[training], data.times[training], data.n_items)
+            return Popularity(totals.counts)
+        touched = np.flatnonzero(totals.last >= 0)
+        return Recency(touched, totals.last[touched], self.dataset.n_items)

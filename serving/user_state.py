@@ -24,8 +24,9 @@ import yaml
 
 from evaluation.results import Results
 from recsys.dataset import Dataset
+from recsys.manifest import manifest_text, rehashed
 from recsys.rewrite import Rewrite, write_text_atomically
-from recsys.run import Run, manifest_text, rehashed, sha256_of
+from recsys.run import Run, sha256_of
 from recsys.splits import ROLE_NAMES
 from recsys.user_rows import Columns, Person, forget, rows_of
 from serving.evaluate import with_costs, write_run_report
@@ -268,6 +269,6 @@ def _record_deletion(run: Run, rewrite: Rewrite) -> dict[str, Any]:
         if record != records[stage]:
             text = json.dumps(record, indent=1)
             rewrite.new(f"{stage}/stage.json").write_text(text, encoding="utf-8")
-    text = manifest_text(after, [*run.deletions(), deletion])
+    text = manifest_text(after, [*run.deletions(), deletion], run.exported())
     rewrite.new("manifest.json").write_text(text, encoding="utf-8")
     return deletion

@@ -11,6 +11,7 @@ from evaluation.baselines import Popularity, SoftmaxOver
 from evaluation.job import EvaluateConfig, Row, evaluate_rows, sample_instances
 from evaluation.metrics import expected_hit
 from evaluation.results import Results
+from evaluation.tables import describe, figure_columns
 from recsys.recommender import Ranked, Request
 
 N = 15
@@ -282,7 +283,49 @@ def test_entropy_is_that_of_the_distribution(tmp_path):
     # the printed error also holds the spread between users, so it is an upper bound for the estimate's own
     assert abs(row["entropy_nats"] - plain_user_means(exact, users).mean()) < 4 * row["entropy_se_nats"]
     assert row["top30"] is None
-    assert row["recall@10"] is None
+    assert row["recall@5"] is row["ndcg@10"] is None
+
+
+def test_recall_and_ndcg_at_several_depths_by_hand(tmp_path):
+    """Popularity lists items 4, 3, 2, 1, 0. Ada's targets stand at ranks 1 and 3, Bob's only one at rank 4: Ada's means
+    come first, then those of both. N@3 of rank 3 is 1 / log2(4) = 1/2, N@4 of rank 4 is 1 / log2(5)."""
+    targets, users = np.array([4, 2, 1]), np.array([0, 0, 1])
+    requests = [
+        Request(f"r{at}", int(user), 10, np.array([1]), np.array([9])) for at, user in enumerate(users)
+    ]
+    rows = [Row("No Context", [Popularity(np.arange(5))])]
+    config = EvaluateConfig(n_candidates=2, top_k=(1, 3, 4), bootstrap_samples=100)
+    found = run(tmp_path, config, rows, (requests, targets, users))
+    assert found.protocol["top_k"] == [1, 3, 4]
+    row = found.rows[0]
+    assert row["recall@1"] == pytest.approx((1 / 2 + 0) / 2)
+    assert row["recall@3"] == pytest.approx((1 + 0) / 2)
+    assert row["recall@4"] == pytest.approx(1.0)  # deeper than the two candidates
+    assert row["ndcg@1"] == pytest.approx((1 / 2 + 0) / 2)
+    assert row["ndcg@3"] == pytest.approx(((1 + 1 / 2) / 2 + 0) / 2)
+    assert row["ndcg@4"] == pytest.approx(((1 + 1 / 2) / 2 + 1 / np.log2(5)) / 2)
+    heads = [column[0] for column in figure_columns(found)]
+    assert heads[heads.index("top 2") + 1 : heads.index("nats")] == ["R@1", "R@3", "R@4", "N@1", "N@3", "N@4"]
+
+
+def test_depths_are_a_list_or_one_number():
+    assert EvaluateConfig().top_k == (5, 10)
+    assert EvaluateConfig.model_validate({"top_k": 10}).top_k == (10,)  # as older configurations have it
+    assert EvaluateConfig.model_validate({"top_k": [1, 20]}).top_k == (1, 20)
+    for wrong in ([10, 5], [5, 5], [0, 5], 0):
+        with pytest.raises(ValueError, match="from 1 up, each once, ascending"):
+            EvaluateConfig.model_validate({"top_k": wrong})
+    with pytest.raises(ValueError, match="top_k"):
+        EvaluateConfig.model_validate({"top_k": []})
+
+
+def test_results_of_one_depth_are_still_read(tmp_path, results):
+    old = results.as_dict()
+    old["protocol"]["top_k"] = 2  # as `results.json` had it when there was one depth
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    read = Results.read(tmp_path / "results.json")
+    assert [head for head, *_ in figure_columns(read)] == [head for head, *_ in figure_columns(results)]
+    assert "R@2 (Recall) and N@2 (NDCG)" in " ".join(describe(read))
 
 
 class _Forgetful(SoftmaxOver):

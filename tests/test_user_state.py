@@ -24,7 +24,8 @@ import serving
 from recsys.config import StageConfig
 from recsys.dataset import Dataset
 from recsys.embed import embed, load_user_vectors
-from recsys.run import Run, RunError, rehashed
+from recsys.manifest import rehashed
+from recsys.run import Run, RunError
 from recsys.user_rows import save_user_rows
 from serving.cli import main
 from serving.evaluate import STAGES

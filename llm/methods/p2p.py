@@ -96,7 +96,9 @@ class P2PConfig(TrainedMethod):
         """The vectors of this method's profiles; methods and seeds with the same profiles share them."""
         name = self._profiles_name
         if name not in world.kept:
-            summaries = Summaries.read(self.summaries, world.dataset) if self.summaries else None
+            summaries = (
+                Summaries.read(world.outside(self.summaries), world.dataset) if self.summaries else None
+            )
             kind, k = self.told
             search = world.search if k else None
             maker = ProfileText(kind, k, world.builder, search, world.dataset, summaries, self.profile_tokens)

@@ -35,7 +35,9 @@ class _Prompting(StageConfig):
         """The context itself."""
         if self.method == "full_history":
             return FullHistory(self.history_tokens // world.builder.item_tokens.shape[1])
-        profile = Profile(Summaries.read(self.summaries, world.dataset) if self.summaries else None)
+        profile = Profile(
+            Summaries.read(world.outside(self.summaries), world.dataset) if self.summaries else None
+        )
         if self.method == "prompt_context":
             return profile
         records = Records(world.search, self.k)

@@ -1,0 +1,64 @@
+"""What a run writes down about itself: the manifest, and the records of its stages when artifacts are rewritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FORMAT = 1  # raised when artifacts of an older Prelude can no longer be read
+
+
+def manifest_text(
+    stages: Mapping[str, dict], deletions: Sequence[dict], exported: Mapping[str, Any] | None = None
+) -> str:
+    """What `manifest.json` holds: the stages' records in the order in which they finished, the deletions, and of an exported
+    run what it was exported from."""
+    ordered = dict(sorted(stages.items(), key=lambda pair: pair[1]["finished_unix_s"]))
+    whole: dict[str, Any] = {"format": FORMAT, "stages": ordered}
+    if deletions:
+        whole["deletions"] = list(deletions)
+    if exported:
+        whole["exported"] = dict(exported)
+    return json.dumps(whole, indent=1)
+
+
+def rehashed(
+    records: Mapping[str, dict[str, Any]], changed: Mapping[str, Mapping[str, str | None]]
+) -> dict[str, dict[str, Any]]:
+    """The stages' records after artifacts were rewritten: `changed[stage][artifact]` is the new sha256, None where
+    the artifact is gone.
+
+    A stage that was made from what its upstream stages held counts as made from what they hold now, so what was done
+    stays done; a stage that was out of date stays out of date.
+    """
+    now = {
+        stage: {
+            name: digest
+            for name, digest in (record["artifacts"] | dict(changed.get(stage, {}))).items()
+            if digest is not None
+        }
+        for stage, record in records.items()
+    }
+    known = {stage: hash_json(record["artifacts"]) for stage, record in records.items()}
+    result = {}
+    for stage, record in records.items():
+        stages = {
+            need: hash_json(now[need]) if known.get(need) == digest else digest
+            for need, digest in record["made_from"]["stages"].items()
+        }
+        made_from = record["made_from"] | {"stages": stages}
+        same = made_from == record["made_from"]
+        fingerprint = record["fingerprint"] if same else hash_json(made_from)
+        result[stage] = record | {
+            "fingerprint": fingerprint,
+            "made_from": made_from,
+            "artifacts": now[stage],
+        }
+    return result
+
+
+def hash_json(value: Any) -> str:
+    """Hex sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
