@@ -85,9 +85,7 @@ def test_what_is_trained_beside_a_bfloat16_backbone_is_float32():
     assert losses["bfloat16"] != losses["float32"]
 
 
-def test_a_backbone_cannot_be_trained_whole_in_bfloat16(small_run):
-    config, run = small_run
-    backbone = config.adapt.backbone.model_copy(update={"dtype": "bfloat16"})
-    wrong = config.adapt.model_copy(update={"train": "full", "backbone": backbone})
+def test_a_backbone_cannot_be_trained_whole_in_bfloat16(tmp_path):
+    wrong = AdaptConfig(backbone=BackboneConfig(name="scratch", dtype="bfloat16"), train="full")
     with pytest.raises(ValueError, match=r"set adapt\.backbone\.dtype to float32 or auto"):
-        adapt(wrong, Run(run.path))
+        adapt(wrong, Run.create(tmp_path / "run"))
