@@ -61,6 +61,9 @@ class EvaluateConfig(StageConfig):
     random_permutations: int = Field(5, ge=1)
     # ranked and distinct lists too? They cost a beam search and a second draw a request
     beam_columns: bool = True
+    # measure generative rows on their whole distribution, by one tree pass over the catalogue (exact ranks in place of a beam; exclusions
+    # condition the distribution as a whole): for a GPU, or a small catalogue, as each request then costs a token for every inner node
+    whole_catalogue: bool = False
     # replicas of a row that those columns are measured on; 0 = all. One is enough, as no test rests on them
     beam_replicas: int = Field(1, ge=0)
 

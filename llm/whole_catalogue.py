@@ -4,7 +4,7 @@
 
 A prompt is read once and every node with more than one leaf below it is forwarded once, so a request costs as many tokens as the
 trie has such nodes: 256 for two levels of 256 codes, thousands for three levels. Nothing is excluded here: who combines these
-with other scores conditions the distribution as a whole (`evaluation.baselines.SoftmaxOver`).
+with other scores conditions the distribution as a whole (`evaluation.softmax.SoftmaxOver`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stage `combine`: the generator's distribution times the retrievers', p(item) ∝ p_gen(item)^γ · exp(Σ_k β_k · s_k(user, item)).
 
 The product is normalised over the whole catalogue, of which the generator scores every item by one tree pass (`llm.whole_catalogue`).
-γ and β are those of the highest likelihood of validation targets. The same product without a generator is a row too.
+γ and β are those of the highest likelihood of validation targets, sharpened for 30 draws. The same product without a generator is a row too.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.baselines import Scorer, SoftmaxOver
 from evaluation.product import Product, Weights, fit_weights
+from evaluation.softmax import Scorer, SoftmaxOver
 from llm.adapt import validation_events
 from llm.recommender import SidRecommender
 from recsys.embed import load_item_vectors
@@ -140,7 +140,8 @@ def _print(name: str, found: Weights, factors: Sequence[str]) -> None:
     weights = ", ".join(f"{factor} {value:.2f}" for factor, value in zip(factors, found.values, strict=True))
     best = min(found.nats_alone)
     print(
-        f"combine: {name}: {weights}; {found.nats:.3f} nats a validation target, {best:.3f} by the best expert alone"
+        f"combine: {name}: {weights}; {found.nats:.3f} nats a validation target, {best:.3f} by the best expert alone; "
+        f"sharpened by 1 / {found.temperature:g}"
     )
 
 
@@ -174,4 +175,5 @@ class Products:
             assert isinstance(built, SidRecommender)
             scorers, place = [built, *scorers], f"{generator}-{seed}"
         name = self.names()[key]
-        return SoftmaxOver(Product(name, scorers, self.report["products"][place]["values"]), 1.0, name)
+        weights = Weights(**self.report["products"][place])
+        return SoftmaxOver(Product(name, scorers, weights.sharpened), 1.0, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from evaluation.baselines import SoftmaxOver, choose_temperature
 from evaluation.job import Chunk, Elsewhere, EvaluateConfig, Row, chunk_measurer, evaluate_rows
 from evaluation.metrics import expected_hit
 from evaluation.report import print_table, write_report
 from evaluation.results import Results
+from evaluation.softmax import SoftmaxOver, choose_temperature
 from evaluation.statistics import user_means
 from llm.adapt import validation_events
 from llm.reading import OfAnother
@@ -33,6 +31,7 @@ from serving.engines import Engine, Work
 from serving.experiments import experiment_pictures
 from serving.methods import Methods
 from serving.music_report import music_sections
+from serving.prefix_picture import prefix_picture
 
 STAGES = ("prepare", "embed", "tokenize", "adapt", "personalize", "evaluate")
 PLAYLIST_STAGES = ("engagement", "align", "music")  # of runs with labelled lists
@@ -44,7 +43,6 @@ READS = {
     "sasrec": "history before t",
     "no_context": "recent items",
 }
-TSNE_USERS = 600
 ACTIVITY = (0, 1, 5, 20, 50, 200)  # the least number of events before an instance at each level of activity
 
 
@@ -68,7 +66,7 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False, engine: Engine | 
             )  # fmt: skip
             results.write(folder / "results.json")
             (folder / "costs.json").write_text(json.dumps(measure_costs(methods, requests, quiet)))
-            (folder / "prefixes.json").write_text(json.dumps(_prefix_picture(methods)))
+            (folder / "prefixes.json").write_text(json.dumps(prefix_picture(methods)))
     return Results.read(run.artifact("evaluate", "results.json"))
 
 
@@ -77,7 +75,7 @@ def _elsewhere(
 ) -> Elsewhere:
     """Chunks measured by an engine's workers, each of which builds the same rows from the run."""
     chosen = {row.name: row.temperature for row in rows}
-    chosen |= {one.name: one.t0 for row in rows for one in row.replicas if isinstance(one, SoftmaxOver)}
+    chosen |= {one.name: one.t0 for row in rows for one in row.replicas if type(one) is SoftmaxOver}
     work = Work(
         "serving.evaluate:measurer",
         {
@@ -176,7 +174,9 @@ def _instances(methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray,
         "users_in_data": len(data.user_numbers),
         "items": data.n_items,
         "exclude_seen": data.exclude_seen,
-        "exclusions": "node by node inside the trie (generative rows); the distribution as a whole (softmax rows)",
+        "exclusions": "the distribution as a whole"
+        if methods.config.evaluate.whole_catalogue
+        else "node by node inside the trie (generative rows); the distribution as a whole (softmax rows and products)",
         "repeats_left_out_of_test": dropped,
         "recent_items_in_prompt": methods.config.adapt.prompts.recent_items,
         "backbone": methods.config.adapt.backbone.name,
@@ -215,7 +215,7 @@ def _rows(
     def row(key: str) -> Row:
         method = None if key == "no_context" else methods.config.personalize.method(key)
         some = seeds if method is not None and method.is_trained else seeds[:1]
-        replicas = [methods.build(key, seed) for seed in some]
+        replicas = [_measured(config, methods.build(key, seed)) for seed in some]
         name = methods.name(key)
         temperature = chosen[name] if chosen else _temperature(config, replicas[0], validation, answers)
         reads = READS[key] if method is None else method.reads
@@ -245,6 +245,21 @@ def _rows(
     return rows + _product_rows(methods)
 
 
+class WholeCatalogue(SoftmaxOver):
+    """A generator measured on all of its distribution at once (`evaluate.whole_catalogue`)."""
+
+    scorer: SidRecommender
+
+    def context_tokens(self, requests: Sequence[Request]) -> float:
+        return self.scorer.context_tokens(requests)
+
+
+def _measured(config: EvaluateConfig, built: Recommender) -> Recommender:
+    """What is measured of a method: itself, or its distribution over the whole catalogue."""
+    whole = config.whole_catalogue and isinstance(built, SidRecommender)
+    return WholeCatalogue(built, 1.0, built.name) if whole else built
+
+
 def _product_rows(methods: Methods) -> list[Row]:
     """Products of generators and retrievers, and the retrievers' without a generator."""
     products, rows = methods.products, []
@@ -266,7 +281,7 @@ def _random_row(config: EvaluateConfig, methods: Methods, requests: list[Request
         reading = methods.reading("e2p", seeds[number % len(seeds)])
         assert reading.personalizer is not None
         other = replace(reading, personalizer=OfAnother(reading.personalizer, requests, partner))
-        replicas.append(methods.recommender("E2P-Random", other))
+        replicas.append(_measured(config, methods.recommender("E2P-Random", other)))
     return Row("E2P-Random", replicas, None, "recent items, another user's vector", "as E2P")
 
 
@@ -274,6 +289,8 @@ def _temperature(
     config: EvaluateConfig, method, validation: list[Request], targets: np.ndarray
 ) -> float | None:
     """The sampling temperature with the best expected hit-rate on validation."""
+    if isinstance(method, WholeCatalogue):
+        return choose_temperature(method, validation, targets, config.temperature_grid, n=config.n_candidates)
     if not isinstance(method, SidRecommender):
         return None
     users = np.array([request.user for request in validation])
@@ -290,48 +307,3 @@ def _trained(methods: Methods, key: str) -> str:
     if first is None:
         return "nothing in Stage 2"
     return f"{first['trainable_parameters']:,} parameters at lr {first['learning_rate']:g}"
-
-
-def _prefix_picture(methods: Methods) -> dict | None:
-    """Vectors of users as of the end of the data and their E2P prefixes, with each user's most peculiar taste."""
-    if "e2p" not in methods.available():
-        return None
-    data = methods.dataset
-    chosen = np.sort(rng(0, "t-SNE").permutation(data.n_users)[:TSNE_USERS])
-    requests = [
-        Request(f"u{user}", int(user), data.end, *data.before(int(user), data.end)) for user in chosen
-    ]
-    vectors, known = methods.users.vectors(requests)
-    requests = [request for request, has in zip(requests, known, strict=True) if has]
-    personalizer = methods.reading("e2p").personalizer
-    assert personalizer is not None
-    with torch.no_grad():
-        prefix = personalizer.condition(requests).prefix
-    assert prefix is not None
-    prefixes = prefix[:, 0].float().cpu().numpy()
-    return {
-        "users": chosen[known].tolist(),  # whose rows these are: `prelude user … delete` must find them
-        "embeddings": vectors[known].round(5).tolist(),
-        "prefixes": prefixes.round(5).tolist(),
-        "labels": _tastes(methods, requests),
-    }
-
-
-def _tastes(methods: Methods, requests: list[Request]) -> list[str]:
-    """The value of the first text column that a user has most above its share in the catalogue."""
-    columns = methods.dataset.catalogue.columns
-    if not columns:
-        return ["all users"] * len(requests)
-    values = next(iter(columns.values()))
-    everywhere = Counter(value for some in values for value in some)
-    total = sum(everywhere.values())
-    labels = []
-    for request in requests:
-        mine = Counter(value for item in request.history for value in values[item])
-        n = sum(mine.values())
-        lift = {
-            value: (count / n - everywhere[value] / total) / (everywhere[value] / total) ** 0.5
-            for value, count in mine.items()
-        }
-        labels.append(max(sorted(lift), key=lambda value: lift[value]) if lift else "none")
-    return labels

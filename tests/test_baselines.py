@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evaluation.baselines import Popularity, Recency, SoftmaxOver, choose_temperature
+from evaluation.baselines import Popularity, Recency
 from evaluation.metrics import expected_hit
+from evaluation.softmax import SoftmaxOver, choose_temperature
 from recsys.recommender import Request
 
 
@@ -122,7 +123,7 @@ def test_blocks_change_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     method = SoftmaxOver(Table(rng.normal(size=30)))
     whole = method.draw(asking(11), 4, seed=3)[0]
-    monkeypatch.setattr("evaluation.baselines.SCORE_BLOCK", 4)
+    monkeypatch.setattr("evaluation.softmax.BLOCK", 4)
     assert method.draw(asking(11), 4, seed=3)[0].tolist() == whole.tolist()
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.baselines import Popularity, SoftmaxOver
+from evaluation.baselines import Popularity
 from evaluation.job import EvaluateConfig, Row, evaluate_rows, sample_instances
 from evaluation.metrics import expected_hit
 from evaluation.results import Results
+from evaluation.softmax import SoftmaxOver
 from evaluation.tables import describe, figure_columns
 from recsys.recommender import Ranked, Request
 

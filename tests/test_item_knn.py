@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.baselines import SoftmaxOver
+from evaluation.softmax import SoftmaxOver
 from recsys.item_knn import ItemKnn, ItemKnnConfig, choose_item_knn, similarities
 from recsys.recommender import Request
 from recsys.retrieval import hits_of_scores

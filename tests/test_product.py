@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from scipy.stats import chisquare
+from scipy.stats import chi2, chisquare
 
-from evaluation.baselines import SoftmaxOver
-from evaluation.product import Product, fit_weights
+from evaluation.product import TEMPERATURES, Product, fit_weights
+from evaluation.softmax import SoftmaxOver
 from llm.recommender import SidRecommender
 from recsys.recommender import Request
 from recsys.run import Run
@@ -145,7 +145,8 @@ def test_a_product_is_served_and_its_factors_are_what_it_says(combined):
     requests = data.requests(data.events(TEST)[:6], False)
     product, generator = methods.build("no_context_product"), methods.build("no_context")
     assert isinstance(generator, SidRecommender)
-    weights = run.read_json("combine", "combine.json")["products"]["no_context-0"]["values"]
+    chosen = run.read_json("combine", "combine.json")["products"]["no_context-0"]
+    weights = np.array(chosen["values"]) / chosen["temperature"]
     popularity = methods.build("popularity")
     items = data.items[data.events(TEST)[:6]]
     every = [
@@ -172,3 +173,45 @@ def test_an_expert_that_the_run_lacks_is_named(combined, tmp_path):
         combine(config, Run.open(tmp_path / "run"), quiet=True)
     with pytest.raises(ValueError, match="each once"):
         CombineConfig(experts=("popularity", "popularity"))
+
+
+def test_the_sharpness_is_that_of_the_best_expected_hit_rate_of_30_draws(world):
+    first, second, requests, targets, _ = world
+    found = fit_weights([first, second], requests, targets)
+
+    def rate(temperature):
+        log_p = SoftmaxOver(Product("p", [first, second], found.values), temperature).log_prob(
+            requests, targets
+        )
+        return (1 - (1 - np.exp(log_p)) ** 30).mean()
+
+    rates = {temperature: rate(temperature) for temperature in TEMPERATURES}
+    assert found.temperature == max(rates, key=rates.get)
+    assert found.sharpened == pytest.approx(np.array(found.values) / found.temperature)
+
+
+def test_evaluation_of_the_whole_distribution_agrees_with_walking_the_trie(combined):
+    """Exact ranks and the same probabilities; without exclusions the two are one distribution."""
+    from serving.evaluate import WholeCatalogue
+
+    config, run = combined
+    methods = Methods(run, config)
+    data = methods.dataset
+    events = data.events(TEST)[:40]
+    requests = data.requests(events, False)
+    walked = methods.build("no_context")
+    whole = WholeCatalogue(walked, 1.0, walked.name)
+    assert whole.log_prob(requests, data.items[events]) == pytest.approx(
+        walked.log_prob(requests, data.items[events]), abs=1e-4
+    )
+    for one, other in zip(whole.recommend(requests, 5), walked.recommend(requests, 5), strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-4)
+    drawn, walked_draws = (
+        np.bincount(method.draw(requests[:1], 3000)[0][0], minlength=data.n_items)
+        for method in (whole, walked)
+    )
+    both = drawn + walked_draws
+    large = both >= 20
+    statistic = ((drawn - walked_draws)[large] ** 2 / both[large]).sum()
+    assert statistic < chi2.ppf(0.999, large.sum())
+    assert whole.context_tokens(requests) == walked.context_tokens(requests)

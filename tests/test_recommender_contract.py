@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from evaluation.baselines import Popularity, Recency, SoftmaxOver
+from evaluation.baselines import Popularity, Recency
+from evaluation.softmax import SoftmaxOver
 from llm.reading import Reading
 from llm.recommender import SidRecommender
 from recsys.caps import Caps

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from evaluation.baselines import Popularity, SoftmaxOver
+from evaluation.baselines import Popularity
 from evaluation.job import EvaluateConfig, Row, evaluate_rows
 from evaluation.plots import _tsne, by_group, code_use, forest, training_curves, tsne_pair
 from evaluation.report import print_table, write_report
 from evaluation.results import COSTS, Results
+from evaluation.softmax import SoftmaxOver
 from evaluation.tables import p_value, percent, rate, signed
 from recsys.recommender import Request
 

@@ -1,0 +1,219 @@
+"""A distribution over the catalogue from any scorer, so that a scorer can be compared with a sampler like for like.
+
+A deterministic ranking has no i.i.d. draw. `SoftmaxOver` gives it one: p = softmax(score / T0) over the allowed items, with T0
+chosen on validation. Blocks of requests are computed at once, on a GPU where there is one; random numbers belong to a request and an
+item (`recsys.seeds.uniforms_at`), so they do not depend on what is asked beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from evaluation.metrics import expected_hit
+from evaluation.statistics import user_means
+from recsys.devices import resolve_device
+from recsys.recommender import ProbabilisticRecommender, Ranked, Request
+from recsys.seeds import derive
+
+BLOCK = 512  # requests scored at once: 512 × 12,000 items of float64 are 50 MB
+
+
+class Scorer(Protocol):
+    """Anything that gives every item of the catalogue a score for a request."""
+
+    name: str
+
+    def scores(self, requests: Sequence[Request]) -> np.ndarray:
+        """Scores [R, N], higher is better. An excluded item's score is not looked at."""
+        ...
+
+
+class SoftmaxOver:
+    """p = softmax(score / (T0 · temperature)) over the allowed items.
+
+    Exclusions condition the distribution as a whole, in drawing and in scoring alike. A request's draws depend on (seed, user,
+    request id, time) only. `recommend` scores are log-probabilities: at the asked temperature, or at 1 for the ranked list of
+    temperature 0. What was asked last is kept, as drawing, listing and scoring ask for the same requests in turn.
+    """
+
+    draws = True
+
+    def __init__(self, scorer: Scorer, t0: float = 1.0, name: str | None = None):
+        if not t0 > 0 or not np.isfinite(t0):
+            raise ValueError(f"SoftmaxOver: t0 must be a positive number, got {t0}")
+        self.scorer, self.t0 = scorer, t0
+        self.name = name if name is not None else f"{scorer.name} (softmax)"
+        self.device = resolve_device("auto")
+        self._kept: tuple[list[Request], torch.Tensor] | None = None
+
+    def recommend(
+        self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[Ranked]:
+        """Temperature 0: the n most probable. Above: n distinct items, drawn one after the other (Gumbel top-k)."""
+        if temperature < 0:
+            raise ValueError(f"{self.name}: temperature must be at least 0, got {temperature}")
+        answers = []
+        for block in _blocks(requests):
+            log_p = self._log_p(block, temperature or 1.0)
+            keys = log_p
+            if temperature > 0:  # the order of log p + Gumbel noise is the order of draws without replacement
+                uniform = _uniforms(block, seed, "distinct", log_p.shape[1], self.device)
+                keys = log_p - torch.log(-torch.log(uniform.clamp(min=1e-300)))
+            for row, items in enumerate(_largest(keys, n)):
+                values = log_p[row].cpu()[items].numpy() if len(items) else np.zeros(0)
+                answers.append(Ranked(items, values))
+        return answers
+
+    def draw(
+        self, requests: Sequence[Request], n: int, temperature: float = 1.0, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`n` i.i.d. draws a request: items [R, n] and log-probabilities [R, n]. ValueError if nothing is allowed."""
+        items, values = np.zeros((len(requests), n), dtype=np.int64), np.zeros((len(requests), n))
+        for start, block in enumerate(_blocks(requests)):
+            log_p = self._log_p(block, temperature)
+            live = ~torch.isneginf(log_p)
+            if not bool(live.any(1).all()):
+                empty = block[int(torch.nonzero(~live.any(1))[0])]
+                raise ValueError(
+                    f"request {empty.request_id!r} may have nothing of the catalogue: nothing can be drawn"
+                )
+            cumulative = log_p.exp().cumsum(1)
+            uniform = _uniforms(block, seed, "draw", n, self.device)
+            places = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+            last = live.shape[1] - 1 - live.flip(1).int().argmax(1, keepdim=True)
+            places = torch.minimum(places, last)
+            rows = slice(start * BLOCK, start * BLOCK + len(block))
+            items[rows], values[rows] = places.cpu().numpy(), log_p.gather(1, places).cpu().numpy()
+        return items, values
+
+    def log_prob(
+        self, requests: Sequence[Request], items: np.ndarray, temperature: float = 1.0
+    ) -> np.ndarray:
+        """Exact log-probability [R] of one item a request; −inf where it is excluded."""
+        return self.log_prob_at(requests, items, (temperature,))[:, 0]
+
+    def log_prob_at(
+        self, requests: Sequence[Request], items: np.ndarray, temperatures: Sequence[float]
+    ) -> np.ndarray:
+        """`log_prob` at G temperatures [R, G]; requests are scored once."""
+        if len(items) != len(requests):
+            raise ValueError(f"{self.name}: {len(requests)} requests but {len(items)} items to score")
+        values = np.zeros((len(requests), len(temperatures)))
+        for start, block in enumerate(_blocks(requests)):
+            rows = slice(start * BLOCK, start * BLOCK + len(block))
+            wanted = torch.from_numpy(np.asarray(items, dtype=np.int64)[rows, None]).to(self.device)
+            for column, temperature in enumerate(temperatures):
+                values[rows, column] = self._log_p(block, temperature).gather(1, wanted)[:, 0].cpu().numpy()
+        return values
+
+    def context_tokens(self, requests: Sequence[Request]) -> float:
+        """0: there is no prompt."""
+        return 0.0
+
+    def _log_p(self, block: list[Request], temperature: float) -> torch.Tensor:
+        """log p [R, N] (float64); −inf where an item is not available, all of a row where nothing is."""
+        if not temperature > 0:
+            raise ValueError(f"{self.name}: a distribution needs a temperature above 0, got {temperature}")
+        log_p = (self._logits(block) / (self.t0 * temperature)).log_softmax(1)
+        # a row of −inf alone comes out as NaN, and has nothing
+        return torch.where(torch.isneginf(self._logits(block)), -torch.inf, log_p)
+
+    def _logits(self, block: list[Request]) -> torch.Tensor:
+        """Scores [R, N] with −inf where an item is not available."""
+        if self._kept is not None and _same(self._kept[0], block):
+            return self._kept[1]
+        scores = np.array(self.scorer.scores(block))
+        every = np.arange(scores.shape[1])
+        for row, request in zip(scores, block, strict=True):
+            if request.allow is None:
+                row[request.exclude] = -np.inf
+            else:
+                row[~request.available(every)] = -np.inf
+        logits = torch.from_numpy(scores).to(self.device, torch.float64)
+        self._kept = list(block), logits
+        return logits
+
+
+def choose_temperature(
+    scorer: Scorer | ProbabilisticRecommender,
+    requests: Sequence[Request],
+    targets: np.ndarray,
+    grid: Sequence[float],
+    users: np.ndarray | None = None,
+    n: int = 30,
+) -> float:
+    """The temperature of `grid` with the highest expected hit-rate@n on *validation* instances; the first on a tie.
+
+    A scorer's T0, or a probabilistic recommender's own sampling temperature. `users` [R]: average each user's
+    instances first, as the test figures do; by default the requests' own users.
+    """
+    if not len(requests) or not len(grid):
+        raise ValueError("choose_temperature needs at least one validation instance and one temperature")
+    if users is None:
+        users = np.array([-1 - at if r.user is None else r.user for at, r in enumerate(requests)])
+    method = scorer if isinstance(scorer, ProbabilisticRecommender) else SoftmaxOver(scorer)
+    if isinstance(method, SoftmaxOver):
+        log_p = method.log_prob_at(requests, np.asarray(targets), grid)
+    else:
+        log_p = np.stack([method.log_prob(requests, np.asarray(targets), temperature=t) for t in grid], 1)
+    rates = [user_means(expected_hit(column, n), users)[1].mean() for column in log_p.T]
+    return float(grid[int(np.argmax(rates))])
+
+
+def _blocks(requests: Sequence[Request]) -> list[list[Request]]:
+    return [list(requests[start : start + BLOCK]) for start in range(0, len(requests), BLOCK)]
+
+
+def _same(some: Sequence[Request], others: Sequence[Request]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def _uniforms(
+    block: Sequence[Request], seed: int, purpose: str, n: int, device: torch.device
+) -> torch.Tensor:
+    """Uniform numbers [R, n] (float64) in [0, 1): entry `place` of each request's own sequence (`recsys.seeds.uniforms_at`)."""
+    keys = np.array([derive(seed, purpose, *_names(request), bits=64) for request in block], np.uint64)
+    z = torch.from_numpy(keys.view(np.int64)).to(device)[:, None]
+    z = z + (
+        torch.arange(1, n + 1, device=device) * _signed(0x9E3779B97F4A7C15)
+    )  # int64 wraps, as uint64 does
+    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    z = z ^ _shifted(z, 31)
+    return _shifted(z, 11).double() * 2.0**-53
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _shifted(z: torch.Tensor, bits: int) -> torch.Tensor:
+    """A logical shift to the right: zeros come in."""
+    return (z >> bits) & (2 ** (64 - bits) - 1)
+
+
+def _names(request: Request) -> tuple[int | str, ...]:
+    return ("unknown" if request.user is None else request.user), request.request_id, request.time
+
+
+def _largest(keys: torch.Tensor, n: int) -> list[np.ndarray]:
+    """Places of the `n` largest keys of each row [R, N] above −inf, largest first, the earlier of equal ones first."""
+    if keys.device.type != "cpu":
+        values, places = keys.sort(dim=1, descending=True, stable=True)
+        counts = (~torch.isneginf(values[:, :n])).sum(1).tolist()
+        found = places[:, :n].cpu().numpy()
+        return [row[:count] for row, count in zip(found, counts, strict=True)]
+    return [_largest_of(row, n) for row in keys.numpy()]
+
+
+def _largest_of(keys: np.ndarray, n: int) -> np.ndarray:
+    """The same of one row [N], without sorting all of it."""
+    places = np.flatnonzero(keys > -np.inf)
+    if n < len(places):
+        least = np.partition(keys, len(keys) - n)[len(keys) - n]
+        places = np.flatnonzero(keys >= least)
+    return places[np.argsort(-keys[places], kind="stable")[:n]]
