@@ -61,6 +61,8 @@ class EvaluateConfig(StageConfig):
     random_permutations: int = Field(5, ge=1)
     # ranked and distinct lists too? They cost a beam search and a second draw a request
     beam_columns: bool = True
+    # names of the rows that are measured, in any order; null: all that the run has. No Context, the baseline, always is
+    rows: tuple[str, ...] | None = None
     # measure generative rows on their whole distribution, by one tree pass over the catalogue (exact ranks in place of a beam; exclusions
     # condition the distribution as a whole): for a GPU, or a small catalogue, as each request then costs a token for every inner node
     whole_catalogue: bool = False

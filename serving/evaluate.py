@@ -221,8 +221,9 @@ def _rows(
         reads = READS[key] if method is None else method.reads
         return Row(name, list(replicas), temperature, reads, _trained(methods, key))
 
-    popularity = methods.build("popularity")
-    rows = [Row("Popularity", [popularity], None, READS["popularity"], "counts")]
+    rows = []
+    if _wanted(config, "Popularity"):
+        rows.append(Row("Popularity", [methods.build("popularity")], None, READS["popularity"], "counts"))
     # cosines and shares of votes lie in [−1, 1] or little above; a softmax over them wants it sharper
     sharp = sorted({t / by for t in config.temperature_grid for by in (10, 100)})
     scorers: list[tuple[str, Any, str, list[float]]] = [
@@ -232,17 +233,28 @@ def _rows(
     if methods.config.embed.sasrec is not None:  # its scores are the logits that it was trained by
         scorers.append(("sasrec", methods.sasrec, "its own transformer", list(config.temperature_grid)))
     for key, scorer, trained, grid in scorers:
-        rows.append(Row(methods.name(key), [scorer], None, READS[key], trained))
+        if _wanted(config, methods.name(key)):
+            rows.append(Row(methods.name(key), [scorer], None, READS[key], trained))
         name = f"{methods.name(key)} (softmax)"
+        if not _wanted(config, name):
+            continue
         t0 = (chosen or {}).get(name) or choose_temperature(scorer, validation, answers, grid)
         softmax = SoftmaxOver(scorer, t0, name)
         rows.append(Row(name, [softmax], 1.0, READS[key], f"T0 = {t0:g} chosen on validation"))
     rows.append(row("no_context"))
     for method in methods.config.personalize.methods:
-        if method.key == "e2p":
+        if method.key == "e2p" and _wanted(config, "E2P-Random"):
             rows.append(_random_row(config, methods, requests, users))
-        rows.append(row(method.key))
-    return rows + _product_rows(methods)
+        if _wanted(config, method.name):
+            rows.append(row(method.key))
+    rows += _product_rows(config, methods)
+    if missing := sorted(set(config.rows or ()) - {one.name for one in rows}):
+        raise ValueError(f"evaluate.rows names {missing[0]!r}; this run has {', '.join(one.name for one in rows)}")
+    return rows
+
+
+def _wanted(config: EvaluateConfig, name: str) -> bool:
+    return config.rows is None or name in config.rows
 
 
 class WholeCatalogue(SoftmaxOver):
@@ -260,13 +272,15 @@ def _measured(config: EvaluateConfig, built: Recommender) -> Recommender:
     return WholeCatalogue(built, 1.0, built.name) if whole else built
 
 
-def _product_rows(methods: Methods) -> list[Row]:
+def _product_rows(config: EvaluateConfig, methods: Methods) -> list[Row]:
     """Products of generators and retrievers, and the retrievers' without a generator."""
     products, rows = methods.products, []
     if products is None:
         return rows
     factors = ", ".join(products.settings.experts)
     for key, name in products.names().items():
+        if not _wanted(config, name):
+            continue
         replicas: list[Recommender] = [products.build(key, seed) for seed in products.seeds(key)]
         rows.append(Row(name, replicas, None, "history before t", f"weights of {factors} on validation"))
     return rows
