@@ -25,7 +25,7 @@ from llm.model import SidModel
 from llm.prompts import PromptBuilder, PromptConfig
 from llm.reading import Reading
 from llm.records import BackboneEncoder
-from llm.regularise import BranchDropout, tie_to_codebooks, untie
+from llm.regularise import BranchDropout
 from llm.scoring import shared_hit_rate
 from llm.understanding import known_and_held_out, query_precision
 from llm.vocabulary import SidRows, words_of_codes
@@ -77,11 +77,9 @@ class AdaptConfig(StageConfig):
     rows_learning_rate: float = 5e-3  # of the semantic-ID rows, which start from nothing
     weight_decay: float = 0.01
     # against learning training sequences by heart, for backbones trained from scratch (llm.regularise): the share of numbers dropped
-    # from what each block adds; the share of a target's probability given to the other codes of its node; rows that move together
-    # where their codebook vectors are alike (through one learned projection), or each on its own
+    # from what each block adds; the share of a target's probability that is given to the other codes of its node
     dropout: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    rows: Literal["free", "tied"] = "free"
     warmup: int = 50  # steps
     clip_norm: float = 1.0
     validate_every: int = 250  # steps
@@ -113,12 +111,9 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         head = text_head(backbone) if config.title_batch else None
         codebooks = load_tokenizer(run).quantizer.codebooks
         model = new_model(backbone, table, codebooks, config, dataset.catalogue.texts())
-        if config.rows == "tied":
-            tie_to_codebooks(model.rows, codebooks, config.seed)
         builder = prompt_builder(config, model, dataset)
         phrases = Phrases(dataset)
         curves = train_on_windows(config, model, builder, phrases, head, stage.checkpoint)
-        untie(model.rows)
         reading = Reading(model.eval(), builder)
         save_adapted(model, folder)
         report |= {

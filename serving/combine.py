@@ -18,6 +18,7 @@ from evaluation.product import Product, Weights, fit_weights
 from evaluation.softmax import Scorer, SoftmaxOver
 from llm.adapt import validation_events
 from llm.recommender import SidRecommender
+from llm.whole_catalogue import inner_nodes
 from recsys.embed import load_item_vectors
 from recsys.recommender import Request
 from recsys.retrieval import EmbeddingRetrieval, retrieval_hits
@@ -27,6 +28,7 @@ from serving.combine_config import ALONE, CombineConfig, product_key, product_na
 from serving.config import RunConfig
 from serving.methods import Methods
 
+LARGEST = 50_000  # nodes that a request may forward: half a minute of a CPU's time with the smallest decoder
 TEXT_HALF_LIVES = (1, 2, 5, 20)  # items; validation picks
 
 
@@ -38,6 +40,7 @@ def combine(config: RunConfig, run: Run, quiet: bool = False) -> None:
     if stage.is_done():
         return
     methods = Methods(run, config)
+    _refuse_large(methods)
     data = methods.dataset
     events = validation_events(data, settings.instances, settings.seed)
     requests, targets = data.requests(events, data.exclude_seen), data.items[events]
@@ -58,6 +61,15 @@ def combine(config: RunConfig, run: Run, quiet: bool = False) -> None:
             report["products"][name] = asdict(found)
             _print(name, found, [*(["generator"] if generator else []), *settings.experts])
         (folder / "combine.json").write_text(json.dumps(report, indent=1))
+
+
+def _refuse_large(methods: Methods) -> None:
+    nodes = inner_nodes(methods.model.trie)
+    if nodes > LARGEST:
+        raise ValueError(
+            f"combine scores the whole catalogue, which would forward {nodes:,} nodes of the trie a request (at most {LARGEST:,}); give "
+            "tokenize fewer or smaller levels before the last one, or leave the section combine out"
+        )
 
 
 class Kept:

@@ -249,7 +249,9 @@ def _rows(
             rows.append(row(method.key))
     rows += _product_rows(config, methods)
     if missing := sorted(set(config.rows or ()) - {one.name for one in rows}):
-        raise ValueError(f"evaluate.rows names {missing[0]!r}; this run has {', '.join(one.name for one in rows)}")
+        raise ValueError(
+            f"evaluate.rows names {missing[0]!r}; this run has {', '.join(one.name for one in rows)}"
+        )
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Label smoothing by hand; dropout's randomness and place; rows that move together; a regularised Stage 1 killed and gone on with."""
+"""Label smoothing by hand; dropout's randomness and place; a regularised Stage 1 killed and gone on with."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from llm.adapt import adapt, window_loss
-from llm.regularise import BranchDropout, tie_to_codebooks, untie
-from llm.vocabulary import SidRows
+from llm.regularise import BranchDropout
 from llm.windows import Window
 from recsys.run import Run
 
@@ -65,25 +64,7 @@ def test_dropout_is_inside_on_alone_keyed_by_the_step_and_keeps_the_mean():
     assert (torch.get_rng_state() == state).all(), "nobody else's numbers move"
 
 
-def test_tied_rows_move_with_those_whose_vectors_are_alike():
-    rows = SidRows([3, 2], 5)
-    tie_to_codebooks(rows, [torch.tensor([[1.0, 0.0], [0.99, 0.0], [-1.0, 0.5]]), None], seed=0)
-    before = rows.output.detach().clone()
-    optimizer = torch.optim.SGD([p for n, p in rows.named_parameters() if "projection" in n], lr=0.1)
-    rows.output[0].sum().backward()
-    optimizer.step()
-    moved = (rows.output.detach() - before).norm(dim=1)
-    assert moved[0] > 0
-    assert moved[1] == pytest.approx(moved[0].item(), rel=0.05)
-    assert (moved[3:] == 0).all(), "a level without a codebook has no common part"
-    after = rows.output.detach().clone()
-    untie(rows)
-    assert sorted(name for name, _ in rows.named_parameters()) == ["input", "output"]
-    assert (rows.output == after).all()
-
-
-@pytest.mark.parametrize("rows", ["free", "tied"])
-def test_a_regularised_stage_1_that_is_killed_ends_in_the_same_bytes(small_run, tmp_path, monkeypatch, rows):
+def test_a_regularised_stage_1_that_is_killed_ends_in_the_same_bytes(small_run, tmp_path, monkeypatch):
     import shutil
 
     from recsys import training
@@ -93,7 +74,6 @@ def test_a_regularised_stage_1_that_is_killed_ends_in_the_same_bytes(small_run, 
         update={
             "dropout": 0.2,
             "label_smoothing": 0.1,
-            "rows": rows,
             "steps": 8,
             "validate_every": 4,
             "asked_queries": 0,
