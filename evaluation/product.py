@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from evaluation.softmax import Scorer, SoftmaxOver, choose_temperature
+from evaluation.softmax import BLOCK, Scorer, SoftmaxOver, choose_temperature
 from recsys.devices import resolve_device
 from recsys.recommender import Request
 
-BLOCK = 512  # requests scored at once
 TEMPERATURES = (
     0.25,
     0.3,
@@ -137,5 +136,7 @@ def _best(features: Sequence[torch.Tensor], out: torch.Tensor) -> tuple[np.ndarr
         return value / rows, gradient / scale / rows
 
     start = np.full(len(features), 1.0 / len(features))
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 60, "ftol": 1e-7})
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 1e-7})
+    if not found.success:
+        raise FloatingPointError(f"the weights of the experts did not converge: {found.message}")
     return found.x / scale, float(found.fun)

@@ -37,7 +37,8 @@ class SoftmaxOver:
 
     Exclusions condition the distribution as a whole, in drawing and in scoring alike. A request's draws depend on (seed, user,
     request id, time) only. `recommend` scores are log-probabilities: at the asked temperature, or at 1 for the ranked list of
-    temperature 0. What was asked last is kept, as drawing, listing and scoring ask for the same requests in turn.
+    temperature 0. What was asked last is kept, as drawing, listing and scoring ask for the same requests in turn: neither the
+    scorer nor a request may change under it. Calls of at most `BLOCK` requests are scored once.
     """
 
     draws = True
@@ -126,14 +127,19 @@ class SoftmaxOver:
         """Scores [R, N] with −inf where an item is not available."""
         if self._kept is not None and _same(self._kept[0], block):
             return self._kept[1]
-        scores = np.array(self.scorer.scores(block))
+        scores = np.array(self.scorer.scores(block), dtype=float)
         every = np.arange(scores.shape[1])
         for row, request in zip(scores, block, strict=True):
             if request.allow is None:
                 row[request.exclude] = -np.inf
             else:
                 row[~request.available(every)] = -np.inf
-        logits = torch.from_numpy(scores).to(self.device, torch.float64)
+        wrong = np.flatnonzero(~(scores < np.inf).all(1))
+        if wrong.size:
+            raise ValueError(
+                f"{self.name}: a score of request {block[wrong[0]].request_id!r} is not a number or is infinite"
+            )
+        logits = torch.from_numpy(scores).to(self.device)
         self._kept = list(block), logits
         return logits
 

@@ -120,4 +120,4 @@ def hits_of_scores(
     for row, request in enumerate(requests):
         scores[row, request.exclude if request.allow is None else ~request.available(every)] = -np.inf
     own = np.take_along_axis(scores, targets[:, None], 1)
-    return (scores >= own).sum(1) <= k
+    return (~(scores < own)).sum(1) <= k  # what is not a number counts against the target

@@ -201,7 +201,7 @@ class Ranking:
             row, column = self._excluded(rows)
             scores[row.to(device), column.to(device)] = -torch.inf
             own = scores.gather(1, targets[:, None])
-            ranks = (scores >= own).sum(1)
+            ranks = (~(scores < own)).sum(1)  # of a model that has diverged (NaN) every target is last
             found.append(torch.where(lengths > 0, ranks, scores.shape[1]).cpu().numpy())
         model.train(was_training)
         return np.concatenate(found)

@@ -77,10 +77,10 @@ class Kept:
 
     def __init__(self, scorer: Scorer):
         self.name, self._scorer = scorer.name, scorer
-        self._kept: dict[str, np.ndarray] = {}
+        self._kept: dict[tuple[str, ...], np.ndarray] = {}
 
     def scores(self, requests: Sequence[Request]) -> np.ndarray:
-        key = f"{requests[0].request_id} {len(requests)}"
+        key = tuple(request.request_id for request in requests)
         if key not in self._kept:
             self._kept[key] = np.asarray(self._scorer.scores(requests), np.float32)
         return self._kept[key]
@@ -116,7 +116,8 @@ def experts_of(methods: Methods, settings: CombineConfig, text_half_life: float 
                 f"combine.experts: this run has no {key}; it has {', '.join(methods.available())}"
             )
         scorer = methods.build(key)
-        assert hasattr(scorer, "scores")
+        if not hasattr(scorer, "scores"):
+            raise ValueError(f"combine.experts: {key} gives no score to every item")
         found.append(scorer)
     return found
 

@@ -174,7 +174,8 @@ def _instances(methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray,
         "users_in_data": len(data.user_numbers),
         "items": data.n_items,
         "exclude_seen": data.exclude_seen,
-        "exclusions": "the distribution as a whole"
+        "exclusions": "the distribution as a whole; temperature on items, and exact ranks (serving walks the trie: node by node, by code, "
+        "and a beam)"
         if methods.config.evaluate.whole_catalogue
         else "node by node inside the trie (generative rows); the distribution as a whole (softmax rows and products)",
         "repeats_left_out_of_test": dropped,
@@ -284,7 +285,9 @@ def _product_rows(config: EvaluateConfig, methods: Methods) -> list[Row]:
         if not _wanted(config, name):
             continue
         replicas: list[Recommender] = [products.build(key, seed) for seed in products.seeds(key)]
-        rows.append(Row(name, replicas, None, "history before t", f"weights of {factors} on validation"))
+        trained = f"weights of {factors}, and sharpness, on validation"
+        # as a softmax row's T0, its sharpness was chosen on validation: t = 1 is its chosen temperature
+        rows.append(Row(name, replicas, 1.0, "history before t", trained))
     return rows
 
 
