@@ -227,18 +227,16 @@ def _rows(
         rows.append(Row("Popularity", [methods.build("popularity")], None, READS["popularity"], "counts"))
     # cosines and shares of votes lie in [−1, 1] or little above; a softmax over them wants it sharper
     sharp = sorted({t / by for t in config.temperature_grid for by in (10, 100)})
-    scorers: list[tuple[str, Any, str, list[float]]] = [
-        ("item_knn", methods.item_knn, "counts", sharp),
-        ("embedding_retrieval", methods.retrieval, "LightGCN", sharp),
-    ]
+    scorers = [("item_knn", "counts", sharp), ("embedding_retrieval", "LightGCN", sharp)]
     if methods.config.embed.sasrec is not None:  # its scores are the logits that it was trained by
-        scorers.append(("sasrec", methods.sasrec, "its own transformer", list(config.temperature_grid)))
-    for key, scorer, trained, grid in scorers:
+        scorers.append(("sasrec", "its own transformer", list(config.temperature_grid)))
+    for key, trained, grid in scorers:
         if _wanted(config, methods.name(key)):
-            rows.append(Row(methods.name(key), [scorer], None, READS[key], trained))
+            rows.append(Row(methods.name(key), [methods.build(key)], None, READS[key], trained))
         name = f"{methods.name(key)} (softmax)"
         if not _wanted(config, name):
             continue
+        scorer: Any = methods.build(key)
         t0 = (chosen or {}).get(name) or choose_temperature(scorer, validation, answers, grid)
         softmax = SoftmaxOver(scorer, t0, name)
         rows.append(Row(name, [softmax], 1.0, READS[key], f"T0 = {t0:g} chosen on validation"))
