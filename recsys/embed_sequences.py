@@ -99,7 +99,7 @@ def load_sasrec(run: Run, dataset: Dataset, index: IndexKind = "auto") -> SasRec
         raise RunError(f"{run.path} has no SASRec; set embed.sasrec={{}} and run: prelude embed {run.path}")
     weights, settings = (run.artifact("embed", f"{RETRIEVAL}.{kind}") for kind in ("safetensors", "json"))
     users = load_sequence_vectors(weights, settings, RETRIEVAL, unit_length=False)
-    return SasRecRetrieval(users, _training_counts(dataset), index)
+    return SasRecRetrieval(users, dataset.item_totals.counts, index)
 
 
 def item_knn_part(
@@ -115,24 +115,27 @@ def item_knn_part(
         return float(np.concatenate(hits).mean())
 
     users, items = _training_edges(dataset)
-    return choose_item_knn(config, users, items, _training_counts(dataset), hit_rate)
+    return choose_item_knn(config, users, items, dataset.item_totals.counts, hit_rate)
 
 
 def load_item_knn(run: Run, dataset: Dataset, config: ItemKnnConfig) -> ItemKnn:
-    """The item-kNN row: similarities are counted from the events, with the numbers that validation chose."""
+    """The item-kNN row: similarities are counted from the events, with the numbers that validation chose.
+
+    Raises `RunError` where the stage is older than this row, or the run was exported without users, and so without events.
+    """
+    if dataset.totals is not None:
+        raise RunError(
+            f"{run.path} has no events to count item-kNN's pairs in; export the run with its users"
+        )
     chosen = run.read_json("embed", "embed.json").get("item_knn")
     if chosen is None:
         raise RunError(f"the stage embed of {run.path} is older than item-kNN; run: prelude embed {run.path}")
     similar = similarities(
         *_training_edges(dataset), dataset.n_items, chosen["shrink_users"], config.neighbours
     )
-    return ItemKnn(similar, chosen["half_life_items"], config.last_items, _training_counts(dataset))
+    return ItemKnn(similar, chosen["half_life_items"], config.last_items, dataset.item_totals.counts)
 
 
 def _training_edges(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     learned = np.isin(dataset.roles, (FIT, PERSONALIZE))
     return dataset.users[learned], dataset.items[learned]
-
-
-def _training_counts(dataset: Dataset) -> np.ndarray:
-    return np.bincount(_training_edges(dataset)[1], minlength=dataset.n_items)

@@ -17,7 +17,8 @@ Expert = Literal["embedding_retrieval", "sasrec", "item_knn", "text", "popularit
 class CombineConfig(StageConfig):
     """Products of experts over the whole catalogue (`evaluation.product`); weights are learned on validation."""
 
-    # methods whose log p is one factor; each becomes a row of its own, and of every training seed its own weights
+    # methods whose log p is one factor; each becomes a row of its own, and of every training seed its own weights.
+    # None: the product of the experts alone
     generators: tuple[str, ...] = ("no_context", "e2p")
     # the other factors: exp(β · score). text: cosine to the faded mean of the history's text vectors
     experts: tuple[Expert, ...] = ("embedding_retrieval", "text", "popularity")
@@ -28,9 +29,15 @@ class CombineConfig(StageConfig):
     @model_validator(mode="after")
     def _distinct(self) -> CombineConfig:
         for name, keys in (("generators", self.generators), ("experts", self.experts)):
-            if not keys or len(set(keys)) < len(keys):
-                raise ValueError(f"combine.{name} needs at least one name, each once; got {list(keys)}")
+            if len(set(keys)) < len(keys):
+                raise ValueError(f"combine.{name} has a name twice; name each once, got {list(keys)}")
+        if not self.experts:
+            raise ValueError("combine.experts needs at least one name")
         return self
+
+    def product_keys(self) -> list[str]:
+        """Keys of the rows that the stage makes, in the table's order."""
+        return [ALONE, *map(product_key, self.generators)]
 
 
 def product_key(generator: str) -> str:

@@ -25,7 +25,9 @@ def export_run(
     out: Annotated[Path, typer.Option(help="Folder to write; an existing one is not overwritten.")],
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Only this of the trained methods, and what it is built on. Repeatable."),
+        typer.Option(
+            help="Only this of the trained methods (or products of one), and what it is built on. Repeatable."
+        ),
     ] = None,
     without_users: Annotated[
         bool, typer.Option("--without-users", help="No ids, events, queries or rows of users.")
@@ -51,8 +53,10 @@ def export_run(
     --without-users takes out everything that is somebody's; what that is gets
     printed. Whoever asks then brings a history:
     recommender.recommend("anyone", history=["296", "593"]). Methods that are
-    nothing but rows of users (OPPU, PER-PCS) are left out; the others answer
-    a history as the whole run answers it for somebody whom it does not know.
+    nothing but rows of users (OPPU, PER-PCS) are left out, and so are item-kNN
+    and products that have it as an expert, whose similarities spell out
+    histories; the others answer a history as the whole run answers it for
+    somebody whom it does not know.
 
     An export that is killed has written nothing at --out.
     """

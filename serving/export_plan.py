@@ -18,10 +18,11 @@ from llm.records import NAME as RECORDS
 from llm.stage2 import OUTSIDE
 from recsys.run import Run, RunError, sha256_of
 from recsys.user_rows import is_nothing_but_rows
+from serving.combine_config import CombineConfig, product_key
 from serving.config import RunConfig, load_config
 from serving.live import LIVE
 from serving.playlist_plan import IF_THERE, SERVED
-from serving.untrained import UNTRAINED
+from serving.untrained import NEEDS_USERS, WHY_USERS, untrained
 
 # Artifacts of training alone. The quantizer and what stands before it give new items their codes, which is done before training
 FOR_TRAINING = {
@@ -48,7 +49,8 @@ class ExportPlan:
 
 
 def plan_export(run: Run, wanted: Sequence[str] | None = None, without_users: bool = False) -> ExportPlan:
-    """`wanted`: keys of trained methods and rows of `align` to take along; None: all. What they are built on comes with them.
+    """`wanted`: keys of trained methods, rows of `align` and products to take along; None: all. What they are built on comes with
+    them, and so do the products of the generators that are there.
 
     Raises `ValueError` for a key that the run has not, or that is nothing without users, and `RunError` for an unfinished run.
     """
@@ -57,7 +59,8 @@ def plan_export(run: Run, wanted: Sequence[str] | None = None, without_users: bo
     config = load_config(None, base=run.read_config())
     trained = [method for method in config.personalize.methods if method.is_trained]
     rows = [] if run.record("align") is None else list(config.align.rows)
-    _check(run, wanted, config, rows)
+    _check(run, wanted, config, rows, without_users)
+    wanted = _with_generators(wanted, config)
     methods = [] if run.record("personalize") is None else _wanted(trained, wanted)
     rows = _wanted(rows, wanted)
     chosen: list[MethodConfig | AlignRow] = [*methods, *rows]
@@ -74,6 +77,7 @@ def plan_export(run: Run, wanted: Sequence[str] | None = None, without_users: bo
         if (names := _artifacts(run, config, stage, methods, rows)) is not None
         and not (stage == LIVE and without_users)
         and not (stage == "align" and not rows)
+        and not (stage == "combine" and not _has_products(run, config, without_users))
     }
     if not without_users and any(_has_user_state(row.method) for row in rows):
         artifacts[LISTS[0]] = [LISTS[1]]
@@ -82,8 +86,14 @@ def plan_export(run: Run, wanted: Sequence[str] | None = None, without_users: bo
     keys = {one.key for one in chosen}
     outside = _narrow(values, config, keys, bool(rows), run, without_users)
     left_out = _left_out(run, config, artifacts, keys, empty, without_users)
-    untrained = [method.key for method in config.personalize.methods if not method.is_trained]
-    answering = [*UNTRAINED, *untrained, *(one.key for one in chosen)]
+    reading = [method.key for method in config.personalize.methods if not method.is_trained]
+    answering = [
+        *untrained(config.embed.sasrec is not None, without_users),
+        *reading,
+        *(one.key for one in chosen),
+    ]
+    if "combine" in artifacts:
+        answering += CombineConfig.model_validate(values["combine"]).product_keys()
     return ExportPlan(
         values, artifacts, outside, answering, [*before.get("left_out", []), *left_out], without_users
     )
@@ -98,11 +108,33 @@ def files_of(run: Run, stage: str, key: str, seed: int) -> list[str]:
 # -- methods ------------------------------------------------------------------------------------------------------
 
 
-def _check(run: Run, wanted: Sequence[str] | None, config: RunConfig, rows: Sequence[AlignRow]) -> None:
-    known = [*(method.key for method in config.personalize.methods), *(row.key for row in rows)]
+def _check(
+    run: Run, wanted: Sequence[str] | None, config: RunConfig, rows: Sequence[AlignRow], without_users: bool
+) -> None:
+    products = config.combine.product_keys() if config.combine and _has_products(run, config, False) else []
+    known = [*(method.key for method in config.personalize.methods), *(row.key for row in rows), *products]
     for key in wanted or ():
-        if key not in known and key not in UNTRAINED:
+        if without_users and (
+            key == NEEDS_USERS or (key in products and not _has_products(run, config, True))
+        ):
+            what = "" if key == NEEDS_USERS else f" has the expert {NEEDS_USERS}"
+            raise ValueError(f"--method {key}{what}: {WHY_USERS}; leave --without-users or the method out")
+        if key not in known and key not in untrained(config.embed.sasrec is not None, without_users):
             raise ValueError(f"--method {key}: {run.path} has no such method; it has {', '.join(known)}")
+
+
+def _has_products(run: Run, config: RunConfig, without_users: bool) -> bool:
+    """Has the run products of experts, and can its export have them?"""
+    if config.combine is None or run.record("combine") is None:
+        return False
+    return not (without_users and NEEDS_USERS in config.combine.experts)
+
+
+def _with_generators(wanted: Sequence[str] | None, config: RunConfig) -> Sequence[str] | None:
+    """With the generators of the products among them."""
+    if wanted is None or config.combine is None:
+        return wanted
+    return [*wanted, *(key for key in config.combine.generators if product_key(key) in wanted)]
 
 
 def _wanted(all_of_them: Sequence[Any], wanted: Sequence[str] | None) -> list[Any]:
@@ -186,6 +218,9 @@ def _narrow(
     values["personalize"]["methods"] = [m for m in values["personalize"]["methods"] if m["key"] in kept]
     if has_rows:
         values["align"]["rows"] = [row for row in values["align"]["rows"] if row["key"] in keys]
+    if config.combine is not None:
+        generators = [key for key in config.combine.generators if key in {"no_context", *kept}]
+        values["combine"]["generators"] = generators
     for stage in ("personalize", "align"):
         values[stage]["seeds"] = values[stage]["seeds"][:1]
     values["engagement"] = None
@@ -249,6 +284,10 @@ def _left_out(
         said += WITHOUT_USERS
         if empty:
             said.append(f"Methods that are nothing but rows of users: {', '.join(empty)}.")
+        with_it = [NEEDS_USERS]
+        if config.combine is not None and "combine" in gone:
+            with_it += config.combine.product_keys()
+        said.append(f"{', '.join(with_it)}: {WHY_USERS}.")
     return said
 
 

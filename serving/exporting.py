@@ -32,6 +32,7 @@ from recsys.manifest import FORMAT, hash_json, manifest_text, rehashed
 from recsys.rewrite import to_disk
 from recsys.run import Run, RunError, sha256_of
 from recsys.user_rows import forget_everyone
+from serving.combine_config import ALONE
 from serving.export_plan import REPORTS, ExportPlan, plan_export
 from serving.playlist_plan import absorbed_by, identity_of
 
@@ -199,6 +200,8 @@ def _writer(run: Run, plan: ExportPlan, stage: str, name: str) -> Callable[[Path
         return lambda source, target: None  # `_write_nobody` does
     if stage in REPORTS and name == REPORTS[stage][0]:
         return lambda source, target: _narrow_report(source, target, stage, plan)
+    if stage == "combine" and name == "combine.json":
+        return lambda source, target: _narrow_products(source, target, plan)
     return forget_everyone if plan.without_users else shutil.copyfile
 
 
@@ -219,6 +222,17 @@ def _narrow_report(source: Path, target: Path, stage: str, plan: ExportPlan) -> 
     report, part = json.loads(source.read_text(encoding="utf-8")), REPORTS[stage][1]
     settings = plan.config[stage]
     names = {f"{one['key']}-{seed}" for one in settings[part] for seed in settings["seeds"]}
+    _keep(report, part, names, source, target)
+
+
+def _narrow_products(source: Path, target: Path, plan: ExportPlan) -> None:
+    """The weights of products without those whose generator, or its replica, is not exported."""
+    report = json.loads(source.read_text(encoding="utf-8"))
+    generators, seed = plan.config["combine"]["generators"], plan.config["personalize"]["seeds"][0]
+    _keep(report, "products", {ALONE, *(f"{key}-{seed}" for key in generators)}, source, target)
+
+
+def _keep(report: dict[str, Any], part: str, names: set[str], source: Path, target: Path) -> None:
     if set(report[part]) <= names:
         shutil.copyfile(source, target)
         return

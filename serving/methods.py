@@ -30,7 +30,7 @@ from recsys.sequence_vectors import SasRecRetrieval
 from recsys.user_vectors import UserVectors
 from serving.combine_config import PRODUCT
 from serving.config import RunConfig
-from serving.untrained import UNTRAINED, untrained
+from serving.untrained import UNTRAINED, is_of_nobody, no_such_method, untrained
 
 if TYPE_CHECKING:
     from serving.combine import Products
@@ -98,9 +98,13 @@ class Methods:
         """Key -> row of each product."""
         return {} if self.products is None else self.products.names()
 
+    @cached_property
+    def _of_nobody(self) -> bool:
+        return is_of_nobody(self.run)
+
     @property
     def _untrained(self) -> dict[str, str]:
-        return untrained(self.config.embed.sasrec is not None)
+        return untrained(self.config.embed.sasrec is not None, self._of_nobody)
 
     @property
     def _aligned(self) -> dict[str, AlignRow]:
@@ -123,7 +127,7 @@ class Methods:
         Raises `ValueError` naming the methods that there are.
         """
         if key not in self.available():
-            raise ValueError(f"this run has no method {key!r}; it has {', '.join(self.available())}")
+            raise ValueError(no_such_method(key, self.available(), self._of_nobody))
         if key in ("popularity", "recency"):
             return self._baseline(key)
         if key == "embedding_retrieval":
@@ -156,7 +160,7 @@ class Methods:
 
     def _ready(self, model: SidModel) -> SidModel:
         if self.int8:
-            if (self.run.exported() or {}).get("without_users"):
+            if self._of_nobody:
                 raise ValueError(
                     f"{self.run.path} was exported without users, so there is nothing to measure the effect of int8 weights "
                     "on; load it without int8, or export the run with its users"

@@ -10,13 +10,18 @@ from typing import Any
 
 from recsys.ordering import check_order
 from recsys.run import Run, RunError
+from serving.combine_config import CombineConfig
 from serving.playlist_requests import MOST_ITEMS, Source
 from serving.playlist_shards import part_of, shards_of
-from serving.untrained import UNTRAINED, untrained
+from serving.untrained import UNTRAINED, is_of_nobody, no_such_method, untrained
 
 FORMAT = 2
 SERVED = ("prepare", "embed", "tokenize", "adapt")  # stages that an answer depends on
-IF_THERE = ("personalize", "align")  # and these, where the run has them: methods, rows of labelled lists
+IF_THERE = (
+    "personalize",
+    "align",
+    "combine",
+)  # and these, where the run has them: methods, rows of labelled lists, products
 LIVE = "live"  # feedback that the run has absorbed (serving.live), batch by batch
 
 
@@ -84,15 +89,18 @@ def refuse_impossible(run: Run, settings: Settings) -> None:
     list in sequence of a method that only ranks. (As `serving.methods` would, which loads torch.)
     """
     config, method = run.read_config(), settings.method
-    has_sasrec = config["embed"].get("sasrec") is not None
-    available = [*untrained(has_sasrec), *(row["key"] for row in config["personalize"]["methods"])]
+    of_nobody = is_of_nobody(run)
+    ranking = untrained(config["embed"].get("sasrec") is not None, of_nobody)
+    available = [*ranking, *(row["key"] for row in config["personalize"]["methods"])]
     if run.record("align") is not None:
         available += [row["key"] for row in config["align"]["rows"]]
+    products = products_of(run, config)
+    available += products
     if method is not None and method not in available:
-        raise ValueError(f"this run has no method {method!r}; it has {', '.join(available)}")
-    if settings.sequence and method in UNTRAINED and method != "no_context":
+        raise ValueError(no_such_method(method, available, of_nobody))
+    if settings.sequence and method in {*ranking, *products} - {"no_context"}:
         raise ValueError(
-            f"{UNTRAINED[method]} ranks items one by one and makes no list in sequence; choose a method that generates "
+            f"{UNTRAINED.get(method, method)} ranks items one by one and makes no list in sequence; choose a method that generates "
             "(such as e2p or no_context), or leave --sequence out"
         )
     if settings.caps:
@@ -100,6 +108,13 @@ def refuse_impossible(run: Run, settings: Settings) -> None:
         from recsys.catalogue import Catalogue
 
         Caps(Catalogue.load(run.artifact("prepare", "items.parquet").parent), settings.caps)
+
+
+def products_of(run: Run, config: dict[str, Any]) -> list[str]:
+    """Keys of the products of experts that a run answers with."""
+    if config.get("combine") is None or run.record("combine") is None:
+        return []
+    return CombineConfig.model_validate(config["combine"]).product_keys()
 
 
 def plan_of(run: Run, source: Source, settings: Settings, absorbed: int | None = None) -> dict[str, Any]:

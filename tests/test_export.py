@@ -15,19 +15,27 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from llm.adapt import adapt
+from recsys.caps import within
 from recsys.dataset import Dataset
-from recsys.run import Run, RunError
+from recsys.embed_sequences import load_item_knn
+from recsys.manifest import rehashed
+from recsys.run import Run, RunError, sha256_of
 from recsys.user_rows import forget_everyone, is_nothing_but_rows, load_user_rows, save_user_rows
 from semantic_ids.tokenize_items import tokenize_items
 from serving import Recommender, exporting
+from serving.asking import caps_of, request_of
 from serving.cli import main
+from serving.combine import combine
+from serving.combine_config import CombineConfig
 from serving.exporting import SUMS, export_run, import_run, verify
+from serving.playlist_plan import Settings, identity_of, refuse_impossible
+from tests.test_playlists import Here, playlists
 
 HISTORY = ["i0", "i2", "i6", "i8"]
-OF_USERS = {"oppu_lora", "oppu_ia3", "oppu_prompt", "oppu_lora_rag", "oppu_lora_pag", "per_pcs"}
+OF_USERS = {"item_knn", "oppu_lora", "oppu_ia3", "oppu_prompt", "oppu_lora_rag", "oppu_lora_pag", "per_pcs"}
 
 
 STRANGER = ("anyone", {"n": 6, "history": HISTORY})
@@ -69,6 +77,48 @@ def nobody(small_run, tmp_path_factory):
 def copy(exported, tmp_path):
     """A copy of the export that may be spoiled."""
     return shutil.copytree(exported, tmp_path / "copy")
+
+
+def with_products(small_run, folder, *experts: str) -> Run:
+    """A copy of the small run with vectors of texts, and the products of two generators with these experts."""
+    config, run = small_run
+    run = Run.open(shutil.copytree(run.path, folder))
+    path = run.artifact("embed", "item_vectors.safetensors")
+    tensors = load_file(path)
+    texts = torch.randn(len(tensors["collaborative"]), 8, generator=torch.Generator().manual_seed(5))
+    save_file(tensors | {"text": texts}, path)
+    records = {place.parent.name: json.loads(place.read_text()) for place in run.path.glob("*/stage.json")}
+    changed = {"embed": {"item_vectors.safetensors": sha256_of(path)}}
+    for stage, record in rehashed(records, changed).items():
+        (run.path / stage / "stage.json").write_text(json.dumps(record))
+    config = config.model_copy(update={"combine": CombineConfig(experts=experts, instances=60)})  # type: ignore[arg-type]
+    run.write_config(config.model_dump(mode="json"))
+    combine(config, run, quiet=True)
+    return run
+
+
+PRODUCTS = ["experts_product", "no_context_product", "e2p_product"]
+
+
+@pytest.fixture(scope="module")
+def combined(small_run, tmp_path_factory) -> Run:
+    """With every expert that there is."""
+    experts = ("embedding_retrieval", "sasrec", "item_knn", "text", "popularity")
+    return with_products(small_run, tmp_path_factory.mktemp("combined") / "run", *experts)
+
+
+@pytest.fixture(scope="module")
+def combined_of_items(small_run, tmp_path_factory) -> Run:
+    """With the experts that need no user."""
+    experts = ("sasrec", "embedding_retrieval", "text", "popularity")
+    return with_products(small_run, tmp_path_factory.mktemp("combined") / "run", *experts)
+
+
+@pytest.fixture(scope="module")
+def products_of_nobody(combined_of_items, tmp_path_factory):
+    out = tmp_path_factory.mktemp("export") / "nobody"
+    export_run(combined_of_items.path, out, without_users=True)
+    return out
 
 
 # -- the same answers elsewhere -----------------------------------------------------------------------------------
@@ -134,6 +184,117 @@ def test_only_the_methods_that_were_asked_for_and_what_they_are_built_on(small_r
         export_run(small_run[1].path, tmp_path / "three", ["e3p"])
 
 
+def test_products_and_their_experts_answer_the_same_elsewhere(combined, tmp_path):
+    export_run(combined.path, tmp_path / "out")
+    import_run(tmp_path / "out", tmp_path / "run")
+    original, service = Recommender.load(combined.path), Recommender.load(tmp_path / "run")
+    assert service.methods.available() == original.methods.available()
+    assert service.methods.available()[-3:] == PRODUCTS
+    for method in (*PRODUCTS, "sasrec", "item_knn"):
+        asked = (STRANGER, KNOWN, NEWCOMER)
+        assert answers(service, method, *asked) == answers(original, method, *asked), method
+    said = json.loads((tmp_path / "run" / "manifest.json").read_text())["exported"]["methods"]
+    assert sorted(said) == sorted(service.methods.available())
+
+
+def test_a_product_brings_its_generator_and_leaves_the_others(combined, tmp_path):
+    original = Recommender.load(combined.path)
+    for wanted, trained, products in (
+        (["e2p_product"], ["e2p"], PRODUCTS),
+        (["no_context_product"], [], PRODUCTS[:2]),
+        (["tap_per", "experts_product"], ["tap_per"], PRODUCTS[:2]),
+    ):
+        out = tmp_path / wanted[0]
+        export_run(combined.path, out, wanted)
+        service = Recommender.load(out)
+        assert [m.key for m in service.methods.config.personalize.methods if m.is_trained] == trained
+        assert list(service.methods.product_names) == products
+        weights = json.loads((out / "combine" / "combine.json").read_text())["products"]
+        assert len(weights) == len(products)
+        assert answers(service, products[-1]) == answers(original, products[-1])
+    assert (tmp_path / "e2p_product" / "combine" / "combine.json").read_bytes() == (
+        combined.path / "combine" / "combine.json"
+    ).read_bytes()
+    with pytest.raises(
+        ValueError, match=r"--method tap_per_product: .* has no such method; it has .*e2p_product"
+    ):
+        export_run(combined.path, tmp_path / "none", ["tap_per_product"])
+
+
+def test_experts_alone_where_no_generator_is_exported(small_run, tmp_path):
+    """A run whose only product is of E2P, exported without E2P."""
+    run = with_products(small_run, tmp_path / "run", "sasrec", "popularity")
+    values = run.read_config()
+    values["combine"]["generators"] = ["e2p"]
+    run.write_config(values)
+    export_run(run.path, tmp_path / "out", ["tap_per"])
+    service, original = Recommender.load(tmp_path / "out"), Recommender.load(run.path)
+    assert list(service.methods.product_names) == ["experts_product"]
+    assert answers(service, "experts_product") == answers(original, "experts_product")
+
+
+def test_playlists_of_a_product_from_an_export_are_the_original_ones(combined, tmp_path):
+    export_run(combined.path, tmp_path / "out", ["no_context_product"])
+    requests = tmp_path / "asked.parquet"
+    rows = {"request_id": ["a", "b", "c"], "user_id": ["u3", "u4", "newcomer"], "query": ["odd", None, None]}
+    pq.write_table(pa.table(rows), requests)
+    settings = Settings(n=6, method="no_context_product", temperature=1.0, seed=2)
+    found = []
+    for name, run in (("whole", combined.path), ("export", tmp_path / "out")):
+        playlists(run, requests, tmp_path / name, Here(), settings, quiet=True)
+        shards = sorted((tmp_path / name).glob("playlists/*.parquet"))
+        found.append(pa.concat_tables([pq.ParquetFile(path).read() for path in shards]).to_pylist())
+    assert found[0] == found[1]
+    assert len(found[0]) == 18
+    asked = Recommender.load(tmp_path / "out")
+    request = request_of(asked.methods.dataset, asked.live.histories, "u3", "odd", request_id="a")
+    alone = asked.method("no_context_product").recommend([request], 6, 1.0, 2)[0]
+    ids = asked.methods.dataset.catalogue.item_ids
+    assert [row["item_id"] for row in found[0] if row["request_id"] == "a"] == [ids[i] for i in alone.items]
+
+
+def test_a_product_walks_down_its_ranking_within_caps_and_makes_no_list_in_sequence(combined):
+    service = Recommender.load(combined.path)
+    data = service.methods.dataset
+    request = request_of(data, service.live.histories, "u3", request_id="recommend")
+    caps = caps_of(data, {"kind": 2})
+    assert caps is not None
+    for method in PRODUCTS:
+        for temperature in (0.0, 1.0):
+            ranking = service.method(method).recommend([request], data.n_items, temperature, 4)[0]
+            items = within(ranking, caps, 4).items
+            asked = service.recommend(
+                "u3", n=4, method=method, temperature=temperature, seed=4, caps={"kind": 2}
+            )
+            assert [item.item_id for item in asked] == [data.catalogue.item_ids[item] for item in items]
+            assert (
+                sorted(data.catalogue.columns["kind"][item][0] for item in items)
+                == ["Even"] * 2 + ["Odd"] * 2
+            )
+        with pytest.raises(ValueError, match="ranks items one by one and makes no list in sequence"):
+            service.recommend("u3", method=method, sequence=True)
+        with pytest.raises(ValueError, match=f"{method} ranks items one by one"):
+            refuse_impossible(combined, Settings(method=method, sequence=True))
+
+
+def test_the_methods_of_playlists_are_those_that_an_export_serves(combined, products_of_nobody, tmp_path):
+    export_run(combined.path, tmp_path / "nobody", without_users=True)
+    for place in (combined.path, products_of_nobody, tmp_path / "nobody"):
+        served = Recommender.load(place).methods.available()
+        for method in served:
+            refuse_impossible(Run.open(place), Settings(method=method))
+        with pytest.raises(ValueError, match=f"it has {', '.join(served)}$"):
+            refuse_impossible(Run.open(place), Settings(method="nonsense"))
+
+
+def test_playlists_of_a_product_go_on_with_no_other_weights(combined, tmp_path):
+    run = Run.open(shutil.copytree(combined.path, tmp_path / "run"))
+    before = identity_of(run, 0)
+    place = run.path / "combine" / "stage.json"
+    place.write_text(place.read_text().replace(sha256_of(run.path / "combine" / "combine.json"), "0" * 64))
+    assert identity_of(run, 0) != before
+
+
 def test_feedback_and_a_second_export_go_on_from_an_imported_run(exported, tmp_path):
     import_run(exported, tmp_path / "run")
     service = Recommender.load(tmp_path / "run")
@@ -197,8 +358,10 @@ def test_summaries_that_a_method_reads_come_along(small_run, tmp_path):
 # -- without users ------------------------------------------------------------------------------------------------
 
 
-def test_without_users_no_byte_is_anybodys(small_run, nobody):
-    run = small_run[1]
+@pytest.mark.parametrize("what", ["plain", "with products"])
+def test_without_users_no_byte_is_anybodys(small_run, nobody, products_of_nobody, what):
+    run, nobody = small_run[1], nobody if what == "plain" else products_of_nobody
+    assert (nobody / "combine" / "combine.json").exists() == (what == "with products")
     data = Dataset.load(run)
     states = load_user_rows(run.artifact("personalize", "tap_per-0.safetensors")).rows["p_u"]
     rows_of_users = [row.numpy().tobytes() for row in states if bool(row.any())]
@@ -223,7 +386,7 @@ def test_without_users_no_byte_is_anybodys(small_run, nobody):
         else:
             text = raw.decode()
             assert re.search(r"\bu\d+\b", text) is None, path
-            years = {int(number) for number in re.findall(r"\b1\d{6}\b", text)}
+            years = {int(number) for number in re.findall(r"(?<![.\w])1\d{6}\b", text)}
             assert years <= {int(data.times.max())}, path  # the run's clock
     assert seen >= {".parquet", ".safetensors", ".json", ".yaml"}
 
@@ -234,11 +397,47 @@ def test_without_users_a_history_is_answered_as_the_whole_run_answers_a_stranger
     drawn = (STRANGER[0], STRANGER[1] | KNOWN[1])
     for method in service.methods.available():
         assert answers(service, method, STRANGER) == expected[method][:1], method
+        assert answers(service, method, NEWCOMER) == answers(whole, method, NEWCOMER), method
     assert answers(service, "tap_per", drawn) == answers(whole, "tap_per", drawn)
     assert service.recommend("anyone", history=HISTORY).path == "personalized"
     assert "is unknown to the run" in service.recommend("u3").path
     with pytest.raises(ValueError, match="exported without users, so there is nothing to measure"):
         Recommender.load(nobody, int8=True).recommend("anyone", history=HISTORY)
+
+
+def test_without_users_products_of_items_answer_as_the_whole_run_does(combined_of_items, products_of_nobody):
+    service, original = Recommender.load(products_of_nobody), Recommender.load(combined_of_items.path)
+    drawn = (STRANGER[0], STRANGER[1] | KNOWN[1])
+    assert service.methods.available()[-3:] == PRODUCTS
+    for method in (*PRODUCTS, "sasrec"):
+        asked = (STRANGER, NEWCOMER, drawn)
+        assert answers(service, method, *asked) == answers(original, method, *asked), method
+    assert len({str(answers(service, method, STRANGER)) for method in PRODUCTS}) == 3
+
+
+def test_without_users_item_knn_and_products_with_it_are_refused_with_the_reason(combined, tmp_path):
+    """Of an item that one person alone had, the most alike items are that person's history."""
+    for wanted in (["item_knn"], ["e2p_product"], ["experts_product"]):
+        with pytest.raises(
+            ValueError, match=f"--method {wanted[0]}.*spells out histories; it needs a run with"
+        ):
+            export_run(combined.path, tmp_path / "out", wanted, without_users=True)
+    assert not list(tmp_path.iterdir())
+    export_run(combined.path, tmp_path / "out", without_users=True)
+    export_run(tmp_path / "out", tmp_path / "again")
+    for place in (tmp_path / "out", tmp_path / "again"):
+        service = Recommender.load(place)
+        assert not {"item_knn", *PRODUCTS} & set(service.methods.available())
+        assert not (place / "combine").exists()
+        left_out = " ".join(service.methods.run.manifest()["exported"]["left_out"])
+        assert "item_knn, experts_product, no_context_product, e2p_product: item-kNN is counted" in left_out
+        with pytest.raises(ValueError, match=r"no method 'item_knn'; .*it needs a run with its users"):
+            service.recommend("anyone", method="item_knn", history=HISTORY)
+        with pytest.raises(ValueError, match=r"no method 'item_knn'; .*it needs a run with its users"):
+            refuse_impossible(service.methods.run, Settings(method="item_knn"))
+        config = service.methods.config.embed.item_knn
+        with pytest.raises(RunError, match="no events to count item-kNN's pairs in"):
+            load_item_knn(service.methods.run, service.methods.dataset, config)
 
 
 def test_whoever_comes_to_a_run_without_users_is_taken_in(nobody, tmp_path):
@@ -288,7 +487,10 @@ def test_rows_of_everyone_are_forgotten_in_each_form(tmp_path):
 # -- damage, kills, places ----------------------------------------------------------------------------------------
 
 
-def test_a_flipped_byte_of_any_file_is_refused_by_name(copy, tmp_path):
+def test_a_flipped_byte_of_any_file_is_refused_by_name(combined, tmp_path):
+    copy = tmp_path / "copy"
+    export_run(combined.path, copy)
+    assert {"combine/combine.json", "embed/sasrec_retrieval.safetensors"} <= set(verify(copy))
     for path in sorted(path for path in copy.rglob("*") if path.is_file()):
         good = path.read_bytes()
         at = len(good) // 2
@@ -400,7 +602,8 @@ def test_the_commands_say_what_there_is_and_stages_refuse(small_run, tmp_path, m
         == 0
     )
     said = capsys.readouterr().out
-    assert "Methods: popularity, recency, embedding_retrieval, no_context, prompt_context" in said
+    assert "Methods: popularity, recency, embedding_retrieval, sasrec, no_context, prompt_context" in said
+    assert "item_knn: item-kNN is counted from users' events" in said
     for words in ("Backbone: tiny-random", "Left out:", "every id and group"):
         assert words in said
     assert call(monkeypatch, "import", out, "--run", run) == 0
