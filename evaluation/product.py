@@ -87,7 +87,7 @@ def fit_weights(scorers: Sequence[Scorer], requests: Sequence[Request], targets:
     features, out = _features(scorers, requests, np.asarray(targets))
     alone = [_best([feature], out)[1] for feature in features]
     values, nats = _best(features, out)
-    product = SoftmaxOver(Product("", scorers, values))
+    product = SoftmaxOver(Product("", scorers, values.tolist()))
     temperature = choose_temperature(product, requests, np.asarray(targets), TEMPERATURES)
     return Weights(values.tolist(), nats, alone, temperature, len(requests))
 

@@ -123,12 +123,13 @@ class LightGCN(nn.Module):
 
     def moved(self, device: torch.device) -> LightGCN:
         """This model, it and its graph on `device`."""
-        parts = self.adjacency.crow_indices(), self.adjacency.col_indices(), self.adjacency.values()
+        graph = self.adjacency
+        row, column, weight = (
+            part.to(device) for part in (graph.crow_indices(), graph.col_indices(), graph.values())
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*[Ss]parse (CSR|invariant).*")
-            self.adjacency = torch.sparse_csr_tensor(
-                *(part.to(device) for part in parts), size=self.adjacency.shape
-            )
+            self.adjacency = torch.sparse_csr_tensor(row, column, weight, size=graph.shape)
         return self.to(device)
 
     @torch.no_grad()

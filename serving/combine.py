@@ -115,7 +115,7 @@ def experts_of(methods: Methods, settings: CombineConfig, text_half_life: float 
             raise ValueError(
                 f"combine.experts: this run has no {key}; it has {', '.join(methods.available())}"
             )
-        scorer = methods.build(key)
+        scorer: Any = methods.build(key)
         if not hasattr(scorer, "scores"):
             raise ValueError(f"combine.experts: {key} gives no score to every item")
         found.append(scorer)

@@ -269,13 +269,14 @@ class WholeCatalogue(SoftmaxOver):
 
 def _measured(config: EvaluateConfig, built: Recommender) -> Recommender:
     """What is measured of a method: itself, or its distribution over the whole catalogue."""
-    whole = config.whole_catalogue and isinstance(built, SidRecommender)
-    return WholeCatalogue(built, 1.0, built.name) if whole else built
+    if not config.whole_catalogue or not isinstance(built, SidRecommender):
+        return built
+    return WholeCatalogue(built, 1.0, built.name)
 
 
 def _product_rows(config: EvaluateConfig, methods: Methods) -> list[Row]:
     """Products of generators and retrievers, and the retrievers' without a generator."""
-    products, rows = methods.products, []
+    products, rows = methods.products, list[Row]()
     if products is None:
         return rows
     factors = ", ".join(products.settings.experts)
