@@ -110,12 +110,12 @@ def die(run: str) -> None:
 
     honest, calls = llm.adapt.window_loss, 0
 
-    def deadly(model, windows):
+    def deadly(model, windows, smoothing):
         nonlocal calls
         calls += 1
         if calls == DIES_AT and distributed.number() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        return honest(model, windows)
+        return honest(model, windows, smoothing)
 
     llm.adapt.window_loss = deadly
     command_line("adapt", run)
