@@ -160,7 +160,7 @@ def new_model(
             torch.manual_seed(derive(config.seed, "lora"))
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an old name
             backbone.model = get_peft_model(backbone.model, _lora(config))
-    norm = float(backbone.text_embeddings.float().norm(dim=1).mean())
+    norm = float(backbone.text_embeddings.detach().float().norm(dim=1).mean())
     model = SidModel(backbone, SidRows(table.sizes, backbone.hidden_size), Trie(table.codes, table.sizes))
     words = None
     if config.rows_from == "words" or (config.rows_from == "auto" and config.train == "lora"):
