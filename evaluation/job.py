@@ -1,7 +1,8 @@
 """The evaluation job: every row on the same instances, resumable, and one `Results` at the end.
 
 The unit is an instance: a request (user, moment, the history strictly before it) and its target item. Rows
-answer through the Recommender protocol alone, so what is measured is what is served.
+answer through the Recommender protocol alone, so what is measured is what is served (with `whole_catalogue`: its distribution, where
+serving walks the trie).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from evaluation.softmax import BLOCK, Scorer, SoftmaxOver, choose_temperature
+from evaluation.softmax import BLOCK, Scorer, best_temperature
 from recsys.devices import resolve_device
 from recsys.recommender import Request
 
@@ -88,8 +88,8 @@ def fit_weights(scorers: Sequence[Scorer], requests: Sequence[Request], targets:
     features, out = _features(scorers, requests, np.asarray(targets))
     alone = [_best([feature], out)[1] for feature in features]
     values, nats = _best(features, out)
-    product = SoftmaxOver(Product("", scorers, values.tolist()))
-    temperature = choose_temperature(product, requests, np.asarray(targets), TEMPERATURES)
+    log_p = np.stack([_log_p(features, out, values / temperature) for temperature in TEMPERATURES], 1)
+    temperature = best_temperature(log_p, requests, TEMPERATURES)
     return Weights(values.tolist(), nats, alone, temperature, len(requests))
 
 
@@ -114,6 +114,24 @@ def _features(
     return [torch.cat(part) for part in parts], torch.cat(outs)
 
 
+def _logits(
+    features: Sequence[torch.Tensor], out: torch.Tensor, weights: np.ndarray, part: slice
+) -> torch.Tensor:
+    """Σ_k w_k · (s_k(item) − s_k(target)) of the requests in `part`; −inf where an item is not available."""
+    logits = torch.zeros_like(features[0][part])
+    for weight, feature in zip(weights, features, strict=True):
+        logits.add_(feature[part], alpha=float(weight))
+    return logits.masked_fill_(out[part], -torch.inf)
+
+
+def _log_p(features: Sequence[torch.Tensor], out: torch.Tensor, weights: np.ndarray) -> np.ndarray:
+    """log p of each target [R]: its own logit is 0."""
+    parts = [slice(start, start + BLOCK) for start in range(0, len(out), BLOCK)]
+    return np.concatenate(
+        [-_logits(features, out, weights, part).logsumexp(1).cpu().numpy() for part in parts]
+    )
+
+
 def _best(features: Sequence[torch.Tensor], out: torch.Tensor) -> tuple[np.ndarray, float]:
     """The minimum of mean_r log Σ_i exp(w · f_ri) over w [K], by L-BFGS in units of each expert's spread."""
     rows = len(out)
@@ -123,10 +141,7 @@ def _best(features: Sequence[torch.Tensor], out: torch.Tensor) -> tuple[np.ndarr
         value, gradient = 0.0, np.zeros(len(features))
         for start in range(0, rows, BLOCK):
             part = slice(start, start + BLOCK)
-            logits = torch.zeros_like(features[0][part])
-            for weight, feature in zip(weights / scale, features, strict=True):
-                logits.add_(feature[part], alpha=float(weight))
-            logits.masked_fill_(out[part], -torch.inf)
+            logits = _logits(features, out, weights / scale, part)
             total = logits.logsumexp(1, keepdim=True)
             share = (logits - total).exp_()
             value += float(total.sum(dtype=torch.float64))

@@ -8,16 +8,16 @@ item (`recsys.seeds.uniforms_at`), so they do not depend on what is asked beside
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from evaluation.metrics import expected_hit
+from evaluation.metrics import expected_hit, pad_lists
 from evaluation.statistics import user_means
 from recsys.devices import resolve_device
 from recsys.recommender import ProbabilisticRecommender, Ranked, Request
-from recsys.seeds import derive
+from recsys.seeds import derive, uniforms_at
 
 BLOCK = 512  # requests scored at once: 512 × 12,000 items of float64 are 50 MB
 
@@ -64,9 +64,10 @@ class SoftmaxOver:
             if temperature > 0:  # the order of log p + Gumbel noise is the order of draws without replacement
                 uniform = _uniforms(block, seed, "distinct", log_p.shape[1], self.device)
                 keys = log_p - torch.log(-torch.log(uniform.clamp(min=1e-300)))
-            for row, items in enumerate(_largest(keys, n)):
-                values = log_p[row].cpu()[items].numpy() if len(items) else np.zeros(0)
-                answers.append(Ranked(items, values))
+            found = _largest(keys, n)
+            places = torch.from_numpy(pad_lists(found, n).clip(min=0)).to(self.device)
+            values = log_p.gather(1, places).cpu().numpy()
+            answers += [Ranked(items, row[: len(items)]) for items, row in zip(found, values, strict=True)]
         return answers
 
     def draw(
@@ -119,9 +120,9 @@ class SoftmaxOver:
         """log p [R, N] (float64); −inf where an item is not available, all of a row where nothing is."""
         if not temperature > 0:
             raise ValueError(f"{self.name}: a distribution needs a temperature above 0, got {temperature}")
-        log_p = (self._logits(block) / (self.t0 * temperature)).log_softmax(1)
-        # a row of −inf alone comes out as NaN, and has nothing
-        return torch.where(torch.isneginf(self._logits(block)), -torch.inf, log_p)
+        logits = self._logits(block)
+        log_p = (logits / (self.t0 * temperature)).log_softmax(1)
+        return torch.where(torch.isneginf(logits), -torch.inf, log_p)  # a row of −inf alone comes out as NaN
 
     def _logits(self, block: list[Request]) -> torch.Tensor:
         """Scores [R, N] with −inf where an item is not available."""
@@ -159,13 +160,25 @@ def choose_temperature(
     """
     if not len(requests) or not len(grid):
         raise ValueError("choose_temperature needs at least one validation instance and one temperature")
+    method: Any = scorer if isinstance(scorer, ProbabilisticRecommender) else SoftmaxOver(scorer)
+    targets = np.asarray(targets)
+    if hasattr(method, "log_prob_at"):  # all of them for the price of one
+        log_p = method.log_prob_at(requests, targets, grid)
+    else:
+        log_p = np.stack([method.log_prob(requests, targets, temperature=t) for t in grid], 1)
+    return best_temperature(log_p, requests, grid, users, n)
+
+
+def best_temperature(
+    log_p: np.ndarray,
+    requests: Sequence[Request],
+    grid: Sequence[float],
+    users: np.ndarray | None = None,
+    n: int = 30,
+) -> float:
+    """`choose_temperature` from the targets' log-probabilities [R, G] at each temperature of `grid`."""
     if users is None:
         users = np.array([-1 - at if r.user is None else r.user for at, r in enumerate(requests)])
-    method = scorer if isinstance(scorer, ProbabilisticRecommender) else SoftmaxOver(scorer)
-    if isinstance(method, SoftmaxOver):
-        log_p = method.log_prob_at(requests, np.asarray(targets), grid)
-    else:
-        log_p = np.stack([method.log_prob(requests, np.asarray(targets), temperature=t) for t in grid], 1)
     rates = [user_means(expected_hit(column, n), users)[1].mean() for column in log_p.T]
     return float(grid[int(np.argmax(rates))])
 
@@ -183,23 +196,7 @@ def _uniforms(
 ) -> torch.Tensor:
     """Uniform numbers [R, n] (float64) in [0, 1): entry `place` of each request's own sequence (`recsys.seeds.uniforms_at`)."""
     keys = np.array([derive(seed, purpose, *_names(request), bits=64) for request in block], np.uint64)
-    z = torch.from_numpy(keys.view(np.int64)).to(device)[:, None]
-    z = z + (
-        torch.arange(1, n + 1, device=device) * _signed(0x9E3779B97F4A7C15)
-    )  # int64 wraps, as uint64 does
-    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
-    z = z ^ _shifted(z, 31)
-    return _shifted(z, 11).double() * 2.0**-53
-
-
-def _signed(value: int) -> int:
-    return value - 2**64 if value >= 2**63 else value
-
-
-def _shifted(z: torch.Tensor, bits: int) -> torch.Tensor:
-    """A logical shift to the right: zeros come in."""
-    return (z >> bits) & (2 ** (64 - bits) - 1)
+    return torch.from_numpy(uniforms_at(keys[:, None], np.arange(n))).to(device)
 
 
 def _names(request: Request) -> tuple[int | str, ...]:

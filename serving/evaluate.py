@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from evaluation.job import Chunk, Elsewhere, EvaluateConfig, Row, chunk_measurer, evaluate_rows
-from evaluation.metrics import expected_hit
 from evaluation.report import print_table, write_report
 from evaluation.results import Results
 from evaluation.softmax import SoftmaxOver, choose_temperature
-from evaluation.statistics import user_means
 from llm.adapt import validation_events
 from llm.reading import OfAnother
 from llm.recommender import SidRecommender
@@ -34,6 +32,7 @@ from serving.music_report import music_sections
 from serving.prefix_picture import prefix_picture
 
 STAGES = ("prepare", "embed", "tokenize", "adapt", "personalize", "evaluate")
+COMBINED_STAGES = (*STAGES[:-1], "combine", STAGES[-1])  # of runs with products of experts
 PLAYLIST_STAGES = ("engagement", "align", "music")  # of runs with labelled lists
 READS = {
     "popularity": "nothing",
@@ -51,8 +50,8 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False, engine: Engine | 
 
     With an `engine` its workers measure; the results are the same for every engine and number of workers.
     """
-    needs = STAGES[:-1] if config.combine is None else (*STAGES[:-1], "combine")
-    stage = run.stage("evaluate", config.evaluate, needs=needs)
+    stages = STAGES if config.combine is None else COMBINED_STAGES
+    stage = run.stage("evaluate", config.evaluate, needs=stages[:-1])
     if not stage.is_done():
         methods = Methods(run, config, config.evaluate.int8)
         requests, targets, users, facts = _instances(methods)
@@ -134,7 +133,9 @@ def write_run_report(run: Run, results: Results) -> None:
     if tsne is not None:
         tsne = {key: np.array(value) for key, value in tsne.items() if key != "users"}
     timings = {
-        stage: record["seconds"] for stage in STAGES + PLAYLIST_STAGES if (record := run.record(stage))
+        stage: record["seconds"]
+        for stage in COMBINED_STAGES + PLAYLIST_STAGES
+        if (record := run.record(stage))
     }
     extra = {
         "Data": run.read_json("prepare", "prepare.json")["counts"],
@@ -307,14 +308,9 @@ def _temperature(
     config: EvaluateConfig, method, validation: list[Request], targets: np.ndarray
 ) -> float | None:
     """The sampling temperature with the best expected hit-rate on validation."""
-    if isinstance(method, WholeCatalogue):
-        return choose_temperature(method, validation, targets, config.temperature_grid, n=config.n_candidates)
-    if not isinstance(method, SidRecommender):
+    if not isinstance(method, SidRecommender | WholeCatalogue):
         return None
-    users = np.array([request.user for request in validation])
-    log_p = method.log_prob_at(validation, targets, config.temperature_grid)
-    rates = [user_means(expected_hit(column, config.n_candidates), users)[1].mean() for column in log_p.T]
-    return float(config.temperature_grid[int(np.argmax(rates))])
+    return choose_temperature(method, validation, targets, config.temperature_grid, n=config.n_candidates)
 
 
 def _trained(methods: Methods, key: str) -> str:

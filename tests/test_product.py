@@ -17,6 +17,7 @@ from recsys.splits import TEST
 from serving.combine import combine
 from serving.combine_config import CombineConfig
 from serving.config import RunConfig
+from serving.evaluate import evaluate
 from serving.methods import Methods
 from serving.recommender import Recommender
 
@@ -215,3 +216,34 @@ def test_evaluation_of_the_whole_distribution_agrees_with_walking_the_trie(combi
     statistic = ((drawn - walked_draws)[large] ** 2 / both[large]).sum()
     assert statistic < chi2.ppf(0.999, large.sum())
     assert whole.context_tokens(requests) == walked.context_tokens(requests)
+
+
+def test_only_the_rows_that_are_asked_for_are_measured_each_on_its_distribution(combined, tmp_path):
+    import shutil
+
+    config, run = combined
+    shutil.copytree(run.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "evaluate")
+    asked = ["No Context × experts", "No Context", "Experts alone"]
+    settings = config.evaluate.model_copy(update={"rows": tuple(asked), "whole_catalogue": True})
+    other = Run.open(tmp_path / "run")
+    results = evaluate(config.model_copy(update={"evaluate": settings}), other, quiet=True)
+    rows = {row["name"]: row for row in results.rows}
+    assert sorted(rows) == sorted(asked)
+    methods = Methods(run, config)
+    data = methods.dataset
+    events = data.events(TEST)
+    requests = data.requests(events, data.exclude_seen)
+    for key, name in (("no_context", "No Context"), ("no_context_product", "No Context × experts")):
+        p = np.exp(methods.build(key).log_prob(requests, data.items[events]))
+        assert rows[name]["expected_hit_rate@30"] == pytest.approx((1 - (1 - p) ** 30).mean(), abs=1e-3)
+        scores = SoftmaxOver(methods.build(key)) if key == "no_context" else methods.build(key)
+        own = scores.log_prob(requests, data.items[events])
+        better = np.stack(
+            [scores.log_prob(requests, np.full(len(events), item)) for item in range(data.n_items)]
+        )
+        assert rows[name]["recall@5"] == pytest.approx(((better > own).sum(0) < 5).mean())
+    assert "distribution as a whole" in results.protocol["exclusions"]
+    wrong = settings.model_copy(update={"rows": ("No Context", "SASREC")})
+    with pytest.raises(ValueError, match="'SASREC'; this run has No Context"):
+        evaluate(config.model_copy(update={"evaluate": wrong}), other, quiet=True)

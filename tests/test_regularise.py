@@ -64,6 +64,35 @@ def test_dropout_is_inside_on_alone_keyed_by_the_step_and_keeps_the_mean():
     assert (torch.get_rng_state() == state).all(), "nobody else's numbers move"
 
 
+def test_a_real_decoder_is_dropped_from_in_every_branch(tiny):
+    """Attention, MLP and what enters, of transformers' own layers: each changes the states by itself, and the expectation is kept."""
+    packed, cpu = tiny.pack([[256, 65, 66, 67]]), torch.device("cpu")
+    whole = tiny.hidden(packed).detach()
+    seen = []
+
+    def note(module, args, output):
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    dropout = BranchDropout(tiny.layers, 0.5, seed=0)
+    hooks = [
+        part.register_forward_hook(note) for layer in tiny.layers for part in (layer.self_attn, layer.mlp)
+    ]
+    try:
+        with dropout.on(0, cpu), torch.no_grad():
+            dropped = tiny.hidden(packed)
+        assert len(seen) == 2 * len(tiny.layers)
+        for branch in seen:
+            assert 0.3 < (branch == 0).float().mean() < 0.7
+        assert not torch.allclose(dropped, whole)
+        seen.clear()
+        with torch.no_grad():
+            assert torch.equal(tiny.hidden(packed), whole)
+        assert not any((branch == 0).any() for branch in seen)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def test_a_regularised_stage_1_that_is_killed_ends_in_the_same_bytes(small_run, tmp_path, monkeypatch):
     import shutil
 
