@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys import distributed
-from recsys.seeds import derive
+from recsys.seeds import torch_draws
 
 
 class BranchDropout:
@@ -33,8 +33,7 @@ class BranchDropout:
         if not self.rate:
             yield
             return
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(derive(self.seed, "dropout", step, distributed.number()))
+        with torch_draws(device, self.seed, "dropout", step, distributed.number()):
             self._on = True
             try:
                 yield

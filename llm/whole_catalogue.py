@@ -50,7 +50,7 @@ def all_log_probs(session: PromptSession) -> torch.Tensor:
                 session.drop(depth, session.memory.used - before)
         log_p = torch.cat(values, 1)
         if not last:
-            slots = torch.cat(places, 1)[:, trie.parent[depth][:].to(device)]
+            slots = torch.cat(places, 1)[:, trie.parent[depth][:]]
     session.forget()
     return log_p[:, trie.item_leaf[:]]
 

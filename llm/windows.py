@@ -16,6 +16,7 @@ from recsys import distributed
 from recsys.phrases import Phrases
 from recsys.prepare import Dataset
 from recsys.seeds import rng
+from recsys.sequences import one_of_each_tie
 
 RECORD_COUNTS = (1, 2, 4)  # k of the windows that carry retrieved records: the papers'
 
@@ -36,13 +37,8 @@ def windows_of_epoch(dataset: Dataset, role: int, size: int, seed: int, epoch: i
     """
     generator = rng(seed, "windows", epoch)
     events = dataset.events(role)
-    shuffled = events[generator.permutation(len(events))]
-    order = np.lexsort((dataset.times[shuffled], dataset.users[shuffled]))  # stable: ties stay shuffled
-    events = shuffled[order]
-    first = np.ones(len(events), bool)
-    users, times = dataset.users[events], dataset.times[events]
-    first[1:] = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
-    events, users = events[first], users[first]
+    events = events[one_of_each_tie(dataset.users[events], dataset.times[events], generator)]
+    users = dataset.users[events]
     starts = np.searchsorted(users, users)
     place = np.arange(len(events)) - starts + generator.integers(0, size, dataset.n_users)[users]
     chunk = users * (place.max(initial=0) // size + 2) + place // size

@@ -161,8 +161,8 @@ def _item_part(
         report["items"] = "brought"
     else:
         model = _best_lightgcn(config, dataset, (FIT,), checkpoint / "fit", report, curves, "LightGCN")
-        items = _unit(model()[dataset.n_users :].detach().cpu().numpy())
-        save_file({"messages": model.message_table().cpu().numpy()}, folder / "user_messages.safetensors")
+        items = _unit(model()[dataset.n_users :].detach().numpy())
+        save_file({"messages": model.message_table().numpy()}, folder / "user_messages.safetensors")
         report["items"] = "lightgcn"
         items[_degrees(dataset, (FIT,)) == 0] = 0
         if config.refit_for_retrieval and config.user_embeddings is None:
@@ -221,8 +221,8 @@ def _refit(config, dataset: Dataset, checkpoint: Path, folder: Path, report: dic
     model = _best_lightgcn(
         config, dataset, (FIT, PERSONALIZE), checkpoint, report, curves, "LightGCN for retrieval"
     )
-    items = _unit(model()[dataset.n_users :].detach().cpu().numpy())
-    messages = model.message_table().cpu().numpy()
+    items = _unit(model()[dataset.n_users :].detach().numpy())
+    messages = model.message_table().numpy()
     half_life, by_half_life = _choose_half_life(config, dataset, messages, items, config.half_lives)
     report["retrieval"] = {"half_life_items": half_life, "validation_hit_rate_by_half_life": by_half_life}
     save_file({"items": items, "messages": messages}, folder / "retrieval.safetensors")

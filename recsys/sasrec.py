@@ -14,7 +14,7 @@ item's vector (in and out) is its free row plus one learned projection of its te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from recsys import training
 from recsys.config import StageConfig
 from recsys.devices import resolve_device
 from recsys.recommender import Request
-from recsys.seeds import derive, torch_generator
+from recsys.seeds import torch_draws, torch_generator
 from recsys.sequences import Batches, Piece, padded
 
 START_STD = 0.02  # of every matrix at the start, as in BERT
@@ -171,14 +171,6 @@ def sequence_loss(model: SasRec, batch: Sequence[Piece]) -> torch.Tensor:
     )
 
 
-@contextmanager
-def dropout_of_step(seed: int, step: int, device: torch.device):
-    """Inside, torch draws what `(seed, step)` says, whatever was drawn before; outside, nothing has changed."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive(seed, "dropout", step))
-        yield
-
-
 class Ranking:
     """Where a model ranks held-out targets in the whole catalogue, each request's exclusions left out."""
 
@@ -242,7 +234,7 @@ def train_sasrec(
 
     def step(index: int) -> torch.Tensor:
         reading = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-        with dropout_of_step(seed, index, device), reading:
+        with torch_draws(device, seed, "dropout", index), reading:
             return sequence_loss(model, batches[index])
 
     curves = training.fit(

@@ -7,6 +7,8 @@ only on the keys that name it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -42,6 +44,14 @@ def uniforms_at(keys: np.ndarray, places: np.ndarray) -> np.ndarray:
 def torch_generator(seed: int, *keys: Key) -> torch.Generator:
     """Torch CPU generator for `(seed, *keys)`."""
     return torch.Generator().manual_seed(derive(seed, *keys))
+
+
+@contextmanager
+def torch_draws(device: torch.device, seed: int, *keys: Key) -> Iterator[None]:
+    """Inside, torch's own generators draw what `(seed, *keys)` says, whatever was drawn before; outside, nothing has changed."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(seed, *keys))
+        yield
 
 
 def _plain(key: Key) -> Key:

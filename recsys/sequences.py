@@ -48,21 +48,29 @@ class Windows:
         )
 
 
+def one_of_each_tie(users: np.ndarray, times: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Places of one event of every (user, time), drawn, in order of (user, time): times then rise strictly.
+
+    Events of the same second are not in each other's history (the one rule for ties), so of those none may stand before another.
+    """
+    shuffled = generator.permutation(len(users))
+    order = shuffled[np.lexsort((times[shuffled], users[shuffled]))]  # stable: ties stay shuffled
+    users, times = users[order], times[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
+    return order[first]
+
+
 def windows_of_epoch(
     users: np.ndarray, items: np.ndarray, times: np.ndarray, max_items: int, seed: int, epoch: int
 ) -> Windows:
     """The windows of an epoch, shuffled, from events [E] in order of (user, time): each reads at most `max_items` items.
 
-    Events of the same second are not in each other's history, so each epoch draws one event of every tie group, after which times
-    rise strictly. Every drawn event but a user's first is a target once. A user with more than `max_items` targets is cut
+    Of every tie one event is drawn (`one_of_each_tie`). Every drawn event but a user's first is a target once. A user with more than `max_items` targets is cut
     into several windows at places that move from epoch to epoch; a window reads on from the item before its first target.
     """
     generator = rng(seed, "sequences", epoch)
-    shuffled = generator.permutation(len(users))
-    order = shuffled[np.lexsort((times[shuffled], users[shuffled]))]  # stable: ties stay shuffled
-    users, items, times = users[order], items[order], times[order]
-    drawn = np.ones(len(users), bool)
-    drawn[1:] = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
+    drawn = one_of_each_tie(users, times, generator)
     users, items = users[drawn], items[drawn]
     place = np.arange(len(users)) - np.searchsorted(users, users)
     targets = np.flatnonzero(place > 0)

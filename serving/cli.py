@@ -34,7 +34,7 @@ app = typer.Typer(
     Ask it:          prelude recommend runs/mine --user 42 --query "dark comedy"
     Overnight:       prelude playlists runs/mine --requests requests.parquet --out tonight
 
-    Every stage (prepare, embed, tokenize, adapt, personalize, evaluate; engagement, align, music) is a command of its own, resumes when it was
+    Every stage (prepare, embed, tokenize, adapt, personalize, combine, evaluate; engagement, align, music) is a command of its own, resumes when it was
     killed, and does nothing when its inputs have not changed.""",
 )
 

@@ -22,7 +22,7 @@ from semantic_ids.tokenize_items import tokenize_items
 from serving.combine import combine
 from serving.config import RunConfig
 from serving.engines import Engine
-from serving.evaluate import PLAYLIST_STAGES, STAGES, evaluate, publish
+from serving.evaluate import COMBINED_STAGES, PLAYLIST_STAGES, STAGES, evaluate, publish
 from serving.music import music
 from serving.music_report import publish_music
 from serving.recommender import Recommendations, Recommender
@@ -55,7 +55,7 @@ def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = No
 
 def stages_of(config: RunConfig) -> tuple[str, ...]:
     """The stages that a run of this configuration has, in order."""
-    stages = STAGES if config.combine is None else (*STAGES[:-1], "combine", STAGES[-1])
+    stages = STAGES if config.combine is None else COMBINED_STAGES
     return stages if config.engagement is None else stages + PLAYLIST_STAGES
 
 
@@ -90,7 +90,7 @@ def print_timings(run: Run, console: Console) -> None:
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     total = 0.0
-    for name in (*STAGES[:-1], "combine", STAGES[-1], *PLAYLIST_STAGES):
+    for name in COMBINED_STAGES + PLAYLIST_STAGES:
         if record := run.record(name):
             table.add_row(name, f"{record['seconds']:.1f}")
             total += record["seconds"]

@@ -24,11 +24,11 @@ from recsys.sasrec import (
     Ranking,
     SasRec,
     SasRecConfig,
-    dropout_of_step,
     ndcg_at,
     sequence_loss,
     train_sasrec,
 )
+from recsys.seeds import torch_draws
 from recsys.sequence_vectors import SasRecRetrieval, SequenceVectors, load_sequence_vectors, save_sasrec
 from recsys.sequences import Batches, Windows, padded, windows_of_epoch
 from recsys.splits import FIT, PERSONALIZE, VALIDATION
@@ -229,7 +229,7 @@ def test_dropout_is_that_of_the_step_and_of_nothing_else():
     expected = torch.rand(1)
     torch.manual_seed(5)
     for seed, step in ((0, 3), (0, 3), (0, 4), (1, 3)):
-        with dropout_of_step(seed, step, device):
+        with torch_draws(device, seed, "dropout", step):
             drawn.append(functional.dropout(torch.ones(64), 0.5))
     assert torch.equal(torch.rand(1), expected)  # outside nothing was drawn
     assert torch.equal(drawn[0], drawn[1])
