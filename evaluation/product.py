@@ -19,8 +19,8 @@ import torch
 from scipy.optimize import minimize
 
 from evaluation.softmax import BLOCK, Scorer, best_temperature
-from recsys.devices import resolve_device
 from recsys.recommender import Request
+from recsys.training.devices import resolve_device
 
 FLAT = 0.01  # nats a spread of an expert's scores: where the likelihood no longer rises
 TEMPERATURES = (

@@ -15,9 +15,9 @@ import torch
 
 from evaluation.metrics import expected_hit, pad_lists
 from evaluation.statistics import user_means
-from recsys.devices import resolve_device
 from recsys.recommender import ProbabilisticRecommender, Ranked, Request
 from recsys.seeds import derive, uniforms_at
+from recsys.training.devices import resolve_device
 
 BLOCK = 512  # requests scored at once: 512 × 12,000 items of float64 are 50 MB
 

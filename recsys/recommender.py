@@ -1,6 +1,6 @@
 """The one call that everything here answers: popularity, embedding retrieval, and every personalization method.
 
-Items and users are integers inside (see `recsys.interactions`); raw ids live at the edges.
+Items and users are integers inside (see `recsys.data.interactions`); raw ids live at the edges.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 A stage writes into `.partial-<name>`; the rename to `<name>` is the commit. A stage whose fingerprint (its
 configuration, the hashes of the stages it reads, the hashes of outside files) has not changed is not run again.
 
-Of several processes (`recsys.distributed`) the main one alone writes here: what the others put into a stage's folder is dropped.
+Of several processes (`recsys.training.distributed`) the main one alone writes here: what the others put into a stage's folder is dropped.
 All of them must make the same calls in the same order, and see the same files.
 """
 
@@ -28,10 +28,10 @@ from typing import IO, Any
 
 import yaml
 
-from recsys import distributed
+from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text
+from recsys.artifacts.rewrite import finish, is_committed, write_text_atomically
 from recsys.config import StageConfig
-from recsys.manifest import FORMAT, hash_json, manifest_text
-from recsys.rewrite import finish, is_committed, write_text_atomically
+from recsys.training import distributed
 
 OTHERS = ".others"  # in a stage's partial folder: folders of the processes that are not the main one
 
@@ -208,7 +208,7 @@ class Run:
         return self.manifest().get("deletions", [])
 
     def exported(self) -> dict[str, Any] | None:
-        """What an exported or imported run was exported from, and how (`serving.exporting`); None for a run of one's own."""
+        """What an exported or imported run was exported from, and how (`serving.export.folder`); None for a run of one's own."""
         return self.manifest().get("exported")
 
     def refuse_if_exported(self) -> None:

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from recsys.config import StageConfig
 from recsys.seeds import derive, rng, torch_generator
-from recsys.training import cosine, fit, trainable_state
+from recsys.training.loop import cosine, fit, trainable_state
 from semantic_ids.quantizer import Quantizer, kmeans, nearest
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from recsys.dataset import Dataset
+from recsys.data.dataset import Dataset
 from recsys.run import Run
 from semantic_ids.tokenizer import load_table
 from semantic_ids.transitions import transition_scores

@@ -25,8 +25,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from recsys.dataset import Dataset
-from recsys.splits import FIT, VALIDATION
+from recsys.data.dataset import Dataset
+from recsys.data.splits import FIT, VALIDATION
 
 CONCENTRATIONS = (*(4.0**power for power in range(8)), np.inf)  # μ, in pairs
 

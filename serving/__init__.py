@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from serving.recommender import Recommender, recommend
+    from serving.answering.recommender import Recommender, recommend
 
 __all__ = ["Recommender", "recommend"]
 
@@ -12,6 +12,6 @@ def __getattr__(name: str) -> Any:
     """Loaded when they are asked for: the command line must not wait for torch to print its help."""
     if name not in __all__:
         raise AttributeError(f"module 'serving' has no attribute {name!r}")
-    from serving import recommender
+    from serving.answering import recommender
 
     return getattr(recommender, name)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from recsys import distributed
-from serving import compare_ids_cli, export_cli, music_cli, online_cli, playlist_cli, user_commands
-from serving.analyses import analyses
-from serving.cli_options import Changes, ConfigPath, RunPath
-from serving.export import export_adapter
-from serving.recommend_cli import recommend
-from serving.task_cli import task
+from recsys.training import distributed
+from serving.commands import compare_ids, export, music, online, playlists, user
+from serving.commands.analyse import analyses
+from serving.commands.options import Changes, ConfigPath, RunPath
+from serving.commands.recommend import recommend
+from serving.commands.task import task
+from serving.export.adapter import export_adapter
 
 if TYPE_CHECKING:
-    from serving.engines import Engine
+    from serving.engines.local import Engine
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +53,7 @@ def _who(context: typer.Context) -> None:
 def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[Any, Any]:
     """The resolved configuration and the opened run."""
     from recsys.run import Run
-    from serving.config import load_config
+    from serving.config.run import load_config
 
     base = None
     if config is None and (path / "config.yaml").exists():
@@ -202,11 +202,11 @@ def evaluate(
     set_: Changes = None,
 ) -> None:
     """Measure every method on the test instances; writes results.json and report.html."""
-    from serving import engines
+    from serving.engines import local
 
     if engine is None and (workers is not None or gpus):
         raise ValueError("--workers and --gpus are of an engine: add --engine local or --engine ray")
-    _stage("evaluate", run, config, set_ or [], engines.engine(engine, workers, gpus) if engine else None)
+    _stage("evaluate", run, config, set_ or [], local.engine(engine, workers, gpus) if engine else None)
 
 
 app.command()(recommend)
@@ -223,7 +223,7 @@ def summarize(
     tokens: Annotated[int, typer.Option(help="Longest summary, in tokens.")] = 40,
 ) -> None:
     """Have a language model describe every user in a sentence, for PAG and P2P. A killed call goes on."""
-    from serving.summaries import summarize as write
+    from serving.studies.summaries import summarize as write
 
     typer.echo(write(run, out, model, titles, tokens))
 
@@ -272,12 +272,12 @@ def status(run: RunPath) -> None:
     print_timings(Run.open(run), Console())
 
 
-app.command()(user_commands.user)
-online_cli.register(app)
-music_cli.register(app, _stage)
-playlist_cli.register(app)
-app.command("compare-ids")(compare_ids_cli.compare_ids)
-export_cli.register(app)
+app.command()(user.user)
+online.register(app)
+music.register(app, _stage)
+playlists.register(app)
+app.command("compare-ids")(compare_ids.compare_ids)
+export.register(app)
 
 
 def main() -> None:

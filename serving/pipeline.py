@@ -8,24 +8,24 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from llm.adapt import adapt
-from llm.align import align
-from llm.personalize import personalize
-from recsys import distributed
-from recsys.draft_lists import EngagementConfig
-from recsys.embed import embed
-from recsys.label_lists import make_lists
-from recsys.prepare import Dataset, prepare
+from llm.align.align import align
+from llm.methods.personalize import personalize
+from llm.stage1.adapt import adapt
+from recsys.data.prepare import Dataset, prepare
+from recsys.data.splits import TEST
+from recsys.embeddings.embed import embed
+from recsys.engagement.config import EngagementConfig
+from recsys.engagement.label_lists import make_lists
 from recsys.run import Run
-from recsys.splits import TEST
+from recsys.training import distributed
 from semantic_ids.tokenize_items import tokenize_items
-from serving.combine import combine
-from serving.config import RunConfig
-from serving.engines import Engine
-from serving.evaluate import COMBINED_STAGES, PLAYLIST_STAGES, STAGES, evaluate, publish
-from serving.music import music
-from serving.music_report import publish_music
-from serving.recommender import Recommendations, Recommender
+from serving.answering.recommender import Recommendations, Recommender
+from serving.config.run import RunConfig
+from serving.engines.local import Engine
+from serving.report.music import publish_music
+from serving.stages.combine import combine
+from serving.stages.evaluate import COMBINED_STAGES, PLAYLIST_STAGES, STAGES, evaluate, publish
+from serving.stages.music import music
 
 SHARED = ("adapt", "personalize", "align")  # stages that several processes share
 
@@ -33,7 +33,7 @@ SHARED = ("adapt", "personalize", "align")  # stages that several processes shar
 def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = None) -> None:
     """Run one stage of `STAGES` or `PLAYLIST_STAGES` (its inputs must be there); `evaluate` may be measured by an engine.
 
-    Of several processes (`recsys.distributed`) all train the language model, and the main one does the rest.
+    Of several processes (`recsys.training.distributed`) all train the language model, and the main one does the rest.
     """
     stages: dict[str, Callable[[], None]] = {
         "prepare": lambda: prepare(config.prepare, run),

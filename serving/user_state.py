@@ -1,6 +1,6 @@
 """What a run holds of one person: to be looked at, handed over, or deleted.
 
-A person's rows are found by the conventions of `recsys.user_rows`, in every artifact of every stage, so a new method
+A person's rows are found by the conventions of `recsys.artifacts.user_rows`, in every artifact of every stage, so a new method
 takes part by saving its rows in one of those forms. A deletion is one `Rewrite`: all artifacts, their hashes and the
 manifest change together, or nothing does, and a kill loses nothing.
 
@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 import yaml
 
-from evaluation.results import Results
-from recsys.dataset import Dataset
-from recsys.manifest import manifest_text, rehashed
-from recsys.rewrite import Rewrite, write_text_atomically
+from evaluation.table.results import Results
+from recsys.artifacts.manifest import manifest_text, rehashed
+from recsys.artifacts.rewrite import Rewrite, write_text_atomically
+from recsys.artifacts.user_rows import Columns, Person, forget, rows_of
+from recsys.data.dataset import Dataset
+from recsys.data.splits import ROLE_NAMES
 from recsys.run import Run, sha256_of
-from recsys.splits import ROLE_NAMES
-from recsys.user_rows import Columns, Person, forget, rows_of
-from serving.evaluate import with_costs, write_run_report
-from serving.live import LiveState
-from serving.recommender import _loaded
+from serving.answering.live import LiveState
+from serving.answering.recommender import _loaded
+from serving.stages.evaluate import with_costs, write_run_report
 
 OWN = (
     "events.parquet",

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from llm.backbone import BackboneConfig, load_backbone
-from llm.model import SidModel
-from llm.vocabulary import SidRows
+from llm.backbone.load import BackboneConfig, load_backbone
+from llm.backbone.sid_model import SidModel
+from llm.backbone.vocabulary import SidRows
 from recsys.recommender import Request
 from recsys.run import Run
 from semantic_ids.trie import Trie
-from serving.config import RunConfig
+from serving.config.run import RunConfig
 from serving.pipeline import run_all
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
@@ -183,7 +183,7 @@ def small_run(tmp_path_factory) -> tuple[RunConfig, Run]:
 def cluster():
     """A Ray cluster of two nodes on this machine, to which this process is connected."""
     ray = pytest.importorskip("ray")
-    from serving.engines import engine
+    from serving.engines.local import engine
 
     engine("ray")  # sets Ray's environment: no usage statistics, no noise
     from ray.cluster_utils import Cluster

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from evaluation.shown_features import ItemSpace, Shown, cosine
-from recsys.engagement import GENERATOR, PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, ShownLists
+from evaluation.engagement.features import ItemSpace, Shown, cosine
+from recsys.engagement.shown_lists import GENERATOR, PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS, ShownLists
 
 D, E, ITEMS = 8, 12, 400
 LogOdds = Callable[[dict[str, np.ndarray]], np.ndarray]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from llm import scoring
-from llm.adapt import AdaptConfig, adapt, new_model, window_loss
-from llm.backbone import BackboneConfig, load_backbone
-from llm.windows import Window
+from llm.backbone.load import BackboneConfig, load_backbone
+from llm.decoding import scoring
+from llm.stage1.adapt import AdaptConfig, adapt, new_model, window_loss
+from llm.stage1.windows import Window
 from recsys.run import Run
 from semantic_ids.table import SemanticIdTable
 from tests.conftest import SIZES, unique_codes

@@ -11,20 +11,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llm.align import DRAWS, Alignment, align, labelled_world, load_aligned
-from llm.align_config import AlignConfig
-from llm.feedback import Feedback, Labelled, LabelledWorld, Likelihood, Reference, rotated, target_log_probs
+from llm.align.align import DRAWS, Alignment, align, labelled_world, load_aligned
+from llm.align.config import AlignConfig
+from llm.align.objectives import kl_baseline, kto_loss
+from llm.align.targets import (
+    Feedback,
+    Labelled,
+    LabelledWorld,
+    Likelihood,
+    Reference,
+    rotated,
+    target_log_probs,
+)
+from llm.decoding.scoring import list_log_probs_of
+from llm.methods.stage2 import World, batch_rows
 from llm.methods.tap_per import TapPer
-from llm.objectives import kl_baseline, kto_loss
-from llm.scoring import list_log_probs_of
-from llm.stage2 import World, batch_rows
-from recsys import training
 from recsys.config import StageConfig
-from recsys.dataset import Dataset
-from recsys.engagement import GENERATOR, GENERATOR_VALIDATION, NONE, TEST_LISTS, ShownLists
+from recsys.data.dataset import Dataset
+from recsys.engagement.shown_lists import GENERATOR, GENERATOR_VALIDATION, NONE, TEST_LISTS, ShownLists
 from recsys.run import Run, RunError
 from recsys.seeds import rng
-from serving.methods import Methods
+from recsys.training import loop
+from serving.answering.methods import Methods
 from tests.conftest import SMALL, SMALL_P2P
 
 E2P = {"key": "e2p", "bottleneck": 8}
@@ -433,7 +441,7 @@ def test_a_stage_killed_again_and_again_ends_in_the_same_bytes(
     """… and in those of a stage that had other rows too: a row depends on its snapshot alone."""
     config = settings.model_copy(update={"rows": tuple(settings.row(key) for key in ("e2p_lm", "e2p_kto"))})
     run = copied(data_run, tmp_path / "run")
-    save, count = training._save, 0
+    save, count = loop._save, 0
 
     def save_then_die(*arguments):
         nonlocal count
@@ -442,8 +450,8 @@ def test_a_stage_killed_again_and_again_ends_in_the_same_bytes(
         if count % 2 == 1:
             raise Killed
 
-    monkeypatch.setitem(training.fit.__kwdefaults__, "checkpoint_every_s", 0.0)
-    monkeypatch.setattr(training, "_save", save_then_die)
+    monkeypatch.setitem(loop.fit.__kwdefaults__, "checkpoint_every_s", 0.0)
+    monkeypatch.setattr(loop, "_save", save_then_die)
     kills = 0
     while True:
         try:
@@ -459,7 +467,7 @@ def test_a_stage_killed_again_and_again_ends_in_the_same_bytes(
         assert ours[f"{row.key}-0.safetensors"] == whole[f"{row.key}-0.safetensors"]
     reports = [one.read_json("align", "align.json")["rows"] for one in (run, aligned)]
     assert all(reports[0][name] == reports[1][name] for name in reports[0])
-    monkeypatch.setattr(training, "fit", None)
+    monkeypatch.setattr(loop, "fit", None)
     align(config, small_run[0].adapt, run)  # done: nothing runs
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm.backbone import BackboneConfig, load_backbone, resolve_dtype, weights_hash
+from llm.backbone.load import BackboneConfig, load_backbone, resolve_dtype, weights_hash
 
 
 def test_smollm2_loads_from_its_wheel_and_knows_english():

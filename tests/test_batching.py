@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llm import generate
-from llm.batching import by_length
-from llm.conditions import NOTHING
-from llm.recommender import SidRecommender
+from llm.backbone.batching import by_length
+from llm.backbone.conditions import NOTHING
+from llm.decoding import draws
+from llm.decoding.recommender import SidRecommender
 from tests.conftest import make_requests
 
 LENGTHS = [9, 2, 30, 2, 11, 30, 4, 5]
@@ -41,15 +41,15 @@ def test_a_budget_of_nothing_is_refused(tiny):
 def test_what_a_session_keeps_is_within_its_footprint(tiny):
     requests, nodes = make_requests(6), 12
     prompts = prompts_of([7] * 6)
-    session = generate.PromptSession(tiny, prompts, NOTHING, tiny.trie.exclusions([[]] * 6))
+    session = draws.PromptSession(tiny, prompts, NOTHING, tiny.trie.exclusions([[]] * 6))
     held = session.memory._layers.values()
     assert sum(x.nbytes for pair in held for x in pair) == 6 * 7 * tiny.footprint.kept
-    generate.distinct(session, requests, nodes, seed=0)
+    draws.distinct(session, requests, nodes, seed=0)
     assert sum(x.nbytes for pair in held for x in pair) <= 6 * tiny.footprint.of(7, nodes, 3)
 
 
 def test_the_budget_changes_no_figure(tiny, small_run):
-    from serving.methods import Methods
+    from serving.answering.methods import Methods
 
     config, run = small_run
     methods = Methods(run, config)

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from llm import scoring
+from llm.decoding import scoring
 from serving.bench import suite, world
 from serving.bench.case import Result, in_turn, peak_memory, timed
 from serving.cli import app

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from recsys.caps import Caps, best_within, within
-from recsys.catalogue import Catalogue
-from recsys.ordering import nearest_neighbour_chain, ordered
+from recsys.data.caps import Caps, best_within, within
+from recsys.data.catalogue import Catalogue
 from recsys.recommender import Ranked
+from serving.answering.ordering import nearest_neighbour_chain, ordered
 
 GENRES = [["rock", "pop"], ["rock"], [], ["pop", "pop"], ["jazz"], ["rock", "jazz"]]
 CATALOGUE = Catalogue(

@@ -12,14 +12,14 @@ import yaml
 from scipy import stats
 
 from evaluation.statistics import rank_correlation
-from recsys.dataset import Dataset
+from recsys.data.dataset import Dataset
+from recsys.data.splits import VALIDATION
 from recsys.run import Run, RunError
-from recsys.splits import VALIDATION
 from semantic_ids.scores import SCORES, scores_of
 from semantic_ids.tokenizer import load_table
-from serving.compare_ids import compare, read_variants
-from serving.methods import Methods
+from serving.answering.methods import Methods
 from serving.pipeline import run_stage
+from serving.studies.compare_ids import compare, read_variants
 from tests.conftest import small_config
 from tests.test_serving import prelude
 
@@ -148,7 +148,7 @@ def test_again_does_nothing_and_a_new_variant_is_the_only_one_made(world, monkey
 
 def test_a_killed_comparison_resumes(world, monkeypatch):
     """Killed while the second variant is measured, it comes to the same report and trains nothing twice."""
-    import serving.compare_ids as module
+    import serving.studies.compare_ids as module
 
     config, paths, run, _, report = world
     variants = read_variants(paths[1], config)

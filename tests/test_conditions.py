@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm.conditions import Condition, Gain, LowRank
-from llm.ragged import Layout
+from llm.backbone.conditions import Condition, Gain, LowRank
+from llm.backbone.ragged import Layout
 
 KINDS = ("q_proj", "v_proj", "up_proj", "down_proj")
 LENGTHS = [3, 7, 1]

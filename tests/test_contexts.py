@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from llm.contexts import FullHistory, Joined, Profile, Records, RecordSearch, Summaries
 from llm.methods.prompting import PromptMethod
-from llm.prompts import PromptBuilder, PromptConfig
-from recsys.catalogue import Catalogue
+from llm.prompts.builder import PromptBuilder, PromptConfig
+from llm.prompts.contexts import FullHistory, Joined, Profile, Records, RecordSearch, Summaries
+from recsys.data.catalogue import Catalogue
 from recsys.recommender import Request
 
 TITLES = ["alien planet", "deep sea", "alien sea sea", "quiet garden", "garden party", "sea storm"]

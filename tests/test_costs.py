@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from evaluation import cost_plots
-from serving.costs import LENGTHS, at_papers_size, cost_pictures
+from evaluation.report import cost_plots
+from serving.stages.costs import LENGTHS, at_papers_size, cost_pictures
 
 
 @pytest.fixture(scope="module")

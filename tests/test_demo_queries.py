@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from recsys.phrases import Phrases
+from recsys.data.phrases import Phrases
 from recsys.run import Run
-from serving.config import load_config
+from serving.answering.recommender import Recommender
+from serving.config.run import load_config
 from serving.pipeline import run_all
-from serving.recommender import Recommender
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 USERS = ("1", "42", "414", "600")

@@ -15,11 +15,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from llm.align_config import AlignConfig
-from recsys import distributed
-from recsys.dataset import Dataset
+from llm.align.config import AlignConfig
+from recsys.data.dataset import Dataset
 from recsys.run import Run
-from serving.config import RunConfig
+from recsys.training import distributed
+from serving.config.run import RunConfig
 from serving.pipeline import run_stage
 from tests.test_align import shown_lists, with_lists
 from tests.two_processes import DIES_AT, SIZES, Rows, optimizer_of

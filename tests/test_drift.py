@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from scipy.stats import ortho_group
 
-import llm.drift
-from llm.drift import ALIGNED, NOBODY, REFRESHED, RETRAINED, STALE, align, cosine_distance
+import llm.streams.drift
+from llm.streams.drift import ALIGNED, NOBODY, REFRESHED, RETRAINED, STALE, align, cosine_distance
+from recsys.data.splits import FIT, PERSONALIZE
+from recsys.embeddings.retrieval import retrieval_hits
+from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.recommender import Request
-from recsys.retrieval import retrieval_hits
 from recsys.run import Run
-from recsys.splits import FIT, PERSONALIZE
-from recsys.user_vectors import HistoryVectors
-from serving.config import RunConfig
-from serving.over_time import measure_drift
+from serving.config.run import RunConfig
 from serving.pipeline import run_all
+from serving.studies.over_time import measure_drift
 from tests.conftest import small_config
 
 
@@ -72,7 +72,7 @@ def test_the_stage_measures_every_condition_and_trains_on_nothing_of_the_chunk(t
     config, run = RunConfig.model_validate(values), Run.create(tmp_path / "run")
     run_all(config, run, until="personalize")
     graphs, chunks = [], []
-    real_train, real_measure = llm.drift.retrained_messages, llm.drift._measure
+    real_train, real_measure = llm.streams.drift.retrained_messages, llm.streams.drift._measure
 
     def spy_train(world, embed, edges, *rest):
         graphs.append(edges)
@@ -89,8 +89,8 @@ def test_the_stage_measures_every_condition_and_trains_on_nothing_of_the_chunk(t
         chunks.append(chunk)
         return real_measure(reading, data, events, chunk, spaces)
 
-    monkeypatch.setattr(llm.drift, "retrained_messages", spy_train)
-    monkeypatch.setattr(llm.drift, "_measure", spy_measure)
+    monkeypatch.setattr(llm.streams.drift, "retrained_messages", spy_train)
+    monkeypatch.setattr(llm.streams.drift, "_measure", spy_measure)
     rows = {(row["variant"], row["chunk"]): row for row in measure_drift(config, run)["rows"]}
     assert chunks == [1, 2]
     assert len(rows) == 5 * 3

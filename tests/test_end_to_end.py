@@ -11,19 +11,19 @@ import pytest
 import torch
 from peft import PeftModel
 
-from llm.adapt import load_adapted
-from llm.backbone import load_backbone, weights_hash
-from llm.methods import CATALOGUE
-from llm.personalize import load_method
-from recsys import training
-from recsys.embed import embed, load_user_vectors
-from recsys.leaks import LeakError
-from recsys.prepare import Dataset
+from llm.backbone.load import load_backbone, weights_hash
+from llm.methods.catalogue import CATALOGUE
+from llm.methods.personalize import load_method
+from llm.stage1.adapt import load_adapted
+from recsys.data.prepare import Dataset
+from recsys.data.splits import FIT, PERSONALIZE
+from recsys.embeddings.embed import embed, load_user_vectors
+from recsys.embeddings.leaks import LeakError
 from recsys.run import Run, RunError
-from recsys.splits import FIT, PERSONALIZE
-from serving.evaluate import STAGES
-from serving.methods import Methods
+from recsys.training import loop
+from serving.answering.methods import Methods
 from serving.pipeline import run_all, run_stage
+from serving.stages.evaluate import STAGES
 from tests.test_recommender_contract import check_contract, contract_requests
 
 ROWS = [
@@ -137,7 +137,7 @@ def test_a_stage_killed_again_and_again_ends_in_the_same_bytes(small_run, tmp_pa
     other = Run.create(tmp_path / "copy")
     for name in STAGES[: STAGES.index(stage)]:
         shutil.copytree(run.path / name, other.path / name)
-    save, count = training._save, 0
+    save, count = loop._save, 0
 
     def save_then_die(*arguments):
         nonlocal count
@@ -146,8 +146,8 @@ def test_a_stage_killed_again_and_again_ends_in_the_same_bytes(small_run, tmp_pa
         if count % 2 == 1:
             raise Killed
 
-    monkeypatch.setitem(training.fit.__kwdefaults__, "checkpoint_every_s", 0.0)
-    monkeypatch.setattr(training, "_save", save_then_die)
+    monkeypatch.setitem(loop.fit.__kwdefaults__, "checkpoint_every_s", 0.0)
+    monkeypatch.setattr(loop, "_save", save_then_die)
     kills = 0
     while True:
         try:
@@ -166,7 +166,7 @@ def test_an_evaluation_killed_halfway_ends_in_the_same_figures(small_run, tmp_pa
     other = Run.create(tmp_path / "copy")
     for name in STAGES[:-1]:
         shutil.copytree(run.path / name, other.path / name)
-    from llm.recommender import SidRecommender
+    from llm.decoding.recommender import SidRecommender
 
     draw, count = SidRecommender.draw, 0
 
@@ -205,7 +205,7 @@ def test_the_leak_check_stops_a_run_whose_vectors_hold_their_targets(small_run, 
         return request
 
     leaky = config.embed.model_copy(update={"user_half_lives": (None,)})
-    monkeypatch.setattr("recsys.embed.K", 3)
+    monkeypatch.setattr("recsys.embeddings.embed.K", 3)
     embed(leaky, other)  # without the leak the same settings pass
     shutil.rmtree(other.path / "embed")
     monkeypatch.setattr(Dataset, "request", leaking)

@@ -14,8 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.neural_network import MLPClassifier
 
-from evaluation import engagement_models as models
-from evaluation.engagement_predictor import (
+from evaluation.engagement import models as models
+from evaluation.engagement.features import AskedLists, FeatureMaker, ItemSpace, flat_lists
+from evaluation.engagement.predictor import (
     EngagementPredictor,
     FittedPredictors,
     fit_predictors,
@@ -23,10 +24,9 @@ from evaluation.engagement_predictor import (
     platt,
     with_anonymous_copies,
 )
-from evaluation.engagement_quality import bootstrap_weights, shuffled
-from evaluation.shown_features import AskedLists, FeatureMaker, ItemSpace, flat_lists
-from recsys.engagement import GENERATOR, PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS
-from recsys.interactions import DataError
+from evaluation.engagement.quality import bootstrap_weights, shuffled
+from recsys.data.interactions import DataError
+from recsys.engagement.shown_lists import GENERATOR, PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS
 from tests.engagement_worlds import World, rows
 
 WORLDS = {
@@ -402,7 +402,7 @@ def test_chunks_of_features_change_no_prediction(monkeypatch):
     world, found = fitted("order")
     test = world.shown(TEST_LISTS)
     whole = found.chosen.predict(test, world.space)
-    monkeypatch.setattr("evaluation.engagement_predictor.ROWS_AT_ONCE", 50)
+    monkeypatch.setattr("evaluation.engagement.predictor.ROWS_AT_ONCE", 50)
     np.testing.assert_allclose(found.chosen.predict(test, world.space), whole, atol=1e-12)
 
 

@@ -10,14 +10,14 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from evaluation import engagement_models as models
-from evaluation import engagement_quality as quality
-from evaluation.engagement_baselines import PRIOR_WEIGHT, baseline_predictions
-from evaluation.engagement_plots import reliability_plot
-from evaluation.engagement_predictor import EngagementPredictor, FittedPredictors, fit_predictors, loss_saved
-from evaluation.engagement_tables import describe_predictor, predictor_tables
-from evaluation.shown_features import FeatureMaker, ItemSpace, Shown
-from recsys.engagement import PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS
+from evaluation.engagement import models as models
+from evaluation.engagement import quality as quality
+from evaluation.engagement.baselines import PRIOR_WEIGHT, baseline_predictions
+from evaluation.engagement.features import FeatureMaker, ItemSpace, Shown
+from evaluation.engagement.plots import reliability_plot
+from evaluation.engagement.predictor import EngagementPredictor, FittedPredictors, fit_predictors, loss_saved
+from evaluation.engagement.tables import describe_predictor, predictor_tables
+from recsys.engagement.shown_lists import PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS
 from tests.engagement_worlds import World
 
 

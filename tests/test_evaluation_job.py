@@ -8,11 +8,11 @@ import pytest
 from scipy import stats
 
 from evaluation.baselines import Popularity
-from evaluation.job import EvaluateConfig, Row, evaluate_rows, sample_instances
 from evaluation.metrics import expected_hit
-from evaluation.results import Results
+from evaluation.report.tables import describe, figure_columns
 from evaluation.softmax import SoftmaxOver
-from evaluation.tables import describe, figure_columns
+from evaluation.table.job import EvaluateConfig, Row, evaluate_rows, sample_instances
+from evaluation.table.results import Results
 from recsys.recommender import Ranked, Request
 
 N = 15

@@ -17,21 +17,22 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from llm.adapt import adapt
-from recsys.caps import within
-from recsys.dataset import Dataset
-from recsys.embed_sequences import load_item_knn
-from recsys.manifest import rehashed
+from llm.stage1.adapt import adapt
+from recsys.artifacts.manifest import rehashed
+from recsys.artifacts.user_rows import forget_everyone, is_nothing_but_rows, load_user_rows, save_user_rows
+from recsys.data.caps import within
+from recsys.data.dataset import Dataset
+from recsys.embeddings.sequence_parts import load_item_knn
 from recsys.run import Run, RunError, sha256_of
-from recsys.user_rows import forget_everyone, is_nothing_but_rows, load_user_rows, save_user_rows
 from semantic_ids.tokenize_items import tokenize_items
-from serving import Recommender, exporting
-from serving.asking import caps_of, request_of
+from serving import Recommender
+from serving.answering.requests import caps_of, request_of
 from serving.cli import main
-from serving.combine import combine
-from serving.combine_config import CombineConfig
-from serving.exporting import SUMS, export_run, import_run, verify
-from serving.playlist_plan import Settings, identity_of, refuse_impossible
+from serving.config.combine import CombineConfig
+from serving.export import folder as exporting
+from serving.export.folder import SUMS, export_run, import_run, verify
+from serving.playlists.plan import Settings, identity_of, refuse_impossible
+from serving.stages.combine import combine
 from tests.test_playlists import Here, playlists
 
 HISTORY = ["i0", "i2", "i6", "i8"]

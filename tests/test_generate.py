@@ -10,9 +10,9 @@ import pytest
 import torch
 from scipy import stats
 
-from llm import generate, scoring
-from llm.conditions import Condition
-from llm.vocabulary import PREFIX
+from llm.backbone.conditions import Condition
+from llm.backbone.vocabulary import PREFIX
+from llm.decoding import draws, scoring
 from recsys.recommender import Request
 from tests.conftest import make_requests
 
@@ -55,7 +55,7 @@ def inputs(model, requests: list[Request], with_prefix: bool):
 
 def session_of(model, requests, prompts, soft):
     exclusions = model.trie.exclusions([request.exclude for request in requests])
-    return generate.PromptSession(model, prompts, Condition(soft), exclusions)
+    return draws.PromptSession(model, prompts, Condition(soft), exclusions)
 
 
 @pytest.mark.parametrize("with_prefix", [False, True])
@@ -82,7 +82,7 @@ def test_scoring_equals_the_slow_reference_and_sums_to_one(tiny, with_prefix, te
 def test_iid_draws_follow_the_softmax_inside_the_trie(tiny, with_prefix, temperature):
     requests = make_requests(3)
     prompts, soft = inputs(tiny, requests, with_prefix)
-    items, values = generate.draw(session_of(tiny, requests, prompts, soft), requests, 6000, 5, temperature)
+    items, values = draws.draw(session_of(tiny, requests, prompts, soft), requests, 6000, 5, temperature)
     for row, request in enumerate(requests):
         expected = slow_distribution(tiny, prompts[row], None if soft is None else soft[row : row + 1],
                                      request.exclude, temperature)  # fmt: skip
@@ -97,7 +97,7 @@ def test_the_chi_square_test_would_notice_a_mask_applied_after_the_softmax(tiny)
     """The same counts tested against a distribution whose temperature is applied twice must be refused."""
     requests = make_requests(1)
     prompts, _ = inputs(tiny, requests, False)
-    items, _ = generate.draw(session_of(tiny, requests, prompts, None), requests, 6000, seed=5)
+    items, _ = draws.draw(session_of(tiny, requests, prompts, None), requests, 6000, seed=5)
     wrong = slow_distribution(tiny, prompts[0], None, requests[0].exclude, 0.6)
     counts = np.bincount(items[0], minlength=len(wrong))
     assert stats.chisquare(counts[wrong > 0], 6000 * wrong[wrong > 0] / wrong.sum()).pvalue < 1e-6
@@ -106,15 +106,15 @@ def test_the_chi_square_test_would_notice_a_mask_applied_after_the_softmax(tiny)
 def test_draws_depend_on_the_request_alone(tiny):
     requests = make_requests(9)
     prompts, soft = inputs(tiny, requests, True)
-    together, _ = generate.draw(session_of(tiny, requests, prompts, soft), requests, 40, seed=2)
+    together, _ = draws.draw(session_of(tiny, requests, prompts, soft), requests, 40, seed=2)
     order = [4, 0, 8, 2, 6, 1, 3, 5, 7]
     shuffled = [requests[index] for index in order]
-    again, _ = generate.draw(
+    again, _ = draws.draw(
         session_of(tiny, shuffled, [prompts[i] for i in order], soft[order]), shuffled, 40, seed=2
     )
     assert (again == together[order]).all()
     for row, request in enumerate(requests):
-        alone, _ = generate.draw(
+        alone, _ = draws.draw(
             session_of(tiny, [request], [prompts[row]], soft[row : row + 1]), [request], 10, seed=2
         )
         assert (alone[0] == together[row, :10]).all()
@@ -128,7 +128,7 @@ def test_gumbel_top_k_has_the_inclusion_probabilities_of_sampling_without_replac
     p = slow_distribution(tiny, prompts[0], None, base.exclude, 1.0)
     session = session_of(tiny, requests, prompts, None)
     pairs: dict = {}
-    for items, values in generate.distinct(session, requests, 2, seed=11):
+    for items, values in draws.distinct(session, requests, 2, seed=11):
         assert len(set(items.tolist())) == 2
         np.testing.assert_allclose(np.exp(values), p[items], rtol=1e-4)
         pairs[tuple(items.tolist())] = pairs.get(tuple(items.tolist()), 0) + 1
@@ -147,7 +147,7 @@ def test_gumbel_top_k_has_the_inclusion_probabilities_of_sampling_without_replac
 def test_a_wide_beam_is_brute_force(tiny, with_prefix):
     requests = make_requests(4)
     prompts, soft = inputs(tiny, requests, with_prefix)
-    found = generate.beam(session_of(tiny, requests, prompts, soft), 10, 30)
+    found = draws.beam(session_of(tiny, requests, prompts, soft), 10, 30)
     for row, (items, scores) in enumerate(found):
         p = slow_distribution(tiny, prompts[row], None if soft is None else soft[row : row + 1],
                               requests[row].exclude, 1.0)  # fmt: skip
@@ -165,16 +165,16 @@ def test_exclusions_that_empty_subtrees_or_everything(tiny):
     ]
     prompts, _ = inputs(tiny, requests, False)
     session = session_of(tiny, requests, prompts, None)
-    items, values = generate.draw(session, requests, 50, seed=1)
+    items, values = draws.draw(session, requests, 50, seed=1)
     assert not np.isin(items[0], whole).any()
     assert (items[1] == -1).all()
     assert np.isneginf(values[1]).all()
     assert (items[2] == 29).all()
     assert values[2] == pytest.approx(0)
-    lists = generate.distinct(session, requests, 40, seed=1)
+    lists = draws.distinct(session, requests, 40, seed=1)
     assert [len(found) for found, _ in lists] == [30 - len(whole), 0, 1]
     assert sorted(lists[0][0].tolist()) == sorted(set(range(30)) - set(whole.tolist()))
-    nothing = generate.draw(session_of(tiny, requests[1:2], prompts[1:2], None), requests[1:2], 5, seed=1)[0]
+    nothing = draws.draw(session_of(tiny, requests[1:2], prompts[1:2], None), requests[1:2], 5, seed=1)[0]
     assert (nothing == -1).all()
 
 
@@ -192,11 +192,11 @@ def test_one_session_answers_everything_as_fresh_ones_do_and_forwards_no_node_tw
     kept = session_of(tiny, requests, prompts, soft)
     targets = np.array([0, 7, int(requests[2].exclude[0]), 29, 3])
     calls = [
-        lambda s: generate.draw(s, requests, 25, 1, 0.7),
-        lambda s: [np.concatenate(pair) for pair in generate.distinct(s, requests, 25, 1, 1.3)],
-        lambda s: generate.draw(s, requests, 25, 2, 1.0),
-        lambda s: [np.concatenate(pair) for pair in generate.beam(s, 8, 25)],
-        lambda s: generate.score(s, targets, (1.0, 0.5)),
+        lambda s: draws.draw(s, requests, 25, 1, 0.7),
+        lambda s: [np.concatenate(pair) for pair in draws.distinct(s, requests, 25, 1, 1.3)],
+        lambda s: draws.draw(s, requests, 25, 2, 1.0),
+        lambda s: [np.concatenate(pair) for pair in draws.beam(s, 8, 25)],
+        lambda s: draws.score(s, targets, (1.0, 0.5)),
     ]
     for call in calls:
         for ours, fresh in zip(call(kept), call(session_of(tiny, requests, prompts, soft)), strict=True):
@@ -215,7 +215,7 @@ def test_scoring_on_a_session_is_scoring(tiny):
     prompts, soft = inputs(tiny, requests, True)
     items = np.array([0, 7, int(requests[2].exclude[0]), 29, 3])
     expected = scoring.log_probs(tiny, prompts, items, Condition(soft), (1.0, 0.4), requests)
-    ours = generate.score(session_of(tiny, requests, prompts, soft), items, (1.0, 0.4))
+    ours = draws.score(session_of(tiny, requests, prompts, soft), items, (1.0, 0.4))
     assert np.isneginf(ours[[2, 4]]).all()
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
@@ -225,5 +225,5 @@ def test_a_session_forgets_old_nodes_before_they_outgrow_their_share(tiny):
     prompts, _ = inputs(tiny, requests, False)
     session = session_of(tiny, requests, prompts, None)
     for seed in range(40):
-        generate.draw(session, requests, 2, seed)
+        draws.draw(session, requests, 2, seed)
         assert session.memory.used - session.width <= (4 + 2) * 2

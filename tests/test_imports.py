@@ -31,7 +31,9 @@ def imported_rooms(source: str) -> set[str]:
 
 
 def test_a_wrong_direction_would_be_seen():
-    assert imported_rooms("def f():\n    from serving.cli import main\n    import llm.model as m") == {
+    assert imported_rooms(
+        "def f():\n    from serving.cli import main\n    import llm.backbone.sid_model as m"
+    ) == {
         "serving",
         "llm",
     }

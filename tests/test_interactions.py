@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.catalogue import Catalogue, phrases, read_items
-from recsys.interactions import DataError, Notices, read_interactions, read_queries
+from recsys.data.catalogue import Catalogue, phrases, read_items
+from recsys.data.interactions import DataError, Notices, read_interactions, read_queries
 
 HEADER = "user_id,item_id,timestamp\n"
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from evaluation.softmax import SoftmaxOver
-from recsys.item_knn import ItemKnn, ItemKnnConfig, choose_item_knn, similarities
+from recsys.embeddings.item_knn import ItemKnn, ItemKnnConfig, choose_item_knn, similarities
+from recsys.embeddings.retrieval import hits_of_scores
 from recsys.recommender import Request
-from recsys.retrieval import hits_of_scores
 from tests.conftest import make_requests
 from tests.test_recommender_contract import check_contract, contract_requests
 
@@ -68,7 +68,7 @@ def test_lists_go_on_by_popularity_where_nothing_votes():
 
 
 def test_similarities_equal_a_loop_across_blocks(monkeypatch):
-    monkeypatch.setattr("recsys.item_knn.BLOCK", 7)
+    monkeypatch.setattr("recsys.embeddings.item_knn.BLOCK", 7)
     generator = np.random.default_rng(0)
     users, items = generator.integers(0, 15, 90), generator.integers(0, 20, 90)
     ours = similarities(users, items, 20, 2.0, 4).toarray()

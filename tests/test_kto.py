@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from llm import objectives
-from llm.backbone import Backbone, BackboneConfig, load_backbone, weights_hash
-from llm.conditions import Condition
-from llm.feedback import Feedback, Labelled, Reference, rotated, target_log_probs
+from llm.align import objectives
+from llm.align.objectives import balanced_weights, engagement_loss, kl_baseline, kto_loss
+from llm.align.targets import Feedback, Labelled, Reference, rotated, target_log_probs
+from llm.backbone.conditions import Condition
+from llm.backbone.load import Backbone, BackboneConfig, load_backbone, weights_hash
+from llm.backbone.ragged import NAME as RAGGED
+from llm.backbone.sid_model import SidModel
+from llm.backbone.vocabulary import SidRows
+from llm.decoding.scoring import constraints_of, list_log_probs_of
 from llm.methods.e2p import UserPrefix
-from llm.model import SidModel
-from llm.objectives import balanced_weights, engagement_loss, kl_baseline, kto_loss
-from llm.prefixes import E2P
-from llm.prompts import PromptBuilder, PromptConfig
-from llm.ragged import NAME as RAGGED
-from llm.reading import Reading
-from llm.scoring import constraints_of, list_log_probs_of
-from llm.text_model import TextModel
-from llm.vocabulary import SidRows
-from recsys.catalogue import Catalogue
+from llm.methods.prefixes import E2P
+from llm.prompts.builder import PromptBuilder, PromptConfig
+from llm.prompts.reading import Reading
+from llm.text_tasks.model import TextModel
+from recsys.data.catalogue import Catalogue
 from semantic_ids.trie import Trie
 from tests.conftest import make_requests
 

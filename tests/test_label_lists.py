@@ -9,10 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.catalogue import Catalogue
-from recsys.dataset import Dataset
-from recsys.draft_lists import EngagementConfig
-from recsys.engagement import (
+from recsys.data.catalogue import Catalogue
+from recsys.data.dataset import Dataset
+from recsys.data.phrases import Phrases, hash_share, words
+from recsys.data.prepare import PrepareConfig, prepare
+from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
+from recsys.data.tables import DataError
+from recsys.engagement.config import EngagementConfig
+from recsys.engagement.from_ratings import lists_from_ratings
+from recsys.engagement.from_tags import lists_from_tags
+from recsys.engagement.label_lists import make_lists
+from recsys.engagement.shown_lists import (
     GENERATOR,
     GENERATOR_VALIDATION,
     PREDICTOR,
@@ -20,14 +27,7 @@ from recsys.engagement import (
     TEST_LISTS,
     ShownLists,
 )
-from recsys.label_lists import make_lists
-from recsys.phrases import Phrases, hash_share, words
-from recsys.prepare import PrepareConfig, prepare
-from recsys.rated_lists import lists_from_ratings
 from recsys.run import Run, RunError
-from recsys.splits import FIT, PERSONALIZE, TEST, VALIDATION
-from recsys.tables import DataError
-from recsys.tagged_lists import lists_from_tags
 
 GENRES = [["Comedy"], ["Comedy", "Drama"], ["Drama"], ["Horror"], []]
 

@@ -8,8 +8,7 @@ import torch
 from torch_geometric.nn import LGConv
 from torch_geometric.nn.models import LightGCN as PyGLightGCN
 
-from recsys import training
-from recsys.lightgcn import (
+from recsys.embeddings.lightgcn import (
     LightGCN,
     LightGCNConfig,
     MeanOfLayers,
@@ -21,8 +20,9 @@ from recsys.lightgcn import (
     steps_of_epoch,
     train_lightgcn,
 )
+from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.seeds import torch_generator
-from recsys.user_vectors import HistoryVectors
+from recsys.training import loop as training
 
 # user 0 has items 0 and 1; user 1 has items 1 and 2
 USERS, ITEMS = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 2, 2])  # one edge twice: it counts once

@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy import stats
 
-from llm import generate, lists
-from llm.conditions import Condition, LowRank
-from llm.reading import Reading
-from llm.recommender import SidRecommender
-from llm.scoring import constraints_of
-from recsys.caps import Caps
-from recsys.catalogue import Catalogue
+from llm.backbone.conditions import Condition, LowRank
+from llm.decoding import draws, lists
+from llm.decoding.recommender import SidRecommender
+from llm.decoding.scoring import constraints_of
+from llm.prompts.reading import Reading
+from recsys.data.caps import Caps
+from recsys.data.catalogue import Catalogue
 from recsys.recommender import Request
 from semantic_ids.trie import Trie
 from tests.conftest import SIZES, make_requests
@@ -121,9 +121,9 @@ def test_a_session_that_grew_is_taken_back_to_its_prompts(tiny):
     requests = make_requests(4)
     prompts, soft = inputs(tiny, requests, True)
     kept = session_of(tiny, requests, prompts, soft)
-    before = generate.draw(kept, requests, 12, seed=1)
+    before = draws.draw(kept, requests, 12, seed=1)
     lists.in_sequence(kept, requests, 4, seed=1, temperature=1.0)
-    after = generate.draw(kept, requests, 12, seed=1)
+    after = draws.draw(kept, requests, 12, seed=1)
     assert (before[0] == after[0]).all()
     np.testing.assert_allclose(before[1], after[1], rtol=1e-5)
     assert kept.width == max(map(len, prompts))
@@ -139,7 +139,7 @@ def test_updates_of_layers_hold_for_the_items_behind_the_prompt(tiny):
         torch.randn(3, 2, n_in, generator=generator), torch.randn(3, n_out, 2, generator=generator)
     )
     condition, free = Condition(updates={name: (update,)}), [[]] * 3
-    session = generate.PromptSession(tiny, prompts, condition, tiny.trie.exclusions(free))
+    session = draws.PromptSession(tiny, prompts, condition, tiny.trie.exclusions(free))
     found = lists.in_sequence(session, requests, 3, seed=2, temperature=1.0)
     longer = [
         [*prompt, *tiny.item_tokens[items[:2]].reshape(-1).tolist()]
@@ -199,7 +199,7 @@ def test_lists_depend_on_the_request_alone_and_short_ones_are_heads_of_long_ones
         "sequence": lambda s, r, n: [x[0] for x in lists.in_sequence(s, r, n, 2, 1.0, caps)],
         "sequence, best": lambda s, r, n: [x[0] for x in lists.in_sequence(s, r, n, caps=caps)],
         "caps": lambda s, r, n: [x.items for x in lists.within_caps(s, r, n, caps, 2, 1.0, 30)],
-        "distinct": lambda s, r, n: [x[0] for x in generate.distinct(s, r, n, 2)],
+        "distinct": lambda s, r, n: [x[0] for x in draws.distinct(s, r, n, 2)],
     }
     for name, how in ways.items():
         together = made(range(7), 6, how)
@@ -222,9 +222,7 @@ def test_caps_that_never_bind_change_nothing(tiny, temperature):
     )
     session = session_of(tiny, requests, prompts, soft)
     plain = (
-        generate.distinct(session, requests, 9, 5, temperature)
-        if temperature
-        else generate.beam(session, 9, 30)
+        draws.distinct(session, requests, 9, 5, temperature) if temperature else draws.beam(session, 9, 30)
     )
     for one, (items, scores) in zip(found, plain, strict=True):
         assert one.finished
@@ -243,9 +241,7 @@ def test_a_capped_list_is_the_whole_list_walked_down(tiny, limits, temperature, 
     session = session_of(tiny, requests, prompts, soft)
     found = lists.within_caps(session, requests, 8, caps, 5, temperature, width)
     whole = (
-        generate.distinct(session, requests, 30, 5, temperature)
-        if temperature
-        else generate.beam(session, 30, 30)
+        draws.distinct(session, requests, 30, 5, temperature) if temperature else draws.beam(session, 30, 30)
     )
     for row, (items, scores) in enumerate(whole):
         walked: list[int] = []
@@ -277,7 +273,7 @@ def test_a_search_that_proves_too_little_is_made_again_wider(tiny, monkeypatch):
         return plain(session, some, *rest)
 
     monkeypatch.setattr(lists, "within_caps", counted)
-    monkeypatch.setattr("llm.recommender.BEAM", 2)
+    monkeypatch.setattr("llm.decoding.recommender.BEAM", 2)
     narrow = recommender.playlist(requests, 2, 1.0, 3, caps=caps)
     assert [width for _, width in calls] == [2, 8]
     assert 5 < calls[1][0] < 60  # only those that need it
@@ -353,7 +349,7 @@ def test_lists_end_where_nothing_is_left(tiny):
         Request("these", 4, 1, allow=np.array([3, 4, 5, 5])),
     ]
     prompts, _ = inputs(tiny, requests, False)
-    session = generate.PromptSession(tiny, prompts, Condition(), constraints_of(tiny.trie, requests))
+    session = draws.PromptSession(tiny, prompts, Condition(), constraints_of(tiny.trie, requests))
     for temperature in (0.0, 1.0):
         found = lists.in_sequence(session, requests, 40, 1, temperature)
         assert [len(items) for items, _ in found] == [0, 2, 30, 3]

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys import loaders
-from recsys.interactions import DataError, Notices
-from recsys.loaders import Source, load_amazon, load_lastfm, load_movielens
-from recsys.prepare import PrepareConfig
+from recsys.data import loaders
+from recsys.data.interactions import DataError, Notices
+from recsys.data.loaders import Source, load_amazon, load_lastfm, load_movielens
+from recsys.data.prepare import PrepareConfig
 
 
 def load(source: str, folder: Path, text_columns=None) -> tuple[Source, Notices]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from llm.conditions import Condition, LowRank
-from llm.methods import CATALOGUE
+from llm.backbone.conditions import Condition, LowRank
+from llm.methods.catalogue import CATALOGUE
 from llm.methods.combination import Combination
-from llm.reading import OfAnother, Personalizer, Reading
-from serving.config import load_config
+from llm.prompts.reading import OfAnother, Personalizer, Reading
+from serving.config.run import load_config
 from tests.conftest import make_requests
 
 
@@ -91,7 +91,7 @@ def test_a_combination_is_its_parts_side_by_side():
 
 
 def test_strength_scales_soft_tokens_and_updates_and_is_silent_at_zero(tiny):
-    from llm.scoring import log_probs_of
+    from llm.decoding.scoring import log_probs_of
     from tests.test_prompts import builder
 
     prompts = builder(recent_items=2)

@@ -13,22 +13,22 @@ import pytest
 from rich.console import Console
 from scipy.stats import spearmanr
 
-from evaluation.playlist_judge import FIGURES
-from llm.align_config import AlignConfig
-from recsys.dataset import Dataset
-from recsys.embed import load_item_vectors
-from recsys.engagement import GENERATOR, GENERATOR_VALIDATION, TEST_LISTS, ShownLists
+from evaluation.music.judge import FIGURES
+from llm.align.config import AlignConfig
+from recsys.data.dataset import Dataset
+from recsys.data.splits import FIT
+from recsys.embeddings.embed import load_item_vectors
+from recsys.engagement.shown_lists import GENERATOR, GENERATOR_VALIDATION, TEST_LISTS, ShownLists
 from recsys.run import Run, RunError
-from recsys.splits import FIT
-from serving.config import RunConfig, load_config
-from serving.engines import LocalEngine
-from serving.evaluate import PLAYLIST_STAGES, STAGES
-from serving.listener import affinity_correlation, fit_listener, units
-from serving.music import BLOCK, MusicTable, Reranking, liked_above
+from serving.answering.recommender import Recommender
+from serving.config.run import RunConfig, load_config
+from serving.engines.local import LocalEngine
 from serving.pipeline import run_all, run_stage, stages_of
-from serving.playlist_plan import Settings
-from serving.playlists import playlists
-from serving.recommender import Recommender
+from serving.playlists.job import playlists
+from serving.playlists.plan import Settings
+from serving.stages.evaluate import PLAYLIST_STAGES, STAGES
+from serving.stages.listener import affinity_correlation, fit_listener, units
+from serving.stages.music import BLOCK, MusicTable, Reranking, liked_above
 from serving.user_state import delete
 
 KINDS = ("even", "odd")

@@ -14,23 +14,23 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import llm.online
+import llm.streams.online
 from llm.methods.tap_per import TapPer
-from llm.online import BLIND, EMB, FULL, RETRAIN, STATIC, OnlineConfig, absorb, steps_of
-from llm.stream import FOREVER, AsOf, chunks_of, last_of_each_user, starts_of
-from recsys.dataset import Dataset
+from llm.streams.chunks import FOREVER, AsOf, chunks_of, last_of_each_user, starts_of
+from llm.streams.online import BLIND, EMB, FULL, RETRAIN, STATIC, OnlineConfig, absorb, steps_of
+from recsys.data.dataset import Dataset
+from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
+from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.recommender import Request
 from recsys.run import Run, RunError
-from recsys.splits import FIT, PERSONALIZE, TEST, VALIDATION
-from recsys.user_vectors import HistoryVectors
 from serving import Recommender
-from serving.absorbing import online_full
-from serving.asking import request_of
-from serving.attention import attention_of
-from serving.config import RunConfig
-from serving.live import LiveState, digest_of
-from serving.over_time import online
+from serving.answering.absorb import online_full
+from serving.answering.live import LiveState, digest_of
+from serving.answering.requests import request_of
+from serving.config.run import RunConfig
 from serving.pipeline import run_all
+from serving.report.attention import attention_of
+from serving.studies.over_time import online
 from tests.conftest import SMALL, small_config
 from tests.test_serving import prelude
 
@@ -267,11 +267,11 @@ def test_an_update_lowers_the_loss_of_its_events_and_online_full_moves_what_is_s
     module = reading.personalizer
     config = OnlineConfig(passes=20, batch=12)
     with torch.no_grad():
-        start = float(llm.online.lm_loss(reading, requests, targets))
+        start = float(llm.streams.online.lm_loss(reading, requests, targets))
     bridge = [b.clone() for b in module.bridge.b]
     done = absorb("emb", reading, requests, targets, config, 0.05, tmp_path / "a")
     with torch.no_grad():
-        emb = float(llm.online.lm_loss(reading, requests, targets))
+        emb = float(llm.streams.online.lm_loss(reading, requests, targets))
     assert emb < start - 0.05
     assert all(torch.equal(a, b) for a, b in zip(bridge, module.bridge.b, strict=True))
     assert done.users.tolist() == sorted(module.later) == np.unique(data.users[events]).tolist()
@@ -340,7 +340,7 @@ def test_the_commands(copy, tmp_path, monkeypatch, capsys):
 
 
 def _dataset(users, times, roles=None) -> Dataset:
-    from recsys.catalogue import Catalogue
+    from recsys.data.catalogue import Catalogue
 
     n = len(users)
     catalogue = Catalogue(np.array(["a", "b"], object), ["a", "b"], {})
@@ -385,9 +385,9 @@ def test_the_experiment_never_looks_ahead_and_measures_every_variant(world_run, 
     small = RunConfig.model_validate(values)
     data = Dataset.load(run)
     learned: dict[str, list] = {"absorbed": [], "trained": []}
-    real_absorb, real_train = llm.online.absorb, llm.online.train_by_gradient
+    real_absorb, real_train = llm.streams.online.absorb, llm.streams.online.train_by_gradient
     measured: list = []
-    real_measure = llm.online.Experiment._measure
+    real_measure = llm.streams.online.Experiment._measure
 
     def spy_absorb(label, reading, requests, *rest):
         learned["absorbed"].append((label, list(requests)))
@@ -411,9 +411,9 @@ def test_the_experiment_never_looks_ahead_and_measures_every_variant(world_run, 
         measured.append((variant, chunk))
         return real_measure(self, variant, reading, chunk)
 
-    monkeypatch.setattr(llm.online, "absorb", spy_absorb)
-    monkeypatch.setattr(llm.online, "train_by_gradient", spy_train)
-    monkeypatch.setattr(llm.online.Experiment, "_measure", spy_measure)
+    monkeypatch.setattr(llm.streams.online, "absorb", spy_absorb)
+    monkeypatch.setattr(llm.streams.online, "train_by_gradient", spy_train)
+    monkeypatch.setattr(llm.streams.online.Experiment, "_measure", spy_measure)
     report = online(small, copied)
     assert measured == [(v, c) for c in (1, 2, 3) for v in (STATIC, BLIND, EMB, FULL, RETRAIN)]
     assert len(learned["absorbed"]) == 4
@@ -429,7 +429,7 @@ def test_the_experiment_never_looks_ahead_and_measures_every_variant(world_run, 
     assert (copied.path / "online" / "hit_rate.png").stat().st_size > 5000
     assert data.n_users == 40
     for name in ("absorb", "train_by_gradient"):
-        monkeypatch.setattr(llm.online, name, None)  # a second call does nothing
+        monkeypatch.setattr(llm.streams.online, name, None)  # a second call does nothing
     assert online(small, copied) == report
 
 
@@ -439,7 +439,7 @@ def test_a_killed_experiment_ends_in_the_same_figures(world_run, tmp_path, monke
     values["online"] |= {"chunks": 2, "instances": 20, "retrain": False}
     values["personalize"] |= {"steps": 4}
     small, reports = RunConfig.model_validate(values), []
-    real = llm.online.Experiment._measure
+    real = llm.streams.online.Experiment._measure
     for kill in (False, True):
         copied = Run.create(tmp_path / f"run{kill}")
         for name in ("prepare", "embed", "tokenize", "adapt", "personalize"):
@@ -456,7 +456,7 @@ def test_a_killed_experiment_ends_in_the_same_figures(world_run, tmp_path, monke
                     return real(self, *arguments)
 
                 with monkeypatch.context() as patch:
-                    patch.setattr(llm.online.Experiment, "_measure", dying)
+                    patch.setattr(llm.streams.online.Experiment, "_measure", dying)
                     with pytest.raises(Killed):
                         online(small, copied)
         reports.append(online(small, copied)["rows"])

@@ -12,17 +12,17 @@ import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors import safe_open
 
-from llm.adapt import load_adapted
-from llm.methods.oppu import IA3_LAYERS, OppuConfig
-from llm.personalize import PersonalizeConfig
-from llm.reading import Reading
-from llm.scoring import log_probs_of
-from llm.stage2 import World, lm_loss
-from llm.user_adapters import ROWS, Ia3Form, LoraForm, PromptForm, UserTable, write_rows
-from llm.user_training import Course, Diaries, Lessons, groups, train_group, train_users
-from recsys import training
-from recsys.splits import PERSONALIZE, TEST
-from serving.methods import Methods
+from llm.decoding.scoring import log_probs_of
+from llm.methods.per_user.adapters import ROWS, Ia3Form, LoraForm, PromptForm, UserTable, write_rows
+from llm.methods.per_user.oppu import IA3_LAYERS, OppuConfig
+from llm.methods.per_user.training import Course, Diaries, Lessons, groups, train_group, train_users
+from llm.methods.personalize import PersonalizeConfig
+from llm.methods.stage2 import World, lm_loss
+from llm.prompts.reading import Reading
+from llm.stage1.adapt import load_adapted
+from recsys.data.splits import PERSONALIZE, TEST
+from recsys.training import loop
+from serving.answering.methods import Methods
 from tests.conftest import make_requests
 
 
@@ -175,7 +175,7 @@ def test_a_training_killed_inside_and_between_groups_ends_in_the_same_bytes(worl
     course, diaries = course_of(world, "lora", epochs=7), some_diaries(world, (5, 1))
     whole = train_users("whole", world, course, diaries, 1, tmp_path / "whole", quiet=True)
     assert len(whole) == 2  # a budget of a byte: everybody alone
-    save, count = training._save, 0
+    save, count = loop._save, 0
 
     class Killed(Exception):
         pass
@@ -187,8 +187,8 @@ def test_a_training_killed_inside_and_between_groups_ends_in_the_same_bytes(worl
         if count % 2 == 1:
             raise Killed
 
-    monkeypatch.setitem(training.fit.__kwdefaults__, "checkpoint_every_s", 0.0)
-    monkeypatch.setattr(training, "_save", save_then_die)
+    monkeypatch.setitem(loop.fit.__kwdefaults__, "checkpoint_every_s", 0.0)
+    monkeypatch.setattr(loop, "_save", save_then_die)
     kills = 0
     while True:
         try:

@@ -14,28 +14,29 @@ from peft import LoraConfig, LoraModel, PeftModel
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from llm import generate, profiles
-from llm.adapt import load_adapted
-from llm.backbone import BackboneConfig, load_backbone
-from llm.contexts import RecordSearch, Summaries
-from llm.export import export_adapter
-from llm.hypernetwork import LoraGenerator
-from llm.methods.p2p import P2P, P2PConfig
-from llm.model import SidModel
-from llm.profiles import ProfileText, ProfileVectors
-from llm.prompts import PromptBuilder, PromptConfig
-from llm.reading import Reading
-from llm.scoring import constraints_of, expected_hit_rate
-from llm.stage2 import lm_loss
-from recsys.catalogue import Catalogue
-from recsys.dataset import Dataset
-from recsys.leaks import Events, LeakError, check_planted_answer
+from llm.backbone.load import BackboneConfig, load_backbone
+from llm.backbone.sid_model import SidModel
+from llm.decoding import draws
+from llm.decoding.scoring import constraints_of, expected_hit_rate
+from llm.methods.p2p import profiles
+from llm.methods.p2p.hypernetwork import LoraGenerator
+from llm.methods.p2p.method import P2P, P2PConfig
+from llm.methods.p2p.profiles import ProfileText, ProfileVectors
+from llm.methods.peft_export import export_adapter
+from llm.methods.stage2 import lm_loss
+from llm.prompts.builder import PromptBuilder, PromptConfig
+from llm.prompts.contexts import RecordSearch, Summaries
+from llm.prompts.reading import Reading
+from llm.stage1.adapt import load_adapted
+from recsys.data.catalogue import Catalogue
+from recsys.data.dataset import Dataset
+from recsys.data.splits import FIT
+from recsys.embeddings.leaks import Events, LeakError, check_planted_answer
 from recsys.recommender import Request
 from recsys.run import Run
-from recsys.splits import FIT
-from serving.analyses.p2p import analyse_p2p, training_parts
+from serving.answering.methods import Methods
 from serving.cli import app
-from serving.methods import Methods
+from serving.studies.p2p import analyse_p2p, training_parts
 from tests.conftest import make_requests
 from tests.test_prompts import dataset
 
@@ -275,10 +276,10 @@ def test_batched_adapters_are_pefts_own_forward_for_each_user(tiny):
     condition = of(tiny, generator).condition(requests)
     packed = tiny.pack(prompts)
     ours = tiny.hidden(packed, condition).split(packed.layout.lengths.tolist())
-    session = generate.PromptSession(tiny, prompts, condition, constraints_of(tiny.trie, requests))
-    items, values = generate.draw(session, requests, 6, seed=0)
+    session = draws.PromptSession(tiny, prompts, condition, constraints_of(tiny.trie, requests))
+    items, values = draws.draw(session, requests, 6, seed=0)
     wanted = items[:, 0]
-    scored = generate.score(session, wanted)[:, 0]
+    scored = draws.score(session, wanted)[:, 0]
     plain = tiny.hidden(packed).split(packed.layout.lengths.tolist())
     for row, prompt in enumerate(prompts):
         theirs = pefts(tiny, condition, row, generator)

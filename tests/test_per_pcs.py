@@ -9,18 +9,27 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from llm.conditions import Condition, LowRank
-from llm.methods.per_pcs import PerPcsConfig
-from llm.personalize import PersonalizeConfig
-from llm.pieces import PIECES, WEIGHTS, Assembled, Gated, GateForm, Pool, choose_sharers, put_together
-from llm.ragged import Layout
-from llm.reading import Reading
-from llm.scoring import log_probs_of
-from llm.stage2 import World
-from llm.user_adapters import ROWS, LoraForm, UserTable, write_rows
-from llm.user_training import Course, Diaries, Lessons, train_group
-from recsys import training
-from serving.methods import Methods
+from llm.backbone.conditions import Condition, LowRank
+from llm.backbone.ragged import Layout
+from llm.decoding.scoring import log_probs_of
+from llm.methods.per_user.adapters import ROWS, LoraForm, UserTable, write_rows
+from llm.methods.per_user.per_pcs import PerPcsConfig
+from llm.methods.per_user.pieces import (
+    PIECES,
+    WEIGHTS,
+    Assembled,
+    Gated,
+    GateForm,
+    Pool,
+    choose_sharers,
+    put_together,
+)
+from llm.methods.per_user.training import Course, Diaries, Lessons, train_group
+from llm.methods.personalize import PersonalizeConfig
+from llm.methods.stage2 import World
+from llm.prompts.reading import Reading
+from recsys.training import loop
+from serving.answering.methods import Methods
 from tests.conftest import make_requests
 
 CPU = torch.device("cpu")
@@ -261,7 +270,7 @@ def test_the_run_trained_sharers_only_and_a_target_is_admitted_without_training(
     assert np.isin(adapters.table.take(np.arange(40), PIECES)[0].numpy(), adapters.pool.sharers).all()
     weights = adapters.table.take(np.arange(40), WEIGHTS)[0]
     torch.testing.assert_close(weights.sum(2), torch.ones(40, 4))
-    monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("a target was trained"))
+    monkeypatch.setattr(loop, "fit", lambda *a, **k: pytest.fail("a target was trained"))
     mine = method.diaries(world).some(np.array([7]))
     admitted = method.admitted(world, reading, mine.events).personalizer.table
     assert admitted.users.tolist() == [7]

@@ -8,7 +8,7 @@ from scipy.stats import percentileofscore
 from sklearn.metrics import recall_score
 from sklearn.metrics.pairwise import cosine_similarity
 
-from evaluation import playlist_metrics as metrics
+from evaluation.music import metrics as metrics
 
 LISTS = np.array([[0, 1, 2], [2, -1, -1], [-1, -1, -1], [3, 1, -1]])
 VECTORS = np.array([[1.0, 0], [0, 2], [3, 0], [0, 0]])  # items 0 and 2 alike, 1 across, 3 without a vector

@@ -10,13 +10,13 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from evaluation import playlist_metrics as metrics
-from evaluation.engagement_plots import engagement_forest
-from evaluation.engagement_predictor import EngagementPredictor
-from evaluation.playlist_judge import FIGURES, PlaylistJudge, PlaylistRow
-from evaluation.playlist_table import describe_music, music_table, music_tables
-from evaluation.shown_features import FeatureMaker, ItemSpace, Shown
-from evaluation.tables import NONE
+from evaluation.engagement.features import FeatureMaker, ItemSpace, Shown
+from evaluation.engagement.plots import engagement_forest
+from evaluation.engagement.predictor import EngagementPredictor
+from evaluation.music import metrics as metrics
+from evaluation.music.judge import FIGURES, PlaylistJudge, PlaylistRow
+from evaluation.music.table import describe_music, music_table, music_tables
+from evaluation.report.tables import NONE
 
 USERS = np.repeat(np.arange(40), 3)
 R, N = len(USERS), 50

@@ -21,17 +21,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from recsys.data.tables import DataError
 from recsys.run import Run, sha256_of
-from recsys.tables import DataError
-from serving import playlist_requests, playlist_shards
-from serving.asking import answer, request_of
-from serving.engines import LocalEngine, Task, Work, engine
-from serving.playlist_answers import Row, each_or_why, micro_batches
-from serving.playlist_folder import DELETED, WORK
-from serving.playlist_plan import Settings, refuse_impossible
-from serving.playlist_requests import Source
-from serving.playlists import playlists
-from serving.recommender import Recommender
+from serving.answering.recommender import Recommender
+from serving.answering.requests import answer, request_of
+from serving.engines.local import LocalEngine, Task, Work, engine
+from serving.playlists import requests as playlist_requests
+from serving.playlists import shards as playlist_shards
+from serving.playlists.answers import Row, each_or_why, micro_batches
+from serving.playlists.folder import DELETED, WORK
+from serving.playlists.job import playlists
+from serving.playlists.plan import Settings, refuse_impossible
+from serving.playlists.requests import Source
 from tests.test_engines import ROOT, wait_until
 
 SETTINGS = Settings(n=7, batch=4, seed=3)
@@ -762,7 +763,7 @@ def test_a_request_that_fails_is_set_aside_and_the_others_of_its_batch_are_answe
             raise ValueError("no such luck\nwith frames")
         return answer(recommender, requests, *options)
 
-    monkeypatch.setattr("serving.playlist_answers.answer", failing)
+    monkeypatch.setattr("serving.playlists.answers.answer", failing)
     manifest = playlists(run, source, tmp_path / "out", Here(), SETTINGS, quiet=True)
     assert (manifest["counts"]["answered"], manifest["counts"]["rejected"]) == (67, 3)
     why = rejected(tmp_path / "out").set_index("request_id")["reason"]
@@ -771,7 +772,7 @@ def test_a_request_that_fails_is_set_aside_and_the_others_of_its_batch_are_answe
     assert expected.keys() - found.keys() == bad
     for id_, frame in found.items():
         assert frame["item_id"].tolist() == expected[id_]["item_id"].tolist()
-    monkeypatch.setattr("serving.playlist_answers.answer", lambda *_: 1 / 0)
+    monkeypatch.setattr("serving.playlists.answers.answer", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # when all of a part fail it is not the rows
         playlists(run, source, tmp_path / "none", Here(), SETTINGS, quiet=True)
 

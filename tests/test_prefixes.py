@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm.prefixes import E2P, StaticPrefix, parameter_count
-from llm.vocabulary import PREFIX, SidRows
+from llm.backbone.vocabulary import PREFIX, SidRows
+from llm.methods.prefixes import E2P, StaticPrefix, parameter_count
 from tests.conftest import SIZES
 
 

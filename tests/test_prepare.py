@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys import filters
-from recsys.interactions import DataError, Interactions
-from recsys.prepare import Dataset, PrepareConfig, prepare
+from recsys.data import filters
+from recsys.data.interactions import DataError, Interactions
+from recsys.data.prepare import Dataset, PrepareConfig, prepare
+from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from recsys.run import Run, RunError
 from recsys.seeds import rng
-from recsys.splits import FIT, PERSONALIZE, TEST, VALIDATION
 
 
 def rows(

@@ -10,16 +10,16 @@ from scipy.stats import chi2, chisquare
 
 from evaluation.product import TEMPERATURES, Product, fit_weights
 from evaluation.softmax import SoftmaxOver
-from llm.recommender import SidRecommender
+from llm.decoding.recommender import SidRecommender
+from recsys.data.splits import TEST
 from recsys.recommender import Request
 from recsys.run import Run
-from recsys.splits import TEST
-from serving.combine import combine
-from serving.combine_config import CombineConfig
-from serving.config import RunConfig
-from serving.evaluate import evaluate
-from serving.methods import Methods
-from serving.recommender import Recommender
+from serving.answering.methods import Methods
+from serving.answering.recommender import Recommender
+from serving.config.combine import CombineConfig
+from serving.config.run import RunConfig
+from serving.stages.combine import combine
+from serving.stages.evaluate import evaluate
 
 
 class Table:
@@ -193,7 +193,7 @@ def test_the_sharpness_is_that_of_the_best_expected_hit_rate_of_30_draws(world):
 
 def test_evaluation_of_the_whole_distribution_agrees_with_walking_the_trie(combined):
     """Exact ranks and the same probabilities; without exclusions the two are one distribution."""
-    from serving.evaluate import WholeCatalogue
+    from serving.stages.evaluate import WholeCatalogue
 
     config, run = combined
     methods = Methods(run, config)

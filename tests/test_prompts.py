@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llm.contexts import FullHistory, Joined, Profile, Records, RecordSearch
-from llm.prompts import PromptBuilder, PromptConfig
-from llm.vocabulary import PREFIX
-from llm.windows import Shares, WindowBatches, WindowBuilder, windows_of_epoch
-from recsys.catalogue import Catalogue
-from recsys.dataset import Dataset
-from recsys.leaks import LeakError, check_planted_answer
-from recsys.phrases import Phrases
+from llm.backbone.vocabulary import PREFIX
+from llm.prompts.builder import PromptBuilder, PromptConfig
+from llm.prompts.contexts import FullHistory, Joined, Profile, Records, RecordSearch
+from llm.stage1.windows import Shares, WindowBatches, WindowBuilder, windows_of_epoch
+from recsys.data.catalogue import Catalogue
+from recsys.data.dataset import Dataset
+from recsys.data.phrases import Phrases
+from recsys.data.splits import FIT, TEST
+from recsys.embeddings.leaks import LeakError, check_planted_answer
 from recsys.recommender import Request
-from recsys.splits import FIT, TEST
 
 N = 12
 TOKENS = 1000 + np.arange(N * 2).reshape(N, 2)  # item i has the tokens 1000 + 2i, 1001 + 2i
@@ -148,7 +148,7 @@ def contexts() -> dict:
 
 @pytest.mark.parametrize("context", list(contexts()))
 def test_the_planted_answer_changes_no_prompt(context):
-    from recsys.leaks import Events
+    from recsys.embeddings.leaks import Events
 
     data = dataset()
     event = next(int(e) for e in data.events(TEST) if data.history_end[e] - data.offsets[data.users[e]] > 8)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from llm import scoring
-from llm.model import SidModel
-from llm.quantize import quantisable, to_int8
-from serving.methods import Methods
-from serving.recommender import Recommender
+from llm.backbone.sid_model import SidModel
+from llm.decoding import scoring
+from llm.decoding.int8 import quantisable, to_int8
+from serving.answering.methods import Methods
+from serving.answering.recommender import Recommender
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from llm.backbone import BackboneConfig, load_backbone
-from llm.conditions import NOTHING, Condition
-from llm.ragged import Layout, Memory
+from llm.backbone.conditions import NOTHING, Condition
+from llm.backbone.load import BackboneConfig, load_backbone
+from llm.backbone.ragged import Layout, Memory
 
 LENGTHS = [3, 1, 7, 7, 2]
 
@@ -134,7 +134,7 @@ def test_memory_holds_a_prompt_once_and_forgets_only_nodes():
 
 
 def test_what_packed_attention_cannot_do_is_refused():
-    from llm.ragged import ragged_attention
+    from llm.backbone.ragged import ragged_attention
 
     layout = Layout([6], torch.device("cpu"))
     x = torch.zeros(1, 1, 6, 4)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import serving
-from recsys.caps import Caps
-from serving.asking import answer, request_of
+from recsys.data.caps import Caps
+from serving.answering.requests import answer, request_of
 from tests.test_recommender_contract import check_lists_contract, contract_requests
 from tests.test_serving import prelude
 

@@ -16,10 +16,10 @@ import pytest
 
 from evaluation.baselines import Popularity, Recency
 from evaluation.softmax import SoftmaxOver
-from llm.reading import Reading
-from llm.recommender import SidRecommender
-from recsys.caps import Caps
-from recsys.catalogue import Catalogue
+from llm.decoding.recommender import SidRecommender
+from llm.prompts.reading import Reading
+from recsys.data.caps import Caps
+from recsys.data.catalogue import Catalogue
 from recsys.recommender import ProbabilisticRecommender, Ranked, Recommender, Request
 
 N_ITEMS = 14

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from llm.adapt import adapt, window_loss
-from llm.regularise import BranchDropout
-from llm.windows import Window
+from llm.backbone.regularise import BranchDropout
+from llm.stage1.adapt import adapt, window_loss
+from llm.stage1.windows import Window
 from recsys.run import Run
 
 
@@ -96,7 +96,7 @@ def test_a_real_decoder_is_dropped_from_in_every_branch(tiny):
 def test_a_regularised_stage_1_that_is_killed_ends_in_the_same_bytes(small_run, tmp_path, monkeypatch):
     import shutil
 
-    from recsys import training
+    from recsys.training import loop
 
     config, run = small_run
     settings = config.adapt.model_copy(
@@ -109,9 +109,9 @@ def test_a_regularised_stage_1_that_is_killed_ends_in_the_same_bytes(small_run, 
         }
     )
     monkeypatch.setattr(
-        training.fit,
+        loop.fit,
         "__kwdefaults__",
-        training.fit.__kwdefaults__ | {"log_every": 1, "checkpoint_every_s": 0.0},
+        loop.fit.__kwdefaults__ | {"log_every": 1, "checkpoint_every_s": 0.0},
     )
     bytes_of = []
     for name, killed in (("whole", False), ("killed", True)):
@@ -119,7 +119,7 @@ def test_a_regularised_stage_1_that_is_killed_ends_in_the_same_bytes(small_run, 
         copy = Run.open(tmp_path / name)
         if killed:
             saves = []
-            save = training._save
+            save = loop._save
 
             def dying(*args, save=save, saves=saves):
                 save(*args)
@@ -128,7 +128,7 @@ def test_a_regularised_stage_1_that_is_killed_ends_in_the_same_bytes(small_run, 
                     raise KeyboardInterrupt
 
             with monkeypatch.context() as patch:
-                patch.setattr(training, "_save", dying)
+                patch.setattr(loop, "_save", dying)
                 with pytest.raises(KeyboardInterrupt):
                     adapt(settings, copy)
             assert len(saves) == 3

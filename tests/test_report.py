@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from evaluation.baselines import Popularity
-from evaluation.job import EvaluateConfig, Row, evaluate_rows
-from evaluation.plots import _tsne, by_group, code_use, forest, training_curves, tsne_pair
-from evaluation.report import print_table, write_report
-from evaluation.results import COSTS, Results
+from evaluation.report.plots import _tsne, by_group, code_use, forest, training_curves, tsne_pair
+from evaluation.report.report import print_table, write_report
+from evaluation.report.tables import p_value, percent, rate, signed
 from evaluation.softmax import SoftmaxOver
-from evaluation.tables import p_value, percent, rate, signed
+from evaluation.table.job import EvaluateConfig, Row, evaluate_rows
+from evaluation.table.results import COSTS, Results
 from recsys.recommender import Request
 
 
@@ -224,9 +224,11 @@ def test_many_tastes_and_dead_codes_are_drawn():
 
 
 def test_of_very_many_users_a_part_is_drawn(monkeypatch):
-    monkeypatch.setattr("evaluation.plots.MAX_TSNE_USERS", 6)
+    monkeypatch.setattr("evaluation.report.plots.MAX_TSNE_USERS", 6)
     sizes = []
-    monkeypatch.setattr("evaluation.plots._tsne", lambda vectors, seed: sizes.append(len(vectors)) or vectors)
+    monkeypatch.setattr(
+        "evaluation.report.plots._tsne", lambda vectors, seed: sizes.append(len(vectors)) or vectors
+    )
     assert tsne_pair(np.eye(9)[:, :2], np.eye(9)[:, :2], list("aaabbbccc"))[:4] == b"\x89PNG"
     assert sizes == [6, 6]
 
@@ -236,7 +238,7 @@ def test_a_panel_for_each_of_many_rows_and_none_for_one_group(results, monkeypat
     low_first = sorted(group["rows"], key=lambda row: row["ci95"][1])
     many = [group | {"rows": [row | {"name": f"row {at}"} for row in low_first for at in range(5)]}] * 3
     drawn = []
-    monkeypatch.setattr("evaluation.plots._png", lambda figure: drawn.append(figure) or b"")
+    monkeypatch.setattr("evaluation.report.plots._png", lambda figure: drawn.append(figure) or b"")
     by_group(many)
     assert [axis.get_title(loc="left") for axis in drawn[0].axes] == [row["name"] for row in many[0]["rows"]]
     line = drawn[0].axes[-1].lines[1]

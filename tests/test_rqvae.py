@@ -150,7 +150,7 @@ def test_reloaded_it_encodes_identically_and_knows_that_it_has_started(tmp_path)
 
 @pytest.mark.parametrize("killed_at", [10, 20, 45])  # in the warm-up, as the codebooks start, among restarts
 def test_a_killed_fit_resumes_to_the_same_bytes(tmp_path, monkeypatch, killed_at):
-    import recsys.training as training
+    import recsys.training.loop as training
 
     vectors, loop = blobs(), training.fit
 

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from recsys import training
 from recsys.config import StageConfig
 from recsys.run import Run, RunError
 from recsys.seeds import derive, rng, torch_generator
+from recsys.training import loop
 
 
 class Config(StageConfig):
@@ -145,9 +145,9 @@ def train(folder, kill_at: int | None = None, steps: int = 57, patience: int = 0
         x = torch.randn(8, 4, generator=generator)
         return ((x @ weight - x @ truth - torch.randn(8, generator=generator)) ** 2).mean()
 
-    curves = training.fit(
+    curves = loop.fit(
         "t", steps, {"w": weight}, torch.optim.AdamW([weight], lr=0.1), step, folder,
-        schedule=lambda index: training.cosine(index, steps, 5), log_every=10, clip_norm=1.0, quiet=True,
+        schedule=lambda index: loop.cosine(index, steps, 5), log_every=10, clip_norm=1.0, quiet=True,
         validate=lambda: -float((weight - truth).abs().sum()), validate_every=8, patience=patience,
         checkpoint_every_s=0.0,
     )  # fmt: skip
@@ -185,7 +185,7 @@ def test_two_steps_equal_plain_adamw(tmp_path):
         (gradient,) = torch.autograd.grad(loss, weight)
         gradient = gradient / max(1.0, float(gradient.norm()) + 1e-6)
         moment, square = 0.9 * moment + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
-        rate = 0.1 * training.cosine(index, 2, 5)
+        rate = 0.1 * loop.cosine(index, 2, 5)
         corrected = moment / (1 - 0.9 ** (index + 1)) / ((square / (1 - 0.999 ** (index + 1))).sqrt() + 1e-8)
         weight = (weight.detach() * (1 - rate * 0.01) - rate * corrected).requires_grad_()
         candidates.append(weight.detach())
@@ -195,5 +195,5 @@ def test_two_steps_equal_plain_adamw(tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_its_step(tmp_path):
     weight = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(FloatingPointError, match="step 0"):
-        training.fit("t", 3, {"w": weight}, torch.optim.SGD([weight], lr=1.0), lambda i: weight.sum() * float("nan"),
+        loop.fit("t", 3, {"w": weight}, torch.optim.SGD([weight], lr=1.0), lambda i: weight.sum() * float("nan"),
                      tmp_path, quiet=True)  # fmt: skip

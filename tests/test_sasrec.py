@@ -11,15 +11,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from recsys import embed_sequences
-from recsys.embed import embed, load_conditioning_items, load_item_vectors, load_retrieval, load_user_vectors
-from recsys.embed_config import EmbedConfig
-from recsys.leaks import Events, LeakError, check_planted_answer
-from recsys.prepare import Dataset, prepare
-from recsys.recommender import Request
-from recsys.retrieval import retrieval_hits
-from recsys.run import Run, RunError
-from recsys.sasrec import (
+from recsys.data.prepare import Dataset, prepare
+from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
+from recsys.embeddings import sequence_parts
+from recsys.embeddings.config import EmbedConfig
+from recsys.embeddings.embed import (
+    embed,
+    load_conditioning_items,
+    load_item_vectors,
+    load_retrieval,
+    load_user_vectors,
+)
+from recsys.embeddings.leaks import Events, LeakError, check_planted_answer
+from recsys.embeddings.retrieval import retrieval_hits
+from recsys.embeddings.sasrec import (
     Block,
     Ranking,
     SasRec,
@@ -28,12 +33,18 @@ from recsys.sasrec import (
     sequence_loss,
     train_sasrec,
 )
+from recsys.embeddings.sequence_vectors import (
+    SasRecRetrieval,
+    SequenceVectors,
+    load_sequence_vectors,
+    save_sasrec,
+)
+from recsys.embeddings.sequences import Batches, Windows, padded, windows_of_epoch
+from recsys.embeddings.user_vectors import HistoryVectors
+from recsys.recommender import Request
+from recsys.run import Run, RunError
 from recsys.seeds import torch_draws
-from recsys.sequence_vectors import SasRecRetrieval, SequenceVectors, load_sequence_vectors, save_sasrec
-from recsys.sequences import Batches, Windows, padded, windows_of_epoch
-from recsys.splits import FIT, PERSONALIZE, VALIDATION
-from recsys.user_vectors import HistoryVectors
-from serving.methods import Methods
+from serving.answering.methods import Methods
 from tests.conftest import make_requests, small_config
 from tests.test_recommender_contract import check_contract, contract_requests
 
@@ -328,9 +339,9 @@ def test_a_killed_training_ends_in_the_same_bytes(tmp_path, monkeypatch):
     class Killed(Exception):
         pass
 
-    import recsys.sasrec
+    import recsys.embeddings.sasrec
 
-    honest, calls = recsys.sasrec.sequence_loss, []
+    honest, calls = recsys.embeddings.sasrec.sequence_loss, []
 
     def dying(*arguments):
         calls.append(1)
@@ -338,10 +349,12 @@ def test_a_killed_training_ends_in_the_same_bytes(tmp_path, monkeypatch):
             raise Killed
         return honest(*arguments)
 
-    fit = recsys.sasrec.training.fit
-    monkeypatch.setattr(recsys.sasrec, "sequence_loss", dying)
+    fit = recsys.embeddings.sasrec.training.fit
+    monkeypatch.setattr(recsys.embeddings.sasrec, "sequence_loss", dying)
     monkeypatch.setattr(
-        recsys.sasrec.training, "fit", lambda *a, **k: fit(*a, **k, log_every=5, checkpoint_every_s=0.0)
+        recsys.embeddings.sasrec.training,
+        "fit",
+        lambda *a, **k: fit(*a, **k, log_every=5, checkpoint_every_s=0.0),
     )
     with pytest.raises(Killed):
         learned(tmp_path / "killed", {"steps": 60, "validate_every": 20})
@@ -460,10 +473,10 @@ def test_a_sasrec_that_was_trained_on_the_targets_stops_the_run(tmp_path, monkey
     by_heart = {"dim": 32, "steps": 100, "dropout": 0.0, "learning_rate": 1e-2, "validate_every": 100}
     sasrec = config.embed.sasrec.model_copy(update=by_heart)
     settings = config.embed.model_copy(update={"users_from": "sasrec", "sasrec": sasrec})
-    monkeypatch.setattr("recsys.embed.K", 5)
+    monkeypatch.setattr("recsys.embeddings.embed.K", 5)
     embed(settings, run)  # without the leak the same settings pass
     shutil.rmtree(run.path / "embed")
-    monkeypatch.setitem(embed_sequences.ROLES, "sasrec_users", (FIT, PERSONALIZE))
+    monkeypatch.setitem(sequence_parts.ROLES, "sasrec_users", (FIT, PERSONALIZE))
     with pytest.raises(LeakError, match="training targets"):
         embed(settings, run)
     assert not (run.path / "embed").exists()

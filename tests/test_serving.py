@@ -10,7 +10,7 @@ import pytest
 
 import serving
 from serving.cli import main
-from serving.config import RunConfig, load_config
+from serving.config.run import RunConfig, load_config
 
 
 @pytest.fixture(scope="module")

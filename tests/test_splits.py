@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import recsys.splits as splits
-from recsys.splits import FIT, PERSONALIZE, TEST, UNUSED, VALIDATION, SplitConfig, assign_roles, cutoffs
+import recsys.data.splits as splits
+from recsys.data.splits import FIT, PERSONALIZE, TEST, UNUSED, VALIDATION, SplitConfig, assign_roles, cutoffs
 
 
 def roles_of_one(n: int, **settings) -> list[int]:

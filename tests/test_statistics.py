@@ -17,7 +17,13 @@ from evaluation.statistics import (
     smallest_detectable_difference,
     user_means,
 )
-from recsys.leaks import Events, LeakError, check_no_overlap, check_planted_answer, check_retrieval_leak
+from recsys.embeddings.leaks import (
+    Events,
+    LeakError,
+    check_no_overlap,
+    check_planted_answer,
+    check_retrieval_leak,
+)
 
 
 def test_user_means_by_hand():

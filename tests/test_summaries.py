@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.dataset import Dataset
-from recsys.splits import FIT, TEST
-from serving import summaries
-from serving.summaries import known_titles, summarize
+from recsys.data.dataset import Dataset
+from recsys.data.splits import FIT, TEST
+from serving.studies import summaries
+from serving.studies.summaries import known_titles, summarize
 
 
 def test_a_summary_is_told_of_nothing_that_any_instance_asks_for(small_run):
@@ -58,8 +58,8 @@ def test_a_killed_call_goes_on_where_it_was(small_run, tmp_path, monkeypatch):
 
 
 def test_the_model_writes_one_line(tmp_path):
-    from llm.backbone import BackboneConfig
-    from llm.text_model import load_text_model
+    from llm.backbone.load import BackboneConfig
+    from llm.text_tasks.model import load_text_model
 
     model = load_text_model(BackboneConfig(name="tiny-random", device="cpu"))
     (text,) = summaries.write(model, ["Heat; Fargo"], 5)

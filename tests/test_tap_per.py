@@ -12,17 +12,17 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from llm.contexts import RecordSearch
+from llm.methods.stage2 import World, lm_loss
 from llm.methods.tap_per import Histories, TapPer, TapPerConfig, segment_softmax
-from llm.prompts import PromptBuilder, PromptConfig
-from llm.reading import Reading
-from llm.records import TEXT_TOKENS, open_record_vectors, write_record_vectors
-from llm.stage2 import World, lm_loss
-from recsys.catalogue import Catalogue
-from recsys.dataset import Dataset
-from recsys.leaks import Events, LeakError, check_planted_answer
+from llm.prompts.builder import PromptBuilder, PromptConfig
+from llm.prompts.contexts import RecordSearch
+from llm.prompts.reading import Reading
+from llm.stage1.records import TEXT_TOKENS, open_record_vectors, write_record_vectors
+from recsys.data.catalogue import Catalogue
+from recsys.data.dataset import Dataset
+from recsys.data.splits import FIT
+from recsys.embeddings.leaks import Events, LeakError, check_planted_answer
 from recsys.recommender import Request
-from recsys.splits import FIT
 
 DAY = 86_400
 SMALL = {"length": 2, "scorer_hidden": 6, "projection_hidden": 5, "bridge_rank": 2}

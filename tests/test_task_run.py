@@ -14,14 +14,14 @@ from scipy import stats
 from sklearn.metrics import f1_score, root_mean_squared_error
 from typer.testing import CliRunner
 
-import serving.tasks
-from evaluation.text_metrics import Rouge, expected_rating, label_counts, macro_f1_of_counts
-from evaluation.text_results import Figure, Measured, markdown, tabulate
-from recsys import training
+import serving.text_tasks.tasks
+from evaluation.text_tasks.metrics import Rouge, expected_rating, label_counts, macro_f1_of_counts
+from evaluation.text_tasks.results import Figure, Measured, markdown, tabulate
 from recsys.run import Run
+from recsys.training import loop
 from serving.cli import app
-from serving.config import read_values, validated
-from serving.tasks import TaskRun, TextTaskConfig, run_task
+from serving.config.run import read_values, validated
+from serving.text_tasks.tasks import TaskRun, TextTaskConfig, run_task
 from tests.test_text_tasks import write_lastfm, write_movielens, write_persona_csv
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "tasks").glob("*.yaml"))
@@ -120,7 +120,7 @@ def test_a_killed_run_resumes_to_the_same_results(tmp_path, monkeypatch):
     methods = ["no_context", "static_prefix", "e2p"]
     config = small("lastfm-tagging", data, adapt={"steps": 3, "batch": 4}, methods=methods)
     whole = run_task(config, Run.create(tmp_path / "whole"))
-    fit, calls = training.fit, []
+    fit, calls = loop.fit, []
 
     def killed(label, *arguments, **settings):
         if label.startswith("e2p at"):
@@ -128,7 +128,7 @@ def test_a_killed_run_resumes_to_the_same_results(tmp_path, monkeypatch):
         calls.append(label)
         return fit(label, *arguments, **settings)
 
-    monkeypatch.setattr(training, "fit", killed)
+    monkeypatch.setattr(loop, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
         run_task(config, Run.create(tmp_path / "broken"))
     steps = []
@@ -140,14 +140,16 @@ def test_a_killed_run_resumes_to_the_same_results(tmp_path, monkeypatch):
 
         return fit(label, n, state, optimizer, and_count, *arguments, **settings)
 
-    monkeypatch.setattr(training, "fit", counted)
+    monkeypatch.setattr(loop, "fit", counted)
     resumed = run_task(config, Run.create(tmp_path / "broken"))
     assert resumed == whole
     assert not any("static" in label or "Stage 1" in label for label in steps)  # nothing is trained twice
     saved = [tmp_path / name / "task-prefixes" / "e2p.safetensors" for name in ("whole", "broken")]
     assert saved[0].read_bytes() == saved[1].read_bytes()
     steps.clear()
-    monkeypatch.setattr(serving.tasks, "load_text_model", None)  # a finished run does not even load the model
+    monkeypatch.setattr(
+        serving.text_tasks.tasks, "load_text_model", None
+    )  # a finished run does not even load the model
     assert run_task(config, Run.create(tmp_path / "broken")) == whole
     assert not steps
 

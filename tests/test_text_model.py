@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from llm.backbone import BackboneConfig
-from llm.prefixes import E2P, StaticPrefix
-from llm.text_model import TextModel, load_text_model
-from llm.text_training import (
+from llm.backbone.load import BackboneConfig
+from llm.methods.prefixes import E2P, StaticPrefix
+from llm.text_tasks.model import TextModel, load_text_model
+from llm.text_tasks.training import (
     Examples,
     PrefixConfig,
     TaskAdaptConfig,

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.dialogues import (
+from recsys.data.tables import DataError
+from recsys.text_tasks.dialogues import (
     assign_personas,
     load_empathetic,
     load_persona_chat,
@@ -18,12 +19,8 @@ from recsys.dialogues import (
     load_synthetic_persona_chat,
     person_id,
 )
-from recsys.lamp import FORMATS, MOVIE_TAGS, load_lamp, load_longlamp
-from recsys.load_tasks import TaskDataConfig, data_hash, load_task
-from recsys.made_tasks import STARS, load_lastfm_tagging, load_movielens_rating
-from recsys.pens import load_pens
-from recsys.tables import DataError
-from recsys.text_tasks import (
+from recsys.text_tasks.from_interactions import STARS, load_lastfm_tagging, load_movielens_rating
+from recsys.text_tasks.instances import (
     Instance,
     Record,
     TextTask,
@@ -33,6 +30,9 @@ from recsys.text_tasks import (
     retrieve,
     spread_sample,
 )
+from recsys.text_tasks.lamp import FORMATS, MOVIE_TAGS, load_lamp, load_longlamp
+from recsys.text_tasks.load import TaskDataConfig, data_hash, load_task
+from recsys.text_tasks.pens import load_pens
 
 # -- worlds: small files in the published formats ----------------------------------------------------------------------
 

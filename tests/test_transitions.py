@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.catalogue import Catalogue
-from recsys.dataset import Dataset
+from recsys.data.catalogue import Catalogue
+from recsys.data.dataset import Dataset
+from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from recsys.run import Run
-from recsys.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from semantic_ids.scores import SCORES, id_scores, scores_of
 from semantic_ids.tokenizer import load_table
 from semantic_ids.transitions import (

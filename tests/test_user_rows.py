@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recsys.user_rows import Person, forget, load_user_rows, rows_of, save_user_rows
+from recsys.artifacts.user_rows import Person, forget, load_user_rows, rows_of, save_user_rows
 
 ANNA = Person("anna", 2)
 

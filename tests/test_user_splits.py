@@ -10,15 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.results import Results
-from recsys import user_splits
-from recsys.interactions import DataError
-from recsys.phrases import Phrases
-from recsys.prepare import Dataset, PrepareConfig, prepare
-from recsys.recommender import Request
-from recsys.run import Run
-from recsys.seeds import rng
-from recsys.splits import (
+from evaluation.table.results import Results
+from recsys.data import user_splits
+from recsys.data.interactions import DataError
+from recsys.data.phrases import Phrases
+from recsys.data.prepare import Dataset, PrepareConfig, prepare
+from recsys.data.splits import (
     DROPPED,
     FIT,
     OOD,
@@ -30,7 +27,7 @@ from recsys.splits import (
     WARM,
     hold_out_users,
 )
-from recsys.user_splits import (
+from recsys.data.user_splits import (
     UserSplitConfig,
     assign_groups,
     cluster_users,
@@ -38,9 +35,12 @@ from recsys.user_splits import (
     profile_texts,
     proportional,
 )
-from serving.config import RunConfig
-from serving.evaluate import STAGES, _groups
+from recsys.recommender import Request
+from recsys.run import Run
+from recsys.seeds import rng
+from serving.config.run import RunConfig
 from serving.pipeline import run_stage
+from serving.stages.evaluate import STAGES, _groups
 from tests.conftest import small_config
 
 KINDS = ["last_fraction", "leave_last_out", "global_time"]
@@ -346,7 +346,7 @@ def test_changing_held_out_users_changes_no_trained_byte(tmp_path, monkeypatch):
         dataset.roles, dataset.user_groups = hold_out_users(dataset.users, dataset.roles, groups), groups
         return {"users": {}}
 
-    monkeypatch.setattr("recsys.prepare.split_users", chosen)
+    monkeypatch.setattr("recsys.data.prepare.split_users", chosen)
     config = quick_config(tmp_path, UserSplitConfig(random=0.1))
     stages = ("prepare", "embed", "tokenize", "adapt", "personalize")
     runs = []

@@ -21,15 +21,15 @@ import yaml
 from safetensors import safe_open
 
 import serving
+from recsys.artifacts.manifest import rehashed
+from recsys.artifacts.user_rows import save_user_rows
 from recsys.config import StageConfig
-from recsys.dataset import Dataset
-from recsys.embed import embed, load_user_vectors
-from recsys.manifest import rehashed
+from recsys.data.dataset import Dataset
+from recsys.embeddings.embed import embed, load_user_vectors
 from recsys.run import Run, RunError
-from recsys.user_rows import save_user_rows
 from serving.cli import main
-from serving.evaluate import STAGES
 from serving.pipeline import run_stage
+from serving.stages.evaluate import STAGES
 from serving.user_state import delete, export, remake_report, show
 
 PERSON, NUMBER, GONE = "u7", 7, "u39"
@@ -239,7 +239,7 @@ def drawn(monkeypatch) -> list[dict]:
         given.extend([tsne] if tsne else [])
         return []
 
-    monkeypatch.setattr("evaluation.report._pictures", pictures)
+    monkeypatch.setattr("evaluation.report.report._pictures", pictures)
     return given
 
 

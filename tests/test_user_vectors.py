@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.interactions import DataError
-from recsys.leaks import LeakError, check_planted_answer
-from recsys.recommender import Request
-from recsys.seeds import rng
-from recsys.user_vectors import (
+from recsys.data.interactions import DataError
+from recsys.embeddings.leaks import LeakError, check_planted_answer
+from recsys.embeddings.user_vectors import (
     BroughtVectors,
     HistoryVectors,
     partners_of_other_users,
     read_brought,
     recency_weights,
 )
+from recsys.recommender import Request
+from recsys.seeds import rng
 
 
 def test_recency_weights_by_hand():
@@ -41,7 +41,7 @@ def test_history_vectors_equal_a_plain_loop():
 
 
 def planted_events():
-    from recsys.leaks import Events
+    from recsys.embeddings.leaks import Events
 
     generator = np.random.default_rng(3)
     return Events(generator.integers(0, 4, 80), generator.integers(0, 10, 80), generator.integers(0, 30, 80))

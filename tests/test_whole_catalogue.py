@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llm import whole_catalogue
-from llm.recommender import SidRecommender
-from recsys.splits import TEST
-from serving.methods import Methods
+from llm.decoding import whole_catalogue
+from llm.decoding.recommender import SidRecommender
+from recsys.data.splits import TEST
+from serving.answering.methods import Methods
 
 
 @pytest.fixture(scope="module")

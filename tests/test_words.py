@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from llm.adapt import OUTPUT_NORM, AdaptConfig, new_model
-from llm.backbone import BackboneConfig, load_backbone
-from llm.model import SidModel
-from llm.prompts import PromptBuilder, PromptConfig
-from llm.reading import Reading
-from llm.recommender import SidRecommender
-from llm.understanding import known_and_held_out, mean_precision, query_precision
-from llm.vocabulary import SidRows, words_of_codes
-from llm.words import TextRow, Words, text_loss
-from recsys.catalogue import Catalogue
-from recsys.dataset import Dataset
-from recsys.phrases import Phrases
-from recsys.splits import FIT, TEST
+from llm.backbone.load import BackboneConfig, load_backbone
+from llm.backbone.sid_model import SidModel
+from llm.backbone.vocabulary import SidRows, words_of_codes
+from llm.decoding.recommender import SidRecommender
+from llm.prompts.builder import PromptBuilder, PromptConfig
+from llm.prompts.reading import Reading
+from llm.stage1.adapt import OUTPUT_NORM, AdaptConfig, new_model
+from llm.stage1.understanding import known_and_held_out, mean_precision, query_precision
+from llm.stage1.words import TextRow, Words, text_loss
+from recsys.data.catalogue import Catalogue
+from recsys.data.dataset import Dataset
+from recsys.data.phrases import Phrases
+from recsys.data.splits import FIT, TEST
 from semantic_ids.table import SemanticIdTable
 from semantic_ids.trie import Trie
 from tests.conftest import SIZES, unique_codes

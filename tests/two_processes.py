@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from recsys import distributed, training
+from recsys.training import distributed, loop
 
 DIES_AT = 45
 SIZES = (5, 1, 4, 3, 7, 2)  # rows of the batches: uneven shares, and one batch with fewer rows than processes
@@ -58,8 +58,8 @@ def fit_rows(checkpoint: Path) -> dict:
         )
         return errors.mean(), len(errors)
 
-    curves = training.fit(
-        "rows", 12, training.trainable_state(module), optimizer_of(module), step, checkpoint,
+    curves = loop.fit(
+        "rows", 12, loop.trainable_state(module), optimizer_of(module), step, checkpoint,
         clip_norm=0.5, log_every=1,
     )  # fmt: skip
     return {
@@ -71,7 +71,7 @@ def fit_rows(checkpoint: Path) -> dict:
 def fit_a_loss_of_all(checkpoint: Path) -> list[float]:
     """A step that knows nothing of shares."""
     weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    training.fit(
+    loop.fit(
         "alike",
         3,
         {"w": weight},
@@ -106,9 +106,9 @@ def command_line(*arguments: str, expected: int = 0) -> None:
 
 
 def die(run: str) -> None:
-    import llm.adapt
+    import llm.stage1.adapt
 
-    honest, calls = llm.adapt.window_loss, 0
+    honest, calls = llm.stage1.adapt.window_loss, 0
 
     def deadly(model, windows, smoothing):
         nonlocal calls
@@ -117,7 +117,7 @@ def die(run: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return honest(model, windows, smoothing)
 
-    llm.adapt.window_loss = deadly
+    llm.stage1.adapt.window_loss = deadly
     command_line("adapt", run)
 
 
@@ -126,9 +126,9 @@ def align(run: str) -> None:
 
 
 def finish(run: str, whole: str, out: str) -> None:
-    import llm.profiles
+    import llm.methods.p2p.profiles
 
-    llm.profiles.CHUNK = 50  # so that P2P's profiles are several files, encoded by turns
+    llm.methods.p2p.profiles.CHUNK = 50  # so that P2P's profiles are several files, encoded by turns
     command_line("adapt", whole)
     command_line("run", "--run", run, "--until", "personalize")
     number, folder = distributed.number(), Path(out)
@@ -147,6 +147,6 @@ def finish(run: str, whole: str, out: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    assert training.fit.__kwdefaults__ is not None
-    training.fit.__kwdefaults__["checkpoint_every_s"] = 0.0
+    assert loop.fit.__kwdefaults__ is not None
+    loop.fit.__kwdefaults__["checkpoint_every_s"] = 0.0
     {"die": die, "align": align, "finish": finish}[sys.argv[1]](*sys.argv[2:])

@@ -11,11 +11,11 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 
 from llm.methods.prompting import PromptMethod
-from llm.reading import Personalizer, Reading
-from llm.stage2 import World, train_by_gradient
+from llm.methods.stage2 import World, train_by_gradient
+from llm.prompts.reading import Personalizer, Reading
+from recsys.artifacts.user_rows import save_user_rows
 from recsys.config import StageConfig
 from recsys.recommender import Request
-from recsys.user_rows import save_user_rows
 
 
 class MethodConfig(StageConfig):

@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 
-from llm.conditions import Condition
+from llm.backbone.conditions import Condition
 from llm.methods.base import TrainedMethod
 from llm.methods.catalogue import named
 from llm.methods.e2p import E2PConfig
 from llm.methods.lora import MTLoraConfig
+from llm.methods.stage2 import World
 from llm.methods.tap_per import TapPerConfig
-from llm.reading import Personalizer
-from llm.stage2 import World
+from llm.prompts.reading import Personalizer
 from recsys.recommender import Request
 
 UNFIT = {

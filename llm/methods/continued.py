@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import torch
 
-from llm.adapt import load_adapted, prompt_builder, save_adapted
 from llm.methods.base import MethodConfig
-from llm.reading import Reading
-from llm.stage2 import World, train_by_gradient
+from llm.methods.stage2 import World, train_by_gradient
+from llm.prompts.reading import Reading
+from llm.stage1.adapt import load_adapted, prompt_builder, save_adapted
 
 
 class ContinuedConfig(MethodConfig):

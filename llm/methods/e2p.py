@@ -7,13 +7,13 @@ from typing import Literal
 
 import torch
 
-from llm.conditions import Condition
+from llm.backbone.conditions import Condition
 from llm.methods.base import TrainedMethod
-from llm.prefixes import E2P, StaticPrefix
-from llm.reading import Personalizer
-from llm.stage2 import World
+from llm.methods.prefixes import E2P, StaticPrefix
+from llm.methods.stage2 import World
+from llm.prompts.reading import Personalizer
+from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Request
-from recsys.user_vectors import UserVectors
 
 
 class UserPrefix(Personalizer):

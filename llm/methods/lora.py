@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from llm.conditions import Condition, LowRank
+from llm.backbone.conditions import Condition, LowRank
 from llm.methods.base import TrainedMethod
-from llm.reading import Personalizer
-from llm.stage2 import World
+from llm.methods.stage2 import World
+from llm.prompts.reading import Personalizer
 from recsys.recommender import Request
 from recsys.seeds import torch_generator
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from llm.contexts import FullHistory, Joined, Profile, Records, Summaries
-from llm.prompts import Context
+from llm.prompts.builder import Context
+from llm.prompts.contexts import FullHistory, Joined, Profile, Records, Summaries
 from recsys.config import StageConfig
 
 if TYPE_CHECKING:
-    from llm.stage2 import World
+    from llm.methods.stage2 import World
 
 
 class _Prompting(StageConfig):

@@ -8,7 +8,7 @@ The paper leaves open, and here: Δt is in days, Δπ counts records back from t
 `decay_start` and are free to change sign; both MLPs have bottlenecks; z_q is the mean of the shown items' record vectors and, where
 there is one, the query's mean token embedding. P_u starts at zero beside P_q, whose output bias starts as a constant prefix. In training P_u
 is dropped for a random part of the instances, so that P_q alone is a trained mode: that is what a new user gets.
-Feedback that comes later moves rows of P_u alone (`llm.online`): they lie in `TapPer.later`, and the trained table stays as it is.
+Feedback that comes later moves rows of P_u alone (`llm.streams.online`): they lie in `TapPer.later`, and the trained table stays as it is.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from llm.conditions import Condition
-from llm.contexts import RecordSearch
+from llm.backbone.conditions import Condition
 from llm.methods.base import TrainedMethod
 from llm.methods.lora import ATTENTION, SharedLora
-from llm.prefixes import seeded_linear
-from llm.reading import Personalizer, Reading
-from llm.records import mean_embedding
-from llm.stage2 import World
+from llm.methods.prefixes import seeded_linear
+from llm.methods.stage2 import World
+from llm.prompts.contexts import RecordSearch
+from llm.prompts.reading import Personalizer, Reading
+from llm.stage1.records import mean_embedding
 from recsys.recommender import Request
 from recsys.seeds import torch_generator
 
@@ -315,7 +315,7 @@ class TapPerConfig(TrainedMethod):
         """With P_u, a row is trained from the user's events as streamed feedback would be (Online-Emb); without, they are read."""
         if not self.user_state:
             return super().admit(world, reading, events)
-        from llm.online import OnlineConfig, absorb  # which reads this module
+        from llm.streams.online import OnlineConfig, absorb  # which reads this module
 
         data, trained = world.dataset, reading.personalizer
         assert isinstance(trained, TapPer)

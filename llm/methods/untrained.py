@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from llm.methods.base import MethodConfig
 from llm.methods.prompting import _Prompting
-from llm.reading import Reading
-from llm.stage2 import World
+from llm.methods.stage2 import World
+from llm.prompts.reading import Reading
 
 
 class PromptingConfig(_Prompting, MethodConfig):

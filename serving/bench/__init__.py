@@ -1,1 +1,5 @@
-"""`prelude bench`: every hot path against what a user would otherwise pick, in one run on the user's own machine."""
+"""`prelude bench`: every hot path against what one would otherwise pick, in turn, on your machine.
+
+May import: all rooms.
+Read first: `case.py` (what a case is), then `suite.py`.
+"""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recsys.seeds import rng
-from recsys.training import cosine, keep_freed_memory
+from recsys.training.loop import cosine, keep_freed_memory
 from semantic_ids.rqvae import RQVAE, RQVAEConfig, draw_weights, mlp
 from serving.bench.case import Result, Timing, in_turn, seconds_of, timed
 

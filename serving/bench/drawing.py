@@ -7,11 +7,11 @@ from statistics import median
 import numpy as np
 import torch
 
-from llm import generate, scoring
-from llm.conditions import Condition
-from llm.prefixes import E2P
-from llm.quantize import quantise
-from llm.vocabulary import PREFIX
+from llm.backbone.conditions import Condition
+from llm.backbone.vocabulary import PREFIX
+from llm.decoding import draws, scoring
+from llm.decoding.int8 import quantise
+from llm.methods.prefixes import E2P
 from serving.bench import world
 from serving.bench.case import Result, Timing, in_turn, timed
 
@@ -29,7 +29,7 @@ def many_users(quick: bool) -> list[Result]:
     found: dict[str, np.ndarray] = {}
 
     def ours() -> None:
-        found["ours"] = generate.draw(world.session(model, prompts), asked, DRAWS, seed=0)[0]
+        found["ours"] = draws.draw(world.session(model, prompts), asked, DRAWS, seed=0)[0]
 
     def theirs() -> None:
         found["peer"] = peer.generate(
@@ -70,7 +70,7 @@ def one_user(quick: bool) -> list[Result]:
     tokens = torch.tensor(prompts)
 
     def ours() -> None:
-        assert len(generate.distinct(world.session(model, prompts), asked, DRAWS, seed=0)[0][0]) == DRAWS
+        assert len(draws.distinct(world.session(model, prompts), asked, DRAWS, seed=0)[0][0]) == DRAWS
 
     def theirs() -> None:
         found = peer.generate(
@@ -106,14 +106,14 @@ def soft_prefix(quick: bool) -> list[Result]:
     vectors = torch.randn(users, 120, generator=torch.Generator().manual_seed(0))
 
     def plain() -> None:
-        generate.beam(world.session(model, prompts), DRAWS, DRAWS)
+        draws.beam(world.session(model, prompts), DRAWS, DRAWS)
 
     def prefixed() -> None:
         soft = phi(vectors)
-        generate.beam(world.session(model, [[PREFIX, *p] for p in prompts], Condition(soft)), DRAWS, DRAWS)
+        draws.beam(world.session(model, [[PREFIX, *p] for p in prompts], Condition(soft)), DRAWS, DRAWS)
 
     def profiled() -> None:
-        generate.beam(
+        draws.beam(
             world.session(model, [[*a, *b] for a, b in zip(profile, prompts, strict=True)]), DRAWS, DRAWS
         )
 
@@ -131,17 +131,17 @@ def int8_weights(quick: bool) -> list[Result]:
     users = 8 if quick else 64
     exact, model = world.smollm2(), world.smollm2()
     prompts, asked = world.random_prompts(users, PROMPT), world.requests(users)
-    items, before = generate.draw(world.session(exact, prompts), asked, DRAWS, seed=0)
+    items, before = draws.draw(world.session(exact, prompts), asked, DRAWS, seed=0)
     quantise(model)
     flat = [prompt for prompt in prompts for _ in range(4)]
     after = scoring.log_probs(model, flat, items[:, :4].reshape(-1))[:, 0]
     ratio = after - before[:, :4].reshape(-1)
 
     def ours() -> None:
-        generate.draw(world.session(model, prompts), asked, DRAWS, seed=0)
+        draws.draw(world.session(model, prompts), asked, DRAWS, seed=0)
 
     def theirs() -> None:
-        generate.draw(world.session(exact, prompts), asked, DRAWS, seed=0)
+        draws.draw(world.session(exact, prompts), asked, DRAWS, seed=0)
 
     timing = in_turn(ours, theirs, 3 if quick else 7)
     return [

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recsys.interactions import Notices, read_interactions
-from recsys.lightgcn import (
+from recsys.data.interactions import Notices, read_interactions
+from recsys.data.loaders import EMBEDDED, load_amazon
+from recsys.embeddings.lightgcn import (
     LightGCN,
     LightGCNConfig,
     normalised_adjacency,
@@ -26,9 +27,8 @@ from recsys.lightgcn import (
     step_of_training,
     steps_of_epoch,
 )
-from recsys.loaders import EMBEDDED, load_amazon
 from recsys.seeds import rng, torch_generator
-from recsys.training import keep_freed_memory
+from recsys.training.loop import keep_freed_memory
 from serving.bench.case import Result, Timing, in_turn, timed
 
 TARGET = 5.0

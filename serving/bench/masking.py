@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from llm.backbone import BackboneConfig, load_backbone
+from llm.backbone.load import BackboneConfig, load_backbone
 from recsys.seeds import rng
-from recsys.training import keep_freed_memory
+from recsys.training.loop import keep_freed_memory
 from semantic_ids.trie import Trie
 from serving.bench.case import Result, Timing, in_turn, timed
 from serving.bench.masking_sides import (

@@ -19,15 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
-from evaluation.plots import COLOURS
-from evaluation.plots import _png as png
-from evaluation.plots import _style as style
-from recsys.dataset import Dataset
+from evaluation.report.plots import COLOURS
+from evaluation.report.plots import _png as png
+from evaluation.report.plots import _style as style
+from recsys.data.dataset import Dataset
 from recsys.run import Run
 from recsys.seeds import rng
-from serving.engines import engine
-from serving.playlist_plan import Settings
-from serving.playlists import playlists
+from serving.engines.local import engine
+from serving.playlists.job import playlists
+from serving.playlists.plan import Settings
 
 REQUESTS = (250, 1000, 4000)
 WORKERS = (1, 2)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llm import generate, scoring
-from llm.backbone import BackboneConfig
+from llm.backbone.load import BackboneConfig
+from llm.decoding import draws, scoring
 from serving.bench import world
 from serving.bench.case import Result, in_turn, timed
 
@@ -27,7 +27,7 @@ def expected_hit_rate(quick: bool) -> list[Result]:
     model.rows.output.data *= SHARPNESS
     prompts = world.rng(0, "bench prompts").integers(0, 256, (n, PROMPT)).tolist()
     asked = world.requests(n)
-    targets = generate.draw(world.session(model, prompts), asked, 1, seed=99)[0][:, 0]
+    targets = draws.draw(world.session(model, prompts), asked, 1, seed=99)[0][:, 0]
     found: dict[str, float] = {}
 
     def exact() -> None:
@@ -41,7 +41,7 @@ def expected_hit_rate(quick: bool) -> list[Result]:
         hits, rounds, seed = np.zeros(n), 0, 0
         while True:
             wanted = max(rounds, 8)
-            items = generate.draw(session, asked, DRAWS * wanted, seed=seed)[0]
+            items = draws.draw(session, asked, DRAWS * wanted, seed=seed)[0]
             hits += (items.reshape(n, wanted, DRAWS) == targets[:, None, None]).any(2).sum(1)
             rounds, seed = rounds + wanted, seed + 1
             mean = hits / rounds

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
-from llm.adapt import window_loss
-from llm.conditions import Condition
-from llm.model import SidModel
-from llm.prefixes import E2P
-from llm.vocabulary import PREFIX
-from llm.windows import Window
+from llm.backbone.conditions import Condition
+from llm.backbone.sid_model import SidModel
+from llm.backbone.vocabulary import PREFIX
+from llm.methods.prefixes import E2P
+from llm.stage1.adapt import window_loss
+from llm.stage1.windows import Window
 from recsys.seeds import rng
 from serving.bench import world
 from serving.bench.case import Result, in_turn, timed

@@ -7,8 +7,8 @@ from statistics import median
 
 import numpy as np
 
+from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.seeds import rng
-from recsys.user_vectors import HistoryVectors
 from serving.bench.case import Result, in_turn, timed
 
 ITEMS, DIM, HALF_LIFE = 12_101, 120, 50.0

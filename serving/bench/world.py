@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llm import generate
-from llm.backbone import BackboneConfig, load_backbone
-from llm.conditions import NOTHING, Condition
-from llm.model import SidModel
-from llm.vocabulary import SidRows
+from llm.backbone.conditions import NOTHING, Condition
+from llm.backbone.load import BackboneConfig, load_backbone
+from llm.backbone.sid_model import SidModel
+from llm.backbone.vocabulary import SidRows
+from llm.decoding import draws
 from recsys.recommender import Request
 from recsys.seeds import rng
 from semantic_ids.trie import Trie
@@ -57,11 +57,9 @@ def requests(n: int) -> list[Request]:
     return [Request(f"bench {index}", index, 1) for index in range(n)]
 
 
-def session(
-    model: SidModel, prompts: list[list[int]], condition: Condition = NOTHING
-) -> generate.PromptSession:
+def session(model: SidModel, prompts: list[list[int]], condition: Condition = NOTHING) -> draws.PromptSession:
     nothing = [np.zeros(0, np.int64)] * len(prompts)
-    return generate.PromptSession(model, prompts, condition, model.trie.exclusions(nothing))
+    return draws.PromptSession(model, prompts, condition, model.trie.exclusions(nothing))
 
 
 def causal_lm(model: SidModel, layers: int | None = None) -> Any:

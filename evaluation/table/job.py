@@ -1,0 +1,323 @@
+"""The evaluation job: every row on the same instances, resumable, and one `Results` at the end.
+
+The unit is an instance: a request (user, moment, the history strictly before it) and its target item. Rows
+answer through the Recommender protocol alone, so what is measured is what is served (with `whole_catalogue`: its distribution, where
+serving walks the trie).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BeforeValidator, Field, field_validator
+from tqdm import tqdm
+
+from evaluation.table.comparisons import Measured
+from evaluation.table.instances import check_instances, sample_instances
+from evaluation.table.measuring import Checkpoint, Columns, Plan, digest, measure
+from evaluation.table.results import COSTS, Results, assemble
+from recsys.config import StageConfig
+from recsys.recommender import ProbabilisticRecommender, Recommender, Request
+
+
+def _listed(value: Any) -> Any:
+    """One whole number counts as a list of it."""
+    return (value,) if isinstance(value, int) else value
+
+
+class EvaluateConfig(StageConfig):
+    """How figures are made. Intervals are always 95 %, as their names in results.json say."""
+
+    # instances; 0 = all. Scoring costs up to a second an instance on a CPU; the report states a sample
+    max_instances: int = Field(0, ge=0)
+    # draws a request; 30 is the papers' hit-rate@30
+    n_candidates: int = Field(30, ge=1)
+    # depths of Recall@k and NDCG@k, shallow first; 5 and 10 are customary. One number is a list of one
+    top_k: Annotated[tuple[int, ...], BeforeValidator(_listed)] = Field((5, 10), min_length=1)
+    # no unit; 1 samples the model's own distribution, as in E2P
+    temperature: float = Field(1.0, gt=0)
+    # temperatures that validation may choose from: the softmax baselines' and the second temperature column's
+    temperature_grid: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
+    # any integer; names the sample of instances and the bootstrap
+    seed: int = 0
+    # seeds of the draws, averaged per instance; more of them steady the sampled columns only
+    draw_seeds: tuple[int, ...] = Field((0,), min_length=1)
+    # requests a call, and what a kill may cost
+    batch_size: int = Field(128, ge=1)
+    # MiB that a generative method may take beside its weights; it decides how many of a call's requests are read at once
+    memory_mb: int = Field(1024, ge=1)
+    # 8-bit weights in generative methods: faster on CPUs, another distribution; the report says by how much
+    int8: bool = False
+    # chance of a false alarm in one test; customary
+    alpha: float = Field(0.05, gt=0, lt=1)
+    # chance to find the smallest detectable difference if it is true; customary
+    power: float = Field(0.8, gt=0, lt=1)
+    # bootstrap samples; 2,000 place a 95 % bound to about 2 % of the interval's width
+    bootstrap_samples: int = Field(2000, ge=100)
+    # how often E2P-Random deals out other users' vectors; five is the protocol's least
+    random_permutations: int = Field(5, ge=1)
+    # ranked and distinct lists too? They cost a beam search and a second draw a request
+    beam_columns: bool = True
+    # names of the rows that are measured, in any order; null: all that the run has. No Context, the baseline, always is
+    rows: tuple[str, ...] | None = None
+    # measure generative rows on their whole distribution, by one tree pass over the catalogue (exact ranks in place of a beam; exclusions
+    # condition the distribution as a whole): for a GPU, or a small catalogue, as each request then costs a token for every inner node
+    whole_catalogue: bool = False
+    # replicas of a row that those columns are measured on; 0 = all. One is enough, as no test rests on them
+    beam_replicas: int = Field(1, ge=0)
+
+    @field_validator("top_k")
+    @classmethod
+    def _ascending(cls, cuts: tuple[int, ...]) -> tuple[int, ...]:
+        if list(cuts) != sorted(set(cuts)) or cuts[0] < 1:
+            raise ValueError(f"top_k is {list(cuts)}; expected whole numbers from 1 up, each once, ascending")
+        return cuts
+
+
+Chunk = tuple[int, int, int]  # number of the row, of its replica, and of the first instance
+# measures chunks in other processes, each with `chunk_measurer`; yields them as they are finished
+Elsewhere = Callable[[Sequence[Chunk]], Iterator[Chunk]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. Replicas (training seeds; permutations of E2P-Random) are averaged per instance
+    first.
+    """
+
+    name: str
+    replicas: list[Recommender]
+    temperature: float | None = None  # the temperature that validation chose; None if it chose none
+    reads: str = ""  # what it may read of a test user's history before the instance
+    trained: str = ""  # what it trains, and for how many seconds
+    # what it costs, as far as it is known: parameters stored per user and shared by all, seconds from a new user's
+    # events to a first answer beyond what any user costs, time of an answer as a multiple of the baseline's
+    costs: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def evaluate_rows(
+    config: EvaluateConfig,
+    rows: Sequence[Row],
+    requests: Sequence[Request],
+    targets: np.ndarray,
+    users: np.ndarray,
+    checkpoint: Path,
+    protocol: dict,
+    primary: tuple[str, str] = ("E2P", "Static Prefix"),
+    baseline: str = "No Context",
+    quiet: bool = False,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    elsewhere: Elsewhere | None = None,
+) -> Results:
+    """Measure `rows` on the test instances `requests` [R] with `targets` [R] of `users` [R].
+
+    Finished chunks are kept in the folder `checkpoint`; a killed evaluation continues there and ends in the
+    same results. (The recommenders' weights are not seen here: the stage's fingerprint covers those.)
+    `protocol` is copied into the results; an entry `users_in_data` gives how many users the split began with,
+    so that those without a held-out item are counted. `groups` gives each instance a label [R] per grouping, as in
+    {"users": ["warm", "ood", …]}: the rows are also reported within each group. `elsewhere`
+    has other processes fill the checkpoint; the results are the same. Raises ValueError for instances that no method could
+    answer rightly.
+    """
+    targets, users = np.asarray(targets), np.asarray(users)
+    check_instances(requests, targets, users)
+    _check_rows(rows, baseline)
+    _check_groups(groups or {}, len(users))
+    chosen = sample_instances(users, config.max_instances, config.seed)
+    kept = [requests[at] for at in chosen]
+    store = Checkpoint(checkpoint, _inputs(config, rows, kept, targets[chosen]))
+    if elsewhere is not None:
+        _measure_elsewhere(elsewhere, config, rows, len(kept), store, quiet)
+    measured = _measure_all(config, rows, kept, targets[chosen], store, quiet=quiet or elsewhere is not None)
+    facts = protocol | _facts(config, users, chosen, protocol, primary, baseline)
+    labels = {name: [some[at] for at in chosen] for name, some in (groups or {}).items()}
+    return assemble(config, rows, measured, users[chosen], facts, primary, baseline, labels)
+
+
+def chunk_measurer(
+    config: EvaluateConfig,
+    rows: Sequence[Row],
+    requests: Sequence[Request],
+    targets: np.ndarray,
+    users: np.ndarray,
+    checkpoint: Path,
+) -> Callable[[Chunk], None]:
+    """What a process beside that of `evaluate_rows` does, given the same arguments: measures a chunk into the checkpoint.
+
+    Raises `ValueError` if the checkpoint is of other rows or instances.
+    """
+    chosen = sample_instances(np.asarray(users), config.max_instances, config.seed)
+    kept, wanted = [requests[at] for at in chosen], np.asarray(targets)[chosen]
+    store = Checkpoint.join(checkpoint, _inputs(config, rows, kept, wanted))
+
+    def do(chunk: Chunk) -> None:
+        number, index, start = chunk
+        part = slice(start, min(start + config.batch_size, len(kept)))
+        row = rows[number]
+        columns = measure(row.replicas[index], kept[part], wanted[part], _plan(config, row, index))
+        store.save(number, index, start, columns)
+
+    return do
+
+
+def _check_rows(rows: Sequence[Row], baseline: str) -> None:
+    names = [row.name for row in rows]
+    if len(set(names)) < len(names):
+        raise ValueError(f"row names must differ, got {names}")
+    if baseline not in names:
+        raise ValueError(
+            f"there is no row '{baseline}' to compare with; the rows are {', '.join(names) or 'none'}"
+        )
+    for row in rows:
+        kinds = {isinstance(replica, ProbabilisticRecommender) for replica in row.replicas}
+        if len(kinds) != 1:
+            raise ValueError(f"row '{row.name}' needs replicas, all of one kind (with or without draws)")
+        if unknown := sorted(row.costs.keys() - set(COSTS)):
+            raise ValueError(f"row '{row.name}' has a cost '{unknown[0]}'; costs are {', '.join(COSTS)}")
+
+
+def _check_groups(groups: Mapping[str, Sequence[str]], count: int) -> None:
+    for grouping, labels in groups.items():
+        if len(labels) != count:
+            raise ValueError(
+                f"grouping '{grouping}' needs one label per instance: {len(labels)} labels, {count} instances"
+            )
+
+
+def _measure_elsewhere(
+    elsewhere: Elsewhere,
+    config: EvaluateConfig,
+    rows: Sequence[Row],
+    count: int,
+    store: Checkpoint,
+    quiet: bool,
+) -> None:
+    sizes = {
+        (number, index, part.start): part.stop - part.start
+        for number, row in enumerate(rows)
+        for index in range(len(row.replicas))
+        for part in _parts(count, config.batch_size)
+    }
+    left = [chunk for chunk, size in sizes.items() if store.load(*chunk, size) is None]
+    total, done = sum(sizes.values()), sum(sizes.values()) - sum(sizes[chunk] for chunk in left)
+    with tqdm(total=total, initial=done, unit="request", disable=quiet, mininterval=1.0) as bar:
+        for chunk in elsewhere(left):
+            bar.update(sizes[chunk])
+
+
+def _measure_all(
+    config: EvaluateConfig,
+    rows: Sequence[Row],
+    requests: Sequence[Request],
+    targets: np.ndarray,
+    store: Checkpoint,
+    quiet: bool,
+) -> list[Measured]:
+    total = sum(len(row.replicas) for row in rows) * len(requests)
+    bar = tqdm(total=total, unit="request", disable=quiet, mininterval=1.0, smoothing=0.05)
+    measured = []
+    for number, row in enumerate(rows):
+        bar.set_description(row.name)
+        replicas: list[Columns] = []
+        for index, replica in enumerate(row.replicas):
+            plan = _plan(config, row, index)
+            chunks = []
+            for part in _parts(len(requests), config.batch_size):
+                chunk = store.load(number, index, part.start, part.stop - part.start)
+                if chunk is None:
+                    chunk = measure(replica, requests[part], targets[part], plan)
+                    store.save(number, index, part.start, chunk)
+                chunks.append(chunk)
+                bar.update(part.stop - part.start)
+            replicas.append({name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]})
+        measured.append(_stack(replicas))
+    bar.close()
+    return measured
+
+
+def _plan(config: EvaluateConfig, row: Row, index: int) -> Plan:
+    lists = config.beam_columns and (config.beam_replicas == 0 or index < config.beam_replicas)
+    return Plan(
+        row=row.name,
+        replica=index,
+        n=config.n_candidates,
+        cuts=config.top_k,
+        temperature=config.temperature,
+        chosen_temperature=row.temperature,
+        draw_seeds=config.draw_seeds,
+        lists=lists,
+    )
+
+
+def _parts(total: int, size: int) -> Iterator[slice]:
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
+
+
+def _stack(replicas: list[Columns]) -> Measured:
+    """Figures [R, K], where K counts the replicas that have the figure (the list columns may be on the first
+    only).
+    """
+    return {
+        name: np.stack([columns[name] for columns in replicas if name in columns], axis=1)
+        for name in replicas[0]
+    }
+
+
+def _inputs(
+    config: EvaluateConfig, rows: Sequence[Row], requests: Sequence[Request], targets: np.ndarray
+) -> str:
+    table = [f"{row.name}|{len(row.replicas)}|{row.temperature}" for row in rows]
+    asked = [
+        f"{r.request_id}|{r.user}|{r.time}|{r.query}|{len(r.history)}|{len(r.exclude)}|"
+        f"{'' if r.allow is None else len(r.allow)}"
+        for r in requests
+    ]
+    events = [np.asarray(part) for r in requests for part in (r.history, r.history_times, r.exclude)]
+    events += [np.asarray(r.allow) for r in requests if r.allow is not None]
+    return digest(config.model_dump_json(), *table, *asked, *events, targets)
+
+
+def _facts(
+    config: EvaluateConfig,
+    users: np.ndarray,
+    chosen: np.ndarray,
+    protocol: dict,
+    primary: tuple[str, str],
+    baseline: str,
+) -> dict:
+    """What the job itself can say about how the figures were made."""
+    with_target, measured = len(np.unique(users)), len(np.unique(users[chosen]))
+    in_data = protocol.get("users_in_data")
+    return {
+        "n_instances": len(chosen),
+        "n_instances_available": len(users),
+        "is_sample": len(chosen) < len(users),
+        "sample_seed": config.seed,
+        "n_users": measured,
+        "n_users_with_target": with_target,
+        "users_without_held_out_item": None if in_data is None else int(in_data) - with_target,
+        "n_candidates": config.n_candidates,
+        "top_k": list(config.top_k),
+        "temperature": config.temperature,
+        "draw_seeds": list(config.draw_seeds),
+        "alpha": config.alpha,
+        "power": config.power,
+        "bootstrap_samples": config.bootstrap_samples,
+        "list_columns_on": _list_columns(config),
+        "baseline": baseline,
+        "primary_comparison": list(primary),
+        "unit": "users: a user's instances and replicas are averaged first; all intervals are over users",
+    }
+
+
+def _list_columns(config: EvaluateConfig) -> str:
+    if not config.beam_columns:
+        return "deterministic rows only"
+    return (
+        f"the first {config.beam_replicas} replica(s) of each row" if config.beam_replicas else "all replicas"
+    )

@@ -1,0 +1,66 @@
+"""How many requests are forwarded at once: as many as a stated number of bytes can hold, alike lengths together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+BUDGET = 1 << 30  # bytes; what a batch may take beside the weights
+KEPT_LEVELS = (
+    4  # nodes of earlier calls that a session keeps, in levels of the call at hand (llm.decoding.draws)
+)
+
+
+class Footprint:
+    """Bytes that inference takes, from the shape of a model: an upper bound by count of the live tensors.
+
+    A token keeps its key and value in every layer (`kept`). While a layer runs, a token has the residual, the normed
+    input, queries, keys, values and their spread copies, and in the MLP gate, up and their product (`working`); a
+    node of the trie has logits, a mask and a float64 distribution over the widest level (`node`).
+    """
+
+    def __init__(self, config: Any, widest_level: int, itemsize: int):
+        hidden, heads = config.hidden_size, config.num_attention_heads
+        head = getattr(config, "head_dim", None) or hidden // heads
+        kv = (getattr(config, "num_key_value_heads", None) or heads) * head
+        inner = getattr(config, "intermediate_size", None) or 4 * hidden
+        self.kept = 2 * config.num_hidden_layers * kv * itemsize
+        self.working = (4 * hidden + 3 * heads * head + 4 * kv + 3 * inner) * itemsize
+        self.node = 24 * widest_level
+
+    def of(self, tokens: int, nodes: int, levels: int) -> int:
+        """A request of a prompt of `tokens`, then `nodes` nodes on each of `levels` levels."""
+        columns = (KEPT_LEVELS + max(levels - 1, 0)) * nodes
+        kept = (tokens + columns + columns // 2) * self.kept  # buffers grow by half
+        return kept + max(tokens, nodes) * self.working + (KEPT_LEVELS + 1) * nodes * self.node
+
+
+def by_length(
+    lengths: Sequence[int],
+    footprint: Footprint,
+    nodes: int,
+    levels: int,
+    budget: int = BUDGET,
+    extra: int = 0,
+) -> Iterator[np.ndarray]:
+    """Indices of prompts of `lengths` tokens, alike lengths together, as many as fit into `budget` bytes; at least one.
+
+    A batch's longest prompt counts for all of its prompts: attention is over rows of that width. `extra` are bytes that
+    each prompt takes besides (its condition).
+    """
+    if budget < 1:
+        raise ValueError(f"a memory budget must be at least a byte, got {budget}")
+    counts = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(counts, kind="stable")
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while (
+            end < len(order)
+            and (end + 1 - start) * (footprint.of(int(counts[order[end]]), nodes, levels) + extra) <= budget
+        ):
+            end += 1
+        yield order[start:end]
+        start = end

@@ -1,0 +1,5 @@
+"""From a prompt to items: draws with and without replacement, lists in sequence, exact scores, all inside the trie.
+
+May import: `llm.backbone`, `llm.prompts`.
+Read first: `session.py`, then `draws.py` and `scoring.py`; `recommender.py` answers requests by them.
+"""

@@ -1,0 +1,232 @@
+"""Drawing items inside the trie: i.i.d. sampling, sampling without replacement, beam search. All are exact.
+
+A prompt is read once, and each level forwards only the *distinct* prefixes that some draw has reached (`llm.decoding.session`).
+Exclusions and allow-lists are inside the constraint, node by node.
+
+Random numbers are derived from (seed, user, request id, time), never from a batch. Logits may differ in the last bits
+with the shape of a batch (about 1e-6 relative), so a draw can differ between batchings only where a uniform number
+falls that near to a boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from llm.decoding.session import Nodes, PromptSession
+from recsys.recommender import Request
+from recsys.seeds import derive, rng, uniforms_at
+from semantic_ids.constraints import Constraints
+from semantic_ids.drawing import draw_children
+
+BEAM = 30  # nodes a level, at least, of a list that is not drawn
+Noise = Callable[[np.ndarray, np.ndarray, int], np.ndarray]  # rows [P], nodes [P], their depth -> [P, width]
+
+
+def draw(
+    session: PromptSession, requests: Sequence[Request], n: int, seed: int, temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """`n` i.i.d. draws a request: items [R, n] and log-probabilities [R, n]; −1 and −inf where nothing is allowed.
+
+    Draw d of a request uses row d of its own uniform numbers, so the first draws do not depend on `n`.
+    """
+    levels = session.trie.n_levels
+    uniforms = np.stack([stream(seed, request, "draw").random((n, levels)) for request in requests])
+    session.make_room(n)
+    return draw_with(session, uniforms, temperature)
+
+
+def draw_with(
+    session: PromptSession, uniforms: np.ndarray, temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """i.i.d. draws by given numbers `uniforms` [R, n, L] in [0, 1); see `draw`."""
+    trie, device = session.trie, session.model.device
+    n = uniforms.shape[1]
+    uniform = torch.from_numpy(uniforms).to(device)[session.alive].reshape(-1, trie.n_levels)
+    current = session.root()
+    rows = current.row.repeat_interleave(n)
+    member = torch.arange(len(current.row), device=device).repeat_interleave(n)  # a draw's place in `current`
+    node, total = torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.float64, device=device)
+    for depth in range(trie.n_levels if len(rows) else 0):
+        logits = session.logits(depth, current)
+        node, value = draw_children(
+            trie, depth, current.node, logits, member, uniform[:, depth],
+            temperature, session.constraints, current.row,
+        )  # fmt: skip
+        total += value
+        key, inverse = torch.unique(rows * trie.n_nodes[depth + 1] + node, return_inverse=True)
+        parent = torch.zeros_like(key).scatter_(0, inverse, member)
+        current = Nodes(current.row[parent], key % trie.n_nodes[depth + 1], current.slots[parent])
+        member = inverse
+    items = torch.full((session.n_rows, n), -1, device=device)
+    values = torch.full((session.n_rows, n), -torch.inf, dtype=torch.float64, device=device)
+    items[session.alive] = trie.leaf_item[node].reshape(-1, n)
+    values[session.alive] = total.reshape(-1, n)
+    return items.cpu().numpy(), values.cpu().numpy()
+
+
+def distinct(
+    session: PromptSession, requests: Sequence[Request], n: int, seed: int, temperature: float = 1.0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`n` items a request without replacement, in draw order, with their log-probabilities.
+
+    Gumbel top-k over the leaves, top-down (stochastic beam search, Kool et al. 2019, arXiv 1903.06059, Alg. 1): a
+    node carries the largest perturbed log-probability below it; children are drawn conditioned on that maximum. A
+    node's noise is its own, whatever else is looked at, so a shorter list is the head of a longer one.
+    """
+    session.make_room(n)
+    return [
+        (one.items, one.scores) for one in top_k(session, n, temperature, gumbels(session, requests, seed))
+    ]
+
+
+def beam(session: PromptSession, n: int, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The best `n` of a beam of `width` nodes a level (≥ n), most likely first, with their log-probabilities."""
+    session.make_room(max(width, n))
+    return [(one.items[:n], one.scores[:n]) for one in top_k(session, max(width, n))]
+
+
+def gumbels(session: PromptSession, requests: Sequence[Request], seed: int) -> Noise:
+    """Standard Gumbel numbers of the children of nodes: a request's, a node's and a child's own."""
+
+    def noise(rows: np.ndarray, nodes: np.ndarray, depth: int) -> np.ndarray:
+        width = session.trie.max_children[depth]
+        keys = np.zeros(session.n_rows, np.uint64)
+        for row in np.unique(rows):
+            keys[row] = derive(seed, f"gumbel {depth}", *_names(requests[row]), bits=64)
+        places = nodes[:, None] * width + np.arange(width)
+        return -np.log(-np.log(np.maximum(uniforms_at(keys[rows, None], places), 1e-300)))
+
+    return noise
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best leaves of a request that a search came to: `items` [k], log-probabilities, and what ranks them, falling.
+
+    A leaf that the search did not come to has a rank of at most `dropped`.
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+    ranks: np.ndarray
+    dropped: float
+
+    @property
+    def proven(self) -> int:
+        """How many of the items, from the first, are the best of all."""
+        return int((self.ranks >= self.dropped).sum())
+
+
+@torch.no_grad()
+def top_k(
+    session: PromptSession,
+    k: int,
+    temperature: float = 1.0,
+    noise: Noise | None = None,
+    among: Constraints | None = None,
+    wanted: torch.Tensor | None = None,
+) -> list[Best]:
+    """Walk down with the best k nodes a level: by log-probability, or by that perturbed with Gumbel `noise`.
+
+    `among` narrows down what is looked for and leaves every probability as it is. `wanted` (bool [R]): the
+    requests to answer; default all.
+    """
+    trie, device = session.trie, session.model.device
+    current = session.root(wanted)
+    phi = torch.zeros(len(current.row), dtype=torch.float64, device=device)
+    perturbed = torch.zeros_like(phi)
+    dropped = torch.full((session.n_rows,), -torch.inf, dtype=torch.float64, device=device)
+    for depth in range(trie.n_levels):
+        logits = session.logits(depth, current)
+        log_probs, children = trie.child_log_probs(
+            depth, current.node, logits, temperature, session.constraints, current.row
+        )
+        child_phi = phi[:, None] + log_probs.double()
+        rank = child_phi
+        if noise is not None:
+            own = noise(current.row.cpu().numpy(), current.node.cpu().numpy(), depth)
+            gumbel = torch.from_numpy(own).to(device)[:, : child_phi.shape[1]]
+            rank = _conditioned(child_phi, gumbel, perturbed)
+        looked_for = child_phi.isfinite()
+        if among is not None:
+            looked_for &= among.allowed(depth + 1, children, current.row[:, None].expand_as(children))
+        parent, column = torch.nonzero(looked_for, as_tuple=True)
+        value, row = rank[parent, column], current.row[parent]
+        order, rest = _best_of_each_row(row, value, session.n_rows, k)
+        dropped.scatter_reduce_(0, row[rest], value[rest], "amax")
+        order = order[torch.argsort(row[order] * trie.n_nodes[depth + 1] + children[parent, column][order])]
+        parent, column = parent[order], column[order]
+        phi, perturbed = child_phi[parent, column], rank[parent, column]
+        current = Nodes(current.row[parent], children[parent, column], current.slots[parent])
+    items, rows = trie.leaf_item[current.node].cpu().numpy(), current.row.cpu().numpy()
+    ranks, scores, bounds = perturbed.cpu().numpy(), phi.cpu().numpy(), dropped.tolist()
+    answers = []
+    for request in range(session.n_rows):
+        mine = np.flatnonzero(rows == request)
+        mine = mine[np.argsort(-ranks[mine], kind="stable")]
+        answers.append(Best(items[mine], scores[mine], ranks[mine], bounds[request]))
+    return answers
+
+
+@torch.no_grad()
+def score(session: PromptSession, items: np.ndarray, temperatures: Sequence[float] = (1.0,)) -> np.ndarray:
+    """log p [R, G] (float64) of one item a request at G temperatures; −inf where it is not available.
+
+    What `llm.decoding.scoring.log_probs` gives, for prompts that are read already.
+    """
+    trie = session.trie
+    path = trie.path(torch.from_numpy(np.asarray(items, dtype=np.int64)))
+    current = session.root()
+    path = path[current.row]
+    total = torch.zeros(len(path), len(temperatures), dtype=torch.float64, device=path.device)
+    for depth in range(trie.n_levels):
+        logits = session.logits(depth, current)
+        column = (path[:, depth + 1] - trie.child_start[depth][path[:, depth]])[:, None]
+        for index, temperature in enumerate(temperatures):
+            log_probs, _ = trie.child_log_probs(
+                depth, current.node, logits, temperature, session.constraints, current.row
+            )
+            total[:, index] += log_probs.gather(1, column)[:, 0]
+        current = Nodes(current.row, path[:, depth + 1], current.slots)
+    result = torch.full(
+        (session.n_rows, len(temperatures)), -torch.inf, dtype=torch.float64, device=path.device
+    )
+    result[current.row] = total
+    return result.cpu().numpy()
+
+
+def _conditioned(phi: torch.Tensor, gumbel: torch.Tensor, maximum: torch.Tensor) -> torch.Tensor:
+    """Gumbel(phi) for each child [P, W], conditioned on their maximum being `maximum` [P] (Kool et al., appendix B)."""
+    value = phi + gumbel
+    top = value.max(1, keepdim=True).values
+    target = maximum[:, None]
+    v = target - value + torch.log1p(-torch.exp((value - top).clamp(max=0)))
+    result = target - v.clamp(min=0) - torch.log1p(torch.exp(-v.abs()))
+    result = torch.where(
+        value == top, target.expand_as(result), result
+    )  # v = −inf there: exactly the maximum
+    return torch.where(phi.isfinite(), result, torch.full_like(result, -torch.inf))
+
+
+def _best_of_each_row(
+    row: torch.Tensor, value: torch.Tensor, n_rows: int, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of the k largest values of each row (all of them where there are fewer), and those of the others."""
+    by_value = torch.argsort(value, descending=True, stable=True)
+    order = by_value[torch.argsort(row[by_value], stable=True)]
+    starts = torch.searchsorted(row[order], torch.arange(n_rows, device=row.device))
+    place = torch.arange(len(order), device=row.device) - starts[row[order]]
+    return order[place < k], order[place >= k]
+
+
+def stream(seed: int, request: Request, what: str) -> np.random.Generator:
+    """A request's own numbers for one purpose."""
+    return rng(seed, what, *_names(request))
+
+
+def _names(request: Request) -> tuple[int, str, int]:
+    return -1 if request.user is None else request.user, request.request_id, request.time

@@ -1,0 +1,189 @@
+"""The generator as a `ProbabilisticRecommender`: one class for every row of a table that the language model writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from llm.backbone.batching import BUDGET, by_length
+from llm.decoding import draws as generate
+from llm.decoding import lists, scoring
+from llm.decoding.draws import BEAM
+from llm.decoding.whole_catalogue import all_log_probs, nodes_at_once
+from llm.prompts.reading import Reading
+from recsys.data.caps import WIDEN, Caps
+from recsys.recommender import Ranked, Request
+
+
+class SidRecommender:
+    """A method's reading of requests, answered by the frozen model.
+
+    A request whose user vector is unknown (a new user, or nothing before `time`) is read without a vector's soft token: No
+    Context is a trained mode, and the stated cold-start path.
+    """
+
+    draws = True
+
+    def __init__(self, name: str, reading: Reading, budget: int = BUDGET):
+        """`budget` (bytes) decides how many requests are read at once; see `llm.backbone.batching`."""
+        self.name, self.reading, self.budget = name, reading, budget
+        self.model = reading.model
+
+    def recommend(
+        self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[Ranked]:
+        """Temperature 0: a beam of max(n, 30), most likely first. Above: drawn without replacement, in draw order.
+
+        Scores are log-probabilities inside the trie (at `temperature`, or at 1 for the beam).
+        """
+        answers: list[Ranked | None] = [None] * len(requests)
+        for rows, some, session in self._sessions(requests, max(n, BEAM)):
+            if temperature > 0:
+                found = generate.distinct(session, some, n, seed, temperature)
+            else:
+                found = generate.beam(session, n, max(n, BEAM))
+            for row, (items, scores) in zip(rows, found, strict=True):
+                answers[row] = Ranked(items, scores)
+        return [answer for answer in answers if answer is not None]
+
+    def playlist(
+        self,
+        requests: Sequence[Request],
+        n: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        in_sequence: bool = False,
+        caps: Caps | None = None,
+    ) -> list[Ranked]:
+        """A list a request: as `recommend` makes it, but `in_sequence` and within `caps` where that is asked for (`llm.decoding.lists`).
+
+        Scores are log p(item | prompt), or, in sequence, log p(item | prompt, the items before it), whose sum is the
+        list's. Fewer than n items come back when no more are available or fit.
+        """
+        if in_sequence:
+            return self._in_sequence(requests, n, temperature, seed, caps)
+        if caps is None:
+            return self.recommend(requests, n, temperature, seed)
+        return self._within_caps(requests, n, temperature, seed, caps, max(n, BEAM))
+
+    def list_log_prob(
+        self,
+        requests: Sequence[Request],
+        given: Sequence[np.ndarray],
+        temperature: float = 1.0,
+        caps: Caps | None = None,
+    ) -> list[np.ndarray]:
+        """Exact log p of the items of one list a request, each after those before it (see `lists.log_prob`)."""
+        answers = [np.zeros(0)] * len(requests)
+        longest = max((len(items) for items in given), default=0)
+        for rows, _, session in self._sessions(requests, 1, self._growth(longest)):
+            found = lists.log_prob(session, [given[row] for row in rows], temperature, caps)
+            for row, values in zip(rows, found, strict=True):
+                answers[row] = values
+        return answers
+
+    def draw(
+        self, requests: Sequence[Request], n: int, temperature: float = 1.0, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        items = np.empty((len(requests), n), np.int64)
+        values = np.empty((len(requests), n))
+        for rows, some, session in self._sessions(requests, n):
+            items[rows], values[rows] = generate.draw(session, some, n, seed, temperature)
+        return items, values
+
+    def scores(self, requests: Sequence[Request]) -> np.ndarray:
+        """log p [R, N] (float32) of every item at temperature 1, with nothing excluded: a tree pass (`llm.decoding.whole_catalogue`)."""
+        scores = np.empty((len(requests), self.model.trie.n_items), np.float32)
+        for rows, _, session in self._sessions(requests, nodes_at_once(self.model.trie)):
+            scores[rows] = all_log_probs(session).float().cpu().numpy()
+        return scores
+
+    def log_prob(
+        self, requests: Sequence[Request], items: np.ndarray, temperature: float = 1.0
+    ) -> np.ndarray:
+        return self.log_prob_at(requests, items, (temperature,))[:, 0]
+
+    def log_prob_at(
+        self, requests: Sequence[Request], items: np.ndarray, temperatures: Sequence[float]
+    ) -> np.ndarray:
+        """`log_prob` at G temperatures [R, G] for the price of one."""
+        if (kept := self._kept(requests)) is not None:
+            rows, _, session = kept
+            values = np.empty((len(requests), len(temperatures)))
+            values[rows] = generate.score(session, np.asarray(items)[rows], temperatures)
+            return values
+        return scoring.log_probs_of(self.reading, requests, items, temperatures, self.budget)
+
+    def context_tokens(self, requests: Sequence[Request]) -> float:
+        return self.reading.context_tokens(requests[:200])
+
+    def _kept(
+        self, requests: Sequence[Request]
+    ) -> tuple[np.ndarray, list[Request], generate.PromptSession] | None:
+        """What this recommender left with the model, if it was for these very requests."""
+        owner, before, kept = self.model.kept_session or (None, [], None)
+        same = owner is self and len(before) == len(requests)
+        return kept if same and all(a is b for a, b in zip(before, requests, strict=True)) else None
+
+    def _in_sequence(self, requests, n, temperature, seed, caps) -> list[Ranked]:
+        answers: list[Ranked | None] = [None] * len(requests)
+        nodes = 1 if temperature > 0 else BEAM
+        for rows, some, session in self._sessions(requests, nodes, self._growth(n)):
+            found = lists.in_sequence(session, some, n, seed, temperature, caps)
+            for row, (items, scores) in zip(rows, found, strict=True):
+                answers[row] = Ranked(items, scores)
+        return [answer for answer in answers if answer is not None]
+
+    def _within_caps(self, requests, n, temperature, seed, caps, width) -> list[Ranked]:
+        """A request whose list needs a wider search than was planned for is read again, with fewer beside it."""
+        answers: list[Ranked | None] = [None] * len(requests)
+        again: list[int] = []
+        for rows, some, session in self._sessions(requests, width):
+            found = lists.within_caps(session, some, n, caps, seed, temperature, width)
+            for row, one in zip(rows, found, strict=True):
+                answers[row] = Ranked(one.items, one.scores)
+                if not one.finished:
+                    again.append(int(row))
+        if again:
+            wider = self._within_caps(
+                [requests[row] for row in again], n, temperature, seed, caps, WIDEN * width
+            )
+            for row, answer in zip(again, wider, strict=True):
+                answers[row] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def _growth(self, n: int) -> int:
+        """Columns that a list of n items takes behind a prompt: a path's nodes and its codes, in buffers with room."""
+        return 2 * n * (2 * self.model.trie.n_levels - 1)
+
+    def _sessions(
+        self, requests: Sequence[Request], nodes: int, growth: int = 0
+    ) -> Iterator[tuple[np.ndarray, list[Request], generate.PromptSession]]:
+        """Prompts read, a batch at a time, with room for `nodes` a level and `growth` columns. The last call's is kept if it was one batch, so that drawing,
+        listing, ranking and scoring for the same requests read their prompts once.
+        """
+        if not requests:
+            return
+        if (kept := self._kept(requests)) is not None and kept[2].has_room(nodes, growth):
+            yield kept
+            return
+        self.model.kept_session = None  # before another is made
+        model, reading = self.model, self.reading
+        prompts = reading.prompts(requests)
+        lengths = [len(prompt) + reading.soft_tokens + growth for prompt in prompts]
+        batches = by_length(
+            lengths, model.footprint, nodes, model.trie.n_levels, self.budget, reading.row_bytes
+        )
+        for rows in batches:
+            some = [requests[row] for row in rows]
+            with torch.no_grad():
+                placed, condition = reading.conditioned([prompts[row] for row in rows], some)
+            session = generate.PromptSession(
+                model, placed, condition, scoring.constraints_of(model.trie, some)
+            )
+            session.planned = nodes, growth
+            if len(rows) == len(requests):
+                self.model.kept_session = (self, list(requests), (rows, some, session))
+            yield rows, some, session

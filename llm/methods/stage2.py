@@ -1,0 +1,279 @@
+"""What every way to personalize shares: the instances it trains on, the loss, and how its learning rate is found.
+
+Every method trains on the same PERSONALIZE instances, in the same order, for the same number of steps. An instance is one
+target; what conditions it holds only what came strictly before it, so no sequence shares a prefix across times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from llm.backbone.sid_model import SidModel
+from llm.decoding.scoring import constraints_of, shared_hit_rate
+from llm.methods.prefixes import parameter_count
+from llm.prompts.builder import PromptBuilder
+from llm.prompts.contexts import RecordSearch
+from llm.prompts.reading import Personalizer, Reading
+from llm.stage1.adapt import AdaptConfig, load_adapted, prompt_builder, validation_events
+from llm.stage1.records import NAME as RECORDS
+from llm.stage1.records import open_record_vectors, write_record_vectors
+from recsys.config import StageConfig
+from recsys.data.prepare import Dataset
+from recsys.data.splits import PERSONALIZE
+from recsys.embeddings.embed import load_user_vectors
+from recsys.embeddings.user_vectors import UserVectors
+from recsys.recommender import Request
+from recsys.run import Run
+from recsys.seeds import torch_generator
+from recsys.training import distributed, loop
+
+OUTSIDE = "outside"  # of an exported run: copies of files that methods read and that stand outside of a run
+
+
+class Stage2Config(StageConfig):
+    """How long and how fast methods train; a method may set its own `steps` and `learning_rates`."""
+
+    seeds: tuple[int, ...] = (0,)  # each method is trained once a seed; figures average them
+    steps: int = 1000
+    batch: int = 32  # instances a step
+    # of AdamW: a pilot of `pilot_steps` from each candidate, validation picks; the papers' rates do not transfer
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    pilot_steps: int = 100
+    weight_decay: float = 0.01
+    warmup: int = 20  # steps
+    clip_norm: float = 1.0
+    validate_every: int = 200  # steps
+    patience: int = 4  # validations without a new best; 0: never stop early
+    validation_instances: int = 500
+    # of methods that train rows of single users (OPPU, PER-PCS): a user's latest events that are learned from; None: all
+    own_events: int | None = Field(None, ge=1)
+    # … and whether users whom prepare.user_split holds out get rows too, from their own events before their first test event,
+    # as the papers do with test users. These are files of their own, and nobody else's bytes move
+    held_out_users: bool = False
+
+
+class Instances:
+    """Requests and targets of some events; events whose user has no vector yet are left out, for every method alike."""
+
+    def __init__(self, dataset: Dataset, events: np.ndarray, users: UserVectors):
+        requests = dataset.requests(events, dataset.exclude_seen)
+        _, known = users.vectors(requests)
+        keep = np.flatnonzero(known)
+        self.events = events[keep]
+        self.requests: list[Request] = [requests[index] for index in keep]
+        self.targets = dataset.items[self.events]
+        self.left_out = len(events) - len(keep)
+        if not self.requests:
+            raise ValueError("no instance of Stage 2 has a user vector; check the split and the embeddings")
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+
+@dataclass
+class World:
+    """Everything frozen that a method may read: made once for a run, shared by all of its methods."""
+
+    run: Run
+    adapt: AdaptConfig
+    settings: Stage2Config
+    dataset: Dataset
+    users: UserVectors
+    model: SidModel
+    builder: PromptBuilder
+    folder: Path | None = None  # of the stage while it is at work
+    kept: dict[str, Any] = field(default_factory=dict)  # what methods share besides, by name
+
+    @classmethod
+    def load(cls, run: Run, adapt: AdaptConfig, settings: Stage2Config) -> World:
+        dataset, model = Dataset.load(run), load_adapted(run, adapt)
+        builder = prompt_builder(adapt, model, dataset)
+        return cls(run, adapt, settings, dataset, load_user_vectors(run), model, builder)
+
+    @cached_property
+    def train(self) -> Instances:
+        return Instances(self.dataset, self.dataset.events(PERSONALIZE), self.users)
+
+    @cached_property
+    def validation(self) -> Instances:
+        events = validation_events(self.dataset, self.settings.validation_instances, seed=0)
+        return Instances(self.dataset, events, self.users)
+
+    @cached_property
+    def trained_users(self) -> np.ndarray:
+        """Bool [U]: users with a training instance, whose row a method that keeps one a user has trained."""
+        events = self.dataset.events(PERSONALIZE)
+        return np.bincount(self.dataset.users[events], minlength=self.dataset.n_users) > 0
+
+    @cached_property
+    def search(self) -> RecordSearch:
+        return RecordSearch(self.dataset.catalogue)
+
+    def made(self, name: str) -> Path:
+        """An artifact of the stage, finished or at work: what an earlier method left may be read by a later one."""
+        return self.run.artifact("personalize", name) if self.folder is None else self.folder / name
+
+    def outside(self, path: Path) -> Path:
+        """Where a file lies that a method's settings name: there, or in an exported run, where its copy came along."""
+        return path if self.run.record(OUTSIDE) is None else self.run.artifact(OUTSIDE, str(path))
+
+    @cached_property
+    def records(self) -> torch.Tensor:
+        """Record vectors [N, h] on disk (`llm.stage1.records`); made the first time, while the stage is at work."""
+        path = self.made(RECORDS)
+        if not path.exists():
+            write_record_vectors(path, self.model, self.builder)
+        return open_record_vectors(path)
+
+    @cached_property
+    def embedding_norm(self) -> float:
+        """Mean norm of a text token's embedding: where soft tokens start."""
+        return float(self.model.inner.get_input_embeddings().weight.float().norm(dim=1).mean())
+
+
+def batch_rows(n: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """Rows of the instances of a step: every epoch is a fresh permutation; the same for every method of a seed."""
+    batches = -(-n // batch)
+    epoch, part = divmod(step, batches)
+    order = torch.randperm(n, generator=torch_generator(seed, "instances", epoch))
+    return order[part * batch : (part + 1) * batch].numpy()
+
+
+def lm_loss(reading: Reading, requests: Sequence[Request], targets: np.ndarray) -> torch.Tensor:
+    """−mean log p(target | [soft prefix; prompt]) (E2P eq. 4), inside the trie with the request's exclusions."""
+    prompts, condition = reading.conditioned(reading.prompts(requests), requests)
+    model = reading.model
+    return -model.item_log_probs(prompts, targets, condition, constraints_of(model.trie, requests)).mean()
+
+
+class Objective(Protocol):
+    """What a personalizer is trained for; `measure` says what `value` is of."""
+
+    measure: str
+
+    def loss(self, reading: Reading, step: int, seed: int) -> tuple[torch.Tensor, int]:
+        """The loss of this process's share of a step's batch, differentiable in the personalizer, and what it is a mean over."""
+        ...
+
+    def value(self, reading: Reading, seed: int) -> float:
+        """On validation; higher is better."""
+        ...
+
+
+class NextItem:
+    """The likelihood of the item that came next (E2P eq. 4); validation by expected hit-rate@30."""
+
+    measure = "expected_hit_rate@30"
+
+    def __init__(self, world: World):
+        self.world = world
+
+    def loss(self, reading: Reading, step: int, seed: int) -> tuple[torch.Tensor, int]:
+        train = self.world.train
+        batch = batch_rows(len(train), self.world.settings.batch, step, seed)
+        rows = batch[own_share(reading, len(batch))]
+        return lm_loss(reading, [train.requests[row] for row in rows], train.targets[rows]), len(rows)
+
+    def value(self, reading: Reading, seed: int) -> float:
+        validation = self.world.validation
+        return shared_hit_rate(reading, validation.requests, validation.targets)
+
+
+def own_share(reading: Reading, n: int) -> slice:
+    """The rows of a batch of `n` that this process computes; its personalizer is told, so that what is random is of the whole batch."""
+    mine = distributed.share(n)
+    if reading.personalizer is not None:
+        reading.personalizer.first_row = mine.start
+    return mine
+
+
+def train_by_gradient(
+    label: str,
+    world: World,
+    new_reading: Callable[[int], tuple[Reading, torch.nn.Module]],
+    seed: int,
+    checkpoint: Path,
+    pilots: Path,
+    learning_rates: Sequence[float],
+    steps: int,
+    objective: Objective | None = None,
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Choose the rate by pilots, then train; returns the trained module, its best state in it, and the method's report.
+
+    `new_reading(seed)` gives a fresh reading and the module in it that is trained. All seeds of a method share the pilots of
+    the first: `pilots` is their checkpoint's folder. Without an `objective` it is `NextItem`.
+    """
+    settings, values = world.settings, {}
+    goal = NextItem(world) if objective is None else objective
+    for rate in learning_rates if len(learning_rates) > 1 else ():
+        first, some = settings.seeds[0], min(settings.pilot_steps, steps)
+        _, curve = _fit(
+            f"{label}, pilot at {rate:g}", world, goal, new_reading, first, rate, some, pilots / f"{rate}", True
+        )  # fmt: skip
+        values[rate] = curve.best_value
+    chosen = max(values, key=lambda rate: values[rate]) if values else learning_rates[0]
+    module, curve = _fit(
+        f"{label}, seed {seed}", world, goal, new_reading, seed, chosen, steps, checkpoint, False
+    )
+    return module, {
+        "learning_rate": chosen,
+        f"pilot_validation_{goal.measure}": {str(rate): value for rate, value in values.items()},
+        "trainable_parameters": parameter_count(module),
+        "best_step": curve.best_step,
+        f"validation_{goal.measure}": curve.best_value,
+        "curves": curve.as_dict(),
+    }
+
+
+def _fit(
+    label: str,
+    world: World,
+    goal: Objective,
+    new_reading,
+    seed: int,
+    rate: float,
+    steps: int,
+    checkpoint: Path,
+    pilot: bool,
+) -> tuple[torch.nn.Module, loop.Curves]:
+    settings = world.settings
+    reading, module = new_reading(seed)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+    def step(index: int) -> tuple[torch.Tensor, int]:
+        module.train()
+        if isinstance(module, Personalizer):
+            module.step = index
+        return goal.loss(reading, index, seed)
+
+    def validate() -> float:
+        module.eval()
+        return goal.value(reading, seed)
+
+    curve = loop.fit(
+        label,
+        steps,
+        loop.trainable_state(module),
+        torch.optim.AdamW(
+            parameters,
+            lr=rate,
+            weight_decay=settings.weight_decay,
+            fused=world.model.device.type == "cuda",  # one kernel instead of a dozen
+        ),
+        step,
+        checkpoint,
+        schedule=lambda index: loop.cosine(index, steps, min(settings.warmup, steps)),
+        validate=validate,
+        validate_every=steps if pilot else settings.validate_every,
+        patience=settings.patience,
+        clip_norm=settings.clip_norm,
+    )
+    return module.eval(), curve

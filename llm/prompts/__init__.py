@@ -1,0 +1,5 @@
+"""What the model reads of a request: recent items, text profiles, records, the query.
+
+May import: `llm.backbone`.
+Read first: `builder.py`; `reading.py` says how a method reads.
+"""

@@ -1,0 +1,165 @@
+"""The catalogue: items as integers, with their ids, titles and phrases of text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.data.interactions import find_columns, ids
+from recsys.data.tables import DataError, Table, finite_or_none, read_table, require
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """N items. Item i has id `item_ids[i]` (str), title `titles[i]`, and phrases `columns[name][i]`."""
+
+    item_ids: np.ndarray  # [N] str (object)
+    titles: list[str]  # [N]; the id where there is no title
+    columns: dict[str, list[list[str]]]  # e.g. {"genres": [["Comedy", "Drama"], ...]}
+
+    def __post_init__(self) -> None:
+        assert len(self.titles) == len(self.item_ids)
+        assert all(len(column) == len(self.item_ids) for column in self.columns.values())
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {item_id: index for index, item_id in enumerate(self.item_ids)}
+
+    def index_of(self, item_id: str) -> int:
+        """The integer of an item id. Raises `DataError` naming the id if the catalogue lacks it."""
+        index = self._index.get(item_id)
+        if index is None:
+            raise DataError(
+                f"the catalogue has no item '{item_id}' (it has {len(self):,} items; ids are strings)"
+            )
+        return index
+
+    def texts(self) -> list[str]:
+        """One text per item for a sentence encoder: `title. genres: a, b. brand: c`."""
+        texts = []
+        for index, title in enumerate(self.titles):
+            parts = [title]
+            for name, column in self.columns.items():
+                if column[index]:
+                    parts.append(f"{name}: {', '.join(column[index])}")
+            texts.append(". ".join(parts))
+        return texts
+
+    def select(self, item_ids: Sequence[str]) -> Catalogue:
+        """The catalogue of these items, in this order; an unknown one has its id as title and no text."""
+        rows = [self._index.get(item_id) for item_id in item_ids]
+        titles = [
+            item_id if row is None else self.titles[row] for row, item_id in zip(rows, item_ids, strict=True)
+        ]
+        columns = {
+            name: [[] if row is None else column[row] for row in rows]
+            for name, column in self.columns.items()
+        }
+        return Catalogue(np.array(list(item_ids), dtype=object), titles, columns)
+
+    def save(self, folder: Path) -> None:
+        """Write `items.parquet`: item_id, title, and each text column as a list of strings."""
+        table = {
+            "item_id": pa.array(list(self.item_ids), pa.string()),
+            "title": pa.array(self.titles, pa.string()),
+        }
+        table |= {name: pa.array(column, pa.list_(pa.string())) for name, column in self.columns.items()}
+        pq.write_table(pa.table(table), folder / "items.parquet")
+
+    @classmethod
+    def load(cls, folder: Path) -> Catalogue:
+        table = pq.ParquetFile(folder / "items.parquet").read().to_pydict()
+        item_ids, titles = np.array(table.pop("item_id"), dtype=object), table.pop("title")
+        return cls(item_ids, titles, table)
+
+
+def read_items(
+    path: str | Path,
+    columns: Mapping[str, str] | None = None,
+    text_columns: Sequence[str] | None = None,
+    title_required: bool = True,
+    table: Table | None = None,
+) -> Catalogue:
+    """Read a file of items: `item_id`, `title`, and text columns (unless they are named: all but numbers).
+
+    A cell with several values is split at `|`, or is a JSON list. `table` is the file, if it was read
+    before. Raises `DataError` for a repeated or blank id.
+    """
+    table, columns = table or read_table(path), columns or {}
+    title = ("title",)
+    names = find_columns(
+        table, "items", ("item_id", *(title * title_required)), title * (not title_required), columns
+    )
+    item_ids = ids(table, names["item_id"], "item_id")
+    _refuse_repeats(table, item_ids)
+    titles = item_ids.to_list()
+    if "title" in names:
+        given = table.text(names["title"], blank=("",)).to_pylist()
+        titles = [
+            " ".join(name.split()) if name else item_id for name, item_id in zip(given, titles, strict=True)
+        ]
+    taken = set(names.values())
+    if text_columns is None:
+        wanted = {name: name for name in table.columns if name not in taken and not _is_number(table, name)}
+        wanted = {name: theirs for name, theirs in wanted.items() if name not in ("item_id", "title", "")}
+    else:
+        wanted = {
+            name: require(table, columns.get(f"items.{name}", columns.get(name, name)), name)
+            for name in text_columns
+        }
+    texts = {name: [phrases(cell) for cell in table.raw(theirs)] for name, theirs in wanted.items()}
+    return Catalogue(np.array(item_ids.to_list(), dtype=object), titles, texts)
+
+
+def phrases(cell: Any) -> list[str]:
+    """The phrases in one cell. `Comedy|Drama` and `["Comedy", "Drama"]`, as text or a list, are the same."""
+    if cell is None or (isinstance(cell, float) and cell != cell):
+        return []
+    if isinstance(cell, str):
+        text = cell.strip()
+        if text.startswith("[") and text.endswith("]"):
+            try:
+                return phrases(json.loads(text))
+            except json.JSONDecodeError:
+                pass  # brackets, but not a list
+        parts: list[Any] = text.split("|")
+    elif isinstance(cell, list):
+        parts = [part for part in cell if part is not None]
+    elif isinstance(cell, dict):
+        parts = [f"{key} {value}" for key, value in cell.items() if value is not None]
+    else:
+        parts = [cell]
+    return [text for text in (" ".join(str(part).split()) for part in parts) if text]
+
+
+def _refuse_repeats(table: Table, item_ids: pd.Series) -> None:
+    repeated = item_ids.duplicated().to_numpy()
+    if repeated.any():
+        row = int(repeated.argmax())
+        earlier = table.place(int((item_ids == item_ids[row]).to_numpy().argmax()))
+        raise table.error(
+            row, f"item_id '{item_ids[row]}' was already given at {earlier}; keep one of the rows"
+        )
+
+
+def _is_number(table: Table, column: str) -> bool:
+    return all(
+        cell is None or isinstance(cell, int | float) or (isinstance(cell, str) and _spells_number(cell))
+        for cell in table.raw(column)
+    )
+
+
+def _spells_number(text: str) -> bool:
+    return not text.strip() or finite_or_none(text) is not None

@@ -1,0 +1,116 @@
+"""The settings of stage `prepare`: what to read, what to leave out, how to split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from recsys.config import StageConfig
+from recsys.data import filters, loaders
+from recsys.data.splits import SplitConfig
+from recsys.data.user_splits import UserSplitConfig
+
+K_CORE_ITEMS = {
+    "ml-latest-small": 5,
+    "lastfm": 5,
+}  # users; the others stay as they are (amazon is 5-core already)
+
+
+class PrepareConfig(StageConfig):
+    """What to read, what to leave out, and how to split it."""
+
+    source: Literal["ml-latest-small", "amazon", "lastfm", "files"] = (
+        "ml-latest-small"  # who knows the format
+    )
+    path: Path | None = None  # folder of a known data set; None: the MovieLens copy that ships with Prelude
+    interactions: Path | None = None  # source files: .csv .tsv .jsonl .json (each also .gz) or .parquet
+    items: Path | None = None  # source files: optional, so that items have titles and text
+    queries: Path | None = None  # source files: optional, what users asked for and found
+    # Our column name → yours, e.g. {user_id: uid}. `items.item_id: sku` speaks of the items file alone.
+    columns: dict[str, str] = Field(default_factory=dict)
+    text_columns: list[str] | None = None  # columns that describe an item; None: all that are not numbers
+    min_rating: float | None = (
+        None  # stars or the like; None: every rating is an interaction, as in the sketch
+    )
+    keep_events: list[str] | None = None  # kinds in the `event` column that count; None: all
+    repeats: filters.Repeats = (
+        "keep"  # a (user, item) pair at several times: listening repeats, and time tells
+    )
+    unknown_items: filters.UnknownItems = "keep"  # items that the items file lacks: keep calls them by id
+    k_core_users: int = Field(default=1, ge=0)  # distinct items a user needs; 0 or 1: any
+    # Distinct users an item needs: one that few have touched has no collaborative vector worth its name. The
+    # default is 5 for ml-latest-small and lastfm, and 1 (any) elsewhere.
+    k_core_items: int = Field(default=1, ge=0)
+    # Share of query texts that no training reads, so that answers to them show what is understood (recsys.data.phrases)
+    held_out_queries: float = Field(default=0.1, ge=0, lt=1)
+    # May what a user has had be recommended again? One answer for training, validation, test and serving.
+    exclude_seen: bool = True
+    split: SplitConfig = SplitConfig()
+    # Users held out from all learning, at random or out of distribution; off by default.
+    user_split: UserSplitConfig = UserSplitConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_core(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "k_core_items" not in values:
+            source = values.get("source", "ml-latest-small")
+            values = {**values, "k_core_items": K_CORE_ITEMS.get(source, 1) if isinstance(source, str) else 1}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PrepareConfig:
+        own = [name for name in ("interactions", "items", "queries", "columns") if getattr(self, name)]
+        if self.source == "files":
+            if self.interactions is None:
+                raise ValueError("source: files needs interactions: the path of a file")
+            if self.path is not None:
+                raise ValueError(
+                    "source: files takes interactions, items and queries; path is for known data sets"
+                )
+        elif own:
+            raise ValueError(f"{own[0]} belongs to source: files, not to {self.source}")
+        elif self.source != "ml-latest-small" and self.path is None:
+            raise ValueError(f"source: {self.source} needs path: the folder that holds {self._file_names()}")
+        if self.source == "amazon" and self.split.kind == "global_time":
+            raise ValueError(
+                "amazon has order but no time; split.kind must be leave_last_out or last_fraction"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_read(self) -> PrepareConfig:
+        texts = tuple(self.text_columns or ())
+        if {"item_id", "title"} & set(texts):
+            raise ValueError("text_columns are columns beside item_id and title; leave these two out")
+        if self.source == "files" and texts and self.items is None:
+            raise ValueError("text_columns are columns of the items file; give items too")
+        read = {
+            "interactions": (
+                self.interactions,
+                ("user_id", "item_id", "timestamp", "rating", "weight", "event"),
+            ),
+            "items": (self.items, ("item_id", "title", *texts)),
+            "queries": (self.queries, ("user_id", "item_id", "timestamp", "query")),
+        }
+        for key in self.columns:
+            kind, _, name = key.rpartition(".")
+            if not any(name in names for file, (_, names) in read.items() if kind in ("", file)):
+                ours = ", ".join(dict.fromkeys(name for _, names in read.values() for name in names))
+                raise ValueError(f"columns maps '{key}', which is none of ours: {ours}")
+            if not any(path and name in names for file, (path, names) in read.items() if kind in ("", file)):
+                raise ValueError(f"columns maps '{key}', but no file is given that would have it")
+        return self
+
+    def _file_names(self) -> str:
+        return ", ".join(loaders.FILES[self.source].values())
+
+    def files(self) -> dict[str, Path]:
+        """The files that are read, by what they are."""
+        if self.source == "files":
+            given = {"interactions": self.interactions, "items": self.items, "queries": self.queries}
+            return {name: path for name, path in given.items() if path is not None}
+        folder = self.path or loaders.EMBEDDED
+        return {name: folder / file for name, file in loaders.FILES[self.source].items()}

@@ -1,0 +1,113 @@
+"""What people call items: phrases, which of them are kept from all training, and which items carry the words of a query.
+
+A query text is held out if the hash of its words says so: a fixed part of all texts, the same in every stage and every run, whoever
+asks. Words in another order are the same text ("drama comedy"). Titles and the single values of the catalogue's own columns (a
+genre) are never held out. What was held out stands in no training prompt, so an answer to it shows what the model has understood.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
+
+from recsys.data.dataset import Dataset
+from recsys.data.splits import PERSONALIZE, TEST, VALIDATION, WARM
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, case folded: letters and digits of any script (`sci-fi` is one word)."""
+    return re.findall(r"\w+(?:[-'’&+]\w+)*", text.casefold())
+
+
+def normal(text: str) -> str:
+    """The text's words in alphabetical order: what makes two texts the same query."""
+    return " ".join(sorted(words(text)))
+
+
+def hash_share(text: str) -> float:
+    """A number in [0, 1) that depends on the text's words alone, whatever their order."""
+    digest = hashlib.blake2b(normal(text).encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
+class Phrases:
+    """The phrases of each item of a data set: its column values, and queries that led to it.
+
+    `of[item]` may be read in Stage 1: a query of a user about an item of their own later events (those that Stage 2, validation and
+    test ask about) is left out, and so are those of held-out users, and every held-out text. `matching(query)` knows all of them, for it
+    judges answers.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset, self.share = dataset, dataset.held_out_queries
+        values = [
+            [value for column in dataset.catalogue.columns.values() for value in column[item]]
+            for item in range(dataset.n_items)
+        ]
+        named = [value for some in values for value in some] + dataset.catalogue.titles
+        self.values = {normal(text) for text in named}
+        self.of: list[list[str]] = [
+            list(dict.fromkeys([*some, *asked])) for some, asked in zip(values, self._asked(), strict=True)
+        ]
+
+    def is_held_out(self, text: str) -> bool:
+        """True if no training may read this query."""
+        return hash_share(text) < self.share and normal(text) not in self.values
+
+    def query(self, item: int, generator: np.random.Generator) -> str | None:
+        """One or two of the item's phrases as somebody would ask for it, a text that may be trained on; None if it has none."""
+        phrases = self.of[item]
+        if not phrases:
+            return None
+        count = min(len(phrases), int(generator.integers(1, 3)))
+        chosen = [phrases[at] for at in generator.choice(len(phrases), count, replace=False)]
+        text = " ".join(chosen).lower()
+        return chosen[0].lower() if self.is_held_out(text) else text
+
+    def _asked(self) -> list[list[str]]:
+        """Queries that led to each item and that Stage 1 may read, in alphabetical order."""
+        data = self.dataset
+        later = np.isin(data.roles, (PERSONALIZE, VALIDATION, TEST))
+        pairs = set(zip(data.users[later].tolist(), data.items[later].tolist(), strict=True))
+        asked: list[set[str]] = [set() for _ in range(data.n_items)]
+        columns = (data.queries[name] for name in ("user", "item", "query"))
+        for user, item, query in zip(*columns, strict=True):
+            unseen = user >= 0 and data.user_groups[user] != WARM
+            if item >= 0 and not unseen and (user, item) not in pairs and not self.is_held_out(query):
+                asked[int(item)].add(query)
+        return [sorted(some) for some in asked]
+
+    @cached_property
+    def _items_of_word(self) -> dict[str, np.ndarray]:
+        """word -> items, ascending, of which a column value or a query of anyone has it."""
+        found: dict[str, set[int]] = defaultdict(set)
+        for column in self.dataset.catalogue.columns.values():
+            for item, some in enumerate(column):
+                for word in _all_words(some):
+                    found[word].add(item)
+        queries = self.dataset.queries
+        for item, query in zip(queries["item"], queries["query"], strict=True):
+            for word in words(query):
+                found[word].add(int(item))
+        return {word: np.array(sorted(items), dtype=np.int64) for word, items in found.items()}
+
+    def matching(self, query: str) -> np.ndarray | None:
+        """Bool [N]: which items carry every word of `query`, in any column value or query of anyone; None if no item does.
+
+        For judging answers alone: it looks at what anyone has called an item at any time.
+        """
+        mask = np.ones(self.dataset.n_items, bool)
+        for word in set(words(query)):
+            has = np.zeros_like(mask)
+            has[self._items_of_word.get(word, [])] = True
+            mask &= has
+        return mask if words(query) and mask.any() else None
+
+
+def _all_words(texts: Iterable[str]) -> set[str]:
+    return {word for text in texts for word in words(text)}

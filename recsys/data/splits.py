@@ -1,0 +1,171 @@
+"""Which event is learned from, and which is held out: three splits on plain arrays.
+
+Seven events of two users, in order of (user, time, row in the file). Leave-last-out holds out the last event
+for the test and the one before it for validation; of what is left, the later `personalize_fraction` is kept
+from Stage 1:
+
+>>> import numpy as np
+>>> users = np.array([0, 0, 0, 0, 0, 1, 1])
+>>> times = np.array([10, 20, 30, 40, 50, 15, 25])
+>>> config = SplitConfig(kind="leave_last_out", personalize_fraction=0.3)
+>>> print(*(ROLE_NAMES[role] for role in assign_roles(users, times, config)))
+fit fit personalize validation test fit personalize
+
+User 1 has fewer than three events, so nothing of theirs is held out. A global cut looks at the clock alone:
+
+>>> config = SplitConfig(kind="global_time", cutoff_validation_unix_s=25, cutoff_test_unix_s=40)
+>>> print(*(ROLE_NAMES[role] for role in assign_roles(users, times, config)))
+fit personalize validation test test fit validation
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from recsys.config import StageConfig
+from recsys.seeds import rng
+
+FIT, PERSONALIZE, VALIDATION, TEST, UNUSED = range(5)
+ROLE_NAMES = ("fit", "personalize", "validation", "test", "unused")
+WARM, RANDOM, OOD, DROPPED = GROUPS = (
+    "warm",
+    "random",
+    "ood",
+    "dropped",
+)  # of users; see recsys.data.user_splits
+HOLD_OUT_FROM = 5  # events; a user with fewer has no held-out event in the last_fraction split
+
+
+class SplitConfig(StageConfig):
+    """How events are divided by time. No event is later than one of a later role of the same user.
+
+    (An UNUSED event is part of histories and of nothing else, so it may stand anywhere.)
+    """
+
+    # last_fraction: the last part of each user's events, several test instances a user (most power a user).
+    # leave_last_out: the last event is the test, the one before it validation (comparison with papers).
+    # global_time: one moment for all users, as in production; only here nobody's future is learned.
+    kind: Literal["last_fraction", "leave_last_out", "global_time"] = "last_fraction"
+    test_fraction: float = Field(
+        default=0.1, gt=0, lt=1
+    )  # share of a user's events (global_time: of all events)
+    validation_fraction: float = Field(default=0.05, ge=0, lt=1)  # share, taken just before the test part
+    max_test_per_user: int = Field(
+        default=20, ge=1
+    )  # events; a few heavy users would otherwise be most of the test
+    cutoff_validation_unix_s: int | None = None  # global_time: start of validation; None: by the fractions
+    cutoff_test_unix_s: int | None = None  # global_time: start of test; None: by the fractions
+    # Share of the training events, the latest, kept from Stage 1 for Stage 2 (which must train on what Stage
+    # 1 and the graph have not fitted): of each user's events; for global_time, of all.
+    personalize_fraction: float = Field(default=0.3, ge=0, lt=1)
+    # … or, by `users`, all training events of that share of the users, drawn at random: Stage 1 then has everybody else's histories
+    # up to their end, which short ones (Amazon: seven events a user) cannot spare.
+    personalize_by: Literal["events", "users"] = "events"
+    seed: int = 0  # of that draw
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SplitConfig:
+        if self.test_fraction + self.validation_fraction >= 1:
+            raise ValueError(
+                f"test_fraction {self.test_fraction} + validation_fraction {self.validation_fraction} leaves "
+                f"nothing to learn from; their sum must be below 1"
+            )
+        cutoffs = (self.cutoff_validation_unix_s, self.cutoff_test_unix_s)
+        if cutoffs != (None, None) and self.kind != "global_time":
+            raise ValueError(f"cutoffs belong to kind: global_time, not to {self.kind}")
+        if self.personalize_by == "users" and self.kind == "global_time":
+            raise ValueError("personalize_by: users needs splits by user; global_time has one clock for all")
+        if (cutoffs[0] is None) != (cutoffs[1] is None):
+            raise ValueError("give both cutoff_validation_unix_s and cutoff_test_unix_s, or neither")
+        if cutoffs[0] is not None and cutoffs[1] is not None and cutoffs[0] > cutoffs[1]:
+            raise ValueError(
+                f"cutoff_validation_unix_s {cutoffs[0]} is later than cutoff_test_unix_s {cutoffs[1]}"
+            )
+        return self
+
+
+def assign_roles(users: np.ndarray, times: np.ndarray, config: SplitConfig) -> np.ndarray:
+    """The role of each event.
+
+    Args:
+        users: [E] int, ascending. times: [E] int, ascending within a user; ties stand in the file's order.
+
+    Returns:
+        [E] int8 of FIT, PERSONALIZE, VALIDATION, TEST, UNUSED (a part of histories, and nothing else).
+    """
+    assert (np.diff(users) >= 0).all(), "events must be sorted by user"
+    assert ((np.diff(times) >= 0) | (np.diff(users) > 0)).all(), "a user's events must be sorted by time"
+    if config.kind == "global_time":
+        return _global_time(users, times, config)
+    counts = np.bincount(users)
+    if config.kind == "leave_last_out":
+        test = (counts >= 3).astype(np.int64)
+        validation = test.copy()
+    else:
+        test, validation = _last_fraction(counts, config)
+    training = counts - test - validation
+    if config.personalize_by == "users":
+        chosen = rng(config.seed, "Stage 2 users").random(len(counts)) < config.personalize_fraction
+        personalize = np.where(chosen, training, 0)
+    else:
+        personalize = np.minimum(
+            _part(training, config.personalize_fraction, round_up_from=0.5), training - 1
+        )
+    position = np.arange(len(users)) - (np.cumsum(counts) - counts)[users]
+    bounds = np.cumsum(
+        [training - personalize, personalize, validation], axis=0
+    )  # [3, U]: where each role ends
+    return (position >= bounds[:, users]).sum(axis=0).astype(np.int8)
+
+
+def _last_fraction(counts: np.ndarray, config: SplitConfig) -> tuple[np.ndarray, np.ndarray]:
+    """How many test and validation events each user has [U]; at least one event is left for training."""
+    large = counts >= HOLD_OUT_FROM
+    test = np.maximum(_part(counts, config.test_fraction), 1)
+    test = np.minimum(test, np.minimum(config.max_test_per_user, counts - 1)) * large
+    wanted = np.maximum(_part(counts, config.validation_fraction), 1 if config.validation_fraction else 0)
+    wanted = np.minimum(wanted, config.max_test_per_user)
+    return test, np.minimum(wanted, counts - 1 - test) * large
+
+
+def _part(counts: np.ndarray, fraction: float, round_up_from: float = 1.0) -> np.ndarray:
+    """`counts * fraction` as whole numbers; the small term mends binary fractions (0.29 * 100 < 29)."""
+    return np.floor(counts * fraction + (1.0 - round_up_from) + 1e-9).astype(np.int64)
+
+
+def _global_time(users: np.ndarray, times: np.ndarray, config: SplitConfig) -> np.ndarray:
+    validation_at, test_at = cutoffs(times, config)
+    roles = np.full(len(times), FIT, dtype=np.int8)
+    roles[times >= validation_at] = VALIDATION
+    roles[times >= test_at] = TEST
+    training = np.flatnonzero(roles == FIT)
+    if len(training) and config.personalize_fraction:
+        personalize_at = np.quantile(times[training], 1 - config.personalize_fraction, method="higher")
+        roles[training[times[training] >= personalize_at]] = PERSONALIZE
+    for role in (VALIDATION, TEST):  # each user's earliest: the nearest to what was learned
+        events = np.flatnonzero(roles == role)
+        first = np.searchsorted(users[events], users[events])  # where the user's events of this role start
+        roles[events[np.arange(len(events)) - first >= config.max_test_per_user]] = UNUSED
+    return roles
+
+
+def hold_out_users(users: np.ndarray, roles: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The roles [E] after whole users are held out: nothing is learned from a user whose group is not WARM.
+
+    `groups` [U] of RANDOM or OOD leaves a user their TEST events, DROPPED not even those; all else becomes UNUSED.
+    """
+    group = groups[users]
+    kept = (group == WARM) | ((roles == TEST) & (group != DROPPED))
+    return np.where(kept, roles, UNUSED).astype(np.int8)
+
+
+def cutoffs(times: np.ndarray, config: SplitConfig) -> tuple[int, int]:
+    """Unix seconds at which validation and test start in a global_time split."""
+    if config.cutoff_validation_unix_s is not None and config.cutoff_test_unix_s is not None:
+        return config.cutoff_validation_unix_s, config.cutoff_test_unix_s
+    shares = [1 - config.test_fraction - config.validation_fraction, 1 - config.test_fraction]
+    validation_at, test_at = np.quantile(times, shares, method="higher")
+    return int(validation_at), int(test_at)

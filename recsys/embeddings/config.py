@@ -1,0 +1,51 @@
+"""Settings of stage `embed`; see `recsys.embeddings.embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+
+from recsys.config import StageConfig
+from recsys.embeddings.item_knn import ItemKnnConfig
+from recsys.embeddings.lightgcn import LightGCNConfig
+from recsys.embeddings.retrieval import IndexKind
+from recsys.embeddings.sasrec import SasRecConfig
+
+
+class EmbedConfig(StageConfig):
+    seed: int = 0
+    seeds: int = 1  # LightGCN is trained with seed, seed+1, …; validation keeps the best, all are reported
+    lightgcn: LightGCNConfig = LightGCNConfig()
+    # how fast a history fades in the retrieval baseline's vectors, in items; validation picks by hit-rate
+    half_lives: tuple[float | None, ...] = (None, 50, 20, 10, 5, 2, 1)
+    # the same for the vectors that condition the generator. Its prompt shows the latest items already, so what a
+    # prefix can add is the longer past: retrieval's favourite (2 to 5 items) would only repeat the prompt
+    user_half_lives: tuple[float | None, ...] = (50,)
+    refit_for_retrieval: bool = True  # a second LightGCN on all training edges for the retrieval baseline
+    sasrec: SasRecConfig | None = None  # a SASRec beside LightGCN: a row of its own; null: none
+    # whose user vectors condition the generator; sasrec: of a second one that is trained on FIT alone
+    users_from: Literal["lightgcn", "sasrec"] = "lightgcn"
+    item_knn: ItemKnnConfig = ItemKnnConfig()  # the item-kNN row
+    text_encoder: str | None = "minilm"  # minilm, a folder, or null: item text vectors for tokenize
+    user_embeddings: Path | None = None  # Parquet (user_id, timestamp, vector): used instead of the GNN's
+    item_embeddings: Path | None = None  # Parquet (item_id, vector): with both given the GNN is skipped
+    embedding_space: str | None = (
+        None  # name of the brought space's version; default: the hash of the user file
+    )
+    index: IndexKind = "auto"  # FAISS: flat (exact), hnsw, ivf; auto is exact up to a million items
+    leak_margin: float = 0.25  # how far above validation (relative) the hit-rate on training targets may be
+    check_instances: int = 3000  # instances a side that the checks use
+
+    @model_validator(mode="after")
+    def _sasrec_can_be_trained(self) -> EmbedConfig:
+        if self.users_from == "sasrec" and self.sasrec is None:
+            raise ValueError("users_from: sasrec needs a sasrec section; an empty one, {}, has the defaults")
+        if self.users_from == "sasrec" and self.user_embeddings is not None:
+            raise ValueError(
+                "user_embeddings and users_from: sasrec both say what conditions the generator; keep one"
+            )
+        if self.sasrec is not None and self.sasrec.text and self.text_encoder is None:
+            raise ValueError("sasrec.text needs text_encoder")
+        return self

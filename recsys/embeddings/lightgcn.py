@@ -1,0 +1,245 @@
+"""LightGCN (He et al. 2020, arXiv 2002.02126) and its training.
+
+    e^(k+1) = D^-1/2 A D^-1/2 e^(k)          (eq. 3: no weights, no non-linearity)
+    e       = (1 / (K+1)) Σ_k e^(k)           (eq. 4: the mean over the layers)
+
+over the two-way user–item graph. Degrees and normalisation are torch-geometric's (`gcn_norm`). Eq. 3 is linear and its
+matrix symmetric, so the gradient of eq. 4 is eq. 4 of the gradient: K products forward, K backward, by Horner's rule.
+A product is an `embedding_bag` (a bag a row, the weights beside it), whose kernel reads ahead: 3 to 5 times as fast as
+the CSR product on CPU. The tests hold both against PyG's `LightGCN` and its loss. Departures: sampled softmax beside
+BPR, and dropout of nothing at all.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
+
+from recsys.config import StageConfig
+from recsys.seeds import torch_generator
+from recsys.training import loop
+from recsys.training.devices import resolve_device
+
+
+class LightGCNConfig(StageConfig):
+    dim: int = 120  # embedding width; 120 as E2P's behavioural embeddings
+    layers: int = Field(default=2, ge=1)  # K propagation steps
+    loss: Literal["sampled_softmax", "bpr"] = "sampled_softmax"  # the softmax trains in fewer epochs
+    temperature: float = 0.15  # of the cosine logits of the sampled softmax
+    negatives: int = 512  # negative items a batch, shared by its rows (sampled softmax) or one a row (BPR)
+    epochs: int = 60  # passes over the edges at most; validation usually stops earlier
+    batch: int = 8192  # edges a step; each step is one propagation over the whole graph
+    learning_rate: float = 0.01  # Adam
+    l2: float = 1e-4  # on the layer-0 rows of the batch, as in the paper
+    validate_every_epochs: int = 4
+    patience: int = 3  # validations without a new best before stopping
+    device: str = "auto"  # cpu | cuda | auto
+
+
+def normalised_adjacency(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> torch.Tensor:
+    """D^-1/2 A D^-1/2 as CSR [(U+I), (U+I)] with int32 indices, users first; each distinct edge once in both ways."""
+    pairs = np.unique(np.stack([users, items]), axis=1)
+    edges = torch.from_numpy(np.ascontiguousarray(pairs)).clone()
+    edges[1] += n_users
+    both = torch.cat([edges, edges.flip(0)], dim=1)
+    n = n_users + n_items
+    index, weight = gcn_norm(both, num_nodes=n, add_self_loops=False, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*[Ss]parse (CSR|invariant).*")  # torch says that CSR is new
+        whole = torch.sparse_coo_tensor(index, weight, (n, n)).coalesce().to_sparse_csr()
+        crow, column = whole.crow_indices().int(), whole.col_indices().int()
+        return torch.sparse_csr_tensor(crow, column, whole.values(), size=(n, n))
+
+
+def product(adjacency: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """`adjacency @ x` for a CSR `adjacency` [n, n] and `x` [n, d]; the order of a row's sum does not depend on threads."""
+    return nn.functional.embedding_bag(
+        adjacency.col_indices(),
+        x,
+        adjacency.crow_indices(),
+        mode="sum",
+        per_sample_weights=adjacency.values(),
+        include_last_offset=True,
+    )
+
+
+def sum_of_layers(adjacency: torch.Tensor, x: torch.Tensor, layers: int) -> torch.Tensor:
+    """x + A x + … + A^layers x [n, d], by Horner's rule: x + A (x + A (x + …)). No gradient."""
+    x = x.detach().contiguous()
+    total = x
+    for _ in range(layers):
+        total = product(adjacency, total).add_(x)
+    return total
+
+
+class MeanOfLayers(torch.autograd.Function):
+    """Eq. 4 for a symmetric CSR `adjacency`; the gradient is the same sum, so nothing is transposed."""
+
+    @staticmethod
+    def forward(ctx, adjacency: torch.Tensor, x: torch.Tensor, layers: int) -> torch.Tensor:
+        ctx.adjacency, ctx.layers = adjacency, layers
+        return sum_of_layers(adjacency, x, layers).div_(layers + 1)
+
+    @staticmethod
+    def backward(ctx, *gradients: torch.Tensor) -> tuple[None, torch.Tensor, None]:
+        return None, sum_of_layers(ctx.adjacency, gradients[0], ctx.layers).div_(ctx.layers + 1), None
+
+
+class WeightedSquares(torch.autograd.Function):
+    """Σ_n w_n ‖x_n‖² for `x` [n, d] and `weights` [n], with its gradient 2 w_n x_n in one pass."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weights)
+        return torch.linalg.vecdot(x, x) @ weights
+
+    @staticmethod
+    def backward(ctx, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        x, weights = ctx.saved_tensors
+        return x * (2 * gradients[0] * weights)[:, None], None
+
+
+class LightGCN(nn.Module):
+    """Rows 0..U−1 of the graph are users, U..U+I−1 items; `embedding` holds the layer-0 vectors [(U+I), dim]."""
+
+    def __init__(self, adjacency: torch.Tensor, n_users: int, config: LightGCNConfig, seed: int):
+        super().__init__()
+        self.adjacency, self.n_users, self.config = adjacency, n_users, config
+        start = torch.empty(adjacency.shape[0], config.dim)
+        nn.init.normal_(start, std=0.1, generator=torch_generator(seed, "lightgcn", "start"))
+        self.embedding = nn.Parameter(start)
+
+    def forward(self) -> torch.Tensor:
+        """The mean over the layers [(U+I), dim]: transductive user and item vectors."""
+        return MeanOfLayers.apply(self.adjacency, self.embedding, self.config.layers)
+
+    def moved(self, device: torch.device) -> LightGCN:
+        """This model, it and its graph on `device`."""
+        graph = self.adjacency
+        row, column, weight = (
+            part.to(device) for part in (graph.crow_indices(), graph.col_indices(), graph.values())
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*[Ss]parse (CSR|invariant).*")
+            self.adjacency = torch.sparse_csr_tensor(row, column, weight, size=graph.shape)
+        return self.to(device)
+
+    @torch.no_grad()
+    def message_table(self) -> torch.Tensor:
+        """What each item adds to a user's vector [I, dim]: Σ_{k<K} e_i^(k) / sqrt(degree_i) / (K+1).
+
+        A user with history H then has the vector Σ_{i in H} message_i / sqrt(|H|): eq. 3 and 4 for a user node whose
+        own layer-0 vector is zero, so it exists for anyone at any moment. Items without an edge have a zero row.
+        """
+        row = self.adjacency.crow_indices()
+        degree = (row[1:] - row[:-1])[self.n_users :].float()
+        total = sum_of_layers(self.adjacency, self.embedding, self.config.layers - 1)[self.n_users :]
+        scale = torch.where(degree > 0, degree.clamp(min=1).rsqrt(), torch.zeros(()))
+        return total * scale[:, None] / (self.config.layers + 1)
+
+
+def bpr_loss(users: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+    """Bayesian personalised ranking (Rendle et al. 2009): −mean log σ(u·i − u·j); all [B, d]."""
+    return -nn.functional.logsigmoid((users * (positive - negative)).sum(-1)).mean()
+
+
+def sampled_softmax_loss(
+    users: torch.Tensor, positive: torch.Tensor, negatives: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """−mean log of the positive's share among itself and M shared negatives, on cosines / temperature.
+
+    users, positive [B, d]; negatives [M, d], drawn uniformly from the catalogue.
+    """
+    users, positive, negatives = (nn.functional.normalize(x, dim=-1) for x in (users, positive, negatives))
+    users = users / temperature
+    others = torch.logsumexp(users @ negatives.T, 1)
+    return nn.functional.softplus(others - (users * positive).sum(-1)).mean()
+
+
+def step_of_training(
+    model: LightGCN, users: np.ndarray, items: np.ndarray, seed: int
+) -> Callable[[int], torch.Tensor]:
+    """`step(index)` → the loss of that step, from edges (users[e], items[e]); an epoch is ⌈edges / batch⌉ steps.
+
+    What a step draws depends on `(seed, index)` alone. An epoch's permutation is drawn once, with its first step.
+    """
+    config, n_users = model.config, model.n_users
+    n_nodes, n_edges = len(model.embedding), len(users)
+    edges = torch.from_numpy(np.stack([users, items + n_users]))  # [2, E], as nodes of the graph
+    steps = steps_of_epoch(n_edges, config)
+    current: tuple[int, torch.Tensor] | None = None
+
+    def edges_of(epoch: int) -> torch.Tensor:
+        nonlocal current
+        if current is None or current[0] != epoch:
+            order = torch.randperm(n_edges, generator=torch_generator(seed, "edges", epoch))
+            current = epoch, edges[:, order]
+        return current[1]
+
+    def step(index: int) -> torch.Tensor:
+        epoch, part = divmod(index, steps)
+        batch = edges_of(epoch)[:, part * config.batch : (part + 1) * config.batch]
+        size = batch.shape[1]
+        drawn = size if config.loss == "bpr" else config.negatives
+        negatives = torch.randint(
+            n_users, n_nodes, (drawn,), generator=torch_generator(seed, "negatives", index)
+        )
+        # the gradient of index_select is summed in a fixed order, that of an index is not
+        nodes = torch.cat([batch.reshape(-1), negatives]).to(model.embedding.device)
+        user, positive, negative = model().index_select(0, nodes).split([size, size, drawn])
+        if config.loss == "bpr":
+            loss = bpr_loss(user, positive, negative)
+        else:
+            loss = sampled_softmax_loss(user, positive, negative, config.temperature)
+        times = torch.bincount(nodes[: 2 * size], minlength=n_nodes).float()  # in the batch, of each node
+        return loss + config.l2 / size * WeightedSquares.apply(model.embedding, times)
+
+    return step
+
+
+def steps_of_epoch(n_edges: int, config: LightGCNConfig) -> int:
+    """⌈edges / batch⌉, at least one."""
+    return max(1, -(-n_edges // config.batch))
+
+
+def optimizer_of(model: LightGCN) -> torch.optim.Optimizer:
+    """Adam over the layer-0 vectors, fused: one pass over memory where the plain one takes ten."""
+    return torch.optim.Adam(model.parameters(), lr=model.config.learning_rate, fused=True)
+
+
+def train_lightgcn(
+    users: np.ndarray,
+    items: np.ndarray,
+    n_users: int,
+    n_items: int,
+    config: LightGCNConfig,
+    seed: int,
+    checkpoint: Path,
+    validate: Callable[[LightGCN], float],
+    label: str = "LightGCN",
+) -> tuple[LightGCN, loop.Curves]:
+    """Learn from edges (users[e], items[e]); `validate(model)` is a retrieval hit-rate, and the best state is kept."""
+    model = LightGCN(normalised_adjacency(users, items, n_users, n_items), n_users, config, seed)
+    model = model.moved(resolve_device(config.device))
+    steps_an_epoch = steps_of_epoch(len(users), config)
+    curves = loop.fit(
+        label,
+        config.epochs * steps_an_epoch,
+        loop.trainable_state(model),
+        optimizer_of(model),
+        step_of_training(model, users, items, seed),
+        checkpoint,
+        validate=lambda: validate(model),
+        validate_every=config.validate_every_epochs * steps_an_epoch,
+        patience=config.patience,
+        log_every=steps_an_epoch,
+    )
+    return model.moved(torch.device("cpu")), curves

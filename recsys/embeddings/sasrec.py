@@ -1,0 +1,264 @@
+"""SASRec (Kang & McAuley 2018, arXiv 1808.09781) with softmax cross-entropy over the whole catalogue, and its training.
+
+    e_t = LayerNorm(item_t + position_t)
+    a   = LayerNorm(x + Attention(x)),  x' = LayerNorm(a + W2 gelu(W1 a))         causal, `layers` times
+    p(next item | items up to t) = softmax_i(x_t · item_i)
+
+The paper samples one negative a position and takes binary cross-entropy. Klenitskiy & Vasilev 2023 (arXiv 2309.07602, "Turning
+Dross Into Gold Loss") showed that cross-entropy over all items is what makes SASRec strong; that loss is here, at every
+position. Other departures: normalisation behind each part and a GELU layer four times as wide, as in BERT4Rec and RecBole;
+positions are counted from the end, so that a history cut to `max_items` reads as one that was always short; and, with `text`, an
+item's vector (in and out) is its free row plus one learned projection of its text vector, which is what a rare item has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+from torch.nn import functional
+
+from recsys.config import StageConfig
+from recsys.embeddings.sequences import Batches, Piece, padded
+from recsys.recommender import Request
+from recsys.seeds import torch_draws, torch_generator
+from recsys.training import loop
+from recsys.training.devices import resolve_device
+
+START_STD = 0.02  # of every matrix at the start, as in BERT
+CPU_PIECES = 4  # lengths in which a CPU reads a batch
+CHUNK = 1024  # requests ranked at once: 1,024 × 12,000 items of float32 are 50 MB
+
+
+class SasRecConfig(StageConfig):
+    dim: int = Field(128, ge=1)  # width of items and states; a multiple of `heads`
+    layers: int = Field(2, ge=1)  # attention blocks; the paper's two
+    heads: int = Field(2, ge=1)  # attention heads a block
+    dropout: float = Field(
+        0.5, ge=0, lt=1
+    )  # of embeddings, attention and both sub-layers; sparse data want much
+    max_items: int = Field(
+        50, ge=1
+    )  # items of a history that are read, the latest; the paper's 50 for Amazon
+    text: bool = (
+        False  # item vectors are free rows + a projection of their text vectors (needs embed.text_encoder)
+    )
+    # None: logits are inner products, as published. A number: they are cosines divided by it (0.05 to 0.1 are usual), which
+    # keeps popular items from winning by length
+    temperature: float | None = Field(None, gt=0)
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1
+    )  # share of a target's mass that is spread over the catalogue
+    batch: int = Field(256, ge=1)  # sequences a step; a step's logits are its positions × items
+    steps: int = Field(6000, ge=1)  # at most, and the length of the cosine; Amazon Beauty has 88 to an epoch
+    learning_rate: float = Field(1e-3, gt=0)  # AdamW's at its highest
+    weight_decay: float = Field(
+        0.0, ge=0
+    )  # AdamW's, on matrices alone; dropout is the regulariser that counts
+    warmup: int = Field(200, ge=1)  # steps until the learning rate is at its highest
+    clip_norm: float = Field(5.0, ge=0)  # of the whole gradient; 0: none. It only catches outliers
+    validate_every: int = Field(
+        200, ge=1
+    )  # steps; by NDCG@10 of the full ranking, and the best state is kept
+    patience: int = Field(10, ge=0)  # validations without a new best before stopping; 0: never
+    validation_instances: int = Field(5000, ge=0)  # a seeded sample; 0: all
+    device: str = "auto"  # cpu | cuda | auto; on CUDA the passes of a training step are bfloat16 (autocast)
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> SasRecConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Block(nn.Module):
+    """One causal block: attention and a feed-forward part, each with dropout, a residual and a norm behind it."""
+
+    def __init__(self, dim: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.rate = heads, dropout
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.widen, self.narrow = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.attention_norm, self.forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, T, d] -> [B, T, d]; position t reads positions up to t."""
+        x = self.attention_norm(x + self.dropout(self.out(self.attention(x))))
+        return self.forward_norm(x + self.dropout(self.narrow(functional.gelu(self.widen(x)))))
+
+    def attention(self, x: torch.Tensor) -> torch.Tensor:
+        """softmax(q kᵀ / sqrt(d / heads)) v of each head, side by side: [B, T, d]."""
+        rows, length, dim = x.shape
+        q, k, v = self.qkv(x).view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        rate = self.rate if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
+        return mixed.transpose(1, 2).reshape(rows, length, dim)
+
+
+class SasRec(nn.Module):
+    """The network. `text` [N, e] is needed with `config.text`, and is not part of what is learned."""
+
+    text: torch.Tensor | None
+
+    def __init__(self, n_items: int, config: SasRecConfig, seed: int, text: np.ndarray | None = None):
+        super().__init__()
+        if config.text and text is None:
+            raise ValueError(
+                "sasrec.text needs text vectors of the items; set embed.text_encoder, or sasrec.text to false"
+            )
+        self.config, dim = config, config.dim
+        self.free = nn.Parameter(torch.empty(n_items, dim))
+        self.position = nn.Parameter(torch.empty(config.max_items, dim))  # 0 is the last item read
+        self.norm, self.dropout = nn.LayerNorm(dim), nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(dim, config.heads, config.dropout) for _ in range(config.layers))
+        self.register_buffer("text", None, persistent=False)
+        if config.text and text is not None:
+            self.text = torch.from_numpy(text - text.mean(0))  # what all texts share says nothing of any
+            self.project = nn.Linear(text.shape[1], dim, bias=False)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=START_STD, generator=torch_generator(seed, "sasrec", name))
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def item_table(self) -> torch.Tensor:
+        """Item vectors [N, d], read and scored against alike."""
+        return self.free if self.text is None else self.free + self.project(self.text)
+
+    def forward(self, table: torch.Tensor, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """States [B, T, d] of `items` [B, T], whose first `lengths` [B] are real (states behind them mean nothing).
+
+        `table` is `item_table()`.
+        """
+        from_end = (lengths[:, None] - 1 - torch.arange(items.shape[1], device=items.device)).clamp(min=0)
+        x = functional.embedding(items, table) + functional.embedding(from_end, self.position)
+        x = self.dropout(self.norm(x))
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def queries(self, states: torch.Tensor) -> torch.Tensor:
+        """What an item's output vector is multiplied with [n, d], such that the product is the logit."""
+        temperature = self.config.temperature
+        return states if temperature is None else functional.normalize(states, dim=-1) / temperature
+
+    def outputs(self, table: torch.Tensor) -> torch.Tensor:
+        """Output vectors of items [N, d]: the table, of unit length where logits are cosines."""
+        return table if self.config.temperature is None else functional.normalize(table, dim=-1)
+
+    def last_queries(self, table: torch.Tensor, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The query [B, d] after the last item of each history [B, T]; that of an empty one means nothing."""
+        states = self(table, items, lengths)
+        return self.queries(states[torch.arange(len(items), device=items.device), (lengths - 1).clamp(min=0)])
+
+
+def sequence_loss(model: SasRec, batch: Sequence[Piece]) -> torch.Tensor:
+    """−mean log p(next item) over all real positions of a batch."""
+    table, states, targets = model.item_table(), [], []
+    for piece in batch:
+        items, lengths, places, following = (torch.from_numpy(x).to(table.device) for x in piece)
+        states.append(model(table, items, lengths).flatten(0, 1).index_select(0, places))
+        targets.append(following)
+    logits = model.queries(torch.cat(states)) @ model.outputs(table).T
+    return functional.cross_entropy(
+        logits.float(), torch.cat(targets), label_smoothing=model.config.label_smoothing
+    )
+
+
+class Ranking:
+    """Where a model ranks held-out targets in the whole catalogue, each request's exclusions left out."""
+
+    def __init__(self, requests: Sequence[Request], targets: np.ndarray, max_items: int):
+        self.requests, self.targets = requests, torch.from_numpy(targets)
+        items, lengths = padded([request.history for request in requests], max_items)
+        self.items, self.lengths = torch.from_numpy(items), torch.from_numpy(lengths)
+
+    @torch.no_grad()
+    def ranks(self, model: SasRec) -> np.ndarray:
+        """Rank from 1 of each target [R]; ties count against it; without a history, or excluded, it is last."""
+        was_training, device = model.training, model.free.device
+        model.eval()
+        table = model.item_table()
+        outputs, found = model.outputs(table), []
+        for start in range(0, len(self.requests), CHUNK):
+            rows = slice(start, start + CHUNK)
+            items, lengths, targets = (x[rows].to(device) for x in (self.items, self.lengths, self.targets))
+            scores = model.last_queries(table, items, lengths) @ outputs.T
+            row, column = self._excluded(rows)
+            scores[row.to(device), column.to(device)] = -torch.inf
+            own = scores.gather(1, targets[:, None])
+            ranks = (~(scores < own)).sum(1)  # of a model that has diverged (NaN) every target is last
+            found.append(torch.where(lengths > 0, ranks, scores.shape[1]).cpu().numpy())
+        model.train(was_training)
+        return np.concatenate(found)
+
+    def _excluded(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        some = [request.exclude for request in self.requests[rows]]
+        counts = np.fromiter(map(len, some), np.int64, len(some))
+        columns = np.concatenate([*some, np.zeros(0, np.int64)]).astype(np.int64)
+        return torch.from_numpy(np.repeat(np.arange(len(some)), counts)), torch.from_numpy(columns)
+
+
+def ndcg_at(ranks: np.ndarray, k: int) -> float:
+    """Mean NDCG@k of one target a request, from its ranks [R]."""
+    return float(np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0).mean())
+
+
+def train_sasrec(
+    users: np.ndarray,
+    items: np.ndarray,
+    times: np.ndarray,
+    n_items: int,
+    config: SasRecConfig,
+    seed: int,
+    checkpoint: Path,
+    held_out: Ranking,
+    text: np.ndarray | None = None,
+    label: str = "SASRec",
+) -> tuple[SasRec, loop.Curves]:
+    """Learn from events [E] in order of (user, time); the state with the best NDCG@10 on `held_out` is kept.
+
+    On a CPU a killed and resumed training ends in the same bytes; on a GPU as far as its kernels repeat themselves.
+    """
+    device = resolve_device(config.device)
+    model = SasRec(n_items, config, seed, text).to(device).train()
+    # a GPU is faster with one pass over padding than with several without
+    pieces = 1 if device.type == "cuda" else CPU_PIECES
+    batches = Batches((users, items, times), config.max_items, config.batch, seed, pieces)
+
+    def step(index: int) -> torch.Tensor:
+        reading = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+        with torch_draws(device, seed, "dropout", index), reading:
+            return sequence_loss(model, batches[index])
+
+    curves = loop.fit(
+        label,
+        config.steps,
+        loop.trainable_state(model),
+        _optimizer(model),
+        step,
+        checkpoint,
+        schedule=lambda index: loop.cosine(index, config.steps, config.warmup),
+        validate=lambda: ndcg_at(held_out.ranks(model), 10),
+        validate_every=config.validate_every,
+        patience=config.patience,
+        clip_norm=config.clip_norm,
+    )
+    return model.eval().requires_grad_(False), curves
+
+
+def _optimizer(model: SasRec) -> torch.optim.Optimizer:
+    """AdamW, its decay on matrices alone."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    groups = [
+        {"params": matrices, "weight_decay": model.config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=model.config.learning_rate, fused=True)

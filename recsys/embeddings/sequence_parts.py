@@ -1,0 +1,146 @@
+"""The parts of stage `embed` that read histories as sequences: SASRec, for the generator's vectors and for its own row; item-kNN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from recsys.data.dataset import Dataset
+from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
+from recsys.embeddings.item_knn import ItemKnn, ItemKnnConfig, choose_item_knn, similarities
+from recsys.embeddings.retrieval import IndexKind, hits_of_scores
+from recsys.embeddings.sasrec import Ranking, SasRecConfig, ndcg_at, train_sasrec
+from recsys.embeddings.sequence_vectors import (
+    SasRecRetrieval,
+    SequenceVectors,
+    load_sequence_vectors,
+    save_sasrec,
+)
+from recsys.recommender import Request
+from recsys.run import Run, RunError, sha256_of
+from recsys.seeds import rng
+
+USERS, RETRIEVAL = "sasrec_users", "sasrec_retrieval"  # names of the artifacts
+ROLES = {USERS: (FIT,), RETRIEVAL: (FIT, PERSONALIZE)}  # of the events that each learns from
+LABELS = {USERS: "SASRec", RETRIEVAL: "SASRec for retrieval"}
+
+
+def sequence_part(
+    config: SasRecConfig,
+    dataset: Dataset,
+    name: str,
+    seed: int,
+    checkpoint: Path,
+    folder: Path,
+    report: dict,
+    curves: dict,
+) -> None:
+    """Train a SASRec and write it into `folder`, which holds the item vectors already; its validation figures into `report`.
+
+    USERS learns from FIT alone, so that its vectors know no target of Stage 2; RETRIEVAL from all before validation, with a
+    seed of its own.
+    """
+    learned = np.isin(dataset.roles, ROLES[name])
+    text = load_file(folder / "item_vectors.safetensors").get("text") if config.text else None
+    held_out = _held_out(config, dataset, seed)
+    model, curve = train_sasrec(
+        dataset.users[learned],
+        dataset.items[learned],
+        dataset.times[learned],
+        dataset.n_items,
+        config,
+        seed if name == USERS else seed + 1,
+        checkpoint / name,
+        held_out,
+        text,
+        LABELS[name],
+    )
+    save_sasrec(model, folder, name)
+    curves[LABELS[name]] = curve.as_dict()
+    ranks = held_out.ranks(model)
+    report[name] = {
+        "validation_instances": len(ranks),
+        "validation_ndcg@10": ndcg_at(ranks, 10),
+        "validation_recall@10": float((ranks <= 10).mean()),
+        "validation_hit_rate@30": float((ranks <= 30).mean()),
+        "best_step": curve.best_step,
+    }
+
+
+def _held_out(config: SasRecConfig, dataset: Dataset, seed: int) -> Ranking:
+    events = dataset.events(VALIDATION)
+    at_most = config.validation_instances
+    if at_most and len(events) > at_most:
+        events = np.sort(rng(seed, "sasrec", "validation").choice(events, at_most, replace=False))
+    requests = dataset.requests(events, dataset.exclude_seen)
+    return Ranking(requests, dataset.items[events], config.max_items)
+
+
+def space_of(folder: Path) -> str:
+    """The name of the space of USERS: the hash of its weights."""
+    return f"sasrec:{sha256_of(folder / f'{USERS}.safetensors')[:16]}"
+
+
+def read_users(folder: Path) -> SequenceVectors:
+    """The vectors of a SASRec of USERS as the stage writes it."""
+    return load_sequence_vectors(
+        folder / f"{USERS}.safetensors", folder / f"{USERS}.json", space_of(folder), unit_length=True
+    )
+
+
+def load_users(run: Run, space: str) -> SequenceVectors:
+    """The same from a finished run."""
+    weights, settings = (run.artifact("embed", f"{USERS}.{kind}") for kind in ("safetensors", "json"))
+    return load_sequence_vectors(weights, settings, space, unit_length=True)
+
+
+def load_sasrec(run: Run, dataset: Dataset, index: IndexKind = "auto") -> SasRecRetrieval:
+    """The SASRec row. Raises `RunError` where the run has none."""
+    if RETRIEVAL not in run.read_json("embed", "embed.json"):
+        raise RunError(f"{run.path} has no SASRec; set embed.sasrec={{}} and run: prelude embed {run.path}")
+    weights, settings = (run.artifact("embed", f"{RETRIEVAL}.{kind}") for kind in ("safetensors", "json"))
+    users = load_sequence_vectors(weights, settings, RETRIEVAL, unit_length=False)
+    return SasRecRetrieval(users, dataset.item_totals.counts, index)
+
+
+def item_knn_part(
+    config: ItemKnnConfig, dataset: Dataset, requests: Sequence[Request], targets: np.ndarray, k: int
+) -> dict[str, Any]:
+    """What validation chooses for item-kNN, learned from all events before validation."""
+
+    def hit_rate(method: ItemKnn) -> float:
+        hits = [
+            hits_of_scores(method.scores(requests[at : at + 1024]), requests[at : at + 1024], targets[at : at + 1024], k)
+            for at in range(0, len(requests), 1024)
+        ]  # fmt: skip
+        return float(np.concatenate(hits).mean())
+
+    users, items = _training_edges(dataset)
+    return choose_item_knn(config, users, items, dataset.item_totals.counts, hit_rate)
+
+
+def load_item_knn(run: Run, dataset: Dataset, config: ItemKnnConfig) -> ItemKnn:
+    """The item-kNN row: similarities are counted from the events, with the numbers that validation chose.
+
+    Raises `RunError` where the stage is older than this row, or the run was exported without users, and so without events.
+    """
+    if dataset.totals is not None:
+        raise RunError(
+            f"{run.path} has no events to count item-kNN's pairs in; export the run with its users"
+        )
+    chosen = run.read_json("embed", "embed.json").get("item_knn")
+    if chosen is None:
+        raise RunError(f"the stage embed of {run.path} is older than item-kNN; run: prelude embed {run.path}")
+    similar = similarities(
+        *_training_edges(dataset), dataset.n_items, chosen["shrink_users"], config.neighbours
+    )
+    return ItemKnn(similar, chosen["half_life_items"], config.last_items, dataset.item_totals.counts)
+
+
+def _training_edges(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    learned = np.isin(dataset.roles, (FIT, PERSONALIZE))
+    return dataset.users[learned], dataset.items[learned]

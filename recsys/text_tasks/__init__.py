@@ -1,0 +1,5 @@
+"""Tasks of text in the formats of LaMP, LongLaMP, PENS and dialogues, or made from the interactions at hand.
+
+May import: `recsys.data`.
+Read first: `instances.py`.
+"""

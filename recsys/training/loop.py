@@ -1,0 +1,223 @@
+"""A resumable training loop: fixed steps, best state by validation, early stop, checkpoints that end in the same bytes.
+
+What a step does may depend only on the tensors in `state`, the optimiser and the step's number; then a killed and
+resumed run repeats the very arithmetic of one that was left alone. Nothing here looks at a clock except to decide
+when to write a checkpoint, which changes no result. Several processes may share a step's batch (`recsys.training.distributed`); their
+checkpoints are the main one's, and may be gone on with by another number of processes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from recsys.training import distributed
+
+State = Mapping[str, torch.Tensor]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of malloc.h
+
+
+@dataclass
+class Curves:
+    """What a training printed: `losses` (step, mean since the last row) and `validation` (step, value)."""
+
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    best_step: int = 0
+    best_value: float = float("-inf")
+
+    def as_dict(self) -> dict:
+        return {
+            "losses": self.losses,
+            "validation": self.validation,
+            "best_step": self.best_step,
+            "best_value": None if self.best_value == float("-inf") else self.best_value,
+        }
+
+
+def trainable_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Live tensors that training changes: parameters that require gradients, and persistent buffers."""
+    names = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    names |= {name for name, _ in module.named_buffers()}
+    return {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if name in names}
+
+
+def cosine(step: int, steps: int, warmup: int) -> float:
+    """Learning-rate factor: linear warm-up over `warmup` steps, then a half cosine down to 0.02 at `steps`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep up to 1 GiB of freed memory for the next step; a no-op where the C library is another.
+
+    Each step allocates what the one before it freed. Left alone, glibc returns those pages to the kernel, which zeroes
+    them and faults them in again, one by one: half of a LightGCN step on a virtual machine. Blocks above 32 MiB, the most
+    that glibc takes, still come and go. It holds for the process from here on; see mallopt(3).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+def fit(
+    label: str,
+    steps: int,
+    state: State,
+    optimizer: torch.optim.Optimizer,
+    step: Callable[[int], torch.Tensor | tuple[torch.Tensor, int]],
+    checkpoint: Path,
+    *,
+    schedule: Callable[[int], float] = lambda step: 1.0,
+    validate: Callable[[], float] | None = None,
+    validate_every: int = 0,
+    patience: int = 0,
+    log_every: int = 20,
+    clip_norm: float = 0.0,
+    checkpoint_every_s: float = 20.0,
+    quiet: bool = False,
+) -> Curves:
+    """Train for `steps` steps and leave the best validated state (the last one without `validate`) in `state`.
+
+    `step(i)` returns the loss of step i; this function zeroes gradients, steps back, clips and updates. Where processes share
+    the work it returns the mean loss of `distributed.share` and of how many things that is the mean; they then all get the
+    step, the logged losses and the validated values of the whole batch. A loss alone is taken to be everybody's.
+    `validate()` is better when higher; training stops after `patience` validations without a new best (0: never).
+    Resumes from `checkpoint` (a folder that this call owns) if it holds one. Raises `FloatingPointError` when a loss
+    is not finite.
+    """
+    keep_freed_memory()
+    curves, best, bad, start = Curves(), None, 0, 0
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    loaded = _load(checkpoint, state, optimizer)
+    if loaded:
+        curves, best, bad, start = loaded
+    pending: list[float] = []
+    saved_at = time.monotonic()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    writes = distributed.is_main()
+    bar = tqdm(
+        total=steps,
+        initial=start,
+        desc=label,
+        unit="step",
+        disable=quiet or not writes,
+        mininterval=1.0,
+        leave=True,
+    )
+    stopped = bool(patience) and bad >= patience
+    index = start
+    while index < steps and not stopped:
+        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = rate * schedule(index)
+        optimizer.zero_grad(set_to_none=True)
+        made = step(index)
+        loss, count = made if isinstance(made, tuple) else (made, 1)
+        if (
+            loss.requires_grad or distributed.processes() == 1
+        ):  # a share may have nothing that is trained in it
+            loss.backward()
+        value = distributed.average(loss, count, parameters)
+        if value != value or value in (float("inf"), float("-inf")):
+            raise FloatingPointError(f"{label}: the loss of step {index} is {value}; lower the learning rate")
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+        optimizer.step()
+        pending.append(value)
+        index += 1
+        bar.update(1)
+        if index % log_every == 0 or index == steps:
+            curves.losses.append((index, sum(pending) / len(pending)))
+            bar.set_postfix(
+                loss=f"{curves.losses[-1][1]:.4f}", best=f"{curves.best_value:.4f}", refresh=False
+            )
+            pending.clear()
+        if validate and (index == steps or (validate_every and index % validate_every == 0)):
+            # the main process's: with a last bit between them, processes would not stop together
+            measured = distributed.by_main(partial(float, validate()))
+            curves.validation.append((index, measured))
+            if measured > curves.best_value:
+                curves.best_value, curves.best_step, bad = measured, index, 0
+                best = {name: tensor.detach().clone() for name, tensor in state.items()}
+            else:
+                bad += 1
+                stopped = bool(patience) and bad >= patience
+        # only at log boundaries, so that the logged means come out the same after a resume
+        if writes and not pending and time.monotonic() - saved_at > checkpoint_every_s:
+            _save(checkpoint, state, optimizer, curves, best, bad, index)
+            saved_at = time.monotonic()
+    bar.close()
+    if (
+        writes and index > start
+    ):  # so that a stage of several trainings, killed in a later one, repeats nothing
+        _save(checkpoint, state, optimizer, curves, best, bad, index)
+    if best is not None:
+        _copy_into(state, best)
+    return curves
+
+
+def _copy_into(state: State, source: State) -> None:
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(source[name])
+
+
+def _save(folder: Path, state, optimizer, curves: Curves, best, bad: int, index: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"state.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors |= {f"best.{name}": tensor.cpu().contiguous() for name, tensor in (best or {}).items()}
+    for number, slots in optimizer.state_dict()["state"].items():
+        tensors |= {
+            f"optimizer.{number}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+            for name, value in slots.items()
+        }
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    meta = {"index": index, "bad": bad, "curves": curves.__dict__, "has_best": best is not None}
+    temporary = folder / ".checkpoint.tmp"
+    save_file(tensors, str(temporary), metadata={"loop": json.dumps(meta)})
+    os.replace(temporary, folder / "checkpoint.safetensors")
+
+
+def _load(folder: Path, state: State, optimizer: torch.optim.Optimizer):
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        return None
+    with safe_open(str(path), framework="pt") as file:
+        meta = json.loads(file.metadata()["loop"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    _copy_into(state, {name: tensors[f"state.{name}"] for name in state})
+    best = (
+        {name: tensors[f"best.{name}"].to(state[name].device) for name in state} if meta["has_best"] else None
+    )
+    slots: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, slot = name.split(".", 2)
+            slots.setdefault(int(number), {})[slot] = tensor
+    whole = optimizer.state_dict()
+    whole["state"] = slots
+    optimizer.load_state_dict(whole)
+    saved = meta["curves"]
+    curves = Curves(
+        [(int(at), value) for at, value in saved["losses"]],
+        [(int(at), value) for at, value in saved["validation"]],
+        saved["best_step"],
+        saved["best_value"],
+    )
+    return curves, best, meta["bad"], meta["index"]

@@ -1,0 +1,237 @@
+"""Feedback that a run has absorbed since it was made: `live/`, a journal that is only ever added to.
+
+    live/
+      events-000001.parquet       user (integer), user_id, item, time of a batch's events
+      states-000001.safetensors   the users' new rows of P_u, by method; sparse: `users` says whose (`user_rows` in its metadata)
+      stage.json                  the batches in order, the sha256 of each file, and what the journal goes with
+
+A batch's files are written first, under temporary names, flushed and renamed; the rename of `stage.json` is the commit. So a
+batch is absorbed whole or not at all, wherever a process is killed. Replaying the journal over the run gives the state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
+
+from recsys.artifacts.rewrite import to_disk
+from recsys.artifacts.user_rows import save_user_rows
+from recsys.config import StageConfig
+from recsys.data.dataset import Dataset
+from recsys.data.interactions import MILLISECONDS
+from recsys.data.later_events import LiveHistories
+from recsys.run import Run, RunError, sha256_of, write_text_atomically
+
+LIVE = "live"
+NEEDS = ("prepare", "adapt", "personalize")  # what user integers and rows of P_u are worth nothing without
+Event = tuple[str, str, int]  # user id, item id, unix seconds
+
+
+class _Nothing(StageConfig):
+    """A journal has no settings of its own: each batch says what it cost."""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Checked events, by (user, time): ids [n], integers [n], times [n], and the histories that hold them."""
+
+    user_ids: list[str]
+    users: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    given: np.ndarray  # [m, 3] user, item, time of all events that were given, each once; also those the histories held before
+    known: int  # events that were in the histories before, or given twice, and are not taken again
+    after: LiveHistories
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What `Recommender.update` did."""
+
+    batch_id: str
+    absorbed: bool  # False: this batch had been absorbed before, and nothing was done
+    events: int = 0
+    known: int = 0  # events that the histories already held
+    users: int = 0
+    new_users: int = 0
+    steps: int = 0  # gradient steps on rows of P_u; 0 where the run has no method with such rows
+    method: str | None = None  # whose rows
+    seconds: float = field(compare=False, default=0.0)
+
+
+class LiveState:
+    """A run's data with its journal replayed."""
+
+    def __init__(self, run: Run, dataset: Dataset, only: int | None = None):
+        """`only`: the first so many batches of the journal, whatever is absorbed later; default: all."""
+        self.run, self.histories, self.only = run, LiveHistories(dataset), only
+        self.rows: dict[str, dict[int, torch.Tensor]] = {}  # method key -> user integer -> row [L·h] of P_u
+        self.batches: list[dict[str, Any]] = []
+        self.replay()
+
+    def replay(self) -> None:
+        """Take in what the journal holds and this object does not. Raises `RunError` for a journal of another run."""
+        record = self.run.record(LIVE)
+        if record is None:
+            return
+        if record["made_from"]["stages"] != self._made_from()["stages"]:
+            raise RunError(
+                f"{self.run.path}/{LIVE} was absorbed by other artifacts than the run now has (a stage was run again); "
+                f"delete {self.run.path}/{LIVE} and absorb the events again"
+            )
+        for batch in record["batches"][len(self.batches) : self.only]:
+            self._take(batch)
+
+    def _take(self, batch: dict[str, Any]) -> None:
+        table = pq.ParquetFile(self.run.artifact(LIVE, batch["events"])).read()
+        ids, columns = (
+            table["user_id"].to_pylist(),
+            {n: table[n].to_numpy() for n in ("user", "item", "time")},
+        )
+        self.histories.add(ids, columns["user"], columns["item"], columns["time"])
+        if batch["states"]:
+            with safe_open(str(self.run.artifact(LIVE, batch["states"])), framework="pt") as file:
+                users = file.get_tensor("users").tolist()
+                for key in json.loads(file.metadata()["user_rows"]):
+                    rows = dict(zip(users, file.get_tensor(key), strict=True))
+                    self.rows.setdefault(key, {}).update(rows)
+        self.batches.append(batch)
+
+    def find(self, batch_id: str, digest: str) -> bool:
+        """Has the batch been absorbed? Raises `ValueError` if its id was used for other events."""
+        for batch in self.batches:
+            if batch["id"] == batch_id:
+                if batch["digest"] != digest:
+                    raise ValueError(
+                        f"batch id {batch_id!r} was used for other events; give this batch its own"
+                    )
+                return True
+        return False
+
+    def check(self, events: Sequence[Event]) -> Feedback:
+        """`checked` events as integers, by (user, time), without those that the histories hold.
+
+        Raises `ValueError` naming the place of an item that the catalogue lacks.
+        """
+        after, catalogue = self.histories.copy(), self.histories.dataset.catalogue
+        rows, seen = [], set()
+        for place, event in enumerate(events):
+            user_id, item_id, moment = event
+            try:
+                item = catalogue.index_of(item_id)
+            except ValueError as error:
+                raise ValueError(f"events[{place}]: {error}; prepare a run that has it") from None
+            rows.append((user_id, after.number(user_id), item, moment))
+        people = {row[1]: after.events(row[1]) for row in rows}
+        held = {user: set(zip(i.tolist(), t.tolist(), strict=True)) for user, (i, t) in people.items()}
+        fresh = []
+        for row in sorted(rows, key=lambda row: (row[1], row[3])):
+            _, user, item, moment = row
+            if (item, moment) not in held[user] and row not in seen:
+                fresh.append(row)
+                seen.add(row)
+        user_ids = [row[0] for row in fresh]
+        numbers = np.array([row[1:] for row in fresh], np.int64).reshape(-1, 3)
+        users, items, times = numbers[:, 0], numbers[:, 1], numbers[:, 2]
+        after.add(user_ids, users.tolist(), items, times)
+        given = np.unique(np.array([row[1:] for row in rows], np.int64).reshape(-1, 3)[:, [0, 2, 1]], axis=0)[
+            :, [0, 2, 1]
+        ]
+        return Feedback(user_ids, users, items, times, given, len(rows) - len(fresh), after)
+
+    def commit(
+        self,
+        batch_id: str,
+        digest: str,
+        feedback: Feedback,
+        users: np.ndarray,
+        states: dict[str, torch.Tensor],
+        facts: dict[str, Any],
+    ) -> None:
+        """Write a batch: its events, and `states` (method key -> rows [n, L·h] of `users` [n], ascending)."""
+        assert self.only is None, "a state that leaves batches out cannot number the next"
+        folder = self.run.path / LIVE
+        folder.mkdir(exist_ok=True)
+        number = len(self.batches) + 1
+        batch = {
+            "id": batch_id,
+            "digest": digest,
+            "events": f"events-{number:06}.parquet",
+            "states": None,
+        } | facts
+        table = pa.table(
+            {
+                "user": feedback.users,
+                "user_id": pa.array(feedback.user_ids, pa.string()),
+                "item": feedback.items,
+                "time": feedback.times,
+            }
+        )
+        write_durably(folder / batch["events"], lambda path: pq.write_table(table, path))
+        if states:
+            batch["states"] = f"states-{number:06}.safetensors"
+            tensors = {key: rows.cpu().contiguous() for key, rows in states.items()}
+            owners = torch.from_numpy(users)
+            write_durably(folder / batch["states"], lambda path: save_user_rows(path, tensors, owners))
+        self.record([*self.batches, batch])
+        self._take(batch)
+
+    def record(self, batches: list[dict[str, Any]]) -> None:
+        """Write `stage.json`: the commit."""
+        folder, before = self.run.path / LIVE, self.run.record(LIVE) or {"artifacts": {}, "seconds": 0.0}
+        names = [name for batch in batches for name in (batch["events"], batch["states"]) if name]
+        known = before["artifacts"]
+        made_from = self._made_from()
+        record = {
+            "fingerprint": hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest(),
+            "made_from": made_from,
+            "artifacts": {name: known.get(name) or sha256_of(folder / name) for name in names},
+            "seconds": round(before["seconds"] + batches[-1].get("seconds", 0.0), 2),
+            "finished_unix_s": time.time(),
+            "batches": batches,
+        }
+        write_text_atomically(folder / "stage.json", json.dumps(record, indent=1))
+        to_disk(folder)
+
+    def _made_from(self) -> dict[str, Any]:
+        return self.run.stage(LIVE, _Nothing(), needs=NEEDS).made_from
+
+
+def digest_of(events: Sequence[Event]) -> str:
+    """A hash of events, whatever their order."""
+    return hashlib.sha256(json.dumps(sorted(map(list, events))).encode()).hexdigest()
+
+
+def checked(place: int, event: Any) -> Event:
+    """An event as (user id, item id, unix seconds). Raises `ValueError` naming its place in the list."""
+    if not isinstance(event, Sequence) or isinstance(event, str) or len(event) != 3:
+        raise ValueError(f"events[{place}]: expected (user_id, item_id, unix seconds), got {event!r}")
+    user_id, item_id, moment = event
+    if not isinstance(moment, int | np.integer) or isinstance(moment, bool) or not 0 <= moment < MILLISECONDS:
+        raise ValueError(f"events[{place}]: time {moment!r} is not a Unix time; expected whole seconds")
+    if user_id is None or not str(user_id).strip():
+        raise ValueError(f"events[{place}]: user_id is blank; feedback belongs to somebody")
+    return str(user_id).strip(), str(item_id).strip(), int(moment)
+
+
+def write_durably(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file under a temporary name, flush it to disk, and rename it into place."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)
+    to_disk(temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,181 @@
+"""Every method of a run as a recommender: one place that serving and evaluation build them from."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evaluation.baselines import Popularity, Recency
+from llm.align.align import load_aligned
+from llm.align.config import AlignRow
+from llm.backbone.sid_model import SidModel
+from llm.decoding.int8 import to_int8
+from llm.decoding.recommender import SidRecommender
+from llm.methods.personalize import load_method
+from llm.methods.stage2 import World
+from llm.prompts.reading import Reading
+from llm.stage1.adapt import load_adapted, prompt_builder, validation_events
+from recsys.data.prepare import Dataset
+from recsys.embeddings.embed import load_retrieval, load_user_vectors
+from recsys.embeddings.item_knn import ItemKnn
+from recsys.embeddings.retrieval import EmbeddingRetrieval
+from recsys.embeddings.sequence_parts import load_item_knn, load_sasrec
+from recsys.embeddings.sequence_vectors import SasRecRetrieval
+from recsys.embeddings.user_vectors import UserVectors
+from recsys.recommender import Recommender
+from recsys.run import Run
+from serving.answering.untrained import UNTRAINED, is_of_nobody, no_such_method, untrained
+from serving.config.combine import PRODUCT
+from serving.config.run import RunConfig
+
+if TYPE_CHECKING:
+    from serving.stages.combine import Products
+
+INT8_REQUESTS = 64  # validation instances on which the effect of int8 weights is measured
+
+
+@dataclass
+class Methods:
+    """Loads what a method needs the first time that it is asked for."""
+
+    run: Run
+    config: RunConfig
+    int8: bool = False  # quantise the weights, measure on validation instances what that does, and print it
+    int8_effect: str | None = field(default=None, init=False)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return Dataset.load(self.run)
+
+    @cached_property
+    def users(self) -> UserVectors:
+        return load_user_vectors(self.run)
+
+    @cached_property
+    def model(self) -> SidModel:
+        """The frozen Stage 1 model."""
+        return self._ready(load_adapted(self.run, self.config.adapt))
+
+    @cached_property
+    def world(self) -> World:
+        """What personalization methods read."""
+        builder = prompt_builder(self.config.adapt, self.model, self.dataset)
+        settings = self.config.personalize
+        return World(self.run, self.config.adapt, settings, self.dataset, self.users, self.model, builder)
+
+    @cached_property
+    def retrieval(self) -> EmbeddingRetrieval:
+        return load_retrieval(self.run, self.dataset, self.config.embed.index)
+
+    @cached_property
+    def sasrec(self) -> SasRecRetrieval:
+        return load_sasrec(self.run, self.dataset, self.config.embed.index)
+
+    @cached_property
+    def item_knn(self) -> ItemKnn:
+        return load_item_knn(self.run, self.dataset, self.config.embed.item_knn)
+
+    def available(self) -> list[str]:
+        """Methods that this run has trained or can answer without training, in the table's order."""
+        trained = (method.key for method in self.config.personalize.methods)
+        return [*self._untrained, *trained, *self._aligned, *self.product_names]
+
+    @cached_property
+    def products(self) -> Products | None:
+        """The products of experts of a run that has combined them."""
+        from serving.stages.combine import Products
+
+        if self.config.combine is None or self.run.record("combine") is None:
+            return None
+        return Products(self, self.config.combine)
+
+    @property
+    def product_names(self) -> dict[str, str]:
+        """Key -> row of each product."""
+        return {} if self.products is None else self.products.names()
+
+    @cached_property
+    def _of_nobody(self) -> bool:
+        return is_of_nobody(self.run)
+
+    @property
+    def _untrained(self) -> dict[str, str]:
+        return untrained(self.config.embed.sasrec is not None, self._of_nobody)
+
+    @property
+    def _aligned(self) -> dict[str, AlignRow]:
+        """The rows of the stage `align`, in a run that has it."""
+        return {} if self.run.record("align") is None else {row.key: row for row in self.config.align.rows}
+
+    def name(self, key: str) -> str:
+        """A method's row."""
+        if key in self._aligned:
+            return self._aligned[key].name
+        if key in self._untrained:
+            return self._untrained[key]
+        if key.endswith(PRODUCT) and key in self.product_names:
+            return self.product_names[key]
+        return self.config.personalize.method(key).name
+
+    def build(self, key: str, seed: int | None = None) -> Recommender:
+        """One method's recommender. `seed` picks a trained replica (default: the first).
+
+        Raises `ValueError` naming the methods that there are.
+        """
+        if key not in self.available():
+            raise ValueError(no_such_method(key, self.available(), self._of_nobody))
+        if key in ("popularity", "recency"):
+            return self._baseline(key)
+        if key == "embedding_retrieval":
+            return self.retrieval
+        if key == "sasrec":
+            return self.sasrec
+        if key == "item_knn":
+            return self.item_knn
+        if self.products is not None and key in self.product_names:
+            return self.products.build(key, seed)
+        return self.recommender(self.name(key), self.reading(key, seed))
+
+    def reading(self, key: str, seed: int | None = None) -> Reading:
+        """How a generative method reads requests."""
+        if key == "no_context":
+            return Reading(self.model, self.world.builder)
+        if key in self._aligned:
+            align = self.config.align
+            return load_aligned(
+                self.world, align, self._aligned[key], align.seeds[0] if seed is None else seed
+            )
+        seed = self.config.personalize.seeds[0] if seed is None else seed
+        reading = load_method(self.world, self.config.personalize.method(key), seed)
+        if reading.model is not self.model:
+            self._ready(reading.model)
+        return reading
+
+    def recommender(self, name: str, reading: Reading) -> SidRecommender:
+        return SidRecommender(name, reading, self.config.evaluate.memory_mb << 20)
+
+    def _ready(self, model: SidModel) -> SidModel:
+        if self.int8:
+            if self._of_nobody:
+                raise ValueError(
+                    f"{self.run.path} was exported without users, so there is nothing to measure the effect of int8 weights "
+                    "on; load it without int8, or export the run with its users"
+                )
+            data = self.dataset
+            events = validation_events(data, INT8_REQUESTS, seed=0)
+            builder = prompt_builder(self.config.adapt, model, data)
+            reader = SidRecommender(UNTRAINED["no_context"], Reading(model, builder))
+            self.int8_effect = str(to_int8(reader, data.requests(events, data.exclude_seen)))
+            print(self.int8_effect, file=sys.stderr)
+        return model
+
+    def _baseline(self, method: str) -> Recommender:
+        totals = self.dataset.item_totals
+        if method == "popularity":
+            return Popularity(totals.counts)
+        touched = np.flatnonzero(totals.last >= 0)
+        return Recency(touched, totals.last[touched], self.dataset.n_items)

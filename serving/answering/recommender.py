@@ -1,0 +1,184 @@
+"""`recommend(user_id, query)`: what a service calls. Raw ids in, titles and scores out."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from llm.decoding.recommender import SidRecommender
+from llm.methods.tap_per import TapPer
+from recsys.embeddings.embed import load_item_vectors
+from recsys.recommender import Recommender as AnyRecommender
+from recsys.run import Run
+from serving.answering.absorb import update
+from serving.answering.live import Event, LiveState, Update
+from serving.answering.methods import Methods
+from serving.answering.ordering import Order, check_order, ordered
+from serving.answering.requests import answer, caps_of, check_options, path_of, request_of
+from serving.config.run import load_config
+
+DEFAULT_RUN = "runs/demo"
+PREFERRED = ("e2p", "no_context")  # the default method: the first of these that the run has
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    item_id: str
+    title: str
+    score: (
+        float  # log-probability for generative methods, inner product for retrieval, a count for popularity
+    )
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """A ranked list, best first, and how it came about."""
+
+    items: list[Recommendation]
+    method: str
+    path: str  # "personalized", or the cold-start path that was taken and why
+    seconds: float = field(compare=False, default=0.0)
+
+    def __iter__(self) -> Iterator[Recommendation]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Recommendation:
+        return self.items[index]
+
+
+class Recommender:
+    """A finished run, loaded once and asked many times.
+
+    Cold start: a user whom the run has never seen, or who has no event before the moment asked about, has no vector.
+    Generative methods then answer without a prefix (No Context, which is a trained mode); embedding retrieval answers
+    by popularity. `Recommendations.path` says when that happened. `history=[item ids]` makes anyone warm at once, and
+    `update(events)` for good: what a run has absorbed is read with it (`serving.answering.live`).
+    """
+
+    def __init__(self, methods: Methods, absorbed: int | None = None):
+        """`absorbed`: read only the first so many batches of feedback (of a job that others must not change); default: all."""
+        self.methods, self.absorbed = methods, absorbed
+        self._built: dict[str, AnyRecommender] = {}
+
+    @classmethod
+    def load(cls, run: str | Path, int8: bool = False) -> Recommender:
+        """Open a run. Raises `RunError` for an unknown run; a broken artifact is refused by name when it is read.
+
+        `int8` quantises the weights (CPUs only); what that does to the distribution is measured and printed.
+        """
+        opened = Run.open(run)
+        return cls(Methods(opened, load_config(None, base=opened.read_config()), int8))
+
+    @cached_property
+    def live(self) -> LiveState:
+        """Everybody's history as of now, and the rows of P_u that feedback has moved."""
+        return LiveState(self.methods.run, self.methods.dataset, self.absorbed)
+
+    def method(self, name: str, strength: float = 1.0) -> AnyRecommender:
+        """A method's recommender, as it is now; `strength` scales what it adds to the model."""
+        built = self._method(name)
+        if strength == 1.0 or not isinstance(built, SidRecommender):
+            return built
+        return self.methods.recommender(built.name, replace(built.reading, strength=strength))
+
+    def _method(self, name: str) -> AnyRecommender:
+        if name not in self._built:
+            built = self.methods.build(name)
+            personalizer = built.reading.personalizer if isinstance(built, SidRecommender) else None
+            if isinstance(personalizer, TapPer):
+                personalizer.later = self.live.rows.setdefault(name, {})
+            self._built[name] = built
+        return self._built[name]
+
+    def update(self, events: Sequence[Event], batch_id: str | None = None) -> Update:
+        """Absorb feedback, events (user id, item id, unix seconds), within the budget of the config's `online` section.
+
+        Histories hold the events from now on: recent items, user vectors and P_q see them at once. Where the run has the method
+        `online.method`, the rows of P_u of these users are trained on them (Online-Emb), from what they are: at most `max_steps`
+        steps of `batch` events. Nothing else changes: every other user keeps their row and their recommendations, bit by bit.
+        Users whom the run does not know are taken in, with a history and a row of their own. Late events find their place; an
+        event that a history holds is not taken again. A batch is absorbed once: `batch_id`, or the hash of its events, says which.
+        It is written to RUN/live, whole or not at all. Other processes that have the run loaded see it once they load it again.
+
+        Raises `ValueError` naming the place of an unknown item or a bad time (then nothing is absorbed), and `RunError` while another
+        process writes the run.
+        """
+        return update(self, events, batch_id)
+
+    def recommend(
+        self,
+        user_id: str | int | None,
+        query: str | None = None,
+        n: int = 10,
+        *,
+        method: str | None = None,
+        strength: float = 1.0,
+        temperature: float = 0.0,
+        seed: int = 0,
+        time: int | None = None,
+        history: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
+        exclude_seen: bool | None = None,
+        sequence: bool = False,
+        caps: Mapping[str, int] | None = None,
+        order: Order = "as made",
+    ) -> Recommendations:
+        """The n best items (temperature 0), or n distinct draws without replacement (temperature > 0).
+
+        `query` is text in any script, cut to `prompts.query_tokens` tokens; blank is none. `time` (unix seconds) hides everything at
+        or after it; default: all that the run has read. `history` (item ids, oldest first) replaces what the run knows of the user.
+        `exclude` are item ids that may not be returned, `allow` the only ones that may; `exclude_seen` defaults to the run's protocol.
+        `strength` (0 to 1) scales what the method adds to the model: 1 is as trained, 0 leaves its soft tokens out.
+
+        `sequence`: a playlist, each item chosen after those before it; scores are then log-probabilities given those, and sum to
+        the list's. `caps`: column of the catalogue -> at most so many items that share a value ({"genres": 3}). `order` of the
+        finished list: "as made", "smooth" (from the first item always to the most alike that is left) or "score".
+        Fewer than n items come back when fewer are allowed, or when nothing that is left fits the caps.
+
+        Raises `ValueError` naming what is wrong: an unknown method, item id or column, n < 1, a negative or NaN temperature, a time
+        that is no whole second, a query that is not text, `sequence` of a method that does not generate.
+        """
+        check_options(n, temperature, strength, seed)
+        started = clock.perf_counter()
+        name = method or next(name for name in PREFERRED if name in self.methods.available())
+        recommender, data = self.method(name, strength), self.methods.dataset
+        request = request_of(
+            data, self.live.histories, user_id, query, time, history, exclude, allow, exclude_seen
+        )
+        within = caps_of(data, caps)
+        check_order(order)
+        ranked = answer(recommender, [request], n, temperature, seed, sequence, within)[0]
+        ranked = ordered(ranked, order, lambda: self.item_vectors)
+        found = [
+            Recommendation(str(data.catalogue.item_ids[item]), data.catalogue.titles[item], float(score))
+            for item, score in zip(ranked.items, ranked.scores, strict=True)
+        ]
+        path = path_of(recommender, request, user_id)
+        return Recommendations(found, recommender.name, path, clock.perf_counter() - started)
+
+    @cached_property
+    def item_vectors(self) -> np.ndarray:
+        """The vectors in which items are alike [N, d]: of their texts where the run has them, else collaborative."""
+        vectors = load_item_vectors(self.methods.run)
+        return vectors["text" if "text" in vectors else "collaborative"]
+
+
+@lru_cache(maxsize=2)
+def _loaded(run: str) -> Recommender:
+    return Recommender.load(run)
+
+
+def recommend(
+    user_id: str | int | None, query: str | None = None, n: int = 10, run: str = DEFAULT_RUN, **options
+):
+    """`Recommender.recommend` on a run that is loaded on the first call and kept."""
+    return _loaded(str(run)).recommend(user_id, query, n, **options)

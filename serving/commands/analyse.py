@@ -1,0 +1,49 @@
+"""Experiments on the methods of a finished run: `prelude analyse METHOD RUN` writes figures and pictures into RUN/analyses/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+analyses = typer.Typer(
+    no_args_is_help=True, help="Take a finished run's methods apart: figures and pictures."
+)
+
+
+@analyses.callback()
+def _methods() -> None:
+    """So that a method's name stays a command, while there is only one."""
+
+
+@analyses.command()
+def p2p(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")],
+    method: Annotated[str, typer.Option(help="Key of a P2P of the run.")] = "p2p",
+    instances: Annotated[int, typer.Option(help="Test instances at most.")] = 1000,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(help="Train it with this encoder too: minilm, backbone, a folder. Repeatable."),
+    ] = None,
+    diversity: Annotated[
+        bool, typer.Option(help="Train it on few users' and many users' instances.")
+    ] = False,
+    oppu_seconds: Annotated[
+        float | None,
+        typer.Option(help="Seconds to train one user's adapter. Default: the run's oppu, timed."),
+    ] = None,
+) -> None:
+    """P2P's analyses: what the profile says, k, encoders, user diversity, and the break-even against OPPU."""
+    from recsys.run import Run
+    from serving.answering.methods import Methods
+    from serving.config.run import load_config
+    from serving.studies.p2p import analyse_p2p
+    from serving.studies.p2p_pictures import print_p2p
+
+    opened = Run.open(run)
+    methods = Methods(opened, load_config(None, base=opened.read_config()))
+    with opened.lock():
+        figures = analyse_p2p(methods, method, instances, encoder or (), diversity, oppu_seconds)
+    print_p2p(figures)
+    typer.echo(f"Figures and pictures: {run / 'analyses' / method}")

@@ -1,0 +1,160 @@
+"""Commands about time: absorbing feedback, and the experiments over a stream of later events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from serving.commands.options import Changes, RunPath
+
+if TYPE_CHECKING:  # the command line starts without pandas and torch
+    from recsys.run import Run
+    from serving.answering.live import Event, Update
+    from serving.config.run import RunConfig
+
+EventsPath = Annotated[
+    Path, typer.Option("--events", help="CSV, TSV, JSONL or Parquet: user_id,item_id,timestamp.")
+]
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", help="Ours=yours, e.g. --column user_id=uid. Repeatable.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(online)
+    app.command()(drift)
+    app.command()(update)
+    app.command("online-full")(online_full)
+    app.command()(attention)
+
+
+def online(run: RunPath, set_: Changes = None) -> None:
+    """Compare ways to absorb a stream of feedback into TAP-PER: Static, Online-Emb, Online-Full, Full-Retrain.
+
+    Each user's first half of what Stage 1 has not fitted trains Stage 2; the rest comes in five chunks, each predicted
+    before it is absorbed. Writes online.json and pictures into RUN/online. Killed, it resumes.
+    """
+    from serving.studies.over_time import online as stage
+
+    _experiment(run, set_ or [], "online", stage)
+
+
+def drift(run: RunPath, set_: Changes = None) -> None:
+    """Measure a frozen E2P on embeddings that go on: stale, refreshed, of a retrained GNN, and that aligned.
+
+    Writes drift.json and pictures into RUN/drift. Killed, it resumes.
+    """
+    from serving.studies.over_time import measure_drift
+
+    _experiment(run, set_ or [], "drift", measure_drift)
+
+
+def update(
+    run: RunPath,
+    events: EventsPath,
+    batch_id: Annotated[
+        str | None,
+        typer.Option(help="Name of the batch; the same one is absorbed once. Default: a hash of the events."),
+    ] = None,
+    column: Columns = None,
+) -> None:
+    """Absorb feedback into a run: histories at once, and rows of TAP-PER's P_u within the budget of online.max_steps.
+
+    Every other user keeps their row and their recommendations, bit by bit. Written to RUN/live, whole or not at all.
+    """
+    from serving.answering.recommender import Recommender
+
+    _print_update(Recommender.load(run).update(_read(events, column), batch_id))
+
+
+def online_full(
+    run: RunPath,
+    events: EventsPath,
+    out: Annotated[Path, typer.Option(help="The new run's directory; it may not exist.")],
+    column: Columns = None,
+) -> None:
+    """Absorb feedback into all of TAP-PER (P_u, P_q and the bridge), as a new run; the old one stays as it is."""
+    from serving.answering.absorb import online_full as job
+
+    _print_update(job(run, _read(events, column), out))
+    Console().print(f"The new run: {out}", highlight=False)
+
+
+def attention(
+    run: RunPath,
+    user: Annotated[str, typer.Option(help="User id, as in the interactions file.")],
+    method: Annotated[str, typer.Option(help="A TAP-PER with a P_q.")] = "tap_per",
+    query: Annotated[str | None, typer.Option(help="What the user asks for, in words.")] = None,
+    time: Annotated[int | None, typer.Option(help="Unix seconds: hide everything at or after.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The picture. Default: attention-USER.png here.")] = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="How many records to list.")] = 10,
+) -> None:
+    """Show what P_q looks at in one user's history, with its time biases and without, as a picture and a table."""
+    from rich.table import Table
+
+    from serving.answering.recommender import Recommender
+    from serving.report.attention import attention_of
+
+    path = out or Path(f"attention-{''.join(c if c.isalnum() else '_' for c in user)}.png")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
+    service = Recommender.load(run)
+    found = attention_of(service, user, method, query, time)
+    asked = f", who asks for “{query}”" if query else ""
+    path.write_bytes(found.picture(f"User {user}{asked}: attention over {len(found.items):,} records"))
+    table = Table(title=f"What is looked at most; the picture is {path}", title_justify="left")
+    for column in ("title", "days ago", *found.weights):
+        table.add_column(column, justify="left" if column == "title" else "right")
+    for row in found.top(service, n):
+        table.add_row(
+            row["title"], f"{row['days_ago']:,.1f}", *(f"{row[name]:.4f}" for name in found.weights)
+        )
+    Console().print(table)
+
+
+def _experiment(path: Path, changes: list[str], name: str, stage: Any) -> None:
+    from serving.studies.over_time import print_over_time
+
+    config, run = _opened(path, changes)
+    with run.lock():
+        report = stage(config, run)
+    print_over_time(report, Console())
+    Console().print(f"{name}: {run.path / name}", highlight=False)
+
+
+def _opened(path: Path, changes: list[str]) -> tuple[RunConfig, Run]:
+    from recsys.run import Run
+    from serving.config.run import load_config
+
+    run = Run.open(path)
+    return load_config(None, changes, base=run.read_config()), run
+
+
+def _read(path: Path, column: list[str] | None) -> list[Event]:
+    """Events of a file, as the door reads them."""
+    from recsys.data.interactions import read_interactions
+
+    columns = dict(pair.split("=", 1) for pair in column or [] if "=" in pair)
+    if len(columns) < len(column or []):
+        raise ValueError(f"--column {' '.join(column or [])}: expected ours=yours, for example user_id=uid")
+    frame = read_interactions(path, columns).frame
+    return list(zip(frame["user_id"], frame["item_id"], frame["timestamp"].astype(int).tolist(), strict=True))
+
+
+def _print_update(done: Update) -> None:
+    if not done.absorbed:
+        typer.echo(f"batch {done.batch_id} had been absorbed before; nothing was done")
+        return
+    trained = (
+        f"{done.steps} steps on their rows of {done.method}"
+        if done.steps
+        else "no method with rows of users to train"
+    )
+    typer.echo(
+        f"absorbed {done.events:,} events of {done.users:,} users ({done.new_users:,} of them new, {done.known:,} events known before); "
+        f"{trained}; {done.seconds:.1f} s; batch {done.batch_id}"
+    )

@@ -1,0 +1,147 @@
+"""The whole configuration of a run: one validated object per stage, one YAML file, every default written out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from evaluation.table.job import EvaluateConfig
+from llm.align.config import AlignConfig
+from llm.methods.personalize import PersonalizeConfig
+from llm.stage1.adapt import AdaptConfig
+from llm.streams.drift import DriftConfig
+from llm.streams.online import OnlineConfig
+from recsys.config import StageConfig
+from recsys.data.prepare import PrepareConfig
+from recsys.embeddings.config import EmbedConfig
+from recsys.engagement.config import EngagementConfig
+from semantic_ids.tokenize_items import TokenizeConfig
+from serving.config.combine import CombineConfig
+from serving.config.music import MusicConfig
+
+Config = TypeVar("Config", bound=StageConfig)
+
+
+class ExampleConfig(StageConfig):
+    user: str | None = (
+        None  # whose recommendations `prelude run` ends with; None: the first user with a test instance
+    )
+    query: str | None = None  # the query of the second list; None: no second list
+    n: int = 5
+
+
+class RunConfig(StageConfig):
+    """`seed` is the seed of every stage that does not set its own."""
+
+    seed: int = 0
+    prepare: PrepareConfig = PrepareConfig()
+    embed: EmbedConfig = EmbedConfig()
+    tokenize: TokenizeConfig = TokenizeConfig()
+    adapt: AdaptConfig = AdaptConfig()
+    personalize: PersonalizeConfig = PersonalizeConfig()
+    # Products of generators and retrievers; where it is given, `prelude run` has a stage combine before evaluate
+    combine: CombineConfig | None = None
+    evaluate: EvaluateConfig = EvaluateConfig()
+    # Labelled lists; where it is given, `prelude run` goes on with the stages engagement, align and music
+    engagement: EngagementConfig | None = None
+    align: AlignConfig = AlignConfig()
+    music: MusicConfig = MusicConfig()
+    online: OnlineConfig = OnlineConfig()
+    drift: DriftConfig = DriftConfig()
+    example: ExampleConfig = ExampleConfig()
+
+    @model_validator(mode="after")
+    def _music_rows_are_trained(self) -> RunConfig:
+        trained = [row.key for row in self.align.rows]
+        if self.engagement is not None:
+            for key in (self.music.primary, self.music.control):
+                if key not in trained:
+                    raise ValueError(
+                        f"music compares the row {key!r}, which align.rows does not train; it trains {', '.join(trained)}"
+                    )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_seed(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for stage in (
+            "embed",
+            "tokenize",
+            "adapt",
+            "combine",
+            "evaluate",
+            "engagement",
+            "music",
+            "online",
+            "drift",
+        ):
+            part = values.get(stage, None if stage in ("combine", "engagement") else {})
+            if isinstance(part, dict):
+                values[stage] = {"seed": values.get("seed", 0)} | part
+        return values
+
+
+def load_config(path: Path | None, changes: Iterable[str] = (), base: dict | None = None) -> RunConfig:
+    """Read a YAML file (or start from `base`, or from the defaults) and apply `stage.key=value` changes.
+
+    Raises `ValueError` that names the file and the field.
+    """
+    return validated(RunConfig, *read_values(path, changes, base))
+
+
+def read_values(path: Path | None, changes: Iterable[str] = (), base: dict | None = None) -> tuple[dict, str]:
+    """The settings as given, with the changes applied, and what to call their source in messages."""
+    values: dict = dict(base or {})
+    source = "the configuration"
+    if path is not None:
+        source = str(path)
+        if not path.is_file():
+            raise ValueError(f"{path}: no such configuration file")
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not valid YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: expected a mapping of stages, found {type(values).__name__}")
+    for change in changes:
+        _apply(values, change)
+    return values, source
+
+
+def validated(kind: type[Config], values: dict, source: str) -> Config:
+    """The settings as a `kind`; raises `ValueError` with every wrong field, what was given, and where."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            place = ".".join(str(part) for part in problem["loc"]) or "(top)"
+            given = problem.get("input")
+            shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) else ""
+            lines.append(f"  {place}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+        raise ValueError(f"{source} is not valid:\n" + "\n".join(lines)) from None
+
+
+def _apply(values: dict, change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {change!r}: expected stage.key=value, for example --set adapt.steps=500")
+    mapped = key.removeprefix("prepare.columns.")  # a mapped column's own name may hold a dot: items.item_id
+    *parents, last = ["prepare", "columns", mapped] if mapped != key else key.split(".")
+    place = values
+    for parent in parents:
+        if not isinstance(place.get(parent) or {}, dict):  # a section that is off is null
+            raise ValueError(f"--set {change!r}: {parent} is not a section")
+        place[parent] = dict(place.get(parent) or {})
+        place = place[parent]
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {change!r}: the value is not valid YAML: {error}") from None

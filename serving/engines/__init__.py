@@ -1,0 +1,5 @@
+"""Work over processes and machines: every task once, whoever dies.
+
+May import: nothing of serving.
+Read first: `base.py`; `choose.py` picks one of them by name.
+"""

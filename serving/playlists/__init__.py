@@ -1,0 +1,5 @@
+"""Playlists overnight: requests dealt into shards, answered by workers, written once, whoever dies.
+
+May import: `serving.answering`, `serving.engines`.
+Read first: `job.py`, then `plan.py`.
+"""

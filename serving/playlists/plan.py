@@ -1,0 +1,170 @@
+"""The plan of a playlist run: what it was begun with, so that it goes on with nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from recsys.run import Run, RunError
+from serving.answering.ordering import check_order
+from serving.answering.untrained import UNTRAINED, is_of_nobody, no_such_method, untrained
+from serving.config.combine import CombineConfig
+from serving.playlists.requests import MOST_ITEMS, Source
+from serving.playlists.shards import part_of, shards_of
+
+FORMAT = 2
+SERVED = ("prepare", "embed", "tokenize", "adapt")  # stages that an answer depends on
+IF_THERE = (
+    "personalize",
+    "align",
+    "combine",
+)  # and these, where the run has them: methods, rows of labelled lists, products
+LIVE = "live"  # feedback that the run has absorbed (serving.answering.live), batch by batch
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the bytes of the playlists depend on, beside the run and the requests."""
+
+    n: int = 30  # items, where a request does not say
+    method: str | None = None  # None: e2p where the run has it, else no_context
+    strength: float = 1.0  # 0 to 1: how much of the method's soft tokens and updates is used
+    temperature: float = 1.0  # 0: best first; above: draws without replacement
+    seed: int = 0  # of the draws
+    sequence: bool = False  # each item of a list chosen after those before it
+    caps: dict[str, int] | None = (
+        None  # column of the catalogue -> at most so many items of a list that share a value
+    )
+    order: str = "as made"  # of a finished list: serving.answering.ordering.Order
+    batch: int = 32  # requests a micro-batch
+    memory_mb: int = (
+        256  # MiB that a micro-batch may take beside the weights; it is split where it would take more
+    )
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"--n {self.n}: ask for at least one item")
+        if self.n > MOST_ITEMS:
+            raise ValueError(f"--n {self.n}: at most {MOST_ITEMS}")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(
+                f"--strength {self.strength}: expected 0 (nothing personal in front) to 1 (as trained)"
+            )
+        check_order(self.order)
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(
+                f"--temperature {self.temperature}: expected 0 (best first) or a positive number (draws)"
+            )
+        if self.batch < 1:
+            raise ValueError(f"--batch {self.batch}: a micro-batch has at least one request")
+        if self.memory_mb < 1:
+            raise ValueError(f"--memory-mb {self.memory_mb}: expected at least 1 MiB")
+
+
+def identity_of(run: Run, absorbed: int) -> str:
+    """A hash of all that a run answers with: its configuration, artifacts, and the first `absorbed` batches of feedback."""
+    made = {"config": run.read_config()}
+    for stage in (*SERVED, *IF_THERE):
+        if record := run.record(stage):
+            made[stage] = record["artifacts"]
+        elif stage in SERVED:
+            raise RunError(f"{run.path} has no finished stage '{stage}'; run: prelude {stage} {run.path}")
+    if absorbed:
+        live = run.record(LIVE) or {"artifacts": {}, "batches": []}
+        names = [batch[kind] for batch in live["batches"][:absorbed] for kind in ("events", "states")]
+        made[LIVE] = {name: live["artifacts"][name] for name in names if name}
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+
+
+def absorbed_by(run: Run) -> int:
+    """How many batches of feedback the run has absorbed."""
+    return len((run.record(LIVE) or {"batches": []})["batches"])
+
+
+def refuse_impossible(run: Run, settings: Settings) -> None:
+    """What no worker could answer is known now: raises `ValueError` for a method or capped column that the run has not, and for a
+    list in sequence of a method that only ranks. (As `serving.answering.methods` would, which loads torch.)
+    """
+    config, method = run.read_config(), settings.method
+    of_nobody = is_of_nobody(run)
+    ranking = untrained(config["embed"].get("sasrec") is not None, of_nobody)
+    available = [*ranking, *(row["key"] for row in config["personalize"]["methods"])]
+    if run.record("align") is not None:
+        available += [row["key"] for row in config["align"]["rows"]]
+    products = products_of(run, config)
+    available += products
+    if method is not None and method not in available:
+        raise ValueError(no_such_method(method, available, of_nobody))
+    if settings.sequence and method in {*ranking, *products} - {"no_context"}:
+        raise ValueError(
+            f"{UNTRAINED.get(method, method)} ranks items one by one and makes no list in sequence; choose a method that generates "
+            "(such as e2p or no_context), or leave --sequence out"
+        )
+    if settings.caps:
+        from recsys.data.caps import Caps  # scipy and pandas: only where they are needed
+        from recsys.data.catalogue import Catalogue
+
+        Caps(Catalogue.load(run.artifact("prepare", "items.parquet").parent), settings.caps)
+
+
+def products_of(run: Run, config: dict[str, Any]) -> list[str]:
+    """Keys of the products of experts that a run answers with."""
+    if config.get("combine") is None or run.record("combine") is None:
+        return []
+    return CombineConfig.model_validate(config["combine"]).product_keys()
+
+
+def plan_of(run: Run, source: Source, settings: Settings, absorbed: int | None = None) -> dict[str, Any]:
+    """What these playlists are made from, as JSON: the same for the same inputs, whatever the engine.
+
+    `absorbed`: of how many batches of feedback; default: of all. What a run absorbs later is left out by all workers.
+    """
+    absorbed = absorbed_by(run) if absorbed is None else absorbed
+    return {
+        "format": FORMAT,
+        "run": {"path": str(run.path), "identity": identity_of(run, absorbed), "absorbed": absorbed},
+        "settings": asdict(settings),
+        "requests": {"path": str(source.path), "rows": source.rows},
+        "cut": {"shards": shards_of(source.rows), "part": part_of(source.rows, settings.batch)},
+        "files": {
+            file.name: {"bytes": file.size_bytes, "rows": file.rows, "footer_sha256": file.footer_sha256}
+            for file in source.files
+        },
+    }
+
+
+def fingerprint_of(plan: dict[str, Any]) -> str:
+    """A hash of what decides the result; where the run and the requests lie does not."""
+    decides = {key: plan[key] for key in ("format", "settings", "cut", "files")} | {
+        "run": plan["run"]["identity"]
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_another(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    """Raise `ValueError` saying what differs, if `out` was begun with another plan."""
+    if fingerprint_of(before) == fingerprint_of(now):
+        return
+    differs = [
+        f"{name} was {before['settings'].get(name)}, is {value}"
+        for name, value in now["settings"].items()
+        if before["settings"].get(name) != value
+    ]
+    if before["run"]["identity"] != now["run"]["identity"]:
+        differs.append(f"the run (was {before['run']['path']}, is {now['run']['path']}) has other artifacts")
+    old, new = before["files"], now["files"]
+    for what, names in (
+        ("is new", new.keys() - old.keys()),
+        ("is gone", old.keys() - new.keys()),
+        ("has changed", {name for name in old.keys() & new.keys() if old[name] != new[name]}),
+    ):
+        if names:
+            more = f" (and {len(names) - 1:,} more)" if len(names) > 1 else ""
+            differs.append(f"the request file {min(names)}{more} {what}")
+    raise ValueError(
+        f"{out} was begun with something else: {'; '.join(differs) or 'another version of Prelude'}. "
+        "Give another --out, or begin again with --restart, which deletes the playlists in it"
+    )

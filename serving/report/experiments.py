@@ -1,0 +1,62 @@
+"""Pictures that a run's experiments left (`prelude online`, `drift`, `analyse p2p`, `attention`), for its report."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llm.methods.tap_per import TapPerConfig
+from recsys.data.splits import TEST
+from recsys.run import Run
+from serving.answering.recommender import Recommender
+from serving.report.attention import attention_of
+
+# where each experiment writes -> its heading in the report, and what the reader must know
+EXPERIMENTS = {
+    "online": (
+        "TAP-PER online",
+        "Streamed feedback in chunks, each predicted before it is absorbed; 95 % intervals over users. Figures: online/online.json.",
+    ),
+    "drift": (
+        "E2P over time",
+        "φ stays frozen while embeddings go on: stale, refreshed, and of a retrained GNN with and without alignment; 95 % "
+        "intervals over users. Figures: drift/drift.json.",
+    ),
+    "analyses/*": (
+        "P2P's analyses",
+        "Profiles at test time of one trained hypernetwork. Figures: analyses/*/p2p.json.",
+    ),
+}
+ATTENTION_CAPTION = (
+    "P_q's weights over one test user's records, as trained and with the time biases set to 0 in the same scorer (TAP-PER, Figure 3). "
+    "Any user's: prelude attention RUN --user U."
+)
+LEAST_RECORDS = 20  # of the user whose attention is shown, where somebody has them
+
+
+def experiment_pictures(run: Run) -> list[tuple[str, str, bytes | None]]:
+    """(heading, caption, PNG) of every picture there is."""
+    left = [
+        (f"{heading}: {picture.stem.replace('_', ' ')}", caption, picture.read_bytes())
+        for place, (heading, caption) in EXPERIMENTS.items()
+        for picture in sorted(run.path.glob(f"{place}/*.png"))
+    ]
+    return [*left, ("What P_q attends to", ATTENTION_CAPTION, attention_picture(run))]
+
+
+def attention_picture(run: Run) -> bytes | None:
+    """Attention over the history of the first test user with `LEAST_RECORDS` records (else with the most); None without a P_q, or
+    without the run's configuration.
+    """
+    if not (run.path / "config.yaml").exists():  # stages called one by one, from Python
+        return None
+    service = Recommender.load(run.path)
+    trained = service.methods.config.personalize.methods
+    method = next((one for one in trained if isinstance(one, TapPerConfig) and one.records), None)
+    data = service.methods.dataset
+    users = data.users[data.events(TEST)]
+    if method is None or not len(users):
+        return None
+    lengths = data.offsets[users + 1] - data.offsets[users]
+    user = int(users[np.argmax(np.minimum(lengths, LEAST_RECORDS))])
+    found = attention_of(service, str(data.user_ids[user]), method.key)
+    return found.picture(f"{method.name}: one user's attention over {len(found.items):,} records")

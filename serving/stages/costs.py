@@ -1,0 +1,160 @@
+"""What each method costs: numbers stored per user and shared, seconds to admit a new user, latency beside No Context's.
+
+Timings are of this machine, alone; ratios are of calls in turn. Admission is everything between a user's events and the first
+recommendation that a method can make for them: retrieving and encoding a profile, training rows of their own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from evaluation.report.cost_plots import admission, storage
+from llm.decoding.recommender import SidRecommender
+from llm.methods.base import MethodConfig
+from llm.prompts.reading import Reading
+from recsys.data.dataset import Dataset
+from recsys.recommender import Request
+from recsys.seeds import rng
+from serving.answering.methods import Methods
+
+ADMITTED, ASKED = 5, 6  # users whose admission is timed; requests whose latency is
+STORAGE_CAPTION = (
+    "Numbers that are kept for so many users: those of each user, and those shared by all. A user's own vector, which the service has "
+    "anyway, is not counted. On the right the shapes of Llama-3.1-8B (the papers' backbone)."
+)
+ADMISSION_CAPTION = (
+    "Seconds between a user's last event and the first answer that a method can give them, one user a point, on this machine: "
+    "reading them once, or training what is theirs."
+)
+LENGTHS = (5, 20, 50, 100, 200, 500)  # events of a new user, in the plot of time against history
+
+
+def measure_costs(methods: Methods, requests: Sequence[Request], quiet: bool = False) -> dict[str, Any]:
+    """`rows`: row name -> per_user_parameters, shared_parameters, seconds_to_admit, latency_ratio (medians).
+
+    `admission`: `lengths`, and row name -> seconds to admit a user with that many events (None where nobody has them).
+    """
+    some = [requests[at] for at in rng(0, "latency").permutation(len(requests))[:ASKED]]
+    base = methods.recommender("No Context", methods.reading("no_context"))
+    rows = {"No Context": _row(0, 0, 0.0, 1.0)}
+    curves: dict[str, list[float | None]] = {}
+    admitted, by_length = _users(methods, ADMITTED), [_users(methods, 1, least) for least in LENGTHS]
+    for method in tqdm(methods.config.personalize.methods, desc="costs", disable=quiet, unit="method"):
+        reading = methods.reading(method.key)
+        ratio = _latency_ratio(methods.recommender(method.name, reading), base, some)
+        seconds = [admission_seconds(methods, method, reading, user) for user in admitted]
+        rows[method.name] = _row(
+            *stored(methods, method, reading), median(seconds) if seconds else None, ratio
+        )
+        curves[method.name] = [
+            admission_seconds(methods, method, reading, users[0], least) if users else None
+            for least, users in zip(LENGTHS, by_length, strict=True)
+        ]
+    return {"rows": rows, "admission": {"lengths": LENGTHS, "seconds": curves}}
+
+
+def cost_pictures(costs: dict[str, Any]) -> list[tuple[str, str, bytes | None]]:
+    """Storage against users, here and at the papers' size, and admission against history: (heading, caption, PNG)."""
+    alike: dict[tuple[float, float], list[str]] = {}
+    for name, row in costs["rows"].items():
+        if row["per_user_parameters"] or row["shared_parameters"]:
+            alike.setdefault((row["per_user_parameters"], row["shared_parameters"]), []).append(name)
+    panels = {
+        "this run": {" = ".join(names[:2]) + " …" * (len(names) > 2): pair for pair, names in alike.items()},
+        "Llama-3.1-8B, the papers' ranks": at_papers_size(),
+    }
+    lengths, seconds = costs["admission"]["lengths"], costs["admission"]["seconds"]
+    return [
+        ("What is stored", STORAGE_CAPTION, storage(panels)),
+        ("Admitting a new user", ADMISSION_CAPTION, admission(lengths, seconds)),
+    ]
+
+
+def at_papers_size(hidden: int = 4096, kv: int = 1024, layers: int = 32) -> dict[str, tuple[float, float]]:
+    """Numbers (per user, shared) on Llama-3.1-8B, counted from shapes with the papers' ranks.
+
+    LoRA of rank r on q, k, v, o: r · (4 · hidden + 2 · (hidden + kv)) a layer. TAP-PER: L · hidden, a bridge of rank 4, and the paper's
+    201M of scorer and projection; PER-PCS: 50 sharers' pieces of rank 8, 2 · 3 numbers a module and user; P2P (ours: a trunk of 512,
+    heads for q and v of rank 8); E2P: 100,000 and nothing per user.
+    """
+    attention = layers * (4 * hidden + 2 * (hidden + kv))
+    q_and_v = layers * (2 * hidden + (hidden + kv))
+    return {
+        "OPPU, LoRA on q, k, v, o": (8 * attention, 0),
+        "OPPU, LoRA on q, v": (8 * q_and_v, 0),
+        "PER-PCS": (2 * 3 * 4 * layers, 50 * 8 * attention),
+        "TAP-PER": (8 * hidden, 4 * attention + 201e6),
+        "P2P": (0, 512 * 8 * (3 * hidden + kv) + 512 * (384 + 512)),
+        "E2P": (0, 100_000),
+    }
+
+
+def _row(per_user: int, shared: int, seconds: float | None, ratio: float) -> dict[str, Any]:
+    return {
+        "per_user_parameters": per_user,
+        "shared_parameters": shared,
+        "seconds_to_admit": seconds,
+        "latency_ratio": ratio,
+    }
+
+
+def stored(methods: Methods, method: MethodConfig, reading: Reading) -> tuple[int, int]:
+    """Numbers that a method keeps for each user, and for all together."""
+    if reading.personalizer is not None:
+        return reading.personalizer.per_user_parameters, reading.personalizer.shared_parameters
+    report = methods.run.read_json("personalize", "personalize.json")["methods"]
+    return 0, report.get(f"{method.key}-{methods.config.personalize.seeds[0]}", {}).get(
+        "trainable_parameters", 0
+    )
+
+
+def admission_seconds(
+    methods: Methods, method: MethodConfig, reading: Reading, user: int, at_most: int | None = None
+) -> float:
+    """Seconds to admit a user whom the method has not met, with their training events (the last `at_most` of them)."""
+    events = training_events(methods.dataset, user)
+    events = events if at_most is None else events[-at_most:]
+    return _timed(lambda: method.admit(methods.world, reading, events))
+
+
+def training_events(data: Dataset, user: int) -> np.ndarray:
+    """A user's events before their held-out ones, oldest first."""
+    events = np.arange(data.offsets[user], data.offsets[user + 1])
+    return events[data.roles[events] <= 1]
+
+
+def _users(methods: Methods, count: int, least: int = 5) -> list[int]:
+    data = methods.dataset
+    enough = [u for u in range(data.n_users) if len(training_events(data, u)) >= least]
+    return rng(0, "admitted").permutation(np.array(enough, dtype=np.int64))[:count].tolist()
+
+
+def _latency_ratio(method: SidRecommender, base: SidRecommender, requests: Sequence[Request]) -> float:
+    ratios = []
+    for request in requests:
+        theirs, ours = (_timed(partial(_ask, recommender, request)) for recommender in (base, method))
+        ratios.append(ours / theirs)
+    return median(ratios)
+
+
+def _ask(recommender: SidRecommender, request: Request) -> None:
+    recommender.model.kept_session = None
+    recommender.recommend([request], 30, 1.0)
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
