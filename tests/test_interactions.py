@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from recsys.data.catalogue import Catalogue, phrases, read_items
-from recsys.data.interactions import DataError, Notices, read_interactions, read_queries
+from recsys.data.interactions import read_interactions, read_queries
+from recsys.door.notices import Notices
+from recsys.door.tables import DataError
 
 HEADER = "user_id,item_id,timestamp\n"
 

@@ -14,7 +14,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases, hash_share, words
 from recsys.data.prepare import PrepareConfig, prepare
 from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
-from recsys.data.tables import DataError
+from recsys.door.tables import DataError
 from recsys.engagement.config import EngagementConfig
 from recsys.engagement.from_ratings import lists_from_ratings
 from recsys.engagement.from_tags import lists_from_tags

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recsys.data.tables import DataError
+from recsys.door.tables import DataError
 from recsys.run import Run, sha256_of
 from serving.answering.recommender import Recommender
 from serving.answering.requests import answer, request_of

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.data.tables import DataError
+from recsys.door.tables import DataError
 from recsys.text_tasks.dialogues import (
     assign_personas,
     load_empathetic,

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from evaluation.table.results import Results
 from recsys.data import user_splits
-from recsys.data.interactions import DataError
 from recsys.data.phrases import Phrases
 from recsys.data.prepare import Dataset, PrepareConfig, prepare
 from recsys.data.splits import (
@@ -35,6 +34,7 @@ from recsys.data.user_splits import (
     profile_texts,
     proportional,
 )
+from recsys.door.tables import DataError
 from recsys.recommender import Request
 from recsys.run import Run
 from recsys.seeds import rng

@@ -14,8 +14,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.data.interactions import find_columns, ids
-from recsys.data.tables import DataError, Table, finite_or_none, read_table, require
+from recsys.door.notices import Notices
+from recsys.door.sources import read_table
+from recsys.door.tables import DataError, Table, find_columns, require
+from recsys.door.text_columns import not_words
+from recsys.door.values import ids, text_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +94,15 @@ def read_items(
     text_columns: Sequence[str] | None = None,
     title_required: bool = True,
     table: Table | None = None,
+    notices: Notices | None = None,
 ) -> Catalogue:
-    """Read a file of items: `item_id`, `title`, and text columns (unless they are named: all but numbers).
+    """Read items: `item_id`, `title`, and text columns (unless they are named: all that hold words; see `recsys.door.text_columns`).
 
     A cell with several values is split at `|`, or is a JSON list. `table` is the file, if it was read
-    before. Raises `DataError` for a repeated or blank id.
+    before. What is read as text, and what is not and why, goes to `notices`. Raises `DataError` for a repeated or blank id.
     """
-    table, columns = table or read_table(path), columns or {}
+    table, columns, notices = table or read_table(path), columns or {}, notices or Notices()
+    notices.read(*table.reading)
     title = ("title",)
     names = find_columns(
         table, "items", ("item_id", *(title * title_required)), title * (not title_required), columns
@@ -106,21 +111,38 @@ def read_items(
     _refuse_repeats(table, item_ids)
     titles = item_ids.to_list()
     if "title" in names:
-        given = table.text(names["title"], blank=("",)).to_pylist()
+        given = text_array(table, names["title"], blank=("",)).to_pylist()
         titles = [
             " ".join(name.split()) if name else item_id for name, item_id in zip(given, titles, strict=True)
         ]
-    taken = set(names.values())
-    if text_columns is None:
-        wanted = {name: name for name in table.columns if name not in taken and not _is_number(table, name)}
-        wanted = {name: theirs for name, theirs in wanted.items() if name not in ("item_id", "title", "")}
-    else:
-        wanted = {
+        blank = sum(not name for name in given)
+        notices.add(
+            "items_without_title",
+            blank,
+            f"{table.path}: {blank} item(s) have no title; they are called by their id",
+        )
+    wanted = (
+        _words(table, {*names.values(), "item_id", "title", ""}, notices)
+        if text_columns is None
+        else {
             name: require(table, columns.get(f"items.{name}", columns.get(name, name)), name)
             for name in text_columns
         }
+    )
     texts = {name: [phrases(cell) for cell in table.raw(theirs)] for name, theirs in wanted.items()}
     return Catalogue(np.array(item_ids.to_list(), dtype=object), titles, texts)
+
+
+def _words(table: Table, taken: set[str], notices: Notices) -> dict[str, str]:
+    """The columns of words beside those that are `taken`, and a note of what was read as text and what was not."""
+    rest = {name: not_words(table, name) for name in table.columns if name not in taken}
+    words = [name for name, instead in rest.items() if instead is None]
+    left = ", ".join(f"{name} ({instead})" for name, instead in rest.items() if instead is not None)
+    if left:
+        notices.read(
+            f"{table.path}: read as text: {', '.join(words) or 'none'}; left out: {left}. prepare.text_columns names the columns to read"
+        )
+    return {name: name for name in words}
 
 
 def phrases(cell: Any) -> list[str]:
@@ -152,14 +174,3 @@ def _refuse_repeats(table: Table, item_ids: pd.Series) -> None:
         raise table.error(
             row, f"item_id '{item_ids[row]}' was already given at {earlier}; keep one of the rows"
         )
-
-
-def _is_number(table: Table, column: str) -> bool:
-    return all(
-        cell is None or isinstance(cell, int | float) or (isinstance(cell, str) and _spells_number(cell))
-        for cell in table.raw(column)
-    )
-
-
-def _spells_number(text: str) -> bool:
-    return not text.strip() or finite_or_none(text) is not None

@@ -12,11 +12,13 @@ from recsys.config import StageConfig
 from recsys.data import filters, loaders
 from recsys.data.splits import SplitConfig
 from recsys.data.user_splits import UserSplitConfig
+from recsys.door.times import Reading
 
 K_CORE_ITEMS = {
     "ml-latest-small": 5,
     "lastfm": 5,
-}  # users; the others stay as they are (amazon is 5-core already)
+    "amazon": 1,
+}  # users; amazon is 5-core already
 
 
 class PrepareConfig(StageConfig):
@@ -26,12 +28,31 @@ class PrepareConfig(StageConfig):
         "ml-latest-small"  # who knows the format
     )
     path: Path | None = None  # folder of a known data set; None: the MovieLens copy that ships with Prelude
-    interactions: Path | None = None  # source files: .csv .tsv .jsonl .json (each also .gz) or .parquet
+    # source files: whatever recsys.door.sources reads: text, packed or not, Parquet, Arrow, RecBole's files, or a folder of parts
+    interactions: Path | None = None
     items: Path | None = None  # source files: optional, so that items have titles and text
     queries: Path | None = None  # source files: optional, what users asked for and found
     # Our column name → yours, e.g. {user_id: uid}. `items.item_id: sku` speaks of the items file alone.
     columns: dict[str, str] = Field(default_factory=dict)
     text_columns: list[str] | None = None  # columns that describe an item; None: all that are not numbers
+    # How timestamps are read; auto: typed stamps, ISO texts, dates, and numbers that can be of one unit only. An order: ordinal.
+    time: Reading = "auto"
+    missing_ids: Literal["error", "drop"] = (
+        "error"  # rows without a user or an item (blank, NA, \\N, nil …): refuse, or leave out
+    )
+    # Share of the interactions' items that the items file must describe (ids of another form match nothing, and every title is lost)
+    min_known_items: float = Field(default=0.5, ge=0, le=1)
+    # Share of the queries whose user, and whose item, must be known
+    min_known_queries: float = Field(default=0.5, ge=0, le=1)
+    # What each kind in the `event` column means: a weight (for), against (never a positive, nor in histories), context (in histories
+    # alone) or drop. None: all are for, with weight 1.
+    events: dict[str, filters.Meaning] | None = None
+    # Largest share of the training events that one user may be (or ten times an even share, where that is more): what is above it is
+    # part of histories and of nothing else, drawn by seed. A crawler, or a missing id that nobody saw, is not everybody's taste.
+    user_cap: float = Field(default=0.05, gt=0, le=1)
+    warn_tied_share: float = Field(
+        default=0.2, ge=0, le=1
+    )  # of test events that share their moment: above it, prepare warns
     min_rating: float | None = (
         None  # stars or the like; None: every rating is an interaction, as in the sketch
     )
@@ -41,9 +62,9 @@ class PrepareConfig(StageConfig):
     )
     unknown_items: filters.UnknownItems = "keep"  # items that the items file lacks: keep calls them by id
     k_core_users: int = Field(default=1, ge=0)  # distinct items a user needs; 0 or 1: any
-    # Distinct users an item needs: one that few have touched has no collaborative vector worth its name. The
-    # default is 5 for ml-latest-small and lastfm, and 1 (any) elsewhere.
-    k_core_items: int = Field(default=1, ge=0)
+    # Distinct users an item needs: one that few have touched has no collaborative vector worth its name. The default is 5 for
+    # ml-latest-small and lastfm, 1 (any that occurs) for amazon, and 0 for files: items that nobody has had stay, with IDs of their text.
+    k_core_items: int = Field(default=0, ge=0)
     # Share of query texts that no training reads, so that answers to them show what is understood (recsys.data.phrases)
     held_out_queries: float = Field(default=0.1, ge=0, lt=1)
     # May what a user has had be recommended again? One answer for training, validation, test and serving.
@@ -57,7 +78,7 @@ class PrepareConfig(StageConfig):
     def _default_core(cls, values: Any) -> Any:
         if isinstance(values, Mapping) and "k_core_items" not in values:
             source = values.get("source", "ml-latest-small")
-            values = {**values, "k_core_items": K_CORE_ITEMS.get(source, 1) if isinstance(source, str) else 1}
+            values = {**values, "k_core_items": K_CORE_ITEMS.get(source, 0) if isinstance(source, str) else 0}
         return values
 
     @model_validator(mode="after")

@@ -18,7 +18,36 @@ from recsys.data.splits import FIT, PERSONALIZE, ROLE_NAMES, TEST, VALIDATION, W
 from recsys.recommender import Request
 from recsys.run import Run
 
+AGAINST = "against.parquet"  # where the data has events that are against an item
 TOTALS = "item_totals.parquet"  # in place of the events, where a run was exported without users
+
+
+@dataclass(frozen=True)
+class Against:
+    """What people turned down, by (user, time): users, items, times [A] (int64). Never a positive, nor part of a history."""
+
+    users: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+
+    def before(self, user: int, time: int) -> np.ndarray:
+        """Items that the user had turned down strictly before `time`."""
+        mine = slice(*np.searchsorted(self.users, [user, user + 1]))
+        return self.items[mine][self.times[mine] < time]
+
+    def without(self, user: int) -> Against:
+        keep = self.users != user
+        return Against(self.users[keep], self.items[keep], self.times[keep])
+
+    @classmethod
+    def load(cls, path: Path) -> Against:
+        table = pq.ParquetFile(path).read()
+        return cls(*(np.array(table[name].to_numpy()) for name in ("user", "item", "time")))
+
+    def save(self, folder: Path) -> None:
+        pq.write_table(
+            pa.table({"user": self.users, "item": self.items, "time": self.times}), folder / AGAINST
+        )
 
 
 @dataclass(frozen=True)
@@ -54,7 +83,7 @@ class ItemTotals:
 
 @dataclass(eq=False)
 class Dataset:
-    """E events of U users, sorted by (user, time, row of the file).
+    """E events of U users, sorted by (user, time); within a moment in an order drawn by names (`recsys.data.build.tie_break`).
 
     The history of event e is events `offsets[users[e]] : history_end[e]`: those strictly earlier than
     `times[e]`. That is the one rule for ties: events of the same second are not in each other's history.
@@ -72,6 +101,7 @@ class Dataset:
     queries: pd.DataFrame  # user (int, -1: nobody known), item (int), timestamp, query (str)
     ratings: np.ndarray | None = None  # [E] float32, NaN where there is none; None: the data has no ratings
     kinds: np.ndarray | None = None  # [E] str (object): the `event` column; None: the data has none
+    against: Against | None = None  # what people turned down; None: the data has no such events
     # [U] str (object): WARM, or what a user split made of the user (recsys.data.user_splits); None: all are WARM
     user_groups: np.ndarray = None  # type: ignore[assignment]
     held_out_queries: float = 0.0  # share of query texts that no training reads (recsys.data.phrases)
@@ -118,6 +148,9 @@ class Dataset:
                 users["group"].to_pylist() if "group" in users.column_names else [WARM] * len(users),
                 dtype=object,
             ),
+            against=Against.load(run.artifact("prepare", AGAINST))
+            if AGAINST in record["artifacts"]
+            else None,
             held_out_queries=report.get("held_out_queries", 0.0),
             exclude_seen=report["exclude_seen"],
             totals=ItemTotals.load(run.artifact("prepare", TOTALS))
@@ -151,6 +184,8 @@ class Dataset:
             people["group"] = pa.array(self.user_groups, pa.string())
         pq.write_table(pa.table(people), folder / "users.parquet")
         pq.write_table(queries, folder / "queries.parquet")
+        if self.against is not None:
+            self.against.save(folder)
 
     def without(self, user: int) -> Dataset:
         """The same data without a user's events, queries and id; every user keeps their integer."""
@@ -171,6 +206,7 @@ class Dataset:
             queries=self.queries[self.queries["user"] != user].reset_index(drop=True),
             ratings=None if self.ratings is None else self.ratings[keep],
             kinds=None if self.kinds is None else self.kinds[keep],
+            against=None if self.against is None else self.against.without(user),
         )
 
     def without_users(self) -> Dataset:
@@ -184,6 +220,7 @@ class Dataset:
             user_ids=np.array([""], dtype=object),
             user_groups=None,  # type: ignore[arg-type]
             queries=self.queries[:0],
+            against=None,
             totals=self.item_totals,
             **no_events,
         )
@@ -214,6 +251,21 @@ class Dataset:
     def events(self, role: int) -> np.ndarray:
         """Indices of the events of one role, ascending."""
         return np.flatnonzero(self.roles == role)
+
+    def instances(self, role: int) -> np.ndarray:
+        """The events of one role that can be asked for, ascending: where what was had may not come again, repeats cannot.
+
+        The one answer to "may what a user has had come again?" for Stage 2, validation, temperatures, weights, checks and test.
+        """
+        events = self.events(role)
+        return events[~self.is_repeat[events]] if self.exclude_seen else events
+
+    @cached_property
+    def is_repeat(self) -> np.ndarray:
+        """Bool [E]: had the user had the item strictly before the event's moment?"""
+        pairs = self.users * max(self.n_items, 1) + self.items
+        first = pd.Series(self.times).groupby(pairs).transform("min").to_numpy()
+        return np.asarray(first < self.times)
 
     def before(self, user: int, time: int) -> tuple[np.ndarray, np.ndarray]:
         """Items and times of the user's events strictly earlier than `time`, oldest first."""

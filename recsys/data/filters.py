@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from recsys.data.catalogue import Catalogue
-from recsys.data.interactions import DataError, Interactions, Notices
+from recsys.data.interactions import Interactions
+from recsys.door.notices import Coverage, Notices
+from recsys.door.tables import DataError
 
 Repeats = Literal["keep", "first", "last"]
 UnknownItems = Literal["error", "drop", "keep"]
@@ -23,7 +26,7 @@ def keep_rated(interactions: Interactions, min_rating: float | None) -> Interact
         raise DataError(
             "min_rating is set, but the interactions have no rating column; map it or leave min_rating out"
         )
-    return interactions.keep(interactions.frame["rating"] >= min_rating)
+    return interactions.keep(interactions.frame["rating"] >= min_rating, "min_rating")
 
 
 def keep_kinds(interactions: Interactions, kinds: Sequence[str] | None) -> Interactions:
@@ -38,26 +41,141 @@ def keep_kinds(interactions: Interactions, kinds: Sequence[str] | None) -> Inter
     if unknown:
         found = ", ".join(interactions.frame["event"].value_counts().index[:10])
         raise DataError(f"keep_events names '{unknown[0]}', which does not occur; events found: {found}")
-    return interactions.keep(interactions.frame["event"].isin(kinds))
+    return interactions.keep(interactions.frame["event"].isin(kinds), "keep_events")
+
+
+def last_of_ties(interactions: Interactions, notices: Notices) -> Interactions:
+    """Of rows of one user, item, moment and kind that differ in rating or weight, the last: a correction is what the person meant."""
+    frame = interactions.frame
+    same = [name for name in ("user_id", "item_id", "timestamp", "rest", "event") if name in frame]
+    corrected = frame.duplicated(same, keep="last").to_numpy()
+    if corrected.any():
+        where = interactions.place(int(frame.index[int(corrected.argmax())]))
+        notices.add(
+            "corrected_rows",
+            int(corrected.sum()),
+            f"{where}: {int(corrected.sum())} row(s) are followed by another of the same user, item, moment and kind (the first is here); "
+            "the last row counts. The order of these rows is all that says which is the later",
+        )
+    return interactions.keep(~corrected, "corrected_rows")
+
+
+AGAINST, CONTEXT, DROP = "against", "context", "drop"
+Meaning = (
+    float | Literal["against", "context", "drop"]
+)  # of a kind of event: for, with this weight; or one of these
+SOUNDS_AGAINST = (
+    "dislike",
+    "skip",
+    "hate",
+    "ban",
+    "block",
+    "hide",
+    "thumbs_down",
+    "downvote",
+    "unlike",
+    "not_interested",
+    "return",
+    "refund",
+)
+
+
+def give_meaning(
+    interactions: Interactions, meanings: Mapping[str, Meaning] | None, notices: Notices
+) -> Interactions:
+    """Say what each kind of event is: for (a weight, which multiplies the row's), against, or context; and print the counts.
+
+    Adds the columns `weight` and `meaning` ("for", "against", "context"). Rows of a kind that is to be dropped go. Raises `DataError`
+    for a kind without a meaning, once any has one.
+    """
+    frame = interactions.frame
+    if "event" not in frame:
+        if meanings:
+            raise DataError(
+                "events is set, but the interactions have no event column; map it or leave events out"
+            )
+        return interactions
+    counts = {str(kind): int(count) for kind, count in frame["event"].value_counts().sort_index().items()}
+    found = ", ".join(f"{kind or '(blank)'} {count:,}" for kind, count in counts.items())
+    if meanings is None:
+        if len(counts) > 1:
+            notices.read(f"kinds of events: {found}; all count as likes. prepare.events says what each means")
+        sounds = [
+            kind
+            for kind in counts
+            if kind.lower().replace(" ", "_").replace("-", "_") in SOUNDS_AGAINST
+        ]
+        notices.add(
+            "kinds_that_sound_against",
+            sum(counts[kind] for kind in sounds),
+            f"{sum(counts[kind] for kind in sounds)} events are of a kind that sounds like a dislike ({', '.join(sounds)}), and count as likes; if they "
+            f"are not, set prepare.events, for example {{{', '.join(f'{kind}: against' if kind in sounds else f'{kind}: 1.0' for kind in counts)}}}",
+        )
+        return interactions
+    if unsaid := sorted(set(counts) - set(meanings)):
+        raise DataError(
+            f"prepare.events says nothing of '{unsaid[0]}'; the kinds are: {found}. Give each a weight, or against, context or drop"
+        )
+    if absent := sorted(set(meanings) - set(counts)):
+        raise DataError(f"prepare.events names '{absent[0]}', which does not occur; the kinds are: {found}")
+    said = ", ".join(f"{kind or '(blank)'} {count:,} ({meanings[kind]})" for kind, count in counts.items())
+    notices.read(f"kinds of events: {said}")
+    kept = interactions.keep(frame["event"].map(lambda kind: meanings[kind] != DROP), "events")
+    words = kept.frame["event"].map(
+        lambda kind: "for" if isinstance(meanings[kind], float) else str(meanings[kind])
+    )
+    weights = kept.frame["event"].map(
+        lambda kind: meanings[kind] if isinstance(meanings[kind], float) else 1.0
+    )
+    own = kept.frame["weight"] if "weight" in frame else 1.0
+    return replace(kept, frame=kept.frame.assign(meaning=words, weight=weights.astype(np.float64) * own))
 
 
 def keep_repeats(interactions: Interactions, policy: Repeats) -> Interactions:
-    """Of a (user, item) pair at several times keep all, the first or the last (ties: in the file's order)."""
+    """Of a (user, item) pair at several times keep all, the first or the last (of one moment: by the name of the kind)."""
     if policy == "keep":
         return interactions
-    frame = interactions.frame.sort_values("timestamp", kind="stable")
-    repeated = frame.duplicated(["user_id", "item_id"], keep=policy).sort_index()
-    return interactions.keep(~repeated.loc[interactions.frame.index])
+    frame = interactions.frame
+    order = frame.sort_values(
+        [name for name in ("timestamp", "rest", "event") if name in frame], kind="stable"
+    )
+    repeated = order.duplicated(["user_id", "item_id"], keep=policy).loc[frame.index]
+    return interactions.keep(~repeated, "repeats")
 
 
 def meet_catalogue(
-    interactions: Interactions, catalogue: Catalogue | None, policy: UnknownItems, notices: Notices
+    interactions: Interactions,
+    catalogue: Catalogue | None,
+    policy: UnknownItems,
+    notices: Notices,
+    least_known: float = 0.0,
 ) -> Interactions:
-    """Apply the policy for items that the items file lacks: refuse, drop, or keep with the id as title."""
+    """Apply the policy for items that the items file lacks: refuse, drop, or keep with the id as title.
+
+    At least a share of `least_known` of the interactions' items must be in the file, whatever the policy.
+    """
     if catalogue is None:
         return interactions
     frame = interactions.frame
     unknown = ~frame["item_id"].isin(set(catalogue.item_ids)).to_numpy()
+    items = frame["item_id"].drop_duplicates()
+    lacking = items[~items.isin(set(catalogue.item_ids))]
+    example = (
+        f"item '{lacking.iloc[0]}' ({interactions.place(int(lacking.index[0]))}; ids in the items file look like '{catalogue.item_ids[0]}')"
+        if len(lacking)
+        else None
+    )
+    notices.require(
+        Coverage(
+            "items of the interactions that the items file describes",
+            len(items) - len(lacking),
+            len(items),
+            example,
+        ),
+        least_known,
+        "prepare.min_known_items",
+        "are the ids of both files of one form, and is item_id mapped to the right column?",
+    )
     if not unknown.any():
         return interactions
     row = int(unknown.argmax())
@@ -78,7 +196,7 @@ def meet_catalogue(
         f"{problem} (first of {n_items} item(s) in {n_rows} row(s)); {done}. Add them to the items file, "
         f"or choose with unknown_items: error, drop or keep",
     )
-    return interactions.keep(~unknown) if policy == "drop" else interactions
+    return interactions.keep(~unknown, "unknown_items") if policy == "drop" else interactions
 
 
 def k_core(interactions: Interactions, users: int, items: int) -> Interactions:
@@ -98,4 +216,4 @@ def k_core(interactions: Interactions, users: int, items: int) -> Interactions:
         if stay.all():
             break
         pair_users, pair_items = pair_users[stay], pair_items[stay]
-    return interactions.keep(np.isin(user_codes, pair_users) & np.isin(item_codes, pair_items))
+    return interactions.keep(np.isin(user_codes, pair_users) & np.isin(item_codes, pair_items), "k_core")

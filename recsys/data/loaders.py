@@ -15,16 +15,13 @@ import numpy as np
 import pandas as pd
 
 from recsys.data.catalogue import Catalogue, read_items
-from recsys.data.interactions import (
-    DataError,
-    Interactions,
-    Notices,
-    ids,
-    read_interactions,
-    read_queries,
-    whole_seconds,
-)
-from recsys.data.tables import Table, read_lines, read_table, require
+from recsys.data.interactions import Interactions, read_interactions, read_queries
+from recsys.door.notices import Notices
+from recsys.door.sources import read_table
+from recsys.door.tables import DataError, Table, require
+from recsys.door.text_files import read_lines
+from recsys.door.times import Reading, whole_seconds
+from recsys.door.values import ids
 
 EMBEDDED = Path(__file__).parent / "ml-latest-small"
 FILES = {
@@ -42,6 +39,7 @@ class Source:
     catalogue: Catalogue | None
     queries: pd.DataFrame | None  # user_id, item_id, timestamp, query
     has_clock: bool = True
+    as_listed: bool = False  # True: ids are numbered as the files list them, which is a published order; else by their names
 
 
 def load_files(
@@ -49,12 +47,20 @@ def load_files(
     columns: Mapping[str, str],
     text_columns: Sequence[str] | None,
     notices: Notices,
+    time: Reading = "auto",
+    drop_missing_ids: bool = False,
 ) -> Source:
     """Plain files of one's own: `interactions`, and optionally `items` and `queries`."""
-    interactions = read_interactions(paths["interactions"], columns, notices)
-    catalogue = read_items(paths["items"], columns, text_columns) if "items" in paths else None
-    queries = read_queries(paths["queries"], columns) if "queries" in paths else None
-    return Source(interactions, catalogue, queries)
+    interactions = read_interactions(
+        paths["interactions"], columns, notices, time=time, drop_missing_ids=drop_missing_ids
+    )
+    catalogue = (
+        read_items(paths["items"], columns, text_columns, notices=notices) if "items" in paths else None
+    )
+    queries = (
+        read_queries(paths["queries"], columns, time=time, notices=notices) if "queries" in paths else None
+    )
+    return Source(interactions, catalogue, queries, has_clock=interactions.is_clock)
 
 
 def load_movielens(paths: Mapping[str, Path], text_columns: Sequence[str] | None, notices: Notices) -> Source:
@@ -100,7 +106,7 @@ def load_amazon(paths: Mapping[str, Path], text_columns: Sequence[str] | None, n
         positions.extend(range(len(sequence)))
         rows.extend([line] * len(sequence))
     frame = pd.DataFrame(
-        {"user_id": users, "item_id": items, "timestamp": np.array(positions, dtype=np.int64)}
+        {"user_id": users, "item_id": items, "timestamp": np.array(positions, dtype=np.int64), "rest": 0}
     )
     starts = np.flatnonzero(frame["timestamp"] == 0)
     again = starts[frame["user_id"].iloc[starts].duplicated().to_numpy()]
@@ -108,7 +114,8 @@ def load_amazon(paths: Mapping[str, Path], text_columns: Sequence[str] | None, n
         raise DataError(f"{path}:{rows[again[0]]}: user '{users[again[0]]}' already has a line; join the two")
     catalogue = read_items(paths["items"], {"item_id": "asin"}, ["attributes"], title_required=False)
     catalogue = _select_text(_name_by_attributes(catalogue, notices), text_columns)
-    return Source(Interactions(frame, lambda row: f"{path}:{rows[row]}"), catalogue, None, has_clock=False)
+    events = Interactions(frame, lambda row: f"{path}:{rows[row]}", len(frame), is_clock=False)
+    return Source(events, catalogue, None, has_clock=False, as_listed=True)
 
 
 def _name_by_attributes(catalogue: Catalogue, notices: Notices) -> Catalogue:
@@ -154,7 +161,13 @@ def load_lastfm(paths: Mapping[str, Path], text_columns: Sequence[str] | None, n
     tagging = tagging[dated]
     ordered = tagging.sort_values("timestamp", kind="stable")
     first = ordered.drop_duplicates(["user_id", "item_id"]).sort_index()
-    events = Interactions(first[["user_id", "item_id", "timestamp"]], table.place)
+    dropped = {"impossible_dates": int((~dated).sum()), "later_tags": len(tagging) - len(first)}
+    events = Interactions(
+        first[["user_id", "item_id", "timestamp"]].assign(rest=0),
+        table.place,
+        table.n_rows,
+        {k: n for k, n in dropped.items() if n},
+    )
     words = read_table(paths["tags"], "\t", quoting=False, encoding="latin-1")
     word_ids = ids(words, require(words, "tagID", "tag_id"), "tag_id").to_list()
     word_of = pd.Series(words.raw(require(words, "tagValue", "query")), index=word_ids)

@@ -39,7 +39,7 @@ class Phrases:
     """The phrases of each item of a data set: its column values, and queries that led to it.
 
     `of[item]` may be read in Stage 1: a query of a user about an item of their own later events (those that Stage 2, validation and
-    test ask about) is left out, and so are those of held-out users, and every held-out text. `matching(query)` knows all of them, for it
+    test ask about) is left out, one at the moment of anybody's later event of the item too (the user may be written otherwise), and so are those of held-out users, and every held-out text. `matching(query)` knows all of them, for it
     judges answers.
     """
 
@@ -74,11 +74,16 @@ class Phrases:
         data = self.dataset
         later = np.isin(data.roles, (PERSONALIZE, VALIDATION, TEST))
         pairs = set(zip(data.users[later].tolist(), data.items[later].tolist(), strict=True))
+        moments = set(zip(data.items[later].tolist(), data.times[later].tolist(), strict=True))
         asked: list[set[str]] = [set() for _ in range(data.n_items)]
-        columns = (data.queries[name] for name in ("user", "item", "query"))
-        for user, item, query in zip(*columns, strict=True):
+        columns = (data.queries[name] for name in ("user", "item", "timestamp", "query"))
+        for user, item, time, query in zip(*columns, strict=True):
             unseen = user >= 0 and data.user_groups[user] != WARM
-            if item >= 0 and not unseen and (user, item) not in pairs and not self.is_held_out(query):
+            about_later = (user, item) in pairs or (
+                item,
+                time,
+            ) in moments  # of a held-out event, whoever asked
+            if item >= 0 and not unseen and not about_later and not self.is_held_out(query):
                 asked[int(item)].add(query)
         return [sorted(some) for some in asked]
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from recsys.data import filters, loaders
-from recsys.data.catalogue import Catalogue
+from recsys.data.build import build
+from recsys.data.card import card, check_roles
 from recsys.data.config import PrepareConfig
 from recsys.data.dataset import Dataset
-from recsys.data.interactions import DataError, Interactions, Notices
-from recsys.data.splits import FIT, ROLE_NAMES, TEST, WARM, assign_roles
+from recsys.data.interactions import Interactions
 from recsys.data.user_splits import split_users
+from recsys.door.notices import Notices
+from recsys.door.sources import source_files
+from recsys.door.tables import DataError
 from recsys.run import Run, RunError, sha256_of, write_text_atomically
 
 __all__ = ["Dataset", "PrepareConfig", "prepare"]
@@ -40,11 +41,11 @@ def prepare(config: PrepareConfig, run: Run) -> None:
     with stage.writing() as folder:
         notices = Notices()
         source = _load(config, notices)
-        interactions, dropped = _filter(source, config, notices)
-        dataset = _build(interactions, source, config, notices)
+        interactions = _filter(source, config, notices)
+        dataset = build(interactions, source, config, notices)
         held_out = split_users(dataset, config.user_split) if config.user_split.is_on else None
-        _check_roles(dataset, config, notices)
-        report = _report(dataset, config, source, dropped, notices, hashes)
+        check_roles(dataset, config, notices)
+        report = _report(dataset, config, source, interactions, notices, hashes)
         if held_out:
             report["user_split"] = config.user_split.model_dump(mode="json") | held_out
         dataset.save(folder)
@@ -62,24 +63,35 @@ def prepare(config: PrepareConfig, run: Run) -> None:
 
 
 def _hash_files(config: PrepareConfig) -> dict[str, str]:
+    """The sha256 of each source: of the file, or of its parts' names and hashes."""
     hashes = {}
     for name, path in config.files().items():
         if not path.exists():
             raise DataError(f"{path} does not exist; give the path of the {name} in the config")
-        if path.is_dir():
+        if path.is_dir() and config.source != "files":
             raise DataError(f"{path} is a directory; give the path of the {name} file")
         try:
-            hashes[name] = sha256_of(path)
+            parts = [(file.relative_to(path).as_posix(), sha256_of(file)) for file in source_files(path)]
         except OSError as error:
             raise DataError(
                 f"{path} cannot be read ({error.strerror}); are you allowed to read it?"
             ) from None
+        hashes[name] = (
+            hashlib.sha256(json.dumps(parts).encode()).hexdigest() if path.is_dir() else parts[0][1]
+        )
     return hashes
 
 
 def _load(config: PrepareConfig, notices: Notices) -> loaders.Source:
     if config.source == "files":
-        return loaders.load_files(config.files(), config.columns, config.text_columns, notices)
+        return loaders.load_files(
+            config.files(),
+            config.columns,
+            config.text_columns,
+            notices,
+            config.time,
+            config.missing_ids == "drop",
+        )
     load = {
         "ml-latest-small": loaders.load_movielens,
         "amazon": loaders.load_amazon,
@@ -88,20 +100,20 @@ def _load(config: PrepareConfig, notices: Notices) -> loaders.Source:
     return load(config.files(), config.text_columns, notices)
 
 
-def _filter(
-    source: loaders.Source, config: PrepareConfig, notices: Notices
-) -> tuple[Interactions, dict[str, int]]:
-    """What is left after every filter (two users and two items at least), and what each one dropped."""
+def _filter(source: loaders.Source, config: PrepareConfig, notices: Notices) -> Interactions:
+    """What is left after every filter (two users and two items at least)."""
     steps = {
         "keep_events": lambda rows: filters.keep_kinds(rows, config.keep_events),
+        "corrected_rows": lambda rows: filters.last_of_ties(rows, notices),
         "min_rating": lambda rows: filters.keep_rated(rows, config.min_rating),
+        "events": lambda rows: filters.give_meaning(rows, config.events, notices),
         "repeats": lambda rows: filters.keep_repeats(rows, config.repeats),
         "unknown_items": lambda rows: filters.meet_catalogue(
-            rows, source.catalogue, config.unknown_items, notices
+            rows, source.catalogue, config.unknown_items, notices, config.min_known_items
         ),
         "k_core": lambda rows: filters.k_core(rows, config.k_core_users, config.k_core_items),
     }
-    interactions, dropped = source.interactions, {}
+    interactions = source.interactions
     path = config.files()["interactions"]
     for kind in ("user", "item"):
         ids = interactions.frame[f"{kind}_id"]
@@ -113,108 +125,20 @@ def _filter(
     for name, step in steps.items():
         before = interactions.frame
         interactions = step(interactions)
-        dropped[name] = len(before) - len(interactions.frame)
         users, items = (interactions.frame[column].nunique() for column in ("user_id", "item_id"))
         if min(users, items) < 2:
             raise DataError(
                 f"{path}: {name} leaves {users} user(s) and {items} item(s) of {before['user_id'].nunique()} "
                 f"and {before['item_id'].nunique()}; two of each are needed: relax that setting"
             )
-    return interactions, {name: count for name, count in dropped.items() if count}
-
-
-def _build(
-    interactions: Interactions, source: loaders.Source, config: PrepareConfig, notices: Notices
-) -> Dataset:
-    """Raw ids become integers: users by first appearance, items by the order of the items file."""
-    frame = interactions.frame
-    users, user_ids = pd.factorize(frame["user_id"])
-    items, item_ids = pd.factorize(frame["item_id"])
-    listed = source.catalogue or Catalogue(np.zeros(0, dtype=object), [], {})
-    present = dict.fromkeys(item_ids)
-    known = dict.fromkeys(item_id for item_id in listed.item_ids if item_id in present)
-    catalogue = listed.select([*known, *(item_id for item_id in present if item_id not in known)])
-    items = _integers(catalogue.item_ids, item_ids.to_series())[items]
-    times = frame["timestamp"].to_numpy()
-    order = np.lexsort((times, users))  # stable: ties stay in the order of the file
-    users, times = users[order].astype(np.int64), times[order]
-    roles = assign_roles(users, times, config.split)
-    weights = frame["weight"].to_numpy() if "weight" in frame else np.ones(len(frame))
-    return Dataset(
-        user_ids=np.array(user_ids, dtype=object),
-        catalogue=catalogue,
-        users=users,
-        items=items[order].astype(np.int64),
-        times=times,
-        weights=weights[order].astype(np.float32),
-        roles=roles,
-        queries=_queries(source.queries, user_ids, catalogue, notices),
-        ratings=frame["rating"].to_numpy()[order].astype(np.float32) if "rating" in frame else None,
-        kinds=frame["event"].to_numpy(dtype=object)[order] if "event" in frame else None,
-        held_out_queries=config.held_out_queries,
-    )
-
-
-def _check_roles(dataset: Dataset, config: PrepareConfig, notices: Notices) -> None:
-    users, roles = dataset.users, dataset.roles
-    counts = np.bincount(roles, minlength=len(ROLE_NAMES))
-    for role in (FIT, TEST):
-        if counts[role] == 0:
-            raise DataError(
-                f"the {config.split.kind} split of {len(roles)} events leaves none to "
-                f"{'learn from' if role == FIT else 'test on'}; leave_last_out needs users with 3 events, "
-                f"last_fraction with 5, global_time cutoffs inside the data's range; change split or filters"
-            )
-    for role in range(FIT + 1, TEST):
-        if counts[role] == 0:
-            name = ROLE_NAMES[role]
-            notices.add(
-                f"no_{name}_events", 1, f"the split has no {name} events; stages that need them will refuse"
-            )
-    warm = dataset.user_groups == WARM
-    untested = int(warm.sum()) - int(warm[np.unique(users[roles == TEST])].sum())
-    notices.add(
-        "users_without_test_event",
-        untested,
-        f"{untested} user(s) have no test event ({config.split.kind}); they are learned from, not measured",
-    )
-
-
-def _queries(
-    queries: pd.DataFrame | None, user_ids: pd.Index, catalogue: Catalogue, notices: Notices
-) -> pd.DataFrame:
-    """Queries with integers for ids; those for an item outside the catalogue are dropped and counted."""
-    if queries is None:
-        return pd.DataFrame({"user": [], "item": [], "timestamp": [], "query": []}).astype(
-            {"user": "int64", "item": "int64", "timestamp": "int64", "query": "str"}
-        )
-    items = _integers(catalogue.item_ids, queries["item_id"])
-    users = _integers(np.array(user_ids, dtype=object), queries["user_id"])
-    table = pd.DataFrame(
-        {
-            "user": users,
-            "item": items,
-            "timestamp": queries["timestamp"].to_numpy(),
-            "query": queries["query"].to_numpy(),
-        }
-    ).astype({"user": "int64", "item": "int64", "query": "str"})
-    gone = int((items < 0).sum())
-    notices.add(
-        "queries_for_unknown_items", gone, f"{gone} queries are for items outside the catalogue; dropped"
-    )
-    return table[items >= 0].reset_index(drop=True)
-
-
-def _integers(ids: np.ndarray, values: pd.Series) -> np.ndarray:
-    """The position in `ids` of each value; −1 where there is none."""
-    return pd.Index(ids).get_indexer(pd.Index(values.to_numpy(dtype=object)))
+    return interactions
 
 
 def _report(
     dataset: Dataset,
     config: PrepareConfig,
     source: loaders.Source,
-    dropped: dict[str, int],
+    interactions: Interactions,
     notices: Notices,
     hashes: dict[str, str],
 ) -> dict[str, Any]:
@@ -226,12 +150,10 @@ def _report(
         "exclude_seen": config.exclude_seen,
         "held_out_queries": config.held_out_queries,
         "split": config.split.model_dump(mode="json"),
-        "dropped_rows": {
-            **{
-                notice.reason: notice.count for notice in notices.entries if notice.reason == "duplicate_rows"
-            },
-            **dropped,
-        },
+        "rows_read": interactions.rows_read,
+        "rows_kept": len(interactions.frame),
+        "dropped_rows": interactions.dropped,
+        "card": card(dataset, interactions, notices),
         "warnings": [notice.__dict__ for notice in notices.entries],
         "files": {name: {"path": str(path), "sha256": hashes[name]} for name, path in config.files().items()},
     }

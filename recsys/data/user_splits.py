@@ -27,9 +27,9 @@ from threadpoolctl import threadpool_limits
 
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
-from recsys.data.interactions import DataError
 from recsys.data.splits import DROPPED, FIT, GROUPS, OOD, RANDOM, TEST, WARM, hold_out_users
 from recsys.data.text_vectors import encode_texts
+from recsys.door.tables import DataError
 from recsys.seeds import derive, rng
 
 PROFILE_TOKENS = 96  # cut of a profile text; about what the settings below write

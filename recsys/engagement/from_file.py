@@ -10,8 +10,11 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from recsys.data.dataset import Dataset
-from recsys.data.interactions import SHARED, Notices, find_columns, first, ids, whole_seconds
-from recsys.data.tables import read_table
+from recsys.door.notices import Notices
+from recsys.door.sources import read_table
+from recsys.door.tables import SHARED, find_columns
+from recsys.door.times import whole_seconds
+from recsys.door.values import first, id_array, ids, text_array
 
 
 def read_lists(path: Path, columns: Mapping[str, str], data: Dataset, notices: Notices) -> pd.DataFrame:
@@ -22,7 +25,7 @@ def read_lists(path: Path, columns: Mapping[str, str], data: Dataset, notices: N
     """
     table = read_table(path)
     names = find_columns(table, "lists", (*SHARED, "query", "engaged"), (), columns)
-    query, engaged = table.text(names["query"], blank=("",)), table.text(names["engaged"])
+    query, engaged = text_array(table, names["query"], blank=("",)), text_array(table, names["engaged"])
     if query.null_count:
         raise table.error(first(pc.is_null(query)), "query is blank; delete the row or write the words")
     labels = engaged.to_pandas()
@@ -31,7 +34,7 @@ def read_lists(path: Path, columns: Mapping[str, str], data: Dataset, notices: N
         row = int(odd.argmax())
         raise table.error(row, f"engaged is {labels[row]!r}; expected 1 (engaged) or 0 (shown, not engaged)")
     items = pd.Index(data.catalogue.item_ids).get_indexer(ids(table, names["item_id"], "item_id"))
-    user_ids = table.text(names["user_id"]).to_pandas()
+    user_ids = id_array(table, names["user_id"]).to_pandas()
     frame = pd.DataFrame(
         {
             "user": [data.user_numbers.get(user, -1) for user in user_ids],

@@ -26,7 +26,10 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from recsys.data.tables import DataError, read_lines, read_table, require
+from recsys.door.sources import read_table
+from recsys.door.tables import DataError, require
+from recsys.door.text_files import read_lines
+from recsys.door.values import text_array
 from recsys.seeds import rng
 from recsys.text_tasks.instances import Instance, TextTask, field, placed, read_json
 
@@ -275,8 +278,10 @@ def load_personal_reddit(path: Path, seed: int) -> TextTask:
 def load_empathetic(folder: Path, seed: int) -> TextTask:
     """Empathetic Conversation: the essay of a person with this profile on a news article; the user is `speaker_id`."""
     articles = read_table(folder / "articles_adobe_AMT.csv")
-    numbers = articles.text(require(articles, "article_id", "article_id")).to_pylist()
-    texts = dict(zip(numbers, articles.text(require(articles, "text", "text")).to_pylist(), strict=True))
+    numbers = text_array(articles, require(articles, "article_id", "article_id")).to_pylist()
+    texts = dict(
+        zip(numbers, text_array(articles, require(articles, "text", "text")).to_pylist(), strict=True)
+    )
     paths = sorted(folder.glob("*essay_level*.tsv"))
     if not paths:
         raise DataError(f"{folder} has no WASSA23_essay_level_*.tsv; unpack the essays there")
@@ -284,10 +289,12 @@ def load_empathetic(folder: Path, seed: int) -> TextTask:
     for path in paths:
         table = read_table(path)
         columns = {
-            name: table.text(require(table, name, name)).to_pylist()
+            name: text_array(table, require(table, name, name)).to_pylist()
             for name in ("article_id", "essay", "speaker_id")
         }
-        known = {name: table.text(name).to_pylist() for name in PROFILE_FIELDS if name in table.columns}
+        known = {
+            name: text_array(table, name).to_pylist() for name in PROFILE_FIELDS if name in table.columns
+        }
         for number in range(table.n_rows):
             where = table.place(number)
             article, essay, speaker = (

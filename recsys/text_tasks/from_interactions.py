@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.data.interactions import Notices
 from recsys.data.loaders import EMBEDDED, FILES, Source, load_lastfm, load_movielens
 from recsys.data.splits import TEST, VALIDATION, SplitConfig, assign_roles
-from recsys.data.tables import DataError
+from recsys.door.notices import Notices
+from recsys.door.tables import DataError
 from recsys.text_tasks.instances import Instance, Record, TextTask
 
 N_TAGS = 15  # as LaMP-2M has

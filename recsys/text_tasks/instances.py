@@ -18,7 +18,7 @@ from typing import Any, Literal
 import bm25s
 import numpy as np
 
-from recsys.data.tables import DataError
+from recsys.door.tables import DataError
 from recsys.seeds import rng
 
 Kind = Literal["labels", "rating", "text"]  # accuracy and F1; MAE and RMSE; perplexity and ROUGE

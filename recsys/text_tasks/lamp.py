@@ -20,7 +20,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from recsys.data.tables import DataError, read_table
+from recsys.door.sources import read_table
+from recsys.door.tables import DataError
 from recsys.text_tasks.instances import (
     Instance,
     Kind,

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from recsys.config import StageConfig
 from recsys.data.loaders import EMBEDDED
-from recsys.data.tables import DataError
+from recsys.door.tables import DataError
 from recsys.run import sha256_of
 from recsys.text_tasks.dialogues import (
     load_empathetic,

@@ -17,7 +17,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from recsys.data.tables import DataError, Table, read_table, require
+from recsys.door.sources import read_table
+from recsys.door.tables import DataError, Table, require
+from recsys.door.values import text_array
 from recsys.text_tasks.instances import Instance, Record, TextTask, placed
 
 CLICKS_AN_IMPRESSION = 3  # E2P, appendix F
@@ -37,7 +39,8 @@ def load_pens(folder: Path, records: int, body_chars: int = 2000) -> TextTask:
 def _news(path: Path, body_chars: int) -> News:
     table = read_table(path, "\t", quoting=False)
     ids, headlines, bodies = (
-        table.text(require(table, name, name)).to_pylist() for name in ("News ID", "Headline", "News body")
+        text_array(table, require(table, name, name)).to_pylist()
+        for name in ("News ID", "Headline", "News body")
     )
     for number, (news_id, headline) in enumerate(zip(ids, headlines, strict=True)):
         if not news_id or not headline:
@@ -51,7 +54,7 @@ def _news(path: Path, body_chars: int) -> News:
 def _impressions(path: Path, news: News, records: int) -> list[Instance]:
     table = read_table(path, "\t", quoting=False)
     names = ("UserID", "ClicknewsID", "exposure_time", "pos", "start")
-    columns = {name: table.text(require(table, name, name)).to_pylist() for name in names}
+    columns = {name: text_array(table, require(table, name, name)).to_pylist() for name in names}
     found = []
     for number in range(table.n_rows):
         user, clicks, shown, wanted, start = (columns[name][number] for name in names)
@@ -85,7 +88,7 @@ def _impressions(path: Path, news: News, records: int) -> list[Instance]:
 def _rewritten(path: Path, news: News, records: int) -> list[Instance]:
     table = read_table(path, "\t", quoting=False)
     names = ("userid", "clicknewsID", "posnewID", "rewrite_titles")
-    columns = {name: table.text(require(table, name, name)).to_pylist() for name in names}
+    columns = {name: text_array(table, require(table, name, name)).to_pylist() for name in names}
     found = []
     for number in range(table.n_rows):
         user, clicks, wanted, titles = (columns[name][number] for name in names)

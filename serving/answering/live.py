@@ -30,8 +30,8 @@ from recsys.artifacts.rewrite import to_disk
 from recsys.artifacts.user_rows import save_user_rows
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
-from recsys.data.interactions import MILLISECONDS
 from recsys.data.later_events import LiveHistories
+from recsys.door.times import MILLISECONDS
 from recsys.run import Run, RunError, sha256_of, write_text_atomically
 
 LIVE = "live"

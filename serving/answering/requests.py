@@ -11,8 +11,8 @@ import numpy as np
 from llm.decoding.recommender import SidRecommender
 from recsys.data.caps import Caps, best_within
 from recsys.data.dataset import Dataset
-from recsys.data.interactions import MILLISECONDS
 from recsys.data.later_events import LiveHistories
+from recsys.door.times import MILLISECONDS
 from recsys.embeddings.retrieval import EmbeddingRetrieval
 from recsys.recommender import Ranked, Recommender, Request
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recsys.data.interactions import Notices, read_interactions
+from recsys.data.interactions import read_interactions
 from recsys.data.loaders import EMBEDDED, load_amazon
+from recsys.door.notices import Notices
 from recsys.embeddings.lightgcn import (
     LightGCN,
     LightGCNConfig,

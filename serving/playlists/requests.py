@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys.data.tables import DataError
+from recsys.door.tables import DataError
+from recsys.door.times import MILLISECONDS
 
-MILLISECONDS = 100_000_000_000  # as in recsys.data.interactions, which needs pandas
 MOST_ITEMS = 1000  # n of a request: a list is made at once, with all others of its micro-batch
 MOST_IDS = 100_000  # ids in a list of a row
 BATCH_ROWS, READ_ROWS = 8192, 256  # rows that are checked at once, and that are decoded at once

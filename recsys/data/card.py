@@ -1,0 +1,203 @@
+"""The data card: what was read, what was left out and why, what the events look like; and what of it stops a run before it starts.
+
+`prepare.json` holds it, `prelude inspect RUN --data` prints it, and the report begins with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recsys.data.config import PrepareConfig
+from recsys.data.dataset import Dataset
+from recsys.data.interactions import Interactions
+from recsys.data.splits import FIT, PERSONALIZE, ROLE_NAMES, TEST, VALIDATION, WARM
+from recsys.door.notices import Notices
+from recsys.door.tables import DataError
+
+QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
+
+
+def card(dataset: Dataset, interactions: Interactions, notices: Notices) -> dict[str, Any]:
+    """The card, as prepare.json keeps it. `rows_read` is `rows_kept` and the sum of `rows_dropped`."""
+    per_item = np.bincount(dataset.items, minlength=dataset.n_items)
+    return {
+        "rows_read": interactions.rows_read,
+        "rows_kept": len(interactions.frame),
+        "rows_dropped": interactions.dropped,
+        "users": len(dataset.user_numbers),
+        "items": dataset.n_items,
+        "items_without_events": int((per_item == 0).sum()),
+        "events": len(dataset.users),
+        "events_by_kind": _kinds(dataset),
+        "events_against": 0 if dataset.against is None else len(dataset.against.users),
+        "time": "unix_seconds" if interactions.is_clock else "ordinal",
+        "time_range": [int(dataset.times.min()), int(dataset.times.max())],
+        "tied_share": _tied(dataset, np.arange(len(dataset.users))),
+        "tied_share_of_test": _tied(dataset, dataset.events(TEST)),
+        "largest_user": _largest(dataset.users, dataset.user_ids),
+        "largest_user_of_training": _largest(
+            dataset.users[np.isin(dataset.roles, (FIT, PERSONALIZE))], dataset.user_ids
+        ),
+        "largest_item": _largest(dataset.items, dataset.catalogue.item_ids),
+        "events_a_user": _quantiles(np.bincount(dataset.users, minlength=dataset.n_users)),
+        "history_before_test": _quantiles(
+            (dataset.history_end - dataset.offsets[dataset.users])[dataset.events(TEST)]
+        ),
+        "targets": {ROLE_NAMES[role]: _targets(dataset, role) for role in (PERSONALIZE, VALIDATION, TEST)},
+        "exclude_seen": dataset.exclude_seen,
+        "text_columns": {
+            name: sum(bool(phrases) for phrases in column)
+            for name, column in dataset.catalogue.columns.items()
+        },
+        "items_without_title": sum(
+            title == item_id
+            for title, item_id in zip(dataset.catalogue.titles, dataset.catalogue.item_ids, strict=True)
+        ),
+        "queries": len(dataset.queries),
+        "queries_of_nobody_known": int((dataset.queries["user"] < 0).sum()),
+        "coverage": [found.__dict__ for found in notices.coverage],
+        "readings": notices.readings,
+    }
+
+
+def _kinds(dataset: Dataset) -> dict[str, int]:
+    if dataset.kinds is None:
+        return {}
+    names, counts = np.unique(dataset.kinds.astype(str), return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def _tied(dataset: Dataset, events: np.ndarray) -> float | None:
+    """Share of `events` that share their moment with another event of the same user."""
+    if not len(events):
+        return None
+    size = pd.Series(dataset.times).groupby([dataset.users, dataset.times]).transform("size").to_numpy()
+    return round(float((size[events] > 1).mean()), 4)
+
+
+def _largest(numbers: np.ndarray, names: np.ndarray) -> dict[str, Any]:
+    counts = np.bincount(numbers, minlength=len(names))
+    first = int(counts.argmax())
+    return {
+        "id": str(names[first]),
+        "events": int(counts[first]),
+        "share": round(float(counts[first] / max(counts.sum(), 1)), 4),
+    }
+
+
+def _quantiles(numbers: np.ndarray) -> dict[str, float]:
+    if not len(numbers):
+        return {}
+    return {
+        f"{share:g}": float(value)
+        for share, value in zip(QUANTILES, np.quantile(numbers, QUANTILES), strict=True)
+    }
+
+
+def _targets(dataset: Dataset, role: int) -> dict[str, int]:
+    events = dataset.events(role)
+    return {
+        "events": len(events),
+        "repeats": int(dataset.is_repeat[events].sum()),
+        "asked_for": len(dataset.instances(role)),
+        "without_history": int((dataset.history_end[events] == dataset.offsets[dataset.users[events]]).sum()),
+    }
+
+
+# -- what stops, and what is said --------------------------------------------------------------------------------
+
+
+def check_roles(dataset: Dataset, config: PrepareConfig, notices: Notices) -> None:
+    """Raises `DataError` where nothing could be learned or tested; says what is odd about who is."""
+    users, roles = dataset.users, dataset.roles
+    counts = np.bincount(roles, minlength=len(ROLE_NAMES))
+    short = float(np.median(np.bincount(users, minlength=dataset.n_users)))
+    for role in (FIT, TEST):
+        if counts[role] == 0:
+            raise DataError(
+                f"the {config.split.kind} split of {len(roles)} events leaves none to "
+                f"{'learn from' if role == FIT else 'test on'}; leave_last_out needs users with 3 events, "
+                f"last_fraction with 5, global_time cutoffs inside the data's range; change split or filters"
+                + (
+                    f". Here the median user has {short:g} events: set prepare.split.kind to global_time"
+                    if short < 5
+                    else ""
+                )
+            )
+    tested = dataset.events(TEST)
+    if (dataset.history_end[tested] == dataset.offsets[users[tested]]).all():
+        same = dataset.times.min() == dataset.times.max()
+        raise DataError(
+            f"no test event has a history: {'all events have one time, ' + str(dataset.times[0]) if same else 'each is the first moment of its user'}. "
+            "What is learned from is strictly earlier than what is asked; give each event its time, or its place in the user's order as 0, "
+            "1, 2 … (time: ordinal)"
+        )
+    for role in range(FIT + 1, TEST):
+        if counts[role] == 0:
+            name = ROLE_NAMES[role]
+            notices.add(
+                f"no_{name}_events", 1, f"the split has no {name} events; stages that need them will refuse"
+            )
+    warm = dataset.user_groups == WARM
+    untested = int(warm.sum()) - int(warm[np.unique(users[roles == TEST])].sum())
+    notices.add(
+        "users_without_test_event",
+        untested,
+        f"{untested} user(s) have no test event ({config.split.kind}); they are learned from, not measured",
+    )
+    _say_short_users(dataset, config, notices)
+    _say_repeats(dataset, notices)
+    _say_ties(dataset, config, notices)
+    _say_ratings(dataset, config, notices)
+
+
+def _say_short_users(dataset: Dataset, config: PrepareConfig, notices: Notices) -> None:
+    """Collaborative vectors come of users who had two things: too few of them leave a split by user at chance."""
+    fit = np.bincount(dataset.users[dataset.events(FIT)], minlength=dataset.n_users)
+    learned_from = int((fit > 0).sum())
+    single = int((fit == 1).sum())
+    if config.split.kind != "global_time" and 2 * single > learned_from:
+        notices.add(
+            "users_with_one_fit_event",
+            single,
+            f"{config.split.kind} leaves {single} of {learned_from} users one event to learn from, so that nearly nothing tells which items "
+            "belong together (short sessions?); set prepare.split.kind to global_time, which learns from whole users before a moment",
+        )
+
+
+def _say_repeats(dataset: Dataset, notices: Notices) -> None:
+    events = np.concatenate([dataset.events(VALIDATION), dataset.events(TEST)])
+    repeats = int(dataset.is_repeat[events].sum())
+    if dataset.exclude_seen:
+        notices.add(
+            "repeats_not_asked_for",
+            repeats,
+            f"{repeats} of {len(events)} validation and test targets had been had by their user before; with exclude_seen they cannot be "
+            "answered, and are left out of training targets, validation and test alike. If people come back for the same items, set "
+            "prepare.exclude_seen to false",
+        )
+
+
+def _say_ties(dataset: Dataset, config: PrepareConfig, notices: Notices) -> None:
+    share = _tied(dataset, dataset.events(TEST)) or 0.0
+    if share > config.warn_tied_share:
+        tied = round(share * len(dataset.events(TEST)))
+        notices.add(
+            "tied_test_events",
+            tied,
+            f"{share:.0%} of the test events share their moment with another event of their user, so which of them is held out was drawn (by "
+            "the names of user and item, not by the file's order); finer times would tell",
+        )
+
+
+def _say_ratings(dataset: Dataset, config: PrepareConfig, notices: Notices) -> None:
+    if dataset.ratings is None or config.min_rating is not None:
+        return
+    known = dataset.ratings[np.isfinite(dataset.ratings)]
+    if len(known) and known.min() < known.max():
+        notices.read(
+            f"ratings from {known.min():g} to {known.max():g} are read, and every one counts as a like; prepare.min_rating says from where"
+        )

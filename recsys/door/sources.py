@@ -1,0 +1,201 @@
+"""A path becomes a `Table`: a file by its suffix, or a folder of parts.
+
+.csv .tsv .jsonl .json     text, also packed: .gz .zst .bz2 .lz4
+.parquet                   Parquet; .arrow .feather: Arrow files and streams
+.inter .item .user …       RecBole's atomic files
+a folder                   parts of one kind, in the order of their names, hive partitions (`day=2026-01-31/`) as columns of text; or
+                           a data set that Hugging Face's `datasets` saved to disk
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet
+
+from recsys.door.delimited import read_atomic, read_delimited
+from recsys.door.json_lines import read_json_lines
+from recsys.door.tables import DataError, Table, plain, refuse_twins
+from recsys.door.text_files import PACKED
+
+TEXT = (".csv", ".tsv", ".jsonl", ".json")
+BINARY = (".parquet", ".arrow", ".feather")
+ATOMIC = (".inter", ".item", ".user", ".kg", ".link", ".net")
+SUFFIXES = (*TEXT, *(f"{name}{packed}" for name in TEXT for packed in PACKED), *BINARY, *ATOMIC)
+
+
+def read_table(
+    path: str | Path, delimiter: str | None = None, quoting: bool = True, encoding: str = "utf-8"
+) -> Table:
+    """Read a file by its suffix, a folder of parts, or a file as delimited text when a `delimiter` is given.
+
+    Raises `DataError` for what is missing, empty, header-only, damaged, ragged or in another encoding.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give the path of a file that does")
+    table = _folder(path) if path.is_dir() else _file(path, delimiter, quoting, encoding)
+    if table.n_rows == 0:
+        raise DataError(f"{path} has no rows; nothing can be learned from it")
+    return table
+
+
+def source_files(path: Path) -> list[Path]:
+    """The files that `read_table(path)` reads: the path itself, or a folder's parts in the order of their names.
+
+    Raises `DataError` for a folder without any, or with parts of several kinds.
+    """
+    if not path.is_dir():
+        return [path]
+    saved = path / "state.json"
+    if (path / "dataset_dict.json").exists():
+        splits = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir()))
+        raise DataError(
+            f"{path} holds several data sets ({splits}); give the path of one, such as {path}/{splits.split(', ')[0]}"
+        )
+    found = sorted(
+        (file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path))),
+        key=lambda file: file.relative_to(path).as_posix(),
+    )
+    parts = [
+        file
+        for file in found
+        if _kind(file) in (*TEXT, *BINARY) and file.name not in ("state.json", "dataset_info.json")
+    ]
+    if not parts:
+        raise DataError(
+            f"{path} is a directory without parts (found {', '.join(file.name for file in found[:3]) or 'nothing'}); give a file, or a "
+            f"folder of files of one kind: {' '.join((*TEXT, *BINARY))}"
+        )
+    if saved.exists() and any(_kind(file) == ".arrow" for file in parts):
+        return [file for file in parts if _kind(file) == ".arrow"]
+    kinds = {_kind(file): file for file in reversed(parts)}
+    if len(kinds) > 1:
+        (one, a), (two, b) = sorted(kinds.items())[:2]
+        raise DataError(
+            f"{path} has parts of two kinds, {one} ({a.name}) and {two} ({b.name}); keep one kind in a folder"
+        )
+    return parts
+
+
+def _hidden(relative: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in relative.parts)
+
+
+def _kind(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return (
+        suffixes[-2]
+        if suffixes[-1:] and suffixes[-1] in PACKED and len(suffixes) > 1
+        else "".join(suffixes[-1:])
+    )
+
+
+def _file(path: Path, delimiter: str | None, quoting: bool, encoding: str) -> Table:
+    kind = _kind(path)
+    if delimiter is not None:
+        return read_delimited(path, delimiter, quoting, encoding)
+    readers: dict[str, Callable[[], Table]] = {
+        ".csv": lambda: read_delimited(path, ",", quoting, encoding),
+        ".tsv": lambda: read_delimited(path, "\t", quoting, encoding),
+        ".jsonl": lambda: read_json_lines(path),
+        ".json": lambda: read_json_lines(path),
+        ".parquet": lambda: _parquet(path),
+        ".arrow": lambda: _arrow(path),
+        ".feather": lambda: _arrow(path),
+    } | {suffix: lambda: read_atomic(path) for suffix in ATOMIC}
+    if kind not in readers:
+        raise DataError(f"{path}: cannot tell the format from the name; expected one of {' '.join(SUFFIXES)}")
+    return readers[kind]()
+
+
+def _parquet(path: Path) -> Table:
+    return _of_arrow(path, "Parquet", lambda: pa.parquet.ParquetFile(path).read())
+
+
+def _arrow(path: Path) -> Table:
+    def read() -> pa.Table:
+        with pa.memory_map(str(path)) as file:
+            try:
+                return pa.ipc.open_file(file).read_all()
+            except pa.ArrowInvalid:
+                file.seek(0)
+                return pa.ipc.open_stream(file).read_all()
+
+    return _of_arrow(path, "an Arrow file", read)
+
+
+def _of_arrow(path: Path, what: str, read: Callable[[], pa.Table]) -> Table:
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty; it needs columns and rows")
+    try:
+        table = read()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} cannot be read as {what} ({line}); make or download it again") from None
+    refuse_twins(table.column_names, str(path))
+    columns = {name: plain(column) for name, column in zip(table.column_names, table.columns, strict=True)}
+    return Table(path, columns, table.num_rows, lambda row: f"{path} row {row + 1}")
+
+
+def _folder(path: Path) -> Table:
+    """The parts one after the other; every part has the columns of the first."""
+    files = source_files(path)
+    tables = [
+        _with_partitions(_file(file, None, True, "utf-8"), file.relative_to(path).parts[:-1])
+        for file in files
+    ]
+    tables = [table for table in tables if table.n_rows]
+    if not tables:
+        return Table(path, {}, 0, lambda row: str(path))
+    names = set(tables[0].columns)
+    for table in tables[1:]:
+        if odd := sorted(set(table.columns) ^ names):
+            has, lacks = (table, tables[0]) if odd[0] in table.columns else (tables[0], table)
+            raise DataError(
+                f"{has.path} has a column '{odd[0]}' and {lacks.path} has not; parts need the same columns"
+            )
+    starts = np.cumsum([0, *(table.n_rows for table in tables)]).tolist()
+
+    def place(row: int) -> str:
+        part = bisect_right(starts, row) - 1
+        return tables[part].place(row - starts[part])
+
+    columns = {name: _joined([table.columns[name] for table in tables]) for name in tables[0].columns}
+    said = [line for table in tables for line in table.reading]
+    return Table(path, columns, starts[-1], place, [f"{path}: {len(tables)} file(s)", *said[:3]])
+
+
+def _with_partitions(table: Table, folders: tuple[str, ...]) -> Table:
+    """The table with a column of text for each folder named `column=value`."""
+    for folder in folders:
+        name, equals, value = folder.partition("=")
+        if equals and name not in table.columns:
+            table.columns[name] = pa.array(
+                [None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)] * table.n_rows,
+                pa.string(),
+            )
+    return table
+
+
+def _joined(parts: list[Any]) -> Any:
+    if any(isinstance(part, list) for part in parts):
+        return [value for part in parts for value in (part if isinstance(part, list) else part.to_pylist())]
+    kinds = {part.type for part in parts}
+    if len(kinds) == 1:
+        return pa.chunked_array(
+            [
+                chunk
+                for part in parts
+                for chunk in (part.chunks if isinstance(part, pa.ChunkedArray) else [part])
+            ]
+        ).combine_chunks()
+    return [value for part in parts for value in part.to_pylist()]

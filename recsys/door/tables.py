@@ -1,0 +1,187 @@
+"""A table from outside: its columns as they stand there, with a place for every row. And the error that names places."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+SHARED = ("user_id", "item_id", "timestamp")  # columns that more than one file has
+
+
+class DataError(ValueError):
+    """Input that cannot be used. The message names the file, the line or row, the problem, and the remedy."""
+
+
+class Table:
+    """The columns of one source: Arrow arrays, or (of JSON lines) lists of Python values.
+
+    `place(row)` names a row (0-based, header and blank lines not counted) as `file:line` (1-based, the header counted) or,
+    in Parquet and Arrow files, as `file row n` (1-based). `reading` says in words what was understood of the format, where
+    that was not obvious.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        columns: dict[str, Any],
+        n_rows: int,
+        place: Callable[[int], str],
+        reading: Sequence[str] = (),
+    ):
+        self.path, self.columns, self.n_rows, self.place = path, columns, n_rows, place
+        self.reading = list(reading)
+
+    def error(self, row: int, problem: str) -> DataError:
+        return DataError(f"{self.place(row)}: {problem}")
+
+    def array(self, column: str) -> pa.Array:
+        """The column as one Arrow array, dictionaries decoded, views and half floats widened."""
+        values = self.columns[column]
+        return self._plain(column, values) if isinstance(values, list) else plain(values)
+
+    def raw(self, column: str) -> list[Any]:
+        """The column as Python values: strings, numbers, lists, None."""
+        values = self.columns[column]
+        return values if isinstance(values, list) else values.to_pylist()
+
+    def is_list(self, column: str) -> bool:
+        """Does a row of this column hold several values?"""
+        values = self.columns[column]
+        if isinstance(values, list):
+            return any(isinstance(value, list) for value in values)
+        return is_list_type(values.type)
+
+    def one_row_each(self, key: str) -> Table:
+        """The table with one row for each element of the lists in `key`; other columns of lists go along, the rest repeats.
+
+        Raises `DataError` where two lists of a row differ in length.
+        """
+        lists = {name: self.raw(name) for name in self.columns if self.is_list(name)}
+        lengths = np.array([len(value or []) for value in lists[key]], dtype=np.int64)
+        for name, values in lists.items():
+            other = np.array([len(value or []) for value in values], dtype=np.int64)
+            if (other != lengths).any():
+                row = int((other != lengths).argmax())
+                raise self.error(
+                    row, f"{name} has {other[row]} value(s) and {key} {lengths[row]}; make them one length"
+                )
+        row_of = np.repeat(np.arange(self.n_rows), lengths)
+        columns: dict[str, Any] = {}
+        for name, values in self.columns.items():
+            if name in lists:
+                columns[name] = [element for value in lists[name] for element in value or []]
+            elif isinstance(values, list):
+                columns[name] = [values[row] for row in row_of]
+            else:
+                columns[name] = values.take(pa.array(row_of))
+        said = f"{self.path}: one row holds a list of {key}; read as {len(row_of):,} rows"
+        found = Table(
+            self.path, columns, len(row_of), lambda row: self.place(int(row_of[row])), [*self.reading, said]
+        )
+        found.positions = np.arange(len(row_of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return found
+
+    positions: np.ndarray | None = None  # [n] of a table made by `one_row_each`: the place in its row's list
+
+    def _plain(self, column: str, values: list[Any]) -> pa.Array:
+        try:
+            array = pa.array(values)
+        except (pa.ArrowException, OverflowError, ValueError):  # numbers and strings side by side
+            array = None
+        if array is None or pa.types.is_nested(array.type):
+            array = pa.array(
+                [self._scalar(row, column, value) for row, value in enumerate(values)], pa.string()
+            )
+        return plain(array)
+
+    def _scalar(self, row: int, column: str, value: Any) -> str | None:
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, list | dict):
+            raise self.error(row, f"{column} is {json.dumps(value)[:60]}; expected one plain value")
+        return str(value)
+
+
+def is_list_type(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+        or pa.types.is_list_view(kind)
+        or pa.types.is_large_list_view(kind)
+    )
+
+
+def plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """One array of a plain type: dictionaries and run-ends decoded, views as strings, half floats as floats."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_run_end_encoded(values.type):
+        values = pc.run_end_decode(values)
+    if pa.types.is_string_view(values.type):
+        values = values.cast(pa.large_string())
+    if pa.types.is_binary_view(values.type):
+        values = values.cast(pa.large_binary())
+    if pa.types.is_float16(values.type):
+        values = values.cast(pa.float32())
+    return values
+
+
+# -- columns -----------------------------------------------------------------------------------------------------
+
+
+def require(table: Table, column: str, ours: str) -> str:
+    """`column` if the table has it; else a `DataError` that lists what it has and how to map it."""
+    if column in table.columns:
+        return column
+    found = list(table.columns)
+    folded = {name.lower(): name for name in reversed(found)}
+    close = difflib.get_close_matches(column.lower(), list(folded), n=1, cutoff=0.6)
+    example = folded[close[0]] if close else "your_name_for_it"
+    message = f"{table.path}: no column '{column}'; found: {', '.join(found) or 'none'}."
+    if len(found) == 1 and any(mark in found[0] for mark in ";\t|,"):
+        raise DataError(f"{message} Separate the fields by commas in .csv and by tabs in .tsv")
+    raise DataError(f"{message} Name the column in the config, for example columns: {{{ours}: {example}}}")
+
+
+def find_columns(
+    table: Table, kind: str, required: tuple[str, ...], optional: tuple[str, ...], mapping: Mapping[str, str]
+) -> dict[str, str]:
+    """Our column name → theirs, for one file of `kind` (interactions, items, queries).
+
+    A mapping is held to: where the mapped column is not there, the file is refused. Except that items and
+    queries may use our own name for a column that was mapped for the interactions.
+    """
+    names = {}
+    for ours in (*required, *optional):
+        theirs = mapping.get(f"{kind}.{ours}", mapping.get(ours, ours))
+        borrowed = kind != "interactions" and ours in SHARED and f"{kind}.{ours}" not in mapping
+        if theirs not in table.columns and borrowed and ours in table.columns:
+            theirs = ours
+        asked_for = ours in required or ours in mapping or f"{kind}.{ours}" in mapping
+        if asked_for or theirs in table.columns:
+            names[ours] = require(table, theirs, ours)
+    twice = [ours for ours in names if list(names.values()).count(names[ours]) > 1]
+    if twice:
+        raise DataError(
+            f"{table.path}: {' and '.join(twice)} are mapped to one column, '{names[twice[0]]}'; map it once"
+        )
+    return names
+
+
+def refuse_twins(names: Sequence[str], where: str) -> None:
+    """Raises `DataError` where two columns have one name."""
+    twins = sorted({name for name in names if list(names).count(name) > 1})
+    if twins:
+        raise DataError(f"{where}: two columns are named '{twins[0]}'; rename one of them")

@@ -1,0 +1,218 @@
+"""What a moment is: typed time stamps, ISO texts, dates, seconds and their parts, plain orders; and how each was read.
+
+Inside Prelude a moment is a whole number of Unix seconds (or an ordinal). Finer times are cut to the second, and what is cut off still
+says which of two events of one second came first. Nothing is guessed that could be two things: a column is read one way as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.door.tables import Table
+from recsys.door.values import finite_or_none, first, floats, text_array
+
+Reading = Literal["auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "dates", "ordinal"]
+MILLISECONDS = 100_000_000_000  # as seconds this is the year 5138; as milliseconds, 1973
+PER_SECOND = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+YEAR_1990 = 631_152_000
+_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_ISO = r"^\d{4}-\d{2}-\d{2}"
+
+
+@dataclass(frozen=True)
+class Times:
+    """Moments [n]: whole seconds (int64), the rest of the second in its own unit (int64), and how the column was read."""
+
+    seconds: np.ndarray
+    rest: np.ndarray
+    said: str
+    is_clock: bool = True  # False: an order
+
+    @property
+    def looks_odd(self) -> str | None:
+        """Why the reading may be wrong, and what to set; None: nothing is odd."""
+        if not self.is_clock or not len(self.seconds) or self.seconds.max() >= YEAR_1990:
+            return None
+        if self.seconds.max() == self.seconds.min():
+            return None  # said elsewhere: no event has a history
+        return (
+            f"all times lie before 1990 (from {self.seconds.min()} to {self.seconds.max()}), read as {self.said}. If they are "
+            "positions and not seconds, set time: ordinal; if they are another unit, name it (seconds, milliseconds, dates …)"
+        )
+
+
+def read_times(table: Table, column: str, reading: Reading = "auto") -> Times:
+    """A column of moments. Raises `DataError` naming the row that is none, or that is not of one kind with the others."""
+    values = table.array(column)
+    kind = values.type
+    if pa.types.is_timestamp(kind):
+        return _typed(
+            table, values, _UNITS[kind.unit], f"typed time stamps ({kind})" + ("" if kind.tz else ", as UTC")
+        )
+    if pa.types.is_date(kind):
+        return _typed(
+            table, values.cast(pa.date64()).cast(pa.timestamp("ms")), 1000, "dates, at midnight UTC"
+        )
+    texts = text_array(table, column)
+    if texts.null_count:
+        row = first(pc.is_null(texts))
+        raise table.error(
+            row, "timestamp is blank; every row needs one: a Unix time, a date, or a place in an order"
+        )
+    looks = pc.match_substring_regex(texts, _ISO)
+    if pc.any(looks).as_py():
+        return _iso(table, texts)
+    return _numeric(table, texts, reading)
+
+
+def whole_seconds(table: Table, column: str, reading: Reading = "auto") -> np.ndarray:
+    """`read_times`, as whole seconds [n] int64."""
+    return read_times(table, column, reading).seconds
+
+
+def one_moment(value: object, what: str = "time") -> int:
+    """A moment that a caller names, in whole Unix seconds: a number, an ISO text, a datetime or a pandas Timestamp.
+
+    Raises `ValueError` saying what was expected.
+    """
+    import datetime
+
+    if isinstance(value, datetime.datetime):
+        aware = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
+        value = int(aware.timestamp() // 1)
+    elif isinstance(value, str):
+        text = value.strip()
+        try:
+            if finite_or_none(text) is None:
+                return one_moment(datetime.datetime.fromisoformat(text), what)
+        except ValueError:
+            raise ValueError(
+                f"{what} is {value!r}; expected whole Unix seconds, or a date such as 2026-01-31T12:00:00Z"
+            ) from None
+        value = float(text)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise ValueError(f"{what} is {value!r}; expected whole Unix seconds")
+    if not value == value // 1 or not 0 <= value < MILLISECONDS:
+        raise ValueError(f"{what} is {value!r}; expected whole Unix seconds (not milliseconds)")
+    return int(value)
+
+
+def _typed(table: Table, values: pa.Array, unit: int, said: str) -> Times:
+    if values.null_count:
+        raise table.error(first(pc.is_null(values)), "timestamp is blank; every row needs one")
+    whole = np.asarray(values.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
+    return _bounded(table, whole // unit, whole % unit, said)
+
+
+def _iso(table: Table, texts: pa.Array) -> Times:
+    import pandas as pd
+
+    plain = pc.replace_substring_regex(texts, r"\s*(UTC|Z)$", "+00:00")
+    parsed = pd.to_datetime(plain.to_pandas(), format="ISO8601", utc=True, errors="coerce").astype(
+        "datetime64[us, UTC]"
+    )
+    if parsed.isna().any():
+        row = int(parsed.isna().to_numpy().argmax())
+        raise table.error(
+            row,
+            f"timestamp '{texts[row].as_py()[:60]}' is not a date like the others, such as 2026-01-31T12:00:00+00:00",
+        )
+    whole = parsed.dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)
+    zoned = pc.all(pc.match_substring_regex(plain, r"[+-]\d{2}:?\d{2}$")).as_py()
+    return _bounded(
+        table, whole // 10**6, whole % 10**6, "ISO dates" + ("" if zoned else "; where no zone is named, UTC")
+    )
+
+
+def _numeric(table: Table, texts: pa.Array, reading: Reading) -> Times:
+    exact = pc.all(pc.match_substring_regex(texts, r"^\d{1,18}$")).as_py()
+    numbers = texts.cast(pa.int64()).to_numpy(zero_copy_only=False) if exact else floats(texts)
+    bad = ~np.isfinite(numbers) | (numbers < 0) | (numbers >= 2**62)
+    if bad.any():
+        row = int(bad.argmax())
+        raise table.error(row, _why_not_a_time(texts[row].as_py()))
+    chosen = _unit(table, texts, numbers) if reading == "auto" else reading
+    if chosen == "dates":
+        return _dates(table, texts, numbers)
+    if chosen == "ordinal":
+        return _bounded(table, *_split(numbers, 1), "places in an order", is_clock=False)
+    unit = PER_SECOND[chosen]
+    return _bounded(table, *_split(numbers, unit), f"Unix time in {chosen}")
+
+
+def _unit(table: Table, texts: pa.Array, numbers: np.ndarray) -> Reading:
+    """The one unit that all numbers can be; raises where they are of two."""
+    if len(numbers) and _are_dates(numbers):
+        return "dates"
+    ranges: Sequence[tuple[Reading, float]] = (
+        ("seconds", MILLISECONDS),
+        ("milliseconds", MILLISECONDS * 1e3),
+        ("microseconds", MILLISECONDS * 1e6),
+        ("nanoseconds", 2**62),
+    )
+    of = np.searchsorted([end for _, end in ranges], numbers, side="right")
+    if len(of) and (of != of[0]).any():
+        row = int((of != of[0]).argmax())
+        kinds = (ranges[of[0]][0], ranges[of[row]][0])
+        if of[row] > of[0]:
+            why = f"is too large; expected {kinds[0]} as in the rows before: divide {kinds[1]} by their number a second"
+        else:
+            why = f"reads as {kinds[1]}, and the rows before as {kinds[0]}"
+        raise table.error(
+            row,
+            f"timestamp '{texts[row].as_py()}' {why}; write all times in one unit, or name it with time: …",
+        )
+    return ranges[int(of[0])][0] if len(of) else "seconds"
+
+
+def _are_dates(numbers: np.ndarray) -> bool:
+    """Are all numbers dates as YYYYMMDD, of 1900 to 2100? (As seconds all of them would lie in one half of 1970.)"""
+    year, rest = np.divmod(numbers, 10_000)
+    month, day = np.divmod(rest, 100)
+    fits = (year >= 1900) & (year <= 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+    return bool((fits & (numbers == np.floor(numbers))).all())
+
+
+def _dates(table: Table, texts: pa.Array, numbers: np.ndarray) -> Times:
+    import pandas as pd
+
+    days = pd.to_datetime(pd.Series(numbers.astype(np.int64).astype(str)), format="%Y%m%d", errors="coerce")
+    if days.isna().any():
+        row = int(days.isna().to_numpy().argmax())
+        raise table.error(row, f"timestamp '{texts[row].as_py()}' is not a date as YYYYMMDD")
+    seconds = days.to_numpy().astype("datetime64[s]").astype(np.int64)
+    return _bounded(table, seconds, np.zeros_like(seconds), "dates as YYYYMMDD, at midnight UTC")
+
+
+def _split(numbers: np.ndarray, unit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whole seconds, and the rest of each: in the unit, or (of numbers with a point) in nanoseconds."""
+    if numbers.dtype.kind in "iu":
+        return numbers // unit, numbers % unit
+    seconds = np.floor(numbers / unit)
+    return seconds.astype(np.int64), np.round((numbers / unit - seconds) * 1e9).astype(np.int64)
+
+
+def _bounded(table: Table, seconds: np.ndarray, rest: np.ndarray, said: str, is_clock: bool = True) -> Times:
+    bad = (seconds < 0) | (seconds >= MILLISECONDS)
+    if bad.any():
+        row = int(bad.argmax())
+        moment = np.datetime64(int(seconds[row]), "s") if abs(int(seconds[row])) < 10**13 else seconds[row]
+        raise table.error(row, f"timestamp {moment} is outside 1970 to 5138; expected a moment since 1970")
+    return Times(seconds, rest, said, is_clock)
+
+
+def _why_not_a_time(text: str) -> str:
+    value = finite_or_none(text)
+    if value is None:
+        return f"timestamp '{text[:60]}' is not a Unix time, nor a date such as 2026-01-31T12:00:00Z; expected whole seconds"
+    if value < 0:
+        return f"timestamp '{text}' is negative; expected whole seconds since 1970"
+    if value >= 2**62:
+        return f"timestamp '{text}' is too large; expected whole seconds since 1970"
+    return f"timestamp '{text}' is not a Unix time as digits; expected whole seconds, such as 1700000000"
