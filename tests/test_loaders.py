@@ -178,5 +178,6 @@ def test_contradictory_settings_are_refused(settings, problem):
 
 def test_the_core_follows_the_source():
     assert PrepareConfig().k_core_items == 5
-    assert PrepareConfig(source="files", interactions="x.csv").k_core_items == 1
+    assert PrepareConfig(source="files", interactions="x.csv").k_core_items == 0
+    assert PrepareConfig(source="amazon", path="x").k_core_items == 1
     assert PrepareConfig(k_core_items=0).k_core_items == 0

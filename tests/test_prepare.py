@@ -65,8 +65,14 @@ def test_every_row_arrives_in_order(tmp_path):
         (dataset.user_ids[u], dataset.catalogue.item_ids[i], int(t))
         for u, i, t in zip(dataset.users, dataset.items, dataset.times, strict=True)
     ]
-    first_seen = {user: rank for rank, user in enumerate(dict.fromkeys(u for u, _, _ in events))}
-    assert arrived == sorted(events, key=lambda row: (first_seen[row[0]], row[2]))  # ties: the file's order
+    assert sorted(arrived) == sorted(events)
+    moments = [(user, time) for user, _, time in arrived]
+    assert moments == sorted(moments)  # users by name
+    again, _ = prepared(
+        tmp_path / "shuffled", rng(1, "shuffle").permutation(np.array(events, object)).tolist()
+    )
+    for name in ("users", "items", "times", "roles"):  # ties too: the file's order says nothing
+        np.testing.assert_array_equal(getattr(again, name), getattr(dataset, name))
     for user in range(dataset.n_users):
         assert set(dataset.users[dataset.offsets[user] : dataset.offsets[user + 1]]) == {user}
 
@@ -191,11 +197,19 @@ COLUMNS = {
 
 def test_files_of_ones_own(tmp_path, capsys):
     run = Run.create(tmp_path / "run")
-    config = PrepareConfig(source="files", **write_files(tmp_path), columns=COLUMNS, text_columns=["genres"])
+    config = PrepareConfig(
+        source="files",
+        **write_files(tmp_path),
+        columns=COLUMNS,
+        text_columns=["genres"],
+        min_known_items=0.1,
+        min_known_queries=0.3,
+    )
     prepare(config, run)
     dataset, report = Dataset.load(run), run.read_json("prepare", "prepare.json")
     assert dataset.catalogue.titles[:3] == ["Zero", "One", dataset.catalogue.item_ids[2]]
-    assert "i99" not in dataset.catalogue.item_ids  # nobody has touched it
+    assert dataset.catalogue.item_ids[-1] == "i99"  # nobody has touched it, and it stays
+    assert report["card"]["items_without_events"] == 1
     assert dataset.catalogue.columns["genres"][:3] == [["A", "B"], [], []]
     assert dataset.queries.to_numpy().tolist() == [
         [dataset.user_index("u0"), 1, 5, "something light"],
@@ -220,7 +234,7 @@ def test_files_of_ones_own(tmp_path, capsys):
 )
 def test_filters_keep_what_they_should(tmp_path, settings, kept):
     run = Run.create(tmp_path / "run")
-    settings = {"split": {"kind": "leave_last_out"}, **settings}
+    settings = {"split": {"kind": "leave_last_out"}, "min_known_items": 0, "min_known_queries": 0, **settings}
     prepare(
         PrepareConfig(
             source="files",

@@ -316,6 +316,7 @@ def test_queries_of_held_out_users_teach_nothing(tmp_path, counted_words):
         {
             "user": [*range(data.n_users), -1],
             "item": item,
+            "timestamp": -1,  # no event's moment
             "query": [*(f"q{u}" for u in range(data.n_users)), "q"],
         }
     )

@@ -38,7 +38,8 @@ def build(
         frame["event"].to_numpy(dtype=object) if "event" in frame else np.full(len(frame), "", dtype=object)
     )
     tie = tie_break(user_ids, catalogue.item_ids, users, items, kinds)
-    keys = (times, users) if source.as_listed else (tie, frame["rest"].to_numpy(), times, users)
+    rest = frame["rest"].to_numpy() if "rest" in frame else np.zeros(len(frame), np.int64)
+    keys = (times, users) if source.as_listed else (tie, rest, times, users)
     order = np.lexsort(keys)
     users, times = users[order].astype(np.int64), times[order]
     positive = (

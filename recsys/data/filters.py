@@ -101,9 +101,7 @@ def give_meaning(
         if len(counts) > 1:
             notices.read(f"kinds of events: {found}; all count as likes. prepare.events says what each means")
         sounds = [
-            kind
-            for kind in counts
-            if kind.lower().replace(" ", "_").replace("-", "_") in SOUNDS_AGAINST
+            kind for kind in counts if kind.lower().replace(" ", "_").replace("-", "_") in SOUNDS_AGAINST
         ]
         notices.add(
             "kinds_that_sound_against",
@@ -158,37 +156,28 @@ def meet_catalogue(
         return interactions
     frame = interactions.frame
     unknown = ~frame["item_id"].isin(set(catalogue.item_ids)).to_numpy()
-    items = frame["item_id"].drop_duplicates()
-    lacking = items[~items.isin(set(catalogue.item_ids))]
-    example = (
-        f"item '{lacking.iloc[0]}' ({interactions.place(int(lacking.index[0]))}; ids in the items file look like '{catalogue.item_ids[0]}')"
-        if len(lacking)
-        else None
-    )
-    notices.require(
-        Coverage(
-            "items of the interactions that the items file describes",
-            len(items) - len(lacking),
-            len(items),
-            example,
-        ),
-        least_known,
-        "prepare.min_known_items",
-        "are the ids of both files of one form, and is item_id mapped to the right column?",
-    )
-    if not unknown.any():
-        return interactions
-    row = int(unknown.argmax())
-    where = interactions.place(int(frame.index[row]))
     n_items, n_rows = frame["item_id"][unknown].nunique(), int(unknown.sum())
-    problem = f"{where}: item '{frame['item_id'].iloc[row]}' is not in the items file"
-    if unknown.all():
+    problem = None
+    if n_rows:
+        row = int(unknown.argmax())
+        where = interactions.place(int(frame.index[row]))
+        problem = f"{where}: item '{frame['item_id'].iloc[row]}' is not in the items file"
+    if problem and unknown.all():
         problem += f" (no item is: ids there look like '{catalogue.item_ids[0]}')"
-    if policy == "error":
+    if problem and policy == "error":
         raise DataError(
             f"{problem}; {n_items} such item(s) in {n_rows} row(s). "
             f"Add them, or set unknown_items: drop or keep"
         )
+    total = frame["item_id"].nunique()
+    notices.require(
+        Coverage("items of the interactions that the items file describes", total - n_items, total, problem),
+        least_known,
+        "prepare.min_known_items",
+        "are the ids of both files of one form, and is item_id mapped to the right column?",
+    )
+    if not problem:
+        return interactions
     done = "the rows are dropped" if policy == "drop" else "kept, with the id as title"
     notices.add(
         f"unknown_items_{'dropped' if policy == 'drop' else 'kept'}",

@@ -26,10 +26,10 @@ COPY_OF = ("user_id", "item_id", "timestamp", "rest", *OPTIONAL)  # rows alike i
 
 @dataclass(frozen=True)
 class Interactions:
-    """A validated frame: user_id, item_id (str), timestamp (int64), rest (int64: the part of the second); rating, weight (float64),
-    event (str).
+    """A validated frame: user_id, item_id (str), timestamp (int64); rest (int64: the part of the second), rating,
+    weight (float64), event (str).
 
-    The last three are there if the file has them; a rating may be NaN. The frame's index is the row in its
+    The last four are there if the file has them; a rating may be NaN. The frame's index is the row in its
     file, and `place(row)` names it for messages. `rows_read` is how many rows the file had, `dropped` why some are gone by now.
     """
 
@@ -84,7 +84,9 @@ def read_interactions(
     times = _in_lists(table, notices) if listed else read_times(table, names["timestamp"], time)
     if not listed:
         _say_times(table, times, notices, time)
-    frame["timestamp"], frame["rest"] = times.seconds, times.rest
+    frame["timestamp"] = times.seconds
+    if times.rest.any():
+        frame["rest"] = times.rest
     if "rating" in names:
         frame["rating"] = numbers(table, names["rating"], "rating", missing_allowed=True)
     if "weight" in names:

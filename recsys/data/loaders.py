@@ -106,7 +106,7 @@ def load_amazon(paths: Mapping[str, Path], text_columns: Sequence[str] | None, n
         positions.extend(range(len(sequence)))
         rows.extend([line] * len(sequence))
     frame = pd.DataFrame(
-        {"user_id": users, "item_id": items, "timestamp": np.array(positions, dtype=np.int64), "rest": 0}
+        {"user_id": users, "item_id": items, "timestamp": np.array(positions, dtype=np.int64)}
     )
     starts = np.flatnonzero(frame["timestamp"] == 0)
     again = starts[frame["user_id"].iloc[starts].duplicated().to_numpy()]
@@ -163,7 +163,7 @@ def load_lastfm(paths: Mapping[str, Path], text_columns: Sequence[str] | None, n
     first = ordered.drop_duplicates(["user_id", "item_id"]).sort_index()
     dropped = {"impossible_dates": int((~dated).sum()), "later_tags": len(tagging) - len(first)}
     events = Interactions(
-        first[["user_id", "item_id", "timestamp"]].assign(rest=0),
+        first[["user_id", "item_id", "timestamp"]],
         table.place,
         table.n_rows,
         {k: n for k, n in dropped.items() if n},

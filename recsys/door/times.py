@@ -67,6 +67,18 @@ def read_times(table: Table, column: str, reading: Reading = "auto") -> Times:
         )
     looks = pc.match_substring_regex(texts, _ISO)
     if pc.any(looks).as_py():
+        if not pc.all(looks).as_py():
+            dated = looks.to_numpy(zero_copy_only=False)
+            row = int((dated != dated[0]).argmax())
+            what = (
+                ("a date", "numbers")
+                if dated[row]
+                else ("not a Unix time or a date like the others", "dates")
+            )
+            raise table.error(
+                row,
+                f"timestamp '{texts[row].as_py()[:60]}' is {what[0]}; the rows before are {what[1]}: write all in one form",
+            )
         return _iso(table, texts)
     return _numeric(table, texts, reading)
 
@@ -161,7 +173,8 @@ def _unit(table: Table, texts: pa.Array, numbers: np.ndarray) -> Reading:
         row = int((of != of[0]).argmax())
         kinds = (ranges[of[0]][0], ranges[of[row]][0])
         if of[row] > of[0]:
-            why = f"is too large; expected {kinds[0]} as in the rows before: divide {kinds[1]} by their number a second"
+            times = PER_SECOND[kinds[1]] // PER_SECOND[kinds[0]]
+            why = f"is too large; expected {kinds[0]} as in the rows before: divide {kinds[1]} by {times}"
         else:
             why = f"reads as {kinds[1]}, and the rows before as {kinds[0]}"
         raise table.error(
@@ -210,7 +223,7 @@ def _bounded(table: Table, seconds: np.ndarray, rest: np.ndarray, said: str, is_
 def _why_not_a_time(text: str) -> str:
     value = finite_or_none(text)
     if value is None:
-        return f"timestamp '{text[:60]}' is not a Unix time, nor a date such as 2026-01-31T12:00:00Z; expected whole seconds"
+        return f"timestamp '{text[:60]}' is not a Unix time; expected whole seconds, or a date such as 2026-01-31T12:00:00Z"
     if value < 0:
         return f"timestamp '{text}' is negative; expected whole seconds since 1970"
     if value >= 2**62:
