@@ -12,9 +12,9 @@ from pydantic import ValidationError, model_validator
 from evaluation.table.job import EvaluateConfig
 from llm.align.config import AlignConfig
 from llm.methods.personalize import PersonalizeConfig
+from llm.methods.user_states import OnlineConfig
 from llm.stage1.adapt import AdaptConfig
 from llm.streams.drift import DriftConfig
-from llm.streams.online import OnlineConfig
 from recsys.config import StageConfig
 from recsys.data.prepare import PrepareConfig
 from recsys.embeddings.config import EmbedConfig
