@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recsys.seeds import rng, torch_generator
+from semantic_ids.constraints import Constraints
 from semantic_ids.drawing import draw_children
 from semantic_ids.trie import Trie
 
@@ -76,7 +77,7 @@ def dict_trie(codes: np.ndarray) -> Iterator[tuple[dict, float]]:
 
 def ours(trie: Trie, work: Work) -> np.ndarray:
     """Items [R · n]."""
-    constraints = trie.exclusions(work.excluded)
+    constraints = Constraints(trie, work.excluded)
     row = torch.arange(REQUESTS)
     rows = member = row.repeat_interleave(DRAWS)
     node = torch.zeros_like(row)

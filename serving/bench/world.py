@@ -21,6 +21,7 @@ from llm.backbone.vocabulary import SidRows
 from llm.decoding import draws
 from recsys.recommender import Request
 from recsys.seeds import rng
+from semantic_ids.constraints import Constraints
 from semantic_ids.trie import Trie
 
 SIZES = (256, 256, 256)
@@ -59,7 +60,7 @@ def requests(n: int) -> list[Request]:
 
 def session(model: SidModel, prompts: list[list[int]], condition: Condition = NOTHING) -> draws.PromptSession:
     nothing = [np.zeros(0, np.int64)] * len(prompts)
-    return draws.PromptSession(model, prompts, condition, model.trie.exclusions(nothing))
+    return draws.PromptSession(model, prompts, condition, Constraints(model.trie, nothing))
 
 
 def causal_lm(model: SidModel, layers: int | None = None) -> Any:
