@@ -11,7 +11,8 @@ from rich.table import Table
 from llm.align.align import align
 from llm.methods.personalize import personalize
 from llm.stage1.adapt import adapt
-from recsys.data.prepare import Dataset, prepare
+from recsys.data.dataset import Dataset
+from recsys.data.prepare import prepare
 from recsys.data.splits import TEST
 from recsys.embeddings.embed import embed
 from recsys.engagement.config import EngagementConfig

@@ -31,7 +31,7 @@ from threadpoolctl import threadpool_limits  # comes with scikit-learn
 from evaluation.engagement.features import AskedLists, FeatureMaker, ItemSpace, Shown, flat_lists
 from evaluation.engagement.models import FAMILIES, Arrays, Examples, fit, logits, probability
 from evaluation.statistics import paired_test, user_means
-from recsys.data.interactions import DataError
+from recsys.data.tables import DataError
 from recsys.seeds import rng
 
 FORMAT = 1

@@ -17,7 +17,7 @@ from rich.table import Table
 from evaluation.report.plots import by_group, code_use, forest, training_curves, tsne_pair
 from evaluation.report.tables import NONE, Column, TitledTable, all_tables, describe, text
 from evaluation.table.results import Results
-from recsys.run import write_text_atomically
+from recsys.artifacts.rewrite import write_text_atomically
 
 TERMINAL_WIDTH = 136  # of the widest table; narrower terminals wrap its lines rather than lose its digits
 

@@ -19,8 +19,8 @@ import pandas as pd
 import pyarrow as pa
 
 from evaluation.metrics import entropy_from_draws, expected_hit, hits, ndcg_at_k, pad_lists, recall_at_k
+from recsys.artifacts.rewrite import write_text_atomically
 from recsys.recommender import ProbabilisticRecommender, Recommender, Request
-from recsys.run import write_text_atomically
 from recsys.seeds import derive
 
 Columns = dict[str, np.ndarray]  # name -> [R], one value per instance

@@ -13,7 +13,7 @@ import numpy as np
 from evaluation.statistics import holm, sampled_agreement
 from evaluation.table.breakdowns import break_down
 from evaluation.table.comparisons import Measured, MeasuredRows, contrast, no_contrast
-from recsys.run import write_text_atomically
+from recsys.artifacts.rewrite import write_text_atomically
 
 if TYPE_CHECKING:
     from evaluation.table.job import EvaluateConfig, Row

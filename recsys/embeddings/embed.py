@@ -18,7 +18,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from recsys.artifacts.user_rows import save_user_rows
-from recsys.data.prepare import Dataset
+from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, ROLE_NAMES, VALIDATION
 from recsys.data.text_vectors import encode_texts
 from recsys.embeddings import sequence_parts

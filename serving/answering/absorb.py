@@ -17,7 +17,8 @@ from llm.decoding.recommender import SidRecommender
 from llm.methods.base import save_personalizer
 from llm.methods.tap_per import TapPer, TapPerConfig
 from llm.methods.user_states import Absorbed, OnlineConfig, absorb
-from recsys.run import Run, sha256_of, write_text_atomically
+from recsys.artifacts.rewrite import write_text_atomically
+from recsys.run import Run, sha256_of
 from serving.answering.live import Event, Feedback, Update, checked, digest_of, write_durably
 
 if TYPE_CHECKING:

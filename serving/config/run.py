@@ -16,7 +16,7 @@ from llm.methods.user_states import OnlineConfig
 from llm.stage1.adapt import AdaptConfig
 from llm.streams.drift import DriftConfig
 from recsys.config import StageConfig
-from recsys.data.prepare import PrepareConfig
+from recsys.data.config import PrepareConfig
 from recsys.embeddings.config import EmbedConfig
 from recsys.engagement.config import EngagementConfig
 from semantic_ids.tokenize_items import TokenizeConfig

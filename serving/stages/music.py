@@ -33,11 +33,12 @@ from evaluation.statistics import user_means
 from llm.decoding.recommender import SidRecommender
 from llm.methods.e2p import E2PConfig
 from llm.prompts.reading import OfAnother, Reading
+from recsys.artifacts.rewrite import write_text_atomically
 from recsys.embeddings.embed import load_conditioning_items
 from recsys.embeddings.user_vectors import partners_of_other_users
 from recsys.engagement.shown_lists import GENERATOR_VALIDATION, ShownLists
 from recsys.recommender import Request
-from recsys.run import Run, write_text_atomically
+from recsys.run import Run
 from recsys.seeds import rng
 from serving.answering.methods import Methods
 from serving.config.run import RunConfig
