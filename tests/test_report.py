@@ -15,8 +15,10 @@ from evaluation.report.plots import _tsne, by_group, code_use, forest, training_
 from evaluation.report.report import print_table, write_report
 from evaluation.report.tables import p_value, percent, rate, signed
 from evaluation.softmax import SoftmaxOver
-from evaluation.table.job import EvaluateConfig, Row, evaluate_rows
-from evaluation.table.results import COSTS, Results
+from evaluation.table.config import EvaluateConfig
+from evaluation.table.job import evaluate_rows
+from evaluation.table.results import Results
+from evaluation.table.rows import COSTS, Row
 from recsys.recommender import Request
 
 

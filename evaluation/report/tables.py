@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from evaluation.table.results import COSTS, Results
+from evaluation.table.results import Results
+from evaluation.table.rows import COSTS
 
 NONE = "–"  # a figure that does not exist
 Column = tuple[str, str, Callable[[Any], str]]  # heading, key in the row, how to print it

@@ -6,19 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evaluation.statistics import holm, sampled_agreement
 from evaluation.table.breakdowns import break_down
 from evaluation.table.comparisons import Measured, MeasuredRows, contrast, no_contrast
+from evaluation.table.config import EvaluateConfig
+from evaluation.table.rows import COSTS, Row
 from recsys.run import write_text_atomically
 
-if TYPE_CHECKING:
-    from evaluation.table.job import EvaluateConfig, Row
-
-COSTS = ("per_user_parameters", "shared_parameters", "seconds_to_admit", "latency_ratio")
 REFERENCES = ("Static Prefix", "No Context", "E2P")  # every row is tested against each of these that there is
 
 

@@ -13,8 +13,10 @@ import numpy as np
 
 from evaluation.report.report import print_table, write_report
 from evaluation.softmax import SoftmaxOver, choose_temperature
-from evaluation.table.job import Chunk, Elsewhere, EvaluateConfig, Row, chunk_measurer, evaluate_rows
+from evaluation.table.config import EvaluateConfig
+from evaluation.table.job import Chunk, Elsewhere, chunk_measurer, evaluate_rows
 from evaluation.table.results import Results
+from evaluation.table.rows import Row
 from llm.decoding.recommender import SidRecommender
 from llm.prompts.reading import OfAnother
 from llm.stage1.adapt import validation_events
