@@ -26,9 +26,9 @@ from serving.engines.local import LocalEngine
 from serving.pipeline import run_all, run_stage, stages_of
 from serving.playlists.job import playlists
 from serving.playlists.plan import Settings
-from serving.stages.evaluate import PLAYLIST_STAGES, STAGES
 from serving.stages.listener import affinity_correlation, fit_listener, units
 from serving.stages.music import BLOCK, MusicTable, Reranking, liked_above
+from serving.stages.names import PLAYLIST_STAGES, STAGES
 from serving.user_state import delete
 
 KINDS = ("even", "odd")

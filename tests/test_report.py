@@ -240,7 +240,7 @@ def test_a_panel_for_each_of_many_rows_and_none_for_one_group(results, monkeypat
     low_first = sorted(group["rows"], key=lambda row: row["ci95"][1])
     many = [group | {"rows": [row | {"name": f"row {at}"} for row in low_first for at in range(5)]}] * 3
     drawn = []
-    monkeypatch.setattr("evaluation.report.plots._png", lambda figure: drawn.append(figure) or b"")
+    monkeypatch.setattr("evaluation.report.plots.png", lambda figure: drawn.append(figure) or b"")
     by_group(many)
     assert [axis.get_title(loc="left") for axis in drawn[0].axes] == [row["name"] for row in many[0]["rows"]]
     line = drawn[0].axes[-1].lines[1]

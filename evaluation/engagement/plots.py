@@ -8,9 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from evaluation.report.plots import COLOURS
-from evaluation.report.plots import _png as png
-from evaluation.report.plots import _style as style
+from evaluation.report.style import COLOURS, png, style
 
 
 def reliability_plot(quality: Mapping[str, Any]) -> bytes:

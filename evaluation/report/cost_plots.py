@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 
-from evaluation.report.plots import COLOURS
-from evaluation.report.plots import _png as png
-from evaluation.report.plots import _style as style
+from evaluation.report.style import COLOURS, png, style
 
 USERS = np.logspace(0, 8, 60)  # 1 to 100 million
 

@@ -19,9 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
-from evaluation.report.plots import COLOURS
-from evaluation.report.plots import _png as png
-from evaluation.report.plots import _style as style
+from evaluation.report.style import COLOURS, png, style
 from recsys.data.dataset import Dataset
 from recsys.run import Run
 from recsys.seeds import rng

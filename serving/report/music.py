@@ -1,15 +1,13 @@
-"""The music table on the terminal and in a run's report, with the quality of the predictor that judged it."""
+"""The section on playlists of a run's report: the music table, with the quality of the predictor that judged it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.console import Console
-
 from evaluation.engagement.tables import describe_predictor, predictor_tables
 from evaluation.music.table import describe_music, music_tables
-from evaluation.report.report import Section, print_tables
+from evaluation.report.report import Section
 from evaluation.report.tables import Column, TitledTable, number, rate, text
 from recsys.run import Run
 
@@ -25,19 +23,6 @@ OWN_SENTENCE = (
     "Entropy and the share of distinct items are of 30 i.i.d. draws at t = 1: a row that has collapsed, or is only sharper than another, "
     "shows here; t is what validation chose."
 )
-
-
-def publish_music(run: Run, found: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the table and the predictor's quality, and draw the run's report again."""
-    from serving.stages.evaluate import with_costs, write_run_report  # it asks for `music_sections` itself
-
-    section = music_sections(run)[0]
-    print_tables(section.tables, section.sentences, console or Console())
-    if run.record("evaluate") is not None:
-        from evaluation.table.results import Results
-
-        results = Results.read(run.artifact("evaluate", "results.json"))
-        write_run_report(run, with_costs(run, results))
 
 
 def music_sections(run: Run) -> list[Section]:

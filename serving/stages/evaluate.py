@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.report.report import print_table, write_report
 from evaluation.softmax import SoftmaxOver, choose_temperature
 from evaluation.table.config import EvaluateConfig
 from evaluation.table.job import Chunk, Elsewhere, chunk_measurer, evaluate_rows
@@ -28,14 +27,10 @@ from recsys.seeds import rng
 from serving.answering.methods import Methods
 from serving.config.run import RunConfig
 from serving.engines.local import Engine, Work
-from serving.report.experiments import experiment_pictures
-from serving.report.music import music_sections
-from serving.stages.costs import cost_pictures, measure_costs
+from serving.stages.costs import measure_costs
+from serving.stages.names import COMBINED_STAGES, STAGES
 from serving.stages.prefix_picture import prefix_picture
 
-STAGES = ("prepare", "embed", "tokenize", "adapt", "personalize", "evaluate")
-COMBINED_STAGES = (*STAGES[:-1], "combine", STAGES[-1])  # of runs with products of experts
-PLAYLIST_STAGES = ("engagement", "align", "music")  # of runs with labelled lists
 READS = {
     "popularity": "nothing",
     "recency": "nothing",
@@ -104,57 +99,6 @@ def measurer(
     requests, targets, users, _ = _instances(methods)
     rows = _rows(resolved.evaluate, methods, requests, users, chosen)
     return chunk_measurer(resolved.evaluate, rows, requests, targets, users, Path(checkpoint))
-
-
-def publish(run: Run, results: Results) -> None:
-    """Write `results.json` with what the methods cost at the top of the run, `report.html` beside it, and print the table.
-
-    Costs are timings, so they are kept apart from the figures until here: those are the same bytes whenever they are made.
-    """
-    results = with_costs(run, results)
-    results.write(run.path / "results.json")
-    write_run_report(run, results)
-    print_table(results)
-
-
-def with_costs(run: Run, results: Results) -> Results:
-    """The figures, with what each method costs in its row."""
-    costs = run.read_json("evaluate", "costs.json")["rows"]
-    return replace(results, rows=[row | costs.get(row["name"], {}) for row in results.rows])
-
-
-def write_run_report(run: Run, results: Results) -> None:
-    """Write `report.html` from what the stages left."""
-    curves: dict[str, dict] = {}
-    for stage in ("embed", "tokenize", "adapt", "personalize"):
-        curves |= run.read_json(stage, "curves.json")
-    if run.record("align") is not None:
-        curves |= run.read_json("align", "curves.json")
-    quality = run.read_json("tokenize", "quality.json")
-    tsne = run.read_json("evaluate", "prefixes.json")
-    if tsne is not None:
-        tsne = {key: np.array(value) for key, value in tsne.items() if key != "users"}
-    timings = {
-        stage: record["seconds"]
-        for stage in COMBINED_STAGES + PLAYLIST_STAGES
-        if (record := run.record(stage))
-    }
-    extra = {
-        "Data": run.read_json("prepare", "prepare.json")["counts"],
-        "Embeddings": run.read_json("embed", "embed.json"),
-    }
-    write_report(
-        run.path / "report.html",
-        results,
-        curves,
-        [np.array(level["counts"]) for level in quality["levels"]],
-        tsne,
-        quality,
-        timings,
-        extra,
-        [*cost_pictures(run.read_json("evaluate", "costs.json")), *experiment_pictures(run)],
-        music_sections(run),
-    )
 
 
 def _instances(methods: Methods) -> tuple[list[Request], np.ndarray, np.ndarray, dict]:
