@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from evaluation.table.comparisons import Measured
 from evaluation.table.config import EvaluateConfig
-from evaluation.table.instances import check_instances, sample_instances
+from evaluation.table.instances import Question, check_instances, sample_instances
 from evaluation.table.measuring import Checkpoint, Columns, Plan, digest, measure
 from evaluation.table.results import Results, assemble
 from evaluation.table.rows import COSTS, Row
-from recsys.recommender import ProbabilisticRecommender, Request
+from recsys.recommender import ProbabilisticRecommender
 
 Chunk = tuple[int, int, int]  # number of the row, of its replica, and of the first instance
 # measures chunks in other processes, each with `chunk_measurer`; yields them as they are finished
@@ -29,9 +29,7 @@ Elsewhere = Callable[[Sequence[Chunk]], Iterator[Chunk]]
 def evaluate_rows(
     config: EvaluateConfig,
     rows: Sequence[Row],
-    requests: Sequence[Request],
-    targets: np.ndarray,
-    users: np.ndarray,
+    question: Question,
     checkpoint: Path,
     protocol: dict,
     primary: tuple[str, str] = ("E2P", "Static Prefix"),
@@ -40,7 +38,7 @@ def evaluate_rows(
     groups: Mapping[str, Sequence[str]] | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> Results:
-    """Measure `rows` on the test instances `requests` [R] with `targets` [R] of `users` [R].
+    """Measure `rows` on the R test instances of `question`.
 
     Finished chunks are kept in the folder `checkpoint`; a killed evaluation continues there and ends in the
     same results. (The recommenders' weights are not seen here: the stage's fingerprint covers those.)
@@ -50,42 +48,35 @@ def evaluate_rows(
     has other processes fill the checkpoint; the results are the same. Raises ValueError for instances that no method could
     answer rightly.
     """
-    targets, users = np.asarray(targets), np.asarray(users)
-    check_instances(requests, targets, users)
+    check_instances(question)
     _check_rows(rows, baseline)
-    _check_groups(groups or {}, len(users))
-    chosen = sample_instances(users, config.max_instances, config.seed)
-    kept = [requests[at] for at in chosen]
-    store = Checkpoint(checkpoint, _inputs(config, rows, kept, targets[chosen]))
+    _check_groups(groups or {}, len(question))
+    chosen = sample_instances(question.users, config.max_instances, config.seed)
+    asked = question.only(chosen)
+    store = Checkpoint(checkpoint, _inputs(config, rows, asked))
     if elsewhere is not None:
-        _measure_elsewhere(elsewhere, config, rows, len(kept), store, quiet)
-    measured = _measure_all(config, rows, kept, targets[chosen], store, quiet=quiet or elsewhere is not None)
-    facts = protocol | _facts(config, users, chosen, protocol, primary, baseline)
+        _measure_elsewhere(elsewhere, config, rows, len(asked), store, quiet)
+    measured = _measure_all(config, rows, asked, store, quiet=quiet or elsewhere is not None)
+    facts = protocol | _facts(config, question.users, chosen, protocol, primary, baseline)
     labels = {name: [some[at] for at in chosen] for name, some in (groups or {}).items()}
-    return assemble(config, rows, measured, users[chosen], facts, primary, baseline, labels)
+    return assemble(config, rows, measured, asked.users, facts, primary, baseline, labels)
 
 
 def chunk_measurer(
-    config: EvaluateConfig,
-    rows: Sequence[Row],
-    requests: Sequence[Request],
-    targets: np.ndarray,
-    users: np.ndarray,
-    checkpoint: Path,
+    config: EvaluateConfig, rows: Sequence[Row], question: Question, checkpoint: Path
 ) -> Callable[[Chunk], None]:
     """What a process beside that of `evaluate_rows` does, given the same arguments: measures a chunk into the checkpoint.
 
     Raises `ValueError` if the checkpoint is of other rows or instances.
     """
-    chosen = sample_instances(np.asarray(users), config.max_instances, config.seed)
-    kept, wanted = [requests[at] for at in chosen], np.asarray(targets)[chosen]
-    store = Checkpoint.join(checkpoint, _inputs(config, rows, kept, wanted))
+    asked = question.only(sample_instances(question.users, config.max_instances, config.seed))
+    store = Checkpoint.join(checkpoint, _inputs(config, rows, asked))
 
     def do(chunk: Chunk) -> None:
         number, index, start = chunk
-        part = slice(start, min(start + config.batch_size, len(kept)))
-        row = rows[number]
-        columns = measure(row.replicas[index], kept[part], wanted[part], _plan(config, row, index))
+        part = slice(start, min(start + config.batch_size, len(asked)))
+        row, plan = rows[number], _plan(config, rows[number], index)
+        columns = measure(row.replicas[index], asked.requests[part], asked.targets[part], plan)
         store.save(number, index, start, columns)
 
     return do
@@ -139,12 +130,11 @@ def _measure_elsewhere(
 def _measure_all(
     config: EvaluateConfig,
     rows: Sequence[Row],
-    requests: Sequence[Request],
-    targets: np.ndarray,
+    asked: Question,
     store: Checkpoint,
     quiet: bool,
 ) -> list[Measured]:
-    total = sum(len(row.replicas) for row in rows) * len(requests)
+    total = sum(len(row.replicas) for row in rows) * len(asked)
     bar = tqdm(total=total, unit="request", disable=quiet, mininterval=1.0, smoothing=0.05)
     measured = []
     for number, row in enumerate(rows):
@@ -153,10 +143,10 @@ def _measure_all(
         for index, replica in enumerate(row.replicas):
             plan = _plan(config, row, index)
             chunks = []
-            for part in _parts(len(requests), config.batch_size):
+            for part in _parts(len(asked), config.batch_size):
                 chunk = store.load(number, index, part.start, part.stop - part.start)
                 if chunk is None:
-                    chunk = measure(replica, requests[part], targets[part], plan)
+                    chunk = measure(replica, asked.requests[part], asked.targets[part], plan)
                     store.save(number, index, part.start, chunk)
                 chunks.append(chunk)
                 bar.update(part.stop - part.start)
@@ -195,18 +185,16 @@ def _stack(replicas: list[Columns]) -> Measured:
     }
 
 
-def _inputs(
-    config: EvaluateConfig, rows: Sequence[Row], requests: Sequence[Request], targets: np.ndarray
-) -> str:
+def _inputs(config: EvaluateConfig, rows: Sequence[Row], asked: Question) -> str:
     table = [f"{row.name}|{len(row.replicas)}|{row.temperature}" for row in rows]
-    asked = [
+    instances = [
         f"{r.request_id}|{r.user}|{r.time}|{r.query}|{len(r.history)}|{len(r.exclude)}|"
         f"{'' if r.allow is None else len(r.allow)}"
-        for r in requests
+        for r in asked.requests
     ]
-    events = [np.asarray(part) for r in requests for part in (r.history, r.history_times, r.exclude)]
-    events += [np.asarray(r.allow) for r in requests if r.allow is not None]
-    return digest(config.model_dump_json(), *table, *asked, *events, targets)
+    events = [np.asarray(part) for r in asked.requests for part in (r.history, r.history_times, r.exclude)]
+    events += [np.asarray(r.allow) for r in asked.requests if r.allow is not None]
+    return digest(config.model_dump_json(), *table, *instances, *events, asked.targets)
 
 
 def _facts(

@@ -36,7 +36,7 @@ from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.run import Run, RunError
 from semantic_ids.scores import SCORES, scores_of
-from serving.answering.untrained import UNTRAINED
+from serving.answering.untrained import BASELINES, NO_CONTEXT
 from serving.config.run import RunConfig, validated
 from serving.pipeline import run_stage
 
@@ -159,7 +159,7 @@ def _figures(variant: RunConfig, own: Run, dataset: Dataset, asked: ValidateConf
     """Means over users of Recall@10 and NDCG@10 by beam, and of the expected hit-rate of 30 draws at temperature 1."""
     model = load_adapted(own, variant.adapt)
     reading = Reading(model, prompt_builder(variant.adapt, model, dataset))
-    method = SidRecommender(UNTRAINED["no_context"], reading, variant.evaluate.memory_mb << 20)
+    method = SidRecommender(BASELINES[NO_CONTEXT].name, reading, variant.evaluate.memory_mb << 20)
     events = validation_events(dataset, asked.instances, asked.seed)
     requests, targets = dataset.requests(events, dataset.exclude_seen), dataset.items[events]
     ranked = pad_lists([answer.items for answer in method.recommend(requests, DEPTH)], DEPTH)
