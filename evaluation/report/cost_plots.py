@@ -1,4 +1,4 @@
-"""Pictures of what methods cost: numbers stored against the count of users, seconds to admit a user against their history."""
+"""Pictures of what methods cost: numbers stored against users, seconds to admit a user against history."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def storage(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> bytes | 
 
 
 def admission(lengths: Sequence[int], seconds: Mapping[str, Sequence[float | None]]) -> bytes | None:
-    """Seconds to admit a user (log) against the events of their history, a line a method; gaps where nobody was that long."""
+    """Seconds to admit a user (log) against the events of their history, a line a method;
+    gaps where nobody was that long.
+    """
     if not seconds or not len(lengths):
         return None
     figure, axis = plt.subplots(figsize=(7.2, 3.8), layout="constrained")

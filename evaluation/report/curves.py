@@ -1,4 +1,4 @@
-"""Pictures of what changes as time goes on, and of what attention looks at. Each function returns PNG bytes."""
+"""Pictures, as PNG bytes, of what changes as time goes on, and of what attention looks at."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ NamedPoint = tuple[float, float, Interval | None, str]  # x, y, interval of y, n
 def with_intervals(
     series: Mapping[str, Sequence[Point]], title: str, x: str, y: str, joined: bool = True
 ) -> bytes:
-    """Points with error bars, a colour a series; `joined` draws lines between them. Series stand a little apart."""
+    """Points with error bars, a colour a series; `joined` draws lines between them.
+    Series stand a little apart.
+    """
     figure, axis = plt.subplots(figsize=(8.4, 4.6), layout="constrained")
     style(axis, title)
     wide = max((point[0] for points in series.values() for point in points), default=1.0)
@@ -38,7 +40,9 @@ def with_intervals(
 
 
 def named_points(panels: Mapping[str, Sequence[NamedPoint]], y: str) -> bytes:
-    """One small panel each, titled by its key: points with their names beside them; all panels share the y axis."""
+    """One small panel each, titled by its key: points with their names beside them;
+    all panels share the y axis.
+    """
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = plt.subplots(
@@ -69,7 +73,9 @@ def _colour(name: str, panels: Mapping[str, Sequence[NamedPoint]]) -> str:
 
 
 def _write_names(axis, points: Sequence[NamedPoint], panels: Mapping[str, Sequence[NamedPoint]]) -> None:
-    """Names inwards of their points, from the lowest up, each moved up until it covers no other; a line leads back."""
+    """Names inwards of their points, from the lowest up, each moved up until it covers no other;
+    a line leads back.
+    """
     size = 7  # points
     taken: list[tuple[float, float, float]] = []  # left, right and bottom of each name, in points
     places = axis.transData.transform([point[:2] for point in points]) * 72 / axis.figure.dpi
@@ -83,8 +89,8 @@ def _write_names(axis, points: Sequence[NamedPoint], panels: Mapping[str, Sequen
         colour, shift = _colour(name, panels), bottom - places[row, 1]
         arrow = {"arrowstyle": "-", "color": colour, "lw": 0.5} if shift > size else None
         axis.annotate(
-            name, points[row][:2], (5 if x <= middle else -5, shift), textcoords="offset points", fontsize=size,
-            ha="left" if x <= middle else "right", color=colour, arrowprops=arrow,
+            name, points[row][:2], (5 if x <= middle else -5, shift), textcoords="offset points",
+            fontsize=size, ha="left" if x <= middle else "right", color=colour, arrowprops=arrow,
         )  # fmt: skip
 
 
@@ -105,7 +111,8 @@ def bars(series: Mapping[str, Sequence[tuple[str, float]]], title: str, y: str) 
 
 
 def attention_strips(weights: Mapping[str, np.ndarray], days: np.ndarray, title: str) -> bytes:
-    """One strip a scorer: attention [n] over a history, oldest record first; darker red is more (TAP-PER, Figure 3).
+    """One strip a scorer: attention [n] over a history, oldest record first;
+    darker red is more (TAP-PER, Figure 3).
 
     `days` [n] before the question are written below.
     """

@@ -152,8 +152,8 @@ def forest(results: Results) -> bytes | None:
 
 
 def by_group(groups: Sequence[Mapping]) -> bytes | None:
-    """One small panel a row, so that many stay readable: its figure in each group with the 95 % interval, and in grey
-    the baseline's by the same figure. `groups` as in `Results.groups`; None for fewer than two.
+    """One small panel a row, so that many stay readable: its figure in each group with the 95 % interval,
+    and in grey the baseline's by the same figure. `groups` as in `Results.groups`; None for fewer than two.
     """
     if len(groups) < 2:
         return None
@@ -161,7 +161,8 @@ def by_group(groups: Sequence[Mapping]) -> bytes | None:
     columns = min(4, len(names))
     lines = -(-len(names) // columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(2.9 * columns, 2.3 * lines), squeeze=False, sharex=True, sharey=True, layout="constrained"
+        lines, columns, figsize=(2.9 * columns, 2.3 * lines), squeeze=False, sharex=True, sharey=True,
+        layout="constrained",
     )  # fmt: skip
     places = np.arange(len(groups))
     for axis, at in zip(axes.flat, range(len(names)), strict=False):

@@ -1,4 +1,4 @@
-"""Settings of the evaluation: which instances, how many draws, at which temperatures, and how sure a test must be."""
+"""Settings of the evaluation: instances, draws, temperatures, and how sure a test must be."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class EvaluateConfig(StageConfig):
     draw_seeds: tuple[int, ...] = Field((0,), min_length=1)
     # requests a call, and what a kill may cost
     batch_size: int = Field(128, ge=1)
-    # MiB that a generative method may take beside its weights; it decides how many of a call's requests are read at once
+    # MiB that a generative method may take beside its weights;
+    # it decides how many of a call's requests are read at once
     memory_mb: int = Field(1024, ge=1)
     # 8-bit weights in generative methods: faster on CPUs, another distribution; the report says by how much
     int8: bool = False
@@ -47,10 +48,12 @@ class EvaluateConfig(StageConfig):
     random_permutations: int = Field(5, ge=1)
     # ranked and distinct lists too? They cost a beam search and a second draw a request
     beam_columns: bool = True
-    # names of the rows that are measured, in any order; null: all that the run has. No Context, the baseline, always is
+    # names of the rows that are measured, in any order; null: all that the run has.
+    # No Context, the baseline, always is
     rows: tuple[str, ...] | None = None
-    # measure generative rows on their whole distribution, by one tree pass over the catalogue (exact ranks in place of a beam; exclusions
-    # condition the distribution as a whole): for a GPU, or a small catalogue, as each request then costs a token for every inner node
+    # measure generative rows on their whole distribution, by one tree pass over the catalogue (exact ranks in
+    # place of a beam; exclusions condition the distribution as a whole): for a GPU, or a small catalogue, as
+    # each request then costs a token for every inner node
     whole_catalogue: bool = False
     # replicas of a row that those columns are measured on; 0 = all. One is enough, as no test rests on them
     beam_replicas: int = Field(1, ge=0)

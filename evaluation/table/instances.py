@@ -68,8 +68,9 @@ def check_instances(question: Question) -> None:
             raise ValueError(f"request {request.request_id!r} has target {target}; targets are item integers")
         if not request.available(np.array(target)):
             raise ValueError(
-                f"request {request.request_id!r} excludes (or does not allow) its own target (item {target}), which no method "
-                "could then return; leave repeats out of the test instances, or do not exclude what was seen"
+                f"request {request.request_id!r} excludes (or does not allow) its own target (item "
+                f"{target}), which no method could then return; leave repeats out of the test instances, or "
+                "do not exclude what was seen"
             )
         if len(request.history_times) and request.history_times.max() >= request.time:
             raise ValueError(

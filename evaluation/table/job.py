@@ -1,8 +1,8 @@
 """The evaluation job: every row on the same instances, resumable, and one `Results` at the end.
 
 The unit is an instance: a request (user, moment, the history strictly before it) and its target item. Rows
-answer through the Recommender protocol alone, so what is measured is what is served (with `whole_catalogue`: its distribution, where
-serving walks the trie).
+answer through the Recommender protocol alone, so what is measured is what is served (with `whole_catalogue`:
+its distribution, where serving walks the trie).
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def evaluate_rows(
 
     Finished chunks are kept in the folder `checkpoint`; a killed evaluation continues there and ends in the
     same results. (The recommenders' weights are not seen here: the stage's fingerprint covers those.)
-    `protocol` is copied into the results; an entry `users_in_data` gives how many users the split began with,
-    so that those without a held-out item are counted. `groups` gives each instance a label [R] per grouping, as in
-    {"users": ["warm", "ood", …]}: the rows are also reported within each group. `elsewhere`
-    has other processes fill the checkpoint; the results are the same. Raises ValueError for instances that no method could
-    answer rightly.
+    `protocol` is copied into the results; an entry `users_in_data` gives how many users the split began
+    with, so that those without a held-out item are counted. `groups` gives each instance a label [R] per
+    grouping, as in {"users": ["warm", "ood", …]}: the rows are also reported within each group. `elsewhere`
+    has other processes fill the checkpoint; the results are the same. Raises ValueError for instances that
+    no method could answer rightly.
     """
     check_instances(question)
     _check_rows(rows, baseline)
@@ -65,7 +65,8 @@ def evaluate_rows(
 def chunk_measurer(
     config: EvaluateConfig, rows: Sequence[Row], question: Question, checkpoint: Path
 ) -> Callable[[Chunk], None]:
-    """What a process beside that of `evaluate_rows` does, given the same arguments: measures a chunk into the checkpoint.
+    """What a process beside that of `evaluate_rows` does, given the same arguments:
+    measures a chunk into the checkpoint.
 
     Raises `ValueError` if the checkpoint is of other rows or instances.
     """

@@ -30,7 +30,8 @@ class Results:
     effects: list[dict[str, Any]]
     # reference row -> each row minus it, in the order of the rows
     references: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    # grouping -> its groups in order: `group`, `n_users`, `n_instances`, and `rows` with figures of that group alone
+    # grouping -> its groups in order: `group`, `n_users`, `n_instances`,
+    # and `rows` with figures of that group alone
     groups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def row(self, name: str) -> dict[str, Any]:
@@ -65,10 +66,12 @@ def assemble(
     baseline: str,
     groups: Mapping[str, Sequence[str]],
 ) -> Results:
-    """Build the results: figures of each row, each row against `baseline` and the references, the primary comparison,
-    E2P's others, and the same rows within each group of `groups` (grouping -> label of each instance [R]).
+    """Build the results: figures of each row, each row against `baseline` and the references,
+    the primary comparison, E2P's others, and the same rows within each group of `groups`
+    (grouping -> label of each instance [R]).
 
-    All tests but the primary one form a single family for Holm; a pair of rows is one test, whichever is named first.
+    All tests but the primary one form a single family for Holm;
+    a pair of rows is one test, whichever is named first.
     """
     table = MeasuredRows(
         config, {row.name: values for row, values in zip(rows, measured, strict=True)}, users
@@ -97,7 +100,9 @@ def assemble(
 
 
 def _correct(contrasts: Sequence[dict[str, Any]], primary: tuple[str, str]) -> int:
-    """Write `p_holm` into each contrast; the primary pair stands outside the family. Returns the family's size."""
+    """Write `p_holm` into each contrast; the primary pair stands outside the family.
+    Returns the family's size.
+    """
     family = {frozenset((one["a"], one["b"])): one["p_value"] for one in contrasts}
     family.pop(frozenset(primary), None)
     adjusted = dict(zip(family, holm(list(family.values())), strict=True))

@@ -1,4 +1,4 @@
-"""Baselines: methods that a run answers with beside those that it trains in Stage 2. One table says all there is to each.
+"""Baselines, the methods that a run answers with beside those of Stage 2: one table, an entry each.
 
 It is known without loading torch: what a baseline is built from comes with the run's `Methods`.
 """
@@ -23,7 +23,7 @@ Temperatures = Sequence[float]
 
 
 class Parts(Protocol):
-    """What a baseline is built from: the parts of a run that are loaded when they are asked for (`Methods`)."""
+    """What a baseline is built from: parts of a run, loaded when they are asked for (`Methods`)."""
 
     @property
     def dataset(self) -> Dataset: ...
@@ -50,7 +50,8 @@ class Baseline:
     name: str  # of its row
     reads: str  # of a test user's history before the instance
     trained: str | None  # what the table says of its training; None: it answers, but has no row
-    # T0 from which validation chooses for a softmax over its scores, given `evaluate.temperature_grid`; None: no such row
+    # T0 from which validation chooses for a softmax over its scores, given `evaluate.temperature_grid`;
+    # None: no such row
     grid: Callable[[Temperatures], list[float]] | None
     build: Callable[[Parts], Recommender]
 
@@ -82,8 +83,8 @@ BASELINES = {
             build=lambda parts: parts.item_knn,
         ),
         Baseline(
-            "embedding_retrieval", "Embedding Retrieval", reads="history before t (vector)", trained="LightGCN",
-            grid=_sharper, build=lambda parts: parts.retrieval,
+            "embedding_retrieval", "Embedding Retrieval", reads="history before t (vector)",
+            trained="LightGCN", grid=_sharper, build=lambda parts: parts.retrieval,
         ),
         Baseline(  # its scores are the logits that it was trained by, so the grid is as it stands
             "sasrec", "SASRec", reads="history before t", trained="its own transformer", grid=list,
@@ -96,13 +97,19 @@ BASELINES = {
     )
 }  # fmt: skip
 
-# The similarities are not exported in the events' place: of an item that one person alone had they are that person's history
+# The similarities are not exported in the events' place:
+# of an item that one person alone had they are that person's history
 NEEDS_USERS = "item_knn"
-WHY_USERS = "item-kNN is counted from users' events, and what it counts spells out histories; it needs a run with its users"
+WHY_USERS = (
+    "item-kNN is counted from users' events, and what it counts spells out histories; "
+    "it needs a run with its users"
+)
 
 
 def untrained(has_sasrec: bool, of_nobody: bool) -> dict[str, str]:
-    """Those of one run: SASRec answers where `embed.sasrec` is given, item-kNN where the run has users (`is_of_nobody`)."""
+    """Those of one run: SASRec answers where `embed.sasrec` is given,
+    item-kNN where the run has users (`is_of_nobody`).
+    """
     gone = {key for key, is_gone in (("sasrec", not has_sasrec), (NEEDS_USERS, of_nobody)) if is_gone}
     return {key: one.name for key, one in BASELINES.items() if key not in gone}
 

@@ -1,4 +1,4 @@
-"""What a run publishes once its figures are made: `results.json` with costs, `report.html`, and tables on the terminal."""
+"""What a run publishes of its figures: `results.json` with costs, `report.html`, tables on the terminal."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES
 
 
 def publish(run: Run, results: Results) -> None:
-    """Write `results.json` with what the methods cost at the top of the run, `report.html` beside it, and print the table.
+    """Write `results.json` with what the methods cost at the top of the run, `report.html` beside it,
+    and print the table.
 
-    Costs are timings, so they are kept apart from the figures until here: those are the same bytes whenever they are made.
+    Costs are timings, so they are kept apart from the figures until here:
+    those are the same bytes whenever they are made.
     """
     results = with_costs(run, results)
     results.write(run.path / "results.json")

@@ -1,7 +1,8 @@
-"""What each method costs: numbers stored per user and shared, seconds to admit a new user, latency beside No Context's.
+"""What each method costs: numbers stored, seconds to admit a new user, latency beside No Context's.
 
-Timings are of this machine, alone; ratios are of calls in turn. Admission is everything between a user's events and the first
-recommendation that a method can make for them: retrieving and encoding a profile, training rows of their own.
+Timings are of this machine, alone; ratios are of calls in turn. Admission is everything between a
+user's events and the first recommendation that a method can make for them: retrieving and encoding a
+profile, training rows of their own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ LENGTHS = (5, 20, 50, 100, 200, 500)  # events of a new user, in the plot of tim
 def measure_costs(methods: Methods, requests: Sequence[Request], quiet: bool = False) -> dict[str, Any]:
     """`rows`: row name -> per_user_parameters, shared_parameters, seconds_to_admit, latency_ratio (medians).
 
-    `admission`: `lengths`, and row name -> seconds to admit a user with that many events (None where nobody has them).
+    `admission`: `lengths`, and row name -> seconds to admit a user with that many
+    events (None where nobody has them).
     """
     some = [requests[at] for at in rng(0, "latency").permutation(len(requests))[:ASKED]]
     base = methods.recommender("No Context", methods.reading("no_context"))
@@ -74,7 +76,9 @@ def stored(methods: Methods, method: MethodConfig, reading: Reading) -> tuple[in
 def admission_seconds(
     methods: Methods, method: MethodConfig, reading: Reading, user: int, at_most: int | None = None
 ) -> float:
-    """Seconds to admit a user whom the method has not met, with their training events (the last `at_most` of them)."""
+    """Seconds to admit a user whom the method has not met, with their training
+    events (the last `at_most` of them).
+    """
     events = training_events(methods.dataset, user)
     events = events if at_most is None else events[-at_most:]
     return _timed(lambda: method.admit(methods.world, reading, events))

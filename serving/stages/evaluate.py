@@ -29,7 +29,8 @@ ACTIVITY = (0, 1, 5, 20, 50, 200)  # the least number of events before an instan
 
 
 def evaluate(config: RunConfig, run: Run, quiet: bool = False, engine: Engine | None = None) -> Results:
-    """Run the stage: `results.json`, per-instance figures and the data of the pictures. Needs every other stage.
+    """Run the stage: `results.json`, per-instance figures and the data of the pictures.
+    Needs every other stage.
 
     With an `engine` its workers measure; the results are the same for every engine and number of workers.
     """
@@ -42,9 +43,10 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False, engine: Engine | 
             rows = table_rows(methods, question)
             facts |= {"weights": methods.int8_effect or "as trained"}
             elsewhere = None if engine is None else _elsewhere(engine, config, run, rows, stage.checkpoint)
+            groups = _groups(methods.dataset.user_groups, question.requests, question.users)
             results = evaluate_rows(
-                config.evaluate, rows, question, stage.checkpoint, facts, quiet=quiet,
-                groups=_groups(methods.dataset.user_groups, question.requests, question.users), elsewhere=elsewhere,
+                config.evaluate, rows, question, stage.checkpoint, facts, quiet=quiet, groups=groups,
+                elsewhere=elsewhere,
             )  # fmt: skip
             results.write(folder / "results.json")
             (folder / "costs.json").write_text(json.dumps(measure_costs(methods, question.requests, quiet)))
@@ -77,7 +79,9 @@ def _elsewhere(
 
 
 def measurer(config: dict, run: str, checkpoint: str, chosen: dict[str, float]) -> Callable[[Chunk], None]:
-    """A worker of an evaluation (`chosen`: the temperatures that validation chose): a function of one chunk."""
+    """A worker of an evaluation (`chosen`: the temperatures that validation chose):
+    a function of one chunk.
+    """
     resolved = RunConfig.model_validate(config)
     methods = Methods(Run.open(run), resolved, resolved.evaluate.int8)
     question, _ = _question(methods)
@@ -86,7 +90,9 @@ def measurer(config: dict, run: str, checkpoint: str, chosen: dict[str, float]) 
 
 
 def _question(methods: Methods) -> tuple[Question, dict]:
-    """All test instances that can be answered, and what the protocol says of them; the job takes its own sample."""
+    """All test instances that can be answered, and what the protocol says of them;
+    the job takes its own sample.
+    """
     data = methods.dataset
     events = data.events(TEST)
     seen_before = np.array(
@@ -105,18 +111,19 @@ def _question(methods: Methods) -> tuple[Question, dict]:
         "users_in_data": len(data.user_numbers),
         "items": data.n_items,
         "exclude_seen": data.exclude_seen,
-        "exclusions": "the distribution as a whole; temperature on items, and exact ranks (serving walks the trie: node by node, by code, "
-        "and a beam)"
+        "exclusions": "the distribution as a whole; temperature on items, and exact ranks (serving walks the "
+        "trie: node by node, by code, and a beam)"
         if methods.config.evaluate.whole_catalogue
-        else "node by node inside the trie (generative rows); the distribution as a whole (softmax rows and products)",
+        else "node by node inside the trie (generative rows); the distribution as a whole (softmax rows and "
+        "products)",
         "repeats_left_out_of_test": dropped,
         "recent_items_in_prompt": methods.config.adapt.prompts.recent_items,
         "backbone": methods.config.adapt.backbone.name,
         "backbone_layers": methods.config.adapt.backbone.layers,
         "training_seeds": list(methods.config.personalize.seeds),
         "departures": (
-            "Our semantic IDs may carry collaborative vectors (the E2P paper quantises content), and our No Context is "
-            "the model adapted in Stage 1 (the paper's is a vanilla LLM)."
+            "Our semantic IDs may carry collaborative vectors (the E2P paper quantises content), and our No "
+            "Context is the model adapted in Stage 1 (the paper's is a vanilla LLM)."
         ),
     }
     requests = data.requests(events, data.exclude_seen)
@@ -124,7 +131,9 @@ def _question(methods: Methods) -> tuple[Question, dict]:
 
 
 def _groups(user_groups: np.ndarray, requests: Sequence[Request], users: np.ndarray) -> dict[str, list[str]]:
-    """Labels of the instances: what the user split made of their user (where there is one), and how active they were."""
+    """Labels of the instances: what the user split made of their user (where there is one),
+    and how active they were.
+    """
     names = ["0", *(f"{low}-{high - 1}" for low, high in pairwise(ACTIVITY[1:])), f"{ACTIVITY[-1]}+"]
     lengths = [len(request.history) for request in requests]
     labels = {"activity": [names[at - 1] for at in np.searchsorted(ACTIVITY, lengths, side="right")]}

@@ -54,7 +54,9 @@ def _wanted(config: EvaluateConfig, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation instances that choose temperatures, or the temperatures by name, `chosen` by them before."""
+    """The validation instances that choose temperatures, or the temperatures by name,
+    `chosen` by them before.
+    """
 
     requests: list[Request]
     targets: np.ndarray  # [R]
@@ -69,7 +71,9 @@ class Validation:
     def temperature(
         self, name: str, method: Scorer | ProbabilisticRecommender, grid: Sequence[float], n: int = 30
     ) -> float:
-        """The one of `grid` with the best expected hit-rate@n on validation: a scorer's T0, or for sampling."""
+        """The one of `grid` with the best expected hit-rate@n on validation:
+        a scorer's T0, or for sampling.
+        """
         if self.chosen:
             return self.chosen[name]
         return choose_temperature(method, self.requests, self.targets, grid, n=n)
@@ -119,14 +123,18 @@ def _method_row(
 def _replicas(
     config: EvaluateConfig, methods: Methods, key: str, seeds: Sequence[int], validation: Validation
 ) -> tuple[list[Recommender], float]:
-    """A generative method of each training seed, and the sampling temperature that validation chose for the first."""
+    """A generative method of each training seed, and the sampling temperature that
+    validation chose for the first.
+    """
     built = [_measured(config, methods.build(key, seed)) for seed in seeds]
     grid, n = config.temperature_grid, config.n_candidates
     return list(built), validation.temperature(methods.name(key), built[0], grid, n)
 
 
 def _random_row(config: EvaluateConfig, methods: Methods, question: Question) -> Row:
-    """E2P-Random: the trained E2P, each request conditioned as one of another user is; several permutations."""
+    """E2P-Random: the trained E2P, each request conditioned as one of another user is;
+    several permutations.
+    """
     replicas: list[Recommender] = []
     seeds = methods.config.personalize.seeds
     for number in range(config.random_permutations):
