@@ -23,10 +23,11 @@ from semantic_ids.tokenize_items import tokenize_items
 from serving.answering.recommender import Recommendations, Recommender
 from serving.config.run import RunConfig
 from serving.engines.local import Engine
-from serving.report.music import publish_music
+from serving.report.publish import publish, publish_music
 from serving.stages.combine import combine
-from serving.stages.evaluate import COMBINED_STAGES, PLAYLIST_STAGES, STAGES, evaluate, publish
+from serving.stages.evaluate import evaluate
 from serving.stages.music import music
+from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES, STAGES
 
 SHARED = ("adapt", "personalize", "align")  # stages that several processes share
 

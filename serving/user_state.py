@@ -31,7 +31,7 @@ from recsys.data.splits import ROLE_NAMES
 from recsys.run import Run, sha256_of
 from serving.answering.live import LiveState
 from serving.answering.recommender import _loaded
-from serving.stages.evaluate import with_costs, write_run_report
+from serving.report.publish import with_costs, write_run_report
 
 OWN = (
     "events.parquet",

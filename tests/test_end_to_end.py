@@ -23,7 +23,7 @@ from recsys.run import Run, RunError
 from recsys.training import loop
 from serving.answering.methods import Methods
 from serving.pipeline import run_all, run_stage
-from serving.stages.evaluate import STAGES
+from serving.stages.names import STAGES
 from tests.test_recommender_contract import check_contract, contract_requests
 
 ROWS = [

@@ -42,7 +42,8 @@ from recsys.run import Run
 from recsys.seeds import rng
 from serving.config.run import RunConfig
 from serving.pipeline import run_stage
-from serving.stages.evaluate import STAGES, _groups
+from serving.stages.evaluate import _groups
+from serving.stages.names import STAGES
 from tests.conftest import small_config
 
 KINDS = ["last_fraction", "leave_last_out", "global_time"]

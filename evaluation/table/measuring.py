@@ -110,7 +110,8 @@ def _lists(answers: Sequence, requests: Sequence[Request], plan: Plan, n: int) -
 def _refuse_excluded(request: Request, items: np.ndarray, plan: Plan) -> None:
     if not request.available(items).all():
         raise ValueError(
-            f"row '{plan.row}' returned an item that request {request.request_id!r} excludes or does not allow"
+            f"row '{plan.row}' returned an item that request {request.request_id!r} excludes or does not "
+            "allow"
         )
 
 
@@ -136,7 +137,9 @@ class Checkpoint:
 
     @classmethod
     def join(cls, folder: Path, inputs: str) -> Checkpoint:
-        """The checkpoint that another process has opened. Raises `ValueError` if it was made from other inputs."""
+        """The checkpoint that another process has opened. Raises `ValueError` if
+        it was made from other inputs.
+        """
         stamp = Path(folder) / "inputs.sha256"
         if not stamp.exists() or stamp.read_text() != inputs:
             raise ValueError(f"{folder} is of other rows or instances than this process has built")

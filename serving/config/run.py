@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError, model_validator
 
-from evaluation.table.job import EvaluateConfig
+from evaluation.table.config import EvaluateConfig
 from llm.align.config import AlignConfig
 from llm.methods.personalize import PersonalizeConfig
 from llm.methods.user_states import OnlineConfig

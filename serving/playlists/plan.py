@@ -10,7 +10,7 @@ from typing import Any
 
 from recsys.run import Run, RunError
 from serving.answering.ordering import check_order
-from serving.answering.untrained import UNTRAINED, is_of_nobody, no_such_method, untrained
+from serving.answering.untrained import is_of_nobody, no_such_method, untrained
 from serving.config.combine import CombineConfig
 from serving.playlists.requests import MOST_ITEMS, Source
 from serving.playlists.shards import part_of, shards_of
@@ -100,7 +100,7 @@ def refuse_impossible(run: Run, settings: Settings) -> None:
         raise ValueError(no_such_method(method, available, of_nobody))
     if settings.sequence and method in {*ranking, *products} - {"no_context"}:
         raise ValueError(
-            f"{UNTRAINED.get(method, method)} ranks items one by one and makes no list in sequence; choose a method that generates "
+            f"{ranking.get(method, method)} ranks items one by one and makes no list in sequence; choose a method that generates "
             "(such as e2p or no_context), or leave --sequence out"
         )
     if settings.caps:

@@ -1,7 +1,9 @@
-"""Stage `combine`: the generator's distribution times the retrievers', p(item) ∝ p_gen(item)^γ · exp(Σ_k β_k · s_k(user, item)).
+"""Stage `combine`: the generator's distribution times the retrievers', normalised.
 
-The product is normalised over the whole catalogue, of which the generator scores every item by one tree pass (`llm.decoding.whole_catalogue`).
-γ and β are those of the highest likelihood of validation targets, sharpened for 30 draws. The same product without a generator is a row too.
+p(item) ∝ p_gen(item)^γ · exp(Σ_k β_k · s_k(user, item)). The product is normalised over the whole catalogue,
+of which the generator scores every item by one tree pass (`llm.decoding.whole_catalogue`). γ and β are those
+of the highest likelihood of validation targets, sharpened for 30 draws. The same product without a generator
+is a row too.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ from serving.answering.methods import Methods
 from serving.config.combine import ALONE, CombineConfig, product_key, product_name
 from serving.config.run import RunConfig
 
-LARGEST = 50_000  # nodes that a request may forward: 80 GFLOP with a decoder of 0.8M weights, some seconds of a CPU core
+# nodes that a request may forward: 80 GFLOP with a decoder of 0.8M weights, some seconds of a CPU core
+LARGEST = 50_000
 TEXT_HALF_LIVES = (1, 2, 5, 20)  # items; validation picks
 
 
 def combine(config: RunConfig, run: Run, quiet: bool = False) -> None:
-    """Run the stage: `combine.json` with the weights of each product. Raises `ValueError` for an expert that the run lacks."""
+    """Run the stage: `combine.json` with the weights of each product.
+    Raises `ValueError` for an expert that the run lacks.
+    """
     settings = config.combine
     assert settings is not None
     stage = run.stage("combine", settings, needs=["prepare", "embed", "tokenize", "adapt", "personalize"])
@@ -67,13 +72,16 @@ def _refuse_large(methods: Methods) -> None:
     nodes = inner_nodes(methods.model.trie)
     if nodes > LARGEST:
         raise ValueError(
-            f"combine scores the whole catalogue, which would forward {nodes:,} nodes of the trie a request (at most {LARGEST:,}); give "
-            "tokenize fewer or smaller levels before the last one, or leave the section combine out"
+            f"combine scores the whole catalogue, which would forward {nodes:,} nodes of the trie a request "
+            f"(at most {LARGEST:,}); give tokenize fewer or smaller levels before the last one, or leave the "
+            "section combine out"
         )
 
 
 class Kept:
-    """A scorer whose answers to the same requests are kept, for generators that are combined with it in turn."""
+    """A scorer whose answers to the same requests are kept,
+    for generators that are combined with it in turn.
+    """
 
     def __init__(self, scorer: Scorer):
         self.name, self._scorer = scorer.name, scorer
@@ -153,8 +161,8 @@ def _print(name: str, found: Weights, factors: Sequence[str]) -> None:
     weights = ", ".join(f"{factor} {value:.2f}" for factor, value in zip(factors, found.values, strict=True))
     best = min(found.nats_alone)
     print(
-        f"combine: {name}: {weights}; {found.nats:.3f} nats a validation target, {best:.3f} by the best expert alone; "
-        f"sharpened by 1 / {found.temperature:g}"
+        f"combine: {name}: {weights}; {found.nats:.3f} nats a validation target, {best:.3f} by the best "
+        f"expert alone; sharpened by 1 / {found.temperature:g}"
     )
 
 
