@@ -19,7 +19,7 @@ from serving.commands.task import task
 from serving.export.adapter import export_adapter
 
 if TYPE_CHECKING:
-    from serving.engines.local import Engine
+    from serving.engines.base import Engine
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -202,11 +202,11 @@ def evaluate(
     set_: Changes = None,
 ) -> None:
     """Measure every method on the test instances; writes results.json and report.html."""
-    from serving.engines import local
+    from serving.engines.choose import engine as chosen
 
     if engine is None and (workers is not None or gpus):
         raise ValueError("--workers and --gpus are of an engine: add --engine local or --engine ray")
-    _stage("evaluate", run, config, set_ or [], local.engine(engine, workers, gpus) if engine else None)
+    _stage("evaluate", run, config, set_ or [], chosen(engine, workers, gpus) if engine else None)
 
 
 app.command()(recommend)

@@ -21,7 +21,7 @@ from recsys.training import distributed
 from semantic_ids.tokenize_items import tokenize_items
 from serving.answering.recommender import Recommendations, Recommender
 from serving.config.run import RunConfig
-from serving.engines.local import Engine
+from serving.engines.base import Engine
 from serving.report.music import publish_music
 from serving.stages.combine import combine
 from serving.stages.evaluate import COMBINED_STAGES, PLAYLIST_STAGES, STAGES, evaluate, publish

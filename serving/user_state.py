@@ -30,7 +30,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.splits import ROLE_NAMES
 from recsys.run import Run, sha256_of
 from serving.answering.live import LiveState
-from serving.answering.recommender import _loaded
+from serving.answering.recommender import forget_loaded
 from serving.stages.evaluate import with_costs, write_run_report
 
 OWN = (
@@ -119,7 +119,7 @@ def delete(run: Run, user_id: str) -> dict[str, Any]:
                 rewrite.remove(path.relative_to(run.path).as_posix())
         record = _record_deletion(run, rewrite)
         rewrite.commit()
-    _loaded.cache_clear()  # of this process
+    forget_loaded()  # of this process
     return record
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,12 +27,10 @@ from recsys.embeddings.sequence_vectors import SasRecRetrieval
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Recommender
 from recsys.run import Run
+from serving.answering.products import Products
 from serving.answering.untrained import UNTRAINED, is_of_nobody, no_such_method, untrained
 from serving.config.combine import PRODUCT
 from serving.config.run import RunConfig
-
-if TYPE_CHECKING:
-    from serving.stages.combine import Products
 
 INT8_REQUESTS = 64  # validation instances on which the effect of int8 weights is measured
 
@@ -87,8 +84,6 @@ class Methods:
     @cached_property
     def products(self) -> Products | None:
         """The products of experts of a run that has combined them."""
-        from serving.stages.combine import Products
-
         if self.config.combine is None or self.run.record("combine") is None:
             return None
         return Products(self, self.config.combine)

@@ -30,9 +30,8 @@ PREFERRED = ("e2p", "no_context")  # the default method: the first of these that
 class Recommendation:
     item_id: str
     title: str
-    score: (
-        float  # log-probability for generative methods, inner product for retrieval, a count for popularity
-    )
+    # log-probability for generative methods, inner product for retrieval, a count for popularity
+    score: float
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,12 @@ class Recommender:
                 personalizer.later = self.live.rows.setdefault(name, {})
             self._built[name] = built
         return self._built[name]
+
+    def forget_sessions(self) -> None:
+        """Let go of prompts that were read for users' states that are no more."""
+        for built in self._built.values():
+            if isinstance(built, SidRecommender):
+                built.model.kept_session = None
 
     def update(self, events: Sequence[Event], batch_id: str | None = None) -> Update:
         """Absorb feedback, events (user id, item id, unix seconds), within the budget of the config's `online` section.
@@ -182,3 +187,8 @@ def recommend(
 ):
     """`Recommender.recommend` on a run that is loaded on the first call and kept."""
     return _loaded(str(run)).recommend(user_id, query, n, **options)
+
+
+def forget_loaded() -> None:
+    """Let go of the runs that `recommend` has kept: the next call reads what is on the disk."""
+    _loaded.cache_clear()

@@ -25,7 +25,7 @@ from evaluation.report.plots import _style as style
 from recsys.data.dataset import Dataset
 from recsys.run import Run
 from recsys.seeds import rng
-from serving.engines.local import engine
+from serving.engines.choose import engine
 from serving.playlists.job import playlists
 from serving.playlists.plan import Settings
 

@@ -78,7 +78,7 @@ def online_full(
     column: Columns = None,
 ) -> None:
     """Absorb feedback into all of TAP-PER (P_u, P_q and the bridge), as a new run; the old one stays as it is."""
-    from serving.answering.absorb import online_full as job
+    from serving.studies.online_full import online_full as job
 
     _print_update(job(run, _read(events, column), out))
     Console().print(f"The new run: {out}", highlight=False)

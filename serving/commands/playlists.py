@@ -67,7 +67,7 @@ def playlists(
     prelude playlists RUN --requests folder/ --out DIR --engine ray --gpus 1
     """
     from serving.commands.recommend import caps_of_options
-    from serving.engines import local
+    from serving.engines.choose import engine as chosen
     from serving.playlists.job import playlists as job
     from serving.playlists.job import summary
     from serving.playlists.plan import Settings
@@ -84,5 +84,5 @@ def playlists(
         batch=batch,
         memory_mb=memory_mb,
     )
-    manifest = job(run, requests, out, local.engine(engine, workers, gpus), settings, restart)
+    manifest = job(run, requests, out, chosen(engine, workers, gpus), settings, restart)
     typer.echo(summary(manifest, out))

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from serving.engines.local import TRIES, EngineError, Task, Work, died_often
+from serving.engines.base import TRIES, EngineError, Task, Work, died_often
 
 STORE_BYTES = 256 << 20  # object store of a local cluster: tasks and results are a few bytes each
 

@@ -22,7 +22,7 @@ from serving.answering.ordering import ordered
 from serving.answering.recommender import PREFERRED, Recommender
 from serving.answering.requests import answer, caps_of, request_of
 from serving.config.run import load_config
-from serving.engines.local import Task
+from serving.engines.base import Task
 from serving.engines.memory import peak_bytes
 from serving.playlists.plan import Settings, identity_of
 from serving.playlists.requests import BUFFER_BYTES

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.run import Run
-from serving.engines.local import Engine, Work
+from serving.engines.base import Engine, Work
 from serving.playlists.close import check_and_count, peaks
 from serving.playlists.folder import begin, locked, publish, refuse_strangers, unfinished_plan, work_folder
 from serving.playlists.plan import Settings, fingerprint_of, plan_of, refuse_impossible

@@ -25,7 +25,7 @@ from recsys.run import Run
 from recsys.seeds import rng
 from serving.answering.methods import Methods
 from serving.config.run import RunConfig
-from serving.engines.local import Engine, Work
+from serving.engines.base import Engine, Work
 from serving.report.experiments import experiment_pictures
 from serving.report.music import music_sections
 from serving.stages.costs import cost_pictures, measure_costs
