@@ -23,24 +23,15 @@ Columns = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command()(online)
-    app.command()(drift)
-    app.command()(update)
-    app.command("online-full")(online_full)
-    app.command()(attention)
-
-
 def online(run: RunPath, set_: Changes = None) -> None:
     """Compare ways to absorb a stream of feedback into TAP-PER: Static, Online-Emb, Online-Full, Full-Retrain.
 
     Each user's first half of what Stage 1 has not fitted trains Stage 2; the rest comes in five chunks, each predicted
     before it is absorbed. Writes online.json and pictures into RUN/online. Killed, it resumes.
     """
-    from serving.studies.over_time import online as stage
+    from serving.studies import over_time
 
-    _experiment(run, set_ or [], "online", stage)
+    _experiment(run, set_ or [], "online", over_time.online)
 
 
 def drift(run: RunPath, set_: Changes = None) -> None:
@@ -48,9 +39,9 @@ def drift(run: RunPath, set_: Changes = None) -> None:
 
     Writes drift.json and pictures into RUN/drift. Killed, it resumes.
     """
-    from serving.studies.over_time import measure_drift
+    from serving.studies import over_time
 
-    _experiment(run, set_ or [], "drift", measure_drift)
+    _experiment(run, set_ or [], "drift", over_time.measure_drift)
 
 
 def update(
@@ -71,16 +62,16 @@ def update(
     _print_update(Recommender.load(run).update(_read(events, column), batch_id))
 
 
-def online_full(
+def update_into_new_run(
     run: RunPath,
     events: EventsPath,
     out: Annotated[Path, typer.Option(help="The new run's directory; it may not exist.")],
     column: Columns = None,
 ) -> None:
     """Absorb feedback into all of TAP-PER (P_u, P_q and the bridge), as a new run; the old one stays as it is."""
-    from serving.studies.online_full import online_full as job
+    from serving.studies.online_full import online_full
 
-    _print_update(job(run, _read(events, column), out))
+    _print_update(online_full(run, _read(events, column), out))
     Console().print(f"The new run: {out}", highlight=False)
 
 

@@ -10,11 +10,6 @@ import typer
 from serving.commands.options import Cap, InSequence, ListOrder, MethodName, RunPath, Strength
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(playlists)
-
-
 def playlists(
     run: RunPath,
     requests: Annotated[
@@ -67,9 +62,8 @@ def playlists(
     prelude playlists RUN --requests folder/ --out DIR --engine ray --gpus 1
     """
     from serving.commands.recommend import caps_of_options
-    from serving.engines.choose import engine as chosen
-    from serving.playlists.job import playlists as job
-    from serving.playlists.job import summary
+    from serving.engines import choose
+    from serving.playlists import job
     from serving.playlists.plan import Settings
 
     settings = Settings(
@@ -84,5 +78,5 @@ def playlists(
         batch=batch,
         memory_mb=memory_mb,
     )
-    manifest = job(run, requests, out, chosen(engine, workers, gpus), settings, restart)
-    typer.echo(summary(manifest, out))
+    manifest = job.playlists(run, requests, out, choose.engine(engine, workers, gpus), settings, restart)
+    typer.echo(job.summary(manifest, out))
