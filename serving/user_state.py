@@ -33,11 +33,8 @@ from serving.answering.live import LiveState
 from serving.answering.recommender import forget_loaded
 from serving.stages.evaluate import with_costs, write_run_report
 
-OWN = (
-    "events.parquet",
-    "users.parquet",
-    "queries.parquet",
-)  # of stage prepare, which the Dataset itself writes
+# of stage prepare, which the Dataset itself writes
+OWN = ("events.parquet", "users.parquet", "queries.parquet")
 PICTURE = "evaluate/prefixes.json"  # vectors of sampled users, for the t-SNE picture of the report
 # What killed stages and writes left: nobody's artifacts, but they may have rows.
 LEFT_OVERS = (".partial-*", ".old-*", ".*.tmp", "*/.*.tmp")
@@ -136,9 +133,8 @@ def remake_report(run: Run) -> bool:
 
 
 def _person(data: Dataset, run: Run, user_id: str) -> Person:
-    number = LiveState(run, data).histories.user_index(
-        user_id
-    )  # the journal may know somebody whom the data does not
+    # the journal may know somebody whom the data does not
+    number = LiveState(run, data).histories.user_index(user_id)
     if number is None:
         raise ValueError(
             f"user {user_id!r} is unknown to {run.path}: it holds nothing under that id; ids are those of the "

@@ -99,10 +99,8 @@ class LiveState:
 
     def _take(self, batch: dict[str, Any]) -> None:
         table = pq.ParquetFile(self.run.artifact(LIVE, batch["events"])).read()
-        ids, columns = (
-            table["user_id"].to_pylist(),
-            {n: table[n].to_numpy() for n in ("user", "item", "time")},
-        )
+        ids = table["user_id"].to_pylist()
+        columns = {name: table[name].to_numpy() for name in ("user", "item", "time")}
         self.histories.add(ids, columns["user"], columns["item"], columns["time"])
         if batch["states"]:
             with safe_open(str(self.run.artifact(LIVE, batch["states"])), framework="pt") as file:

@@ -27,9 +27,8 @@ Config = TypeVar("Config", bound=StageConfig)
 
 
 class ExampleConfig(StageConfig):
-    user: str | None = (
-        None  # whose recommendations `prelude run` ends with; None: the first user with a test instance
-    )
+    # whose recommendations `prelude run` ends with; None: the first user with a test instance
+    user: str | None = None
     query: str | None = None  # the query of the second list; None: no second list
     n: int = 5
 

@@ -17,11 +17,8 @@ from serving.playlists.shards import part_of, shards_of
 
 FORMAT = 2
 SERVED = ("prepare", "embed", "tokenize", "adapt")  # stages that an answer depends on
-IF_THERE = (
-    "personalize",
-    "align",
-    "combine",
-)  # and these, where the run has them: methods, rows of labelled lists, products
+# and these, where the run has them: methods, rows of labelled lists, products
+IF_THERE = ("personalize", "align", "combine")
 LIVE = "live"  # feedback that the run has absorbed (serving.answering.live), batch by batch
 
 
@@ -35,14 +32,12 @@ class Settings:
     temperature: float = 1.0  # 0: best first; above: draws without replacement
     seed: int = 0  # of the draws
     sequence: bool = False  # each item of a list chosen after those before it
-    caps: dict[str, int] | None = (
-        None  # column of the catalogue -> at most so many items of a list that share a value
-    )
+    # column of the catalogue -> at most so many items of a list that share a value
+    caps: dict[str, int] | None = None
     order: str = "as made"  # of a finished list: serving.answering.ordering.Order
     batch: int = 32  # requests a micro-batch
-    memory_mb: int = (
-        256  # MiB that a micro-batch may take beside the weights; it is split where it would take more
-    )
+    # MiB that a micro-batch may take beside the weights; it is split where it would take more
+    memory_mb: int = 256
 
     def __post_init__(self) -> None:
         if self.n < 1:

@@ -28,12 +28,13 @@ BUFFER_BYTES = 1 << 20  # of a column chunk being read
 TEXTS, NUMBERS, LISTS = ("request_id", "user_id", "query"), ("time", "n"), ("exclude", "allow")
 NEEDED = TEXTS
 IDS = pa.large_list(pa.large_string())  # large: 64-bit offsets, which no amount of text overflows
+# file: number in `Source.files`; row: 1-based; reason: why the row is rejected, or null
 SCHEMA = pa.schema(
     [(name, pa.large_string()) for name in TEXTS]
     + [(name, pa.int64()) for name in NUMBERS]
     + [(name, IDS) for name in LISTS]
     + [("file", pa.int32()), ("row", pa.int64()), ("reason", pa.large_string())]
-)  # file: number in `Source.files`; row: 1-based; reason: why the row is rejected, or null
+)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from recsys.config import StageConfig
 from recsys.seeds import derive
 from recsys.text_tasks.instances import TextTask
 
-Said = dict[
-    str, Any
-]  # log_probs [N][L] of labels; or nll [N], tokens [N] and answers [n] of the first n instances
+# log_probs [N][L] of labels; or nll [N], tokens [N] and answers [n] of the first n instances
+Said = dict[str, Any]
 
 
 class MeasureConfig(StageConfig):
