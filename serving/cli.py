@@ -1,4 +1,4 @@
-"""The command line: it parses, calls the stages, and turns callers' mistakes into one clear message (exit code 2)."""
+"""The command line: every command by its name, and callers' mistakes as one clear message (exit code 2)."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ app = typer.Typer(
     Ask it:          prelude recommend runs/mine --user 42 --query "dark comedy"
     Overnight:       prelude playlists runs/mine --requests requests.parquet --out tonight
 
-    Every stage (prepare, embed, tokenize, adapt, personalize, combine, evaluate; engagement, align, music) is a command of its own, resumes when it was
+    Every stage (prepare, embed, tokenize, adapt, personalize, combine, evaluate; engagement, align, music) \
+is a command of its own, resumes when it was
     killed, and does nothing when its inputs have not changed.""",
 )
 
-# commands that several processes may share (accelerate launch -m serving.cli …); any other is the main one's alone
+# commands that several processes may share (accelerate launch -m serving.cli …); others are the main one's
 SHARED = ("run", "prepare", "embed", "tokenize", "adapt", "personalize", "align", "evaluate")
 
 
@@ -88,7 +89,7 @@ app.add_typer(analyse.analyses, name="analyse")  # a group of commands; groups a
 
 
 def main() -> None:
-    """Entry point: one-line errors for callers' mistakes, tracebacks for ours (or with PRELUDE_TRACEBACK=1)."""
+    """Entry point: one line for callers' mistakes, tracebacks for ours (or with PRELUDE_TRACEBACK=1)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()

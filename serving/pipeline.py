@@ -31,9 +31,11 @@ SHARED = ("adapt", "personalize", "align")  # stages that several processes shar
 
 
 def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = None) -> None:
-    """Run one stage of `STAGES` or `PLAYLIST_STAGES` (its inputs must be there); `evaluate` may be measured by an engine.
+    """Run one stage of `STAGES` or `PLAYLIST_STAGES` (its inputs must be there);
+    `evaluate` may be measured by an engine.
 
-    Of several processes (`recsys.training.distributed`) all train the language model, and the main one does the rest.
+    Of several processes (`recsys.training.distributed`) all train the language model, and the main one does
+    the rest.
     """
     stages: dict[str, Callable[[], None]] = {
         "prepare": lambda: prepare(config.prepare, run),
@@ -60,7 +62,9 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
 
 
 def run_all(config: RunConfig, run: Run, until: str | None = None, console: Console | None = None) -> None:
-    """Every stage up to `until` (None: the last), the time each took, and five recommendations with and without a query."""
+    """Every stage up to `until` (None: the last), the time each took,
+    and five recommendations with and without a query.
+    """
     console = console or Console(quiet=not distributed.is_main())
     stages = stages_of(config)
     stages = stages[: stages.index(until) + 1] if until else stages

@@ -33,8 +33,10 @@ class Absorbs(Protocol):
 
 
 def update(service: Absorbs, events: Sequence[Event], batch_id: str | None, full: bool = False) -> Update:
-    """See `Recommender.update`. With `full` P_q and the bridge are trained too, in memory (the study `online_full` writes
-    them), and on all the events, also those that the run has absorbed before.
+    """See `Recommender.update`.
+
+    With `full` P_q and the bridge are trained too, in memory (the study `online_full` writes them), and on
+    all the events, also those that the run has absorbed before.
     """
     started = time.monotonic()
     events = [checked(place, event) for place, event in enumerate(events)]
@@ -63,7 +65,9 @@ def update(service: Absorbs, events: Sequence[Event], batch_id: str | None, full
 
 
 def _train(service: Absorbs, feedback: Feedback, config: OnlineConfig, full: bool) -> Absorbed | None:
-    """New rows of P_u of the feedback's users; None if there is nothing to train, or no method with such rows."""
+    """New rows of P_u of the feedback's users; None if there is nothing to train,
+    or no method with such rows.
+    """
     methods = service.methods
     found = [m for m in methods.config.personalize.methods if m.key == config.method]
     method = found[0] if found else None

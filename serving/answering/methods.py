@@ -157,7 +157,8 @@ class Methods:
         if self.int8:
             if self._of_nobody:
                 raise ValueError(
-                    f"{self.run.path} was exported without users, so there is nothing to measure the effect of int8 weights "
+                    f"{self.run.path} was exported without users, so there is nothing to measure the effect "
+                    "of int8 weights "
                     "on; load it without int8, or export the run with its users"
                 )
             data = self.dataset

@@ -1,7 +1,7 @@
 """Products of experts as recommenders: p(item) ∝ p_gen(item)^γ · exp(Σ_k β_k · s_k(user, item)).
 
-The weights γ and β are those that the stage `combine` has found. What is multiplied, generators and experts, are other
-methods of the run; they are asked for through `Builds`.
+The weights γ and β are those that the stage `combine` has found. What is multiplied, generators and experts,
+are other methods of the run; they are asked for through `Builds`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,10 @@ def experts_of(methods: Builds, settings: CombineConfig, text_half_life: float |
 
 
 def text_retrieval(methods: Builds, half_life: float | None) -> EmbeddingRetrieval:
-    """Items whose text is nearest to the faded mean of the history's texts. Raises `ValueError` without text vectors."""
+    """Items whose text is nearest to the faded mean of the history's texts.
+
+    Raises `ValueError` without text vectors.
+    """
     text = text_vectors(methods)
     users = HistoryVectors(text, half_life, "text")
     return EmbeddingRetrieval(users, text, np.zeros(len(text)), methods.config.embed.index)

@@ -14,16 +14,18 @@ def bench(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="One case: draw, distinct, mask, score, prefix, int8, lightgcn, rqvae, vectors, stage1 or stage2. Repeatable."
+            help="One case: draw, distinct, mask, score, prefix, int8, lightgcn, rqvae, vectors, stage1 or "
+            "stage2. Repeatable."
         ),
     ] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table to this file.")] = None,
 ) -> None:
-    r"""Measure every hot path against what you would otherwise pick, on your own machine.
+    """Measure every hot path against what you would otherwise pick, on your own machine.
 
-    Each case runs ours and its peer in turn and prints the ratio of their times, with its range over the runs. Peers
-    are an extra: pip install '.\[bench]'. PRELUDE_DATA names a folder with amazon2014/Beauty for the
+    Each case runs ours and its peer in turn and prints the ratio of their times, with its range over \
+the runs. Peers
+    are an extra: pip install '.\\[bench]'. PRELUDE_DATA names a folder with amazon2014/Beauty for the
     LightGCN case; without it a graph of that size is made up.
     """
     from serving.bench import suite

@@ -1,4 +1,4 @@
-"""`prelude export` and `prelude import`: a finished run as one small folder, and back; and one user's adapter."""
+"""`prelude export` and `import`: a finished run as one small folder, and back; and one user's adapter."""
 
 from __future__ import annotations
 

@@ -19,13 +19,15 @@ def engagement(
     ] = None,
     set_: Changes = None,
 ) -> None:
-    """Make labelled playlists (query, items shown, engaged or not) from a file, ratings or tags, in disjoint parts."""
+    """Make labelled playlists (query, items shown, engaged or not) from a file, ratings or tags, \
+in disjoint parts."""
     own = [] if lists is None else [f"engagement.lists={str(lists)!r}"]
     run_one("engagement", run, config, [*own, *(set_ or [])])
 
 
 def align(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
-    """Train prefixes on labelled playlists, by likelihood, by E2P's equation (5) and by KTO, the model frozen."""
+    """Train prefixes on labelled playlists, by likelihood, by E2P's equation (5) and by KTO, \
+the model frozen."""
     run_one("align", run, config, set_ or [])
 
 

@@ -24,9 +24,11 @@ Columns = Annotated[
 
 
 def online(run: RunPath, set_: Changes = None) -> None:
-    """Compare ways to absorb a stream of feedback into TAP-PER: Static, Online-Emb, Online-Full, Full-Retrain.
+    """Compare ways to absorb a stream of feedback into TAP-PER: Static, Online-Emb, \
+Online-Full, Full-Retrain.
 
-    Each user's first half of what Stage 1 has not fitted trains Stage 2; the rest comes in five chunks, each predicted
+    Each user's first half of what Stage 1 has not fitted trains Stage 2; the rest comes in five chunks, \
+each predicted
     before it is absorbed. Writes online.json and pictures into RUN/online. Killed, it resumes.
     """
     from serving.studies import over_time
@@ -53,9 +55,11 @@ def update(
     ] = None,
     column: Columns = None,
 ) -> None:
-    """Absorb feedback into a run: histories at once, and rows of TAP-PER's P_u within the budget of online.max_steps.
+    """Absorb feedback into a run: histories at once, and rows of TAP-PER's P_u \
+within the budget of online.max_steps.
 
-    Every other user keeps their row and their recommendations, bit by bit. Written to RUN/live, whole or not at all.
+    Every other user keeps their row and their recommendations, bit by bit. Written to RUN/live, \
+whole or not at all.
     """
     from serving.answering.recommender import Recommender
 
@@ -68,7 +72,8 @@ def update_into_new_run(
     out: Annotated[Path, typer.Option(help="The new run's directory; it may not exist.")],
     column: Columns = None,
 ) -> None:
-    """Absorb feedback into all of TAP-PER (P_u, P_q and the bridge), as a new run; the old one stays as it is."""
+    """Absorb feedback into all of TAP-PER (P_u, P_q and the bridge), as a new run; \
+the old one stays as it is."""
     from serving.studies.online_full import online_full
 
     _print_update(online_full(run, _read(events, column), out))
@@ -84,7 +89,8 @@ def attention(
     out: Annotated[Path | None, typer.Option(help="The picture. Default: attention-USER.png here.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="How many records to list.")] = 10,
 ) -> None:
-    """Show what P_q looks at in one user's history, with its time biases and without, as a picture and a table."""
+    """Show what P_q looks at in one user's history, with its time biases and without, \
+as a picture and a table."""
     from rich.table import Table
 
     from serving.answering.recommender import Recommender
@@ -146,6 +152,7 @@ def _print_update(done: Update) -> None:
         else "no method with rows of users to train"
     )
     typer.echo(
-        f"absorbed {done.events:,} events of {done.users:,} users ({done.new_users:,} of them new, {done.known:,} events known before); "
+        f"absorbed {done.events:,} events of {done.users:,} users ({done.new_users:,} of them new, "
+        f"{done.known:,} events known before); "
         f"{trained}; {done.seconds:.1f} s; batch {done.batch_id}"
     )

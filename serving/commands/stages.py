@@ -25,7 +25,8 @@ def run(
     ] = None,
     set_: Changes = None,
 ) -> None:
-    """Run all stages: prepare, embed, tokenize, adapt, personalize, evaluate; and, where the configuration has a section
+    """Run all stages: prepare, embed, tokenize, adapt, personalize, evaluate; and, where \
+the configuration has a section
     `engagement`, engagement, align, music. A killed run resumes."""
     from serving.pipeline import run_all, stages_of
 
@@ -78,7 +79,8 @@ def embed(
     ] = None,
     set_: Changes = None,
 ) -> None:
-    """Learn item vectors (LightGCN) and user vectors as of a moment, or take the embeddings that you bring."""
+    """Learn item vectors (LightGCN) and user vectors as of a moment, or take the embeddings \
+that you bring."""
     given = (("user_embeddings", user_embeddings), ("item_embeddings", item_embeddings))
     changes = [f"embed.{key}={str(value)!r}" for key, value in given if value is not None]
     run_one("embed", run, config, [*changes, *(set_ or [])])
@@ -90,7 +92,8 @@ def tokenize(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> N
 
 
 def inspect(run: RunPath) -> None:
-    """Judge the semantic IDs before any generator is trained: use, perplexity, collisions, neighbours, scores."""
+    """Judge the semantic IDs before any generator is trained: use, perplexity, collisions, \
+neighbours, scores."""
     from recsys.run import Run
     from semantic_ids.quality import print_quality
     from semantic_ids.scores import print_scores, scores_of
@@ -111,7 +114,8 @@ def personalize(run: RunPath, config: ConfigPath = None, set_: Changes = None) -
 
 
 def combine(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
-    """Multiply generators with retrievers over the whole catalogue; weights are learned on validation (section `combine`)."""
+    """Multiply generators with retrievers over the whole catalogue; weights are learned \
+on validation (section `combine`)."""
     run_one("combine", run, config, set_ or [])
 
 
@@ -146,7 +150,7 @@ def status(run: RunPath) -> None:
 def run_one(
     name: str, path: Path, config: Path | None, changes: list[str], engine: Engine | None = None
 ) -> None:
-    """Run one stage of the run at `path` with its configuration, or `config`, and `changes`; says where it is."""
+    """Run one stage of the run at `path`, with `config` (or its own) and `changes`; say where it is."""
     from serving.pipeline import run_stage
 
     resolved, run = _prepared(path, config, changes)

@@ -1,10 +1,10 @@
-"""Engines: who does a list of tasks. `local` has worker processes on this machine; `ray` an actor pool on a cluster.
+"""Engines: who does a list of tasks. `local` has processes of this machine; `ray` an actor pool on a cluster.
 
-Both keep one promise: every task is done, its result comes back once, and a worker that dies costs a retry. What a
-task computes may not depend on who computes it: a worker has one thread whatever the machine (sums of a parallel
-product depend on the number of threads in their last bits), is started once by a named factory, and does one task
-at a time. Tasks write what they make to files of their own under a temporary name, so a task that is done twice
-leaves the same bytes.
+Both keep one promise: every task is done, its result comes back once, and a worker that dies costs a retry.
+What a task computes may not depend on who computes it: a worker has one thread whatever the machine (sums of
+a parallel product depend on the number of threads in their last bits), is started once by a named factory,
+and does one task at a time. Tasks write what they make to files of their own under a temporary name, so a
+task that is done twice leaves the same bytes.
 """
 
 from __future__ import annotations

@@ -14,7 +14,10 @@ WORKER_BYTES = 3 << 29  # 1.5 GiB: a small backbone in float32, its libraries an
 
 
 def engine(name: str, workers: int | None = None, gpus: float = 0.0) -> Engine:
-    """The engine called `name`. `workers` defaults to what the machine or cluster has; `gpus` (of each worker): ray only."""
+    """The engine called `name`.
+
+    `workers` defaults to what the machine or cluster has; `gpus` (of each worker): ray only.
+    """
     if workers is not None and workers < 1:
         raise ValueError(f"--workers {workers}: at least one worker is needed")
     if name == "local":

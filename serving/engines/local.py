@@ -18,7 +18,10 @@ from serving.engines.base import ONE_THREAD, TRIES, EngineError, Task, Work, die
 
 
 class LocalEngine:
-    """A pool of processes. When one dies, those beside it are started anew and the unfinished tasks done again."""
+    """A pool of processes.
+
+    When one dies, those beside it are started anew and the unfinished tasks done again.
+    """
 
     name = "local"
 
@@ -39,7 +42,9 @@ class LocalEngine:
     def _until_a_death(
         self, pool: ProcessPoolExecutor, work: Work, waiting: deque[Task], lost: list[Task]
     ) -> Iterator[tuple[Task, Any]]:
-        """Take from `waiting`, one task a worker at a time; a dying worker leaves what was under way in `lost`."""
+        """Take from `waiting`, one task a worker at a time;
+        a dying worker leaves what was under way in `lost`.
+        """
         running: dict[Future, Task] = {}
         while (waiting and not lost) or running:
             while waiting and not lost and len(running) < self.workers:
@@ -62,7 +67,9 @@ class LocalEngine:
 
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes (spawn: nothing of this one's threads or memory), gone with the context, however it ends."""
+    """Fresh processes (spawn: nothing of this one's threads or memory), gone with the context,
+    however it ends.
+    """
     others = set(multiprocessing.active_children())
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)  # read when a library is loaded, so it has to be there from the start
@@ -80,7 +87,10 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _follow_the_parent() -> None:
-    """End when the parent ends, even by kill -9: nobody would read the results. An interrupt is the parent's to handle."""
+    """End when the parent ends, even by kill -9: nobody would read the results.
+
+    An interrupt is the parent's to handle.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
 

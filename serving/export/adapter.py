@@ -20,9 +20,10 @@ def export_adapter(
     seed: int | None = None,
     time: int | None = None,
 ) -> str:
-    """Write the adapter that `method` uses for one user, query and moment (`time`) to `out`; returns what to print.
+    """Write the adapter of one user, query and moment (`time`) to the folder `out`; returns what to print.
 
-    Raises `ValueError` for a method or a user that the run has not, and for a user without events before the moment.
+    Raises `ValueError` for a method or a user that the run has not, and for a user without events before the
+    moment.
     """
     opened = Run.open(run)
     methods = Methods(opened, load_config(None, base=opened.read_config()))

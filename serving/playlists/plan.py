@@ -60,7 +60,9 @@ class Settings:
 
 
 def identity_of(run: Run, absorbed: int) -> str:
-    """A hash of all that a run answers with: its configuration, artifacts, and the first `absorbed` batches of feedback."""
+    """A hash of all that a run answers with: its configuration, artifacts,
+    and the first `absorbed` batches of feedback.
+    """
     made = {"config": run.read_config()}
     for stage in (*SERVED, *IF_THERE):
         if record := run.record(stage):
@@ -80,8 +82,10 @@ def absorbed_by(run: Run) -> int:
 
 
 def refuse_impossible(run: Run, settings: Settings) -> None:
-    """What no worker could answer is known now: raises `ValueError` for a method or capped column that the run has not, and for a
-    list in sequence of a method that only ranks. (As `serving.answering.methods` would, which loads torch.)
+    """What no worker could answer is known now.
+
+    Raises `ValueError` for a method or capped column that the run has not, and for a list in sequence of a
+    method that only ranks. (As `serving.answering.methods` would, which loads torch.)
     """
     config, method = run.read_config(), settings.method
     of_nobody = is_of_nobody(run)
@@ -95,7 +99,8 @@ def refuse_impossible(run: Run, settings: Settings) -> None:
         raise ValueError(no_such_method(method, available, of_nobody))
     if settings.sequence and method in {*ranking, *products} - {"no_context"}:
         raise ValueError(
-            f"{UNTRAINED.get(method, method)} ranks items one by one and makes no list in sequence; choose a method that generates "
+            f"{UNTRAINED.get(method, method)} ranks items one by one and makes no list in sequence; choose a "
+            "method that generates "
             "(such as e2p or no_context), or leave --sequence out"
         )
     if settings.caps:
@@ -115,7 +120,8 @@ def products_of(run: Run, config: dict[str, Any]) -> list[str]:
 def plan_of(run: Run, source: Source, settings: Settings, absorbed: int | None = None) -> dict[str, Any]:
     """What these playlists are made from, as JSON: the same for the same inputs, whatever the engine.
 
-    `absorbed`: of how many batches of feedback; default: of all. What a run absorbs later is left out by all workers.
+    `absorbed`: of how many batches of feedback; default: of all. What a run absorbs later is left out by all
+    workers.
     """
     absorbed = absorbed_by(run) if absorbed is None else absorbed
     return {

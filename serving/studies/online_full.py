@@ -1,4 +1,4 @@
-"""Online-Full: feedback absorbed into all of TAP-PER (P_u, P_q and the bridge), as a new run beside the old one."""
+"""Online-Full: feedback absorbed into all of TAP-PER (P_u, P_q and the bridge), as a new run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from serving.answering.recommender import Recommender
 
 
 def online_full(path: Path, events: Sequence[Event], out: Path) -> Update:
-    """Train P_u of the events' users, P_q and the bridge from the run's weights on the events; `out` is the new run. Events that
-    `update` has absorbed before are trained on too, and stand in the histories once.
+    """Train P_u of the events' users, P_q and the bridge on the events, into a new run.
 
-    Stages that do not change are linked (copied where the disk cannot link). The new run has the old one's configuration, its journal
-    and these events; the old run stays as it is. It is built beside `out` and renamed: killed, it begins again.
+    Training goes on from the run's weights. Events that `update` has absorbed before are trained on too, and
+    stand in the histories once. Stages that do not change are linked (copied where the disk cannot link). The
+    new run, `out`, has the old one's configuration, its journal and these events; the old run stays as it is.
+    It is built beside `out` and renamed: killed, it begins again.
     """
     if out.exists():
         raise ValueError(f"{out} exists, and is not overwritten; choose another --out or delete it")
@@ -45,7 +46,7 @@ def online_full(path: Path, events: Sequence[Event], out: Path) -> Update:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Every finished stage and the configuration; files are linked, as nothing writes into one that is there."""
+    """Every finished stage and the configuration; files are linked: nothing writes into one that is there."""
 
     def link(one: str, other: str) -> None:
         try:
