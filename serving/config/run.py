@@ -42,7 +42,7 @@ class RunConfig(StageConfig):
     tokenize: TokenizeConfig = TokenizeConfig()
     adapt: AdaptConfig = AdaptConfig()
     personalize: PersonalizeConfig = PersonalizeConfig()
-    # Products of generators and retrievers; where it is given, `prelude run` has a stage combine
+    # Products of generators and retrievers; where given, `prelude run` has a stage combine before evaluate
     combine: CombineConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     # Labelled lists; where it is given, `prelude run` goes on with the stages engagement, align and music
