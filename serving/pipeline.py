@@ -22,7 +22,7 @@ from recsys.training import distributed
 from semantic_ids.tokenize_items import tokenize_items
 from serving.answering.recommender import Recommendations, Recommender
 from serving.config.run import RunConfig
-from serving.engines.local import Engine
+from serving.engines.base import Engine
 from serving.report.publish import publish, publish_music
 from serving.stages.combine import combine
 from serving.stages.evaluate import evaluate
@@ -33,9 +33,11 @@ SHARED = ("adapt", "personalize", "align")  # stages that several processes shar
 
 
 def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = None) -> None:
-    """Run one stage of `STAGES` or `PLAYLIST_STAGES` (its inputs must be there); `evaluate` may be measured by an engine.
+    """Run one stage of `STAGES` or `PLAYLIST_STAGES` (its inputs must be there);
+    `evaluate` may be measured by an engine.
 
-    Of several processes (`recsys.training.distributed`) all train the language model, and the main one does the rest.
+    Of several processes (`recsys.training.distributed`) all train the language model, and the main one does
+    the rest.
     """
     stages: dict[str, Callable[[], None]] = {
         "prepare": lambda: prepare(config.prepare, run),
@@ -62,7 +64,9 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
 
 
 def run_all(config: RunConfig, run: Run, until: str | None = None, console: Console | None = None) -> None:
-    """Every stage up to `until` (None: the last), the time each took, and five recommendations with and without a query."""
+    """Every stage up to `until` (None: the last), the time each took,
+    and five recommendations with and without a query.
+    """
     console = console or Console(quiet=not distributed.is_main())
     stages = stages_of(config)
     stages = stages[: stages.index(until) + 1] if until else stages

@@ -26,12 +26,12 @@ from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.recommender import Request
 from recsys.run import Run, RunError
 from serving import Recommender
-from serving.answering.absorb import online_full
 from serving.answering.live import LiveState, digest_of
 from serving.answering.requests import request_of
 from serving.config.run import RunConfig
 from serving.pipeline import run_all
 from serving.report.attention import attention_of
+from serving.studies.online_full import online_full
 from serving.studies.over_time import online
 from tests.conftest import SMALL, small_config
 from tests.test_serving import prelude

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from llm.align.align import load_aligned
 from llm.align.config import AlignRow
@@ -25,12 +24,10 @@ from recsys.embeddings.sequence_vectors import SasRecRetrieval
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Recommender
 from recsys.run import Run
+from serving.answering.products import Products
 from serving.answering.untrained import BASELINES, NO_CONTEXT, is_of_nobody, no_such_method, untrained
 from serving.config.combine import PRODUCT
 from serving.config.run import RunConfig
-
-if TYPE_CHECKING:
-    from serving.stages.combine import Products
 
 INT8_REQUESTS = 64  # validation instances on which the effect of int8 weights is measured
 
@@ -84,8 +81,6 @@ class Methods:
     @cached_property
     def products(self) -> Products | None:
         """The products of experts of a run that has combined them."""
-        from serving.stages.combine import Products
-
         if self.config.combine is None or self.run.record("combine") is None:
             return None
         return Products(self, self.config.combine)
@@ -153,7 +148,8 @@ class Methods:
         if self.int8:
             if self._of_nobody:
                 raise ValueError(
-                    f"{self.run.path} was exported without users, so there is nothing to measure the effect of int8 weights "
+                    f"{self.run.path} was exported without users, so there is nothing to measure the effect "
+                    "of int8 weights "
                     "on; load it without int8, or export the run with its users"
                 )
             data = self.dataset

@@ -24,7 +24,7 @@ from evaluation.report.style import COLOURS, png, style
 from recsys.data.dataset import Dataset
 from recsys.run import Run
 from recsys.seeds import rng
-from serving.engines.local import engine
+from serving.engines.choose import engine
 from serving.playlists.job import playlists
 from serving.playlists.plan import Settings
 

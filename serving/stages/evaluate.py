@@ -19,7 +19,7 @@ from recsys.recommender import Request
 from recsys.run import Run
 from serving.answering.methods import Methods
 from serving.config.run import RunConfig
-from serving.engines.local import Engine, Work
+from serving.engines.base import Engine, Work
 from serving.stages.costs import measure_costs
 from serving.stages.names import COMBINED_STAGES, STAGES
 from serving.stages.prefix_picture import prefix_picture

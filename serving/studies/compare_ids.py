@@ -1,8 +1,8 @@
-"""Does an ID-quality score predict the generator's recall? Stage 1 trained alike on several tables of IDs.
+"""Does an ID-quality score predict the generator's recall? Stage 1 is trained on several tables of IDs.
 
     RUN/prepare, RUN/embed       made once
-    RUN/ids/NAME/                a run of its own: config.yaml, tokenize, adapt, validate;
-                                 prepare and embed are links to RUN's
+    RUN/ids/NAME/                a run of its own: config.yaml, tokenize, adapt, validate; prepare and embed
+                                 are links to RUN's
     RUN/compare_ids.json, .png   the variants by recall, and each score's rank correlation with it
     RUN/compare_ids_hit_rate.png the same picture of the expected hit-rate@30
 
@@ -48,8 +48,8 @@ DEPTH, DRAWS = 10, 30
 # the expected hit-rate is told more exactly than recall by as many users, as no draw or cut is in it
 PICTURES = {"compare_ids.png": RECALL, "compare_ids_hit_rate.png": HIT}
 SHORT = {"transition_nats": "nats", "transition_hit_rate@30": "count hit@30", "neighbours_first": "near 1",
-         "neighbours_first_two": "near 2", "relative_error": "error", "share_moved": "moved",
-         "entropy_first": "entropy 1", "entropy_mean": "entropy"}  # fmt: skip
+         "neighbours_first_two": "near 2", "relative_error": "error", "share_moved": "moved", "entropy_first": "entropy 1",
+         "entropy_mean": "entropy"}  # fmt: skip
 
 
 class ValidateConfig(StageConfig):
@@ -60,8 +60,8 @@ class ValidateConfig(StageConfig):
 def read_variants(path: Path, config: RunConfig) -> dict[str, RunConfig]:
     """The configuration of each variant of a YAML file (name → changes of `tokenize`), in the file's order.
 
-    A section in the changes (`rqvae`) is merged into the configuration's.
-    Raises `ValueError` that names file and variant.
+    A section in the changes (`rqvae`) is merged into the configuration's. Raises `ValueError` that names file
+    and variant.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file of variants")
@@ -97,8 +97,9 @@ def _merged(base: dict, changes: dict) -> dict:
 def compare(
     config: RunConfig, variants: Mapping[str, RunConfig], run: Run, train: bool = True, instances: int = 0
 ) -> dict[str, Any]:
-    """The report. With `train` it is written to `compare_ids.json` too, after every variant,
-    and drawn in the end.
+    """The report.
+
+    With `train` it is written to `compare_ids.json` too, after every variant, and drawn in the end.
 
     Without, variants have scores alone and nothing is written but their tables.
     """
@@ -136,8 +137,8 @@ def _tokenized(name: str, variant: RunConfig, run: Run, dataset: Dataset) -> dic
 
 
 def _link(link: Path, stage: Path) -> None:
-    """A relative link, so that the run may be moved, and a deletion of a person in the
-    run is one in its variants too.
+    """A relative link, so that the run may be moved,
+    and a deletion of a person in the run is one in its variants too.
     """
     target = os.path.relpath(stage.resolve(), link.parent.resolve())
     if link.is_symlink() and os.readlink(link) == target:
@@ -162,8 +163,8 @@ def _measured(variant: RunConfig, own: Run, dataset: Dataset, asked: ValidateCon
 
 
 def _figures(variant: RunConfig, own: Run, dataset: Dataset, asked: ValidateConfig) -> dict[str, Any]:
-    """Means over users of Recall@10 and NDCG@10 by beam, and of the expected
-    hit-rate of 30 draws at temperature 1.
+    """Means over users of Recall@10 and NDCG@10 by beam,
+    and of the expected hit-rate of 30 draws at temperature 1.
     """
     model = load_adapted(own, variant.adapt)
     reading = Reading(model, prompt_builder(variant.adapt, model, dataset))
@@ -187,15 +188,12 @@ def _figures(variant: RunConfig, own: Run, dataset: Dataset, asked: ValidateConf
 
 
 def _report(rows: Sequence[dict[str, Any]], asked: ValidateConfig, config: RunConfig) -> dict[str, Any]:
-    """The variants, best recall first, those without any last;
-    and the correlations over those that have one.
-    """
+    """The variants, best recall first, those without any last; and correlations over those that have one."""
     ordered = sorted(rows, key=lambda row: -row.get(RECALL, -1.0))
     return {
         "role": "validation",
         "instances_asked": asked.instances or "all",
-        "note": "Stage 1 of one seed a variant; p by permutation of the variants, not corrected for the "
-        "number of scores",
+        "note": "Stage 1 of one seed a variant; p by permutation of the variants, not corrected for the number of scores",
         "adapt": config.adapt.model_dump(mode="json"),
         "variants": ordered,
         "correlations": _correlations([row for row in ordered if RECALL in row], config.seed),

@@ -1,4 +1,4 @@
-"""`prelude summarize`: a language model's profile summary of each user, for PAG, Prompt Context and P2P.
+"""`prelude summarize`: a summary of each user, written by a language model, for PAG, Prompt Context and P2P.
 
     prelude summarize runs/mine --out summaries.parquet
     prelude run --run runs/mine --set 'personalize.methods=[{key: pag, summaries: summaries.parquet}]'
@@ -21,10 +21,9 @@ from tqdm import tqdm
 
 from llm.backbone.load import BackboneConfig
 from llm.text_tasks.model import TextModel, load_text_model
-from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, TEST
-from recsys.run import Run
+from recsys.run import Run, write_text_atomically
 
 BATCH = 8  # users a call of the model
 ASKED = "In one short sentence, describe the taste of someone who enjoyed these, latest first: {titles}."
@@ -32,10 +31,11 @@ ASKED = "In one short sentence, describe the taste of someone who enjoyed these,
 
 def summarize(run: Path, out: Path, model: str = "smollm2", titles: int = 12, tokens: int = 40) -> str:
     """Write `out` (Parquet: user_id, timestamp, summary); returns what to print.
+
     A killed call goes on where it was.
 
-    The model is told a user's last `titles` titles and writes at most `tokens` tokens, greedily.
-    Raises `ValueError` for a place that cannot be written.
+    The model is told a user's last `titles` titles and writes at most `tokens` tokens, greedily. Raises
+    `ValueError` for a place that cannot be written.
     """
     if titles < 1 or tokens < 1:
         raise ValueError(f"--titles {titles} --tokens {tokens}: both must be at least 1")
