@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from recsys.data import loaders
+from recsys.data.config import PrepareConfig
 from recsys.data.loaders import Source, load_amazon, load_lastfm, load_movielens
-from recsys.data.prepare import PrepareConfig
 from recsys.door.notices import Notices
 from recsys.door.tables import DataError
 

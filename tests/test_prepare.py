@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from recsys.data import filters
+from recsys.data.config import PrepareConfig
+from recsys.data.dataset import Dataset
 from recsys.data.interactions import Interactions
-from recsys.data.prepare import Dataset, PrepareConfig, prepare
+from recsys.data.prepare import prepare
 from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from recsys.door.tables import DataError
 from recsys.run import Run, RunError

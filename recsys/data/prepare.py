@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data import filters, loaders
 from recsys.data.build import build
 from recsys.data.card import card, check_roles
@@ -16,9 +17,7 @@ from recsys.data.user_splits import split_users
 from recsys.door.notices import Notices
 from recsys.door.sources import source_files
 from recsys.door.tables import DataError
-from recsys.run import Run, RunError, sha256_of, write_text_atomically
-
-__all__ = ["Dataset", "PrepareConfig", "prepare"]
+from recsys.run import Run, RunError, sha256_of
 
 
 def prepare(config: PrepareConfig, run: Run) -> None:
