@@ -100,7 +100,7 @@ class World:
 
     @cached_property
     def train(self) -> Instances:
-        return Instances(self.dataset, self.dataset.events(PERSONALIZE), self.users)
+        return Instances(self.dataset, self.dataset.instances(PERSONALIZE), self.users)
 
     @cached_property
     def validation(self) -> Instances:
@@ -110,7 +110,7 @@ class World:
     @cached_property
     def trained_users(self) -> np.ndarray:
         """Bool [U]: users with a training instance, whose row a method that keeps one a user has trained."""
-        events = self.dataset.events(PERSONALIZE)
+        events = self.dataset.instances(PERSONALIZE)
         return np.bincount(self.dataset.users[events], minlength=self.dataset.n_users) > 0
 
     @cached_property

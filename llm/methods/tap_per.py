@@ -318,6 +318,7 @@ class TapPerConfig(TrainedMethod):
             return super().admit(world, reading, events)
         data, trained = world.dataset, reading.personalizer
         assert isinstance(trained, TapPer)
+        events = data.askable(events)
         requests = data.requests(events[-(world.settings.own_events or len(events)) :], data.exclude_seen)
         targets = data.items[events[-len(requests) :]]
         before = dict(trained.later)

@@ -246,8 +246,8 @@ def _understanding(config: AdaptConfig, reading: Reading, phrases: Phrases) -> d
 
 
 def validation_events(dataset: Dataset, at_most: int, seed: int) -> np.ndarray:
-    """A seeded sample of validation events, ascending."""
-    events = dataset.events(VALIDATION)
+    """A seeded sample of the validation events that can be asked for, ascending."""
+    events = dataset.instances(VALIDATION)
     if len(events) == 0:
         raise RunError("the split left no validation instance; raise validation_fraction or bring more data")
     if at_most and len(events) > at_most:

@@ -116,6 +116,7 @@ def _measure(
     reading: Reading, data, events: np.ndarray, chunk: int, spaces: dict[str, UserVectors]
 ) -> list[Drifted]:
     """Every condition on the instances that all of them know."""
+    events = data.askable(events)
     requests = data.requests(events, data.exclude_seen)
     found = {name: users.vectors(requests) for name, users in spaces.items()}
     known = np.flatnonzero(np.logical_and.reduce([has for _, has in found.values()]))
@@ -144,7 +145,7 @@ def retrained_messages(
     path, data = checkpoint / "messages.safetensors", world.dataset
     if path.exists():
         return load_file(path)["messages"]
-    held = last_of_each_user(data, edges)
+    held = data.askable(last_of_each_user(data, edges))
     if len(held) > embed.check_instances:
         held = np.sort(rng(seed, "drift").choice(held, embed.check_instances, replace=False))
     graph = np.setdiff1d(edges, held)

@@ -127,7 +127,8 @@ class Experiment:
         return replace(reading, personalizer=module.to(self.world.model.device).eval().requires_grad_(False))
 
     def _absorb(self, variant: str, reading: Reading, chunk: int) -> None:
-        data, events = self.world.dataset, self.events[self.part == chunk]
+        data = self.world.dataset
+        events = data.askable(self.events[self.part == chunk])
         if not len(events):
             return
         requests = data.requests(events, data.exclude_seen)
@@ -153,7 +154,9 @@ class Experiment:
 
     def _measure(self, variant: str, reading: Reading, chunk: int) -> Measured:
         data = self.world.dataset
-        events = self._sample(self.events[self.part == chunk], self.config.instances, f"chunk {chunk}")
+        events = self._sample(
+            data.askable(self.events[self.part == chunk]), self.config.instances, f"chunk {chunk}"
+        )
         path = self.checkpoint / f"rates-{_slug(variant)}-{chunk}.json"
         if not path.exists():
             requests = data.requests(events, data.exclude_seen)

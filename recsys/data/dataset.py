@@ -257,7 +257,10 @@ class Dataset:
 
         The one answer to "may what a user has had come again?" for Stage 2, validation, temperatures, weights, checks and test.
         """
-        events = self.events(role)
+        return self.askable(self.events(role))
+
+    def askable(self, events: np.ndarray) -> np.ndarray:
+        """Those of `events` that can be asked for; see `instances`."""
         return events[~self.is_repeat[events]] if self.exclude_seen else events
 
     @cached_property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
@@ -15,9 +14,9 @@ from recsys.data.dataset import Dataset
 from recsys.data.interactions import Interactions
 from recsys.data.user_splits import split_users
 from recsys.door.notices import Notices
-from recsys.door.sources import source_files
+from recsys.door.sources import source_hash
 from recsys.door.tables import DataError
-from recsys.run import Run, RunError, sha256_of
+from recsys.run import Run, RunError
 
 
 def prepare(config: PrepareConfig, run: Run) -> None:
@@ -70,14 +69,11 @@ def _hash_files(config: PrepareConfig) -> dict[str, str]:
         if path.is_dir() and config.source != "files":
             raise DataError(f"{path} is a directory; give the path of the {name} file")
         try:
-            parts = [(file.relative_to(path).as_posix(), sha256_of(file)) for file in source_files(path)]
+            hashes[name] = source_hash(path)
         except OSError as error:
             raise DataError(
                 f"{path} cannot be read ({error.strerror}); are you allowed to read it?"
             ) from None
-        hashes[name] = (
-            hashlib.sha256(json.dumps(parts).encode()).hexdigest() if path.is_dir() else parts[0][1]
-        )
     return hashes
 
 

@@ -9,6 +9,8 @@ a folder                   parts of one kind, in the order of their names, hive 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +85,17 @@ def source_files(path: Path) -> list[Path]:
             f"{path} has parts of two kinds, {one} ({a.name}) and {two} ({b.name}); keep one kind in a folder"
         )
     return parts
+
+
+def source_hash(path: Path) -> str:
+    """The sha256 of a file, or of the names and hashes of a folder's parts. Raises `OSError` for what cannot be read."""
+    parts = []
+    for file in source_files(path):
+        with open(file, "rb") as opened:
+            parts.append(
+                (file.relative_to(path).as_posix(), hashlib.file_digest(opened, "sha256").hexdigest())
+            )
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest() if path.is_dir() else parts[0][1]
 
 
 def _hidden(relative: Path) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from recsys.config import StageConfig
+from recsys.embeddings.brought import Accepted
 from recsys.embeddings.item_knn import ItemKnnConfig
 from recsys.embeddings.lightgcn import LightGCNConfig
 from recsys.embeddings.retrieval import IndexKind
@@ -29,11 +30,19 @@ class EmbedConfig(StageConfig):
     users_from: Literal["lightgcn", "sasrec"] = "lightgcn"
     item_knn: ItemKnnConfig = ItemKnnConfig()  # the item-kNN row
     text_encoder: str | None = "minilm"  # minilm, a folder, or null: item text vectors for tokenize
-    user_embeddings: Path | None = None  # Parquet (user_id, timestamp, vector): used instead of the GNN's
-    item_embeddings: Path | None = None  # Parquet (item_id, vector): with both given the GNN is skipped
+    user_embeddings: Path | None = (
+        None  # user_id, timestamp, vector, in any format of the door: used instead of the GNN's
+    )
+    item_embeddings: Path | None = None  # item_id, vector: with both given the GNN is skipped
     embedding_space: str | None = (
         None  # name of the brought space's version; default: the hash of the user file
     )
+    # Share of the run's items that brought item embeddings must cover, and of each role's instances that brought user embeddings must
+    # cover from before their moment
+    min_item_coverage: float = Field(default=0.5, ge=0, le=1)
+    min_user_coverage: float = Field(default=0.5, ge=0, le=1)
+    # What brought user embeddings do that vectors of their own moment hardly would, and that is meant so (recsys.embeddings.brought)
+    accept: tuple[Accepted, ...] = ()
     index: IndexKind = "auto"  # FAISS: flat (exact), hnsw, ivf; auto is exact up to a million items
     leak_margin: float = 0.25  # how far above validation (relative) the hit-rate on training targets may be
     check_instances: int = 3000  # instances a side that the checks use

@@ -23,14 +23,17 @@ from recsys.artifacts.user_rows import save_user_rows
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, ROLE_NAMES, VALIDATION
 from recsys.data.text_vectors import encode_texts
-from recsys.embeddings import sequence_parts
+from recsys.door.sources import source_hash
+from recsys.door.vectors import read_vectors
+from recsys.embeddings import brought, sequence_parts
 from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.leaks import check_retrieval_leak
 from recsys.embeddings.lightgcn import LightGCN, train_lightgcn
 from recsys.embeddings.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits
 from recsys.embeddings.sasrec import SasRecConfig
 from recsys.embeddings.sequence_vectors import SequenceVectors
-from recsys.embeddings.user_vectors import BroughtVectors, HistoryVectors, UserVectors, read_brought
+from recsys.embeddings.summary import print_summary
+from recsys.embeddings.user_vectors import BroughtVectors, HistoryVectors, UserVectors
 from recsys.recommender import Request
 from recsys.run import Run, sha256_of
 from recsys.seeds import rng
@@ -44,8 +47,8 @@ CHECKPOINTS = {GENERATOR: "fit", REFIT: "refit"}
 
 def embed(config: EmbedConfig, run: Run) -> None:
     """Run the stage; see the module. Raises `LeakError` when the vectors know the training targets."""
-    brought = {"user_embeddings": config.user_embeddings, "item_embeddings": config.item_embeddings}
-    outside = {name: sha256_of(path) for name, path in brought.items() if path is not None and path.is_file()}
+    given = {"user_embeddings": config.user_embeddings, "item_embeddings": config.item_embeddings}
+    outside = {name: source_hash(path) for name, path in given.items() if path is not None and path.exists()}
     stage = run.stage("embed", config, needs=["prepare"], outside=outside)
     if stage.is_done():
         return
@@ -55,39 +58,7 @@ def embed(config: EmbedConfig, run: Run) -> None:
         work.run()
         (folder / "embed.json").write_text(json.dumps(work.report, indent=1))
         (folder / "curves.json").write_text(json.dumps(work.curves))
-    _print_summary(work.report)
-
-
-def _print_summary(report: dict[str, Any]) -> None:
-    if "lightgcn" in report and "half_life_items" in report:
-        inductive = report["lightgcn"]["validation_hit_rate_by_seed"]
-        faded = report["inductive_validation_hit_rate_by_half_life"][str(report["half_life_items"])]
-        print(
-            f"embed: retrieval hit-rate@{K} on validation: transductive vectors "
-            f"{report['lightgcn']['transductive_validation_hit_rate']:.4f}, inductive {max(inductive):.4f}, "
-            f"inductive with a half-life of {report['half_life_items']} items {faded:.4f}"
-        )
-    for name, label in sequence_parts.LABELS.items():
-        if name in report:
-            found = report[name]
-            print(
-                f"embed: {label} on {found['validation_instances']} validation instances: NDCG@10 "
-                f"{found['validation_ndcg@10']:.4f}, recall@10 {found['validation_recall@10']:.4f}, "
-                f"hit-rate@30 {found['validation_hit_rate@30']:.4f} (best at step {found['best_step']})"
-            )
-    knn = report["item_knn"]
-    print(
-        f"embed: item-kNN on validation: hit-rate@{K} {max(row['hit_rate'] for row in knn['validation_hit_rates']):.4f} "
-        f"with a half-life of {knn['half_life_items']} items and a shrinkage of {knn['shrink_users']:g} users"
-    )
-    check = report["leak_check"]
-    if isinstance(check, dict):
-        print(
-            f"embed: leak check passed: hit-rate@{K} over users on training targets {check['train_rate']:.4f}, "
-            f"on validation targets {check['validation_rate']:.4f}"
-        )
-    else:
-        print(f"embed: leak check {check}")
+    print_summary(work.report)
 
 
 def load_item_vectors(run: Run) -> dict[str, np.ndarray]:
@@ -167,9 +138,14 @@ class _Work:
         arrays: dict[str, np.ndarray] = {}
         if self.config.item_embeddings is not None:
             index = {name: number for number, name in enumerate(self.dataset.catalogue.item_ids)}
-            ids, _, vectors = read_brought(self.config.item_embeddings, "item_id", index)
-            items = np.zeros((self.dataset.n_items, vectors.shape[1]), np.float32)
-            items[ids] = vectors
+            path = self.config.item_embeddings
+            found = read_vectors(path, "item_id", index)
+            self.report["item_coverage"] = brought.item_coverage(
+                found, self.dataset, path, self.config.min_item_coverage
+            )
+            items = np.zeros((self.dataset.n_items, found.vectors.shape[1]), np.float32)
+            order = np.argsort(found.times, kind="stable")  # of several moments the newest
+            items[found.ids[order]] = found.vectors[order]
             self.report["items"] = "brought"
         else:
             items, messages = self._best_lightgcn(GENERATOR)
@@ -248,14 +224,7 @@ class _Work:
         """The user vectors of the space of `items` [N, d]: brought ones, or faded means over histories."""
         config, messages_path = self.config, self.folder / "user_messages.safetensors"
         if config.user_embeddings is not None:
-            ids, times, vectors = read_brought(config.user_embeddings, "user_id", self.dataset.user_numbers)
-            order = np.argsort(ids, kind="stable")
-            rows = {"times": torch.from_numpy(times[order]), "vectors": torch.from_numpy(vectors[order])}
-            save_user_rows(self.folder / "brought_users.safetensors", rows, torch.from_numpy(ids[order]))
-            messages_path.unlink(missing_ok=True)
-            space = config.embedding_space or f"brought:{sha256_of(config.user_embeddings)[:16]}"
-            self.report |= {"users": "brought", "space": space, "dim": int(vectors.shape[1])}
-            return BroughtVectors(ids, times, vectors, space)
+            return self._brought_users(config.user_embeddings, items)
         if config.item_embeddings is not None:
             # a user is then the faded mean of the brought vectors of their items
             save_file({"messages": items}, messages_path)
@@ -270,6 +239,32 @@ class _Work:
             "inductive_validation_hit_rate_by_half_life": by_half_life,
         }
         return HistoryVectors(messages, half_life, space)
+
+    def _brought_users(self, path: Path, items: np.ndarray) -> UserVectors:
+        """The brought user vectors, once they cover enough and do nothing that vectors of their own moment would not."""
+        found = read_vectors(path, "user_id", self.dataset.user_numbers)
+        order = np.argsort(found.ids, kind="stable")
+        rows = {
+            "times": torch.from_numpy(found.times[order]),
+            "vectors": torch.from_numpy(found.vectors[order]),
+        }
+        save_user_rows(self.folder / "brought_users.safetensors", rows, torch.from_numpy(found.ids[order]))
+        (self.folder / "user_messages.safetensors").unlink(missing_ok=True)
+        space = self.config.embedding_space or f"brought:{source_hash(path)[:16]}"
+        users = BroughtVectors(found.ids, found.times, found.vectors, space)
+        least = self.config.min_user_coverage
+        self.report["user_coverage"] = brought.user_coverage(users, found, self.dataset, path, least)
+        requests, targets = self._instances(VALIDATION)
+        hits = [np.zeros(0), np.zeros(0)]
+        if users.dim == items.shape[1]:
+            sides, sharp = (users, HistoryVectors(items, None, "")), brought.sharp_cut(self.dataset.n_items)
+            hits = [
+                retrieval_hits(side.vectors(requests)[0], items, requests, targets, sharp) for side in sides
+            ]
+        found_odd = brought.suspicions(users, self.dataset, *hits)
+        self.report["suspicions"] = brought.refuse(found_odd, self.config.accept)
+        self.report |= {"users": "brought", "space": space, "dim": users.dim}
+        return users
 
     def _sequence_vectors(
         self, config: SasRecConfig, users: UserVectors, items: np.ndarray
@@ -321,11 +316,16 @@ class _Work:
             return
         train, validation = (np.array([side[user] for user in shared]) for side in rates)
         leak = check_retrieval_leak(train, validation, self.config.leak_margin)
-        self.report["leak_check"] = asdict(leak)
+        constant = any(one["key"] == "constant" for one in self.report.get("suspicions", ()))
+        self.report["leak_check"] = (
+            "cannot tell: each user has one vector for all times, so training and validation targets are found alike whatever it knows"
+            if constant
+            else asdict(leak)
+        )
 
     def _instances(self, role: int) -> tuple[list[Request], np.ndarray]:
         """A seeded sample of at most `check_instances` instances of a role: requests and their targets."""
-        events, at_most = self.dataset.events(role), self.config.check_instances
+        events, at_most = self.dataset.instances(role), self.config.check_instances
         if len(events) == 0:
             raise ValueError(
                 f"the split left no {ROLE_NAMES[role]} event; raise prepare.split's fractions, choose leave_last_out, or "

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+POWER = 0.8  # of the smallest leak that is said to be seen
+
 
 class LeakError(ValueError):
     """Something that is measured or trained on could see its own target; the message says what and what to
@@ -52,6 +54,9 @@ class RetrievalLeak:
     difference: float
     lower_bound: float | None  # one-sided, of the difference; None: too few users to decide
     margin: float
+    smallest_seen: float | None = (
+        None  # the difference that this many users show in four cases of five; None as above
+    )
 
 
 def check_retrieval_leak(
@@ -66,21 +71,26 @@ def check_retrieval_leak(
     A user's vector that holds its own target finds it again. `train_hits` [U1] and `validation_hits` [U2] are
     hit-rates per user (0..1), made from vectors as of the moment before each target. Training targets lie
     earlier in time and may honestly be a little easier, so the excess must pass a margin of `relative_margin`
-    × the validation rate + `absolute_margin`: Welch's two-sample t-test, one-sided at `alpha`, of train −
+    × the validation rate + `absolute_margin` (at most half the validation rate, so that a small rate that is tripled does not pass): Welch's two-sample t-test, one-sided at `alpha`, of train −
     validation > margin. Raises `LeakError`; with fewer than two users on a side nothing is decided.
     """
     train, validation = _rates(train_hits, "training"), _rates(validation_hits, "validation")
-    margin = relative_margin * float(validation.mean()) + absolute_margin
+    rate = float(validation.mean())
+    margin = relative_margin * rate + min(absolute_margin, rate / 2)
     difference = float(train.mean() - validation.mean())
     found = RetrievalLeak(float(train.mean()), float(validation.mean()), difference, None, margin)
     if min(len(train), len(validation)) < 2:
         return found
     if np.ptp(train) == 0 and np.ptp(validation) == 0:
-        lower = difference  # no spread on either side: the difference is exact
+        lower, spread = difference, 0.0  # no spread on either side: the difference is exact
     else:
         interval = stats.ttest_ind(train, validation, equal_var=False, alternative="greater")
         lower = float(interval.confidence_interval(1 - alpha).low)
-    found = replace(found, lower_bound=lower)
+        spread = difference - lower
+    power = stats.norm.ppf(POWER) / stats.norm.isf(
+        alpha
+    )  # more of the spread, so that chance hides it once in five
+    found = replace(found, lower_bound=lower, smallest_seen=margin + spread * (1 + float(power)))
     if lower > margin:
         raise LeakError(
             f"retrieval finds {found.train_rate:.4f} of the training targets ({len(train)} users) but "

@@ -71,7 +71,7 @@ def sequence_part(
 
 
 def _held_out(config: SasRecConfig, dataset: Dataset, seed: int) -> Ranking:
-    events = dataset.events(VALIDATION)
+    events = dataset.instances(VALIDATION)
     at_most = config.validation_instances
     if at_most and len(events) > at_most:
         events = np.sort(rng(seed, "sasrec", "validation").choice(events, at_most, replace=False))

@@ -6,15 +6,12 @@ Every function here takes only events strictly earlier than the moment asked abo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
-from recsys.door.tables import DataError
 from recsys.recommender import Request
 
 
@@ -89,13 +86,14 @@ class BroughtVectors:
         self.dim, self.space = vectors.shape[1], space
 
     def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
-        found = np.array([self._row(request.user, request.time) for request in requests], dtype=np.int64)
+        found = np.array([self.row(request.user, request.time) for request in requests], dtype=np.int64)
         known = found >= 0
         result = np.zeros((len(found), self.dim), np.float32)
         result[known] = self.values[found[known]]
         return result, known
 
-    def _row(self, user: int | None, time: int) -> int:
+    def row(self, user: int | None, time: int) -> int:
+        """The row of `values` that is used for a user at a moment; −1: none."""
         if user is None:
             return -1
         start, end = np.searchsorted(self.users, [user, user + 1])
@@ -122,49 +120,3 @@ def partners_of_other_users(users: np.ndarray, generator: np.random.Generator) -
     partner[order] = np.roll(order, int(counts.max()))
     assert (users[partner] != users).all()
     return partner
-
-
-def read_brought(path: Path, key: str, index: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read `key, timestamp, vector` rows of a Parquet file -> (integer ids [M], unix seconds [M], vectors [M, d]).
-
-    Rows of ids that the run does not know are dropped; ragged, empty or non-finite vectors raise `DataError`.
-    `timestamp` is when the vector became *available*; item files may leave it out (then 0).
-    """
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such file; give a Parquet file with columns {key}, timestamp, vector")
-    try:
-        frame = pd.read_parquet(path)
-    except Exception as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error})") from None
-    wanted = [key, "vector"] + (["timestamp"] if key == "user_id" else [])
-    missing = [name for name in wanted if name not in frame.columns]
-    if missing:
-        raise DataError(
-            f"{path}: column {missing[0]!r} is missing; found {', '.join(map(str, frame.columns))}"
-        )
-    lengths = frame["vector"].map(lambda vector: len(vector) if vector is not None else 0).to_numpy()
-    if len(frame) == 0 or (lengths != lengths[0]).any() or lengths[0] == 0:
-        row = int(np.flatnonzero(lengths != (lengths[0] or 1))[0]) if len(frame) else 0
-        raise DataError(f"{path}: row {row}: every vector must have one length (the first has {lengths[:1]})")
-    values = np.stack(list(frame["vector"])).astype(np.float32)
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
-        raise DataError(f"{path}: row {row}: the vector has a value that is not finite")
-    times = (
-        _whole_seconds(path, frame["timestamp"]) if "timestamp" in frame else np.zeros(len(frame), np.int64)
-    )
-    ids = frame[key].astype(str).map(index)
-    known = ids.notna().to_numpy()
-    if not known.any():
-        raise DataError(f"{path}: no {key} in it is known to the run (the first is {frame[key].iloc[0]!r})")
-    return ids[known].to_numpy(dtype=np.int64), times[known], values[known]
-
-
-def _whole_seconds(path: Path, column: pd.Series) -> np.ndarray:
-    numbers = pd.to_numeric(column, errors="coerce")
-    bad = np.flatnonzero(numbers.isna() | (numbers % 1 != 0) | (numbers.abs() >= 1e11))
-    if len(bad):
-        raise DataError(
-            f"{path}: row {bad[0]}: timestamp {column.iloc[bad[0]]!r} is not a Unix time; expected whole seconds"
-        )
-    return numbers.to_numpy(dtype=np.int64)

@@ -49,9 +49,6 @@ def combine(config: RunConfig, run: Run, quiet: bool = False) -> None:
     data = methods.dataset
     events = validation_events(data, settings.instances, settings.seed)
     requests, targets = data.requests(events, data.exclude_seen), data.items[events]
-    if data.exclude_seen:  # a repeat cannot be answered
-        kept = [at for at, request in enumerate(requests) if targets[at] not in request.history]
-        requests, targets = [requests[at] for at in kept], targets[kept]
     with stage.writing() as folder:
         report: dict[str, Any] = {"experts": list(settings.experts), "text_half_life_items": None}
         if "text" in settings.experts:

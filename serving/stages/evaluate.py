@@ -94,17 +94,8 @@ def _question(methods: Methods) -> tuple[Question, dict]:
     the job takes its own sample.
     """
     data = methods.dataset
-    events = data.events(TEST)
-    seen_before = np.array(
-        [
-            np.isin(data.items[e], data.items[data.offsets[data.users[e]] : data.history_end[e]])
-            for e in events
-        ],
-        bool,
-    )
-    dropped = int(seen_before.sum()) if data.exclude_seen else 0
-    if data.exclude_seen:
-        events = events[~seen_before]
+    events = data.instances(TEST)
+    dropped = len(data.events(TEST)) - len(events)
     facts = {
         "split": methods.config.prepare.split.model_dump(mode="json"),
         "user_split": methods.config.prepare.user_split.model_dump(mode="json"),

@@ -57,12 +57,7 @@ class Test:
     """
 
     def __init__(self, data: Dataset, at_most: int):
-        events = data.events(TEST)
-        if data.exclude_seen:  # what was had before may not be answered
-            requests = data.requests(events, False)
-            events = events[
-                [item not in r.history for r, item in zip(requests, data.items[events], strict=True)]
-            ]
+        events = data.instances(TEST)
         if len(events) > at_most:
             events = np.sort(rng(0, "analysed").choice(events, at_most, replace=False))
         self.requests = data.requests(events, data.exclude_seen)

@@ -99,7 +99,7 @@ class OnePerUser(MethodConfig):
         first = data.events(TEST)[first]
         pairs = zip(users.tolist(), data.history_end[first].tolist(), strict=True)
         parts = [np.arange(data.offsets[u], end) for u, end in pairs if data.user_groups[u] != WARM]
-        events = np.concatenate([np.zeros(0, np.int64), *parts])
+        events = data.askable(np.concatenate([np.zeros(0, np.int64), *parts]))
         return Diaries.of(data, events, world.settings.own_events) if len(events) else None
 
     def chosen(self, world: World, pilots: Path) -> tuple[float, int, dict[str, float]]:
@@ -108,7 +108,7 @@ class OnePerUser(MethodConfig):
         if len(pairs) == 1:
             return *pairs[0], {}
         diaries = self.diaries(world)
-        validation = world.dataset.events(VALIDATION)
+        validation = world.dataset.instances(VALIDATION)
         able = np.flatnonzero(np.isin(diaries.users, world.dataset.users[validation]))
         if not len(able):
             raise ValueError(
