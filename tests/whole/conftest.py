@@ -1,0 +1,23 @@
+"""The model and the run that tests of all rooms together share."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm.backbone.sid_model import SidModel
+from recsys.run import Run
+from serving.config.run import RunConfig
+from tests.support.models import tiny_model
+from tests.support.worlds import the_small_run
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SidModel:
+    """The tiny random backbone with a small trie."""
+    return tiny_model()
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> tuple[RunConfig, Run]:
+    """A finished run of every stage on the world of two tastes."""
+    return the_small_run(tmp_path_factory)
