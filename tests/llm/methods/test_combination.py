@@ -45,8 +45,6 @@ def test_a_combination_is_its_parts_side_by_side():
 
 
 def test_strength_scales_soft_tokens_and_updates_and_is_silent_at_zero(tiny):
-    from tests.test_prompts import builder
-
     prompts = builder(recent_items=2)
     prompts.item_tokens = tiny.item_tokens
     requests, items = make_requests(5), np.array([1, 2, 3, 4, 5])
