@@ -12,6 +12,7 @@ from llm.methods.catalogue import CATALOGUE
 from llm.methods.combination import Combination
 from llm.prompts.reading import OfAnother, Personalizer, Reading
 from tests.support.paths import ROOT
+from tests.support.prompts import builder
 from tests.support.requests import make_requests
 
 
