@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from llm.backbone.sid_model import SidModel
 from recsys.run import Run
 from serving.config.run import RunConfig
-from serving.pipeline import run_all
 from tests.support.models import tiny_model
-from tests.support.worlds import SMALL, small_config, the_small_run
+from tests.support.worlds import SMALL, run_of, shared_run, small_config, the_small_run
 
 METHODS = [{"key": "e2p", "bottleneck": 8}, {"key": "tap_per"} | SMALL,
            {"method": "tap_per", "name": "no decay", "time_decay": False, "order_decay": False, "user_state": False} | SMALL]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def world_run(tmp_path_factory) -> tuple[RunConfig, Run]:
+def world_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
     """A run up to Stage 2 with E2P and TAP-PER, quickly trained."""
-    folder = tmp_path_factory.mktemp("online")
-    values = small_config(folder).model_dump(mode="json")
-    values["adapt"] |= {"steps": 30}
-    values["personalize"] |= {"steps": 20, "learning_rates": [1e-2], "methods": METHODS}
-    values["online"] |= {"max_steps": 6, "passes": 2, "batch": 16}
-    config, run = RunConfig.model_validate(values), Run.create(folder / "run")
-    run_all(config, run, until="personalize")
-    return config, run
+
+    def make(folder: Path) -> None:
+        values = small_config(folder).model_dump(mode="json")
+        values["adapt"] |= {"steps": 30}
+        values["personalize"] |= {"steps": 20, "learning_rates": [1e-2], "methods": METHODS}
+        values["online"] |= {"max_steps": 6, "passes": 2, "batch": 16}
+        run_of(RunConfig.model_validate(values), folder, "personalize")
+
+    with shared_run(tmp_path_factory, "quick_run", make) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +39,10 @@ def tiny() -> SidModel:
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory) -> tuple[RunConfig, Run]:
+def small_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
     """A finished run of every stage on the world of two tastes."""
-    return the_small_run(tmp_path_factory)
+    with the_small_run(tmp_path_factory) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+from rich.console import Console
 
 from recsys.run import Run
 from serving.config.run import RunConfig
 from serving.pipeline import run_all
+from tests.support.made_once import made_once
 
 
 def two_tastes(folder, n_users: int = 40, n_items: int = 60, length: int = 24, seed: int = 0):
@@ -131,10 +136,25 @@ def small_config(folder) -> RunConfig:
     )
 
 
-@cache
-def the_small_run(factory) -> tuple[RunConfig, Run]:
+@contextmanager
+def the_small_run(factory: pytest.TempPathFactory) -> Iterator[tuple[RunConfig, Run]]:
     """A finished run of every stage on the world of two tastes."""
-    folder = factory.mktemp("world")
-    config, run = small_config(folder), Run.create(folder / "run")
-    run_all(config, run)
-    return config, run
+    with shared_run(factory, "small_run", lambda folder: run_of(small_config(folder), folder)) as found:
+        yield found
+
+
+def run_of(config: RunConfig, folder: Path, until: str | None = None) -> None:
+    """Make `folder`/run, and write down its configuration beside it."""
+    (folder / "config.json").write_text(config.model_dump_json())
+    with open(folder / "printed.txt", "w") as printed:
+        run_all(config, Run.create(folder / "run"), until, Console(file=printed, width=200))
+
+
+@contextmanager
+def shared_run(
+    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
+) -> Iterator[tuple[RunConfig, Run]]:
+    """The run that `make(folder)` makes by `run_of`, once for all processes of a test session."""
+    with made_once(factory, name, make) as folder:
+        text = (folder / "config.json").read_text()
+        yield RunConfig.model_validate_json(text), Run.open(folder / "run")

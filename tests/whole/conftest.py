@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from llm.backbone.sid_model import SidModel
@@ -18,6 +20,7 @@ def tiny() -> SidModel:
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory) -> tuple[RunConfig, Run]:
+def small_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
     """A finished run of every stage on the world of two tastes."""
-    return the_small_run(tmp_path_factory)
+    with the_small_run(tmp_path_factory) as found:
+        yield found

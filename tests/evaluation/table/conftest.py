@@ -7,6 +7,6 @@ import pytest
 from tests.support.small_tables import run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def results(tmp_path_factory):
     return run(tmp_path_factory.mktemp("job"))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
-from rich.console import Console
 
 from recsys.run import Run
 from serving.config.run import RunConfig
-from serving.pipeline import run_all
 from tests.support.music import music_config
+from tests.support.worlds import run_of, shared_run
 
 
-@pytest.fixture(scope="module")
-def music_run(tmp_path_factory) -> tuple[RunConfig, Run]:
-    folder = tmp_path_factory.mktemp("music")
-    config, run = music_config(folder), Run.create(folder / "run")
-    with open(folder / "printed.txt", "w") as printed:
-        run_all(config, run, console=Console(file=printed, width=200))
-    return config, run
+@pytest.fixture(scope="session")
+def music_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
+    with shared_run(
+        tmp_path_factory, "music_run", lambda folder: run_of(music_config(folder), folder)
+    ) as found:
+        yield found

@@ -30,17 +30,17 @@ def small_cuts(monkeypatch):
     monkeypatch.setattr(playlist_shards, "DEALT_BYTES", 2000)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def here():
     return Here()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(small_run) -> Path:
     return small_run[1].path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole(run, here, tmp_path_factory):
     """The requests, and a run of them that nothing has disturbed."""
     folder = tmp_path_factory.mktemp("whole")

@@ -15,12 +15,12 @@ from tests.support.alignment import E2P, QUICK, STATIC, copied
 from tests.support.labelled import with_lists
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data_run(small_run, tmp_path_factory) -> Run:
     return with_lists(small_run[1], tmp_path_factory.mktemp("align") / "run")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def settings() -> AlignConfig:
     rows = [
         {"method": STATIC},
@@ -38,7 +38,7 @@ def settings() -> AlignConfig:
     return AlignConfig.model_validate(QUICK | {"rows": rows})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def aligned(small_run, data_run, settings, tmp_path_factory) -> Run:
     """`data_run` after the stage."""
     run = copied(data_run, tmp_path_factory.mktemp("aligned") / "run")
@@ -46,6 +46,6 @@ def aligned(small_run, data_run, settings, tmp_path_factory) -> Run:
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def world(small_run, data_run, settings) -> LabelledWorld:
     return labelled_world(World.load(data_run, small_run[0].adapt, settings), settings)
