@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.check import rooms_of
 from tests.support.paths import ROOT
 
 TESTS = ROOT / "tests"
@@ -133,3 +134,14 @@ def test_the_command_line_starts_without_torch():
     code = "import sys, serving.cli; print([name for name in ('torch', 'transformers', 'pandas', 'sklearn') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_quick_check_takes_the_rooms_of_what_differs():
+    sources = {
+        "tests/llm/test_words.py": "from tests.support.prompts import builder",
+        "tests/recsys/test_run.py": "",
+    }
+    assert rooms_of(["README.md", "configs/demo.yaml", "tests/whole/test_rooms.py"], sources) == []
+    assert rooms_of(["serving/cli.py", "recsys/run.py"], sources) == ["recsys", "serving"]
+    assert rooms_of(["tests/evaluation/test_report.py"], sources) == ["evaluation"]
+    assert rooms_of(["tests/support/prompts.py"], sources) == ["llm"]
