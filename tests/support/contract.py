@@ -145,10 +145,11 @@ def check_distribution(
 
 
 def _log_table(recommender, requests, n_items, temperature) -> np.ndarray:
-    """Log-probabilities [R, N] of the whole catalogue, all asked for at once."""
-    items = np.repeat(np.arange(n_items), len(requests))
-    found = recommender.log_prob([*requests] * n_items, items, temperature)
-    return found.reshape(n_items, len(requests)).T
+    """Log-probabilities [R, N] of the whole catalogue."""
+    columns = [
+        recommender.log_prob(requests, np.full(len(requests), item), temperature) for item in range(n_items)
+    ]
+    return np.stack(columns, axis=1)
 
 
 def check_lists_contract(
