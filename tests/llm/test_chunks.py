@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from llm.methods.user_states import OnlineConfig, steps_of
 from llm.streams.chunks import FOREVER, AsOf, chunks_of, last_of_each_user, starts_of
-from llm.streams.online import OnlineConfig, steps_of
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from recsys.embeddings.user_vectors import HistoryVectors

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from serving.engines.local import Work
+from serving.engines.base import Work
 
 
 def work(folder, **more) -> Work:

@@ -12,6 +12,7 @@ from llm.backbone.vocabulary import PREFIX
 from llm.decoding import draws
 from recsys.data.catalogue import Catalogue
 from recsys.recommender import Request
+from semantic_ids.constraints import Constraints
 
 
 def slow_distribution(model, prompt, prefix, excluded, temperature) -> np.ndarray:
@@ -51,7 +52,7 @@ def inputs(model, requests: list[Request], with_prefix: bool):
 
 
 def session_of(model, requests, prompts, soft):
-    exclusions = model.trie.exclusions([request.exclude for request in requests])
+    exclusions = Constraints(model.trie, [request.exclude for request in requests])
     return draws.PromptSession(model, prompts, Condition(soft), exclusions)
 
 

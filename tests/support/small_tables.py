@@ -6,7 +6,10 @@ import numpy as np
 
 from evaluation.baselines import Popularity
 from evaluation.softmax import SoftmaxOver
-from evaluation.table.job import EvaluateConfig, Row, evaluate_rows
+from evaluation.table.config import EvaluateConfig
+from evaluation.table.instances import Question
+from evaluation.table.job import evaluate_rows
+from evaluation.table.rows import Row
 from recsys.recommender import Request
 
 N = 15
@@ -60,11 +63,9 @@ def table():
 
 
 def run(tmp_path, config=CONFIG, rows=None, data=None, **more):
-    requests, targets, users = data or world()
+    question = Question(*(data or world()))
     rows = table() if rows is None else rows
-    return evaluate_rows(
-        config, rows, requests, targets, users, tmp_path / "c", {"data": "toy"}, quiet=True, **more
-    )
+    return evaluate_rows(config, rows, question, tmp_path / "c", {"data": "toy"}, quiet=True, **more)
 
 
 def plain_user_means(values, users):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from evaluation.table.results import Results
-from recsys.data.prepare import Dataset
+from recsys.data.dataset import Dataset
 from recsys.data.splits import (
     DROPPED,
     OOD,
@@ -24,7 +24,8 @@ from recsys.recommender import Request
 from recsys.run import Run
 from serving.config.run import RunConfig
 from serving.pipeline import run_stage
-from serving.stages.evaluate import STAGES, _groups
+from serving.stages.evaluate import _groups
+from serving.stages.names import STAGES
 from tests.support.worlds import small_config
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.data.prepare import Dataset, prepare
+from recsys.data.dataset import Dataset
+from recsys.data.prepare import prepare
 from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
 from recsys.embeddings import sequence_parts
 from recsys.embeddings.embed import (

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from evaluation.softmax import SoftmaxOver
-from evaluation.table.job import EvaluateConfig, Row
+from evaluation.table.config import EvaluateConfig
+from evaluation.table.rows import Row
 from recsys.recommender import Request
 from tests.support.small_tables import Taste, plain_expected, plain_user_means, run, soft, table, world
 

@@ -13,8 +13,10 @@ from evaluation.baselines import Popularity
 from evaluation.metrics import expected_hit
 from evaluation.report.tables import describe, figure_columns
 from evaluation.softmax import SoftmaxOver
-from evaluation.table.job import EvaluateConfig, Row, sample_instances
+from evaluation.table.config import EvaluateConfig
+from evaluation.table.instances import sample_instances
 from evaluation.table.results import Results
+from evaluation.table.rows import Row
 from recsys.recommender import Request
 from tests.support.small_tables import (
     CONFIG,

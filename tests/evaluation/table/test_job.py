@@ -10,8 +10,10 @@ import pytest
 
 from evaluation.baselines import Popularity
 from evaluation.softmax import SoftmaxOver
-from evaluation.table.job import Row, evaluate_rows, sample_instances
+from evaluation.table.instances import Question, sample_instances
+from evaluation.table.job import evaluate_rows
 from evaluation.table.results import Results
+from evaluation.table.rows import Row
 from recsys.recommender import Ranked
 from tests.support.small_tables import CONFIG, N, Taste, run, soft, table, world
 
@@ -92,13 +94,11 @@ def test_a_sample_takes_every_user_before_a_second_instance():
 
 
 def test_a_sample_and_users_without_target_are_stated(tmp_path):
-    requests, targets, users = world()
+    question = Question(*world())
     config = CONFIG.model_copy(update={"max_instances": 20})
-    results = evaluate_rows(
-        config, table(), requests, targets, users, tmp_path / "c", {"users_in_data": 33}, quiet=True
-    )
+    results = evaluate_rows(config, table(), question, tmp_path / "c", {"users_in_data": 33}, quiet=True)
     facts = results.protocol
-    assert (facts["n_instances"], facts["n_instances_available"]) == (20, len(users))
+    assert (facts["n_instances"], facts["n_instances_available"]) == (20, len(question))
     assert facts["is_sample"]
     assert facts["users_without_held_out_item"] == 3
     assert results.rows[0]["n_users"] == 20

@@ -15,6 +15,7 @@ from llm.decoding.scoring import constraints_of, list_log_probs_of
 from llm.prompts.builder import PromptBuilder, PromptConfig
 from llm.prompts.reading import Reading
 from recsys.data.catalogue import Catalogue
+from semantic_ids.constraints import Constraints
 from tests.support.requests import make_requests
 
 # -- lists --------------------------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ def test_a_list_is_item_after_item(tiny, prefix):
         total, tokens, gone = 0.0, list(prompt), list(request.exclude)
         own = condition.rows(np.array([row]))
         for item in items:
-            constraints = tiny.trie.exclusions([np.array(gone, np.int64)])
+            constraints = Constraints(tiny.trie, [np.array(gone, np.int64)])
             total += float(tiny.item_log_probs([tokens], np.array([item]), own, constraints))
             tokens += tiny.item_tokens[item].tolist()
             gone.append(int(item))

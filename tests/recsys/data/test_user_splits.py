@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.data import user_splits
-from recsys.data.interactions import DataError
+from recsys.data.config import PrepareConfig
+from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
-from recsys.data.prepare import Dataset, PrepareConfig, prepare
+from recsys.data.prepare import prepare
 from recsys.data.splits import (
     DROPPED,
     FIT,
@@ -26,6 +27,7 @@ from recsys.data.splits import (
     WARM,
     hold_out_users,
 )
+from recsys.data.tables import DataError
 from recsys.data.user_splits import (
     UserSplitConfig,
     assign_groups,

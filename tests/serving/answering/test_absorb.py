@@ -13,18 +13,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import llm.streams.online
-from llm.streams.online import OnlineConfig, absorb
+from llm.methods.stage2 import lm_loss
+from llm.methods.user_states import OnlineConfig, absorb
 from recsys.data.dataset import Dataset
 from recsys.data.splits import TEST
 from recsys.recommender import Request
 from recsys.run import Run, RunError
 from serving import Recommender
-from serving.answering.absorb import online_full
 from serving.answering.live import LiveState, digest_of
 from serving.answering.requests import request_of
 from serving.pipeline import run_all
 from serving.report.attention import attention_of
+from serving.studies.online_full import online_full
 from tests.support.command_line import prelude
 
 
@@ -241,11 +241,11 @@ def test_an_update_lowers_the_loss_of_its_events_and_online_full_moves_what_is_s
     module = reading.personalizer
     config = OnlineConfig(passes=20, batch=12)
     with torch.no_grad():
-        start = float(llm.streams.online.lm_loss(reading, requests, targets))
+        start = float(lm_loss(reading, requests, targets))
     bridge = [b.clone() for b in module.bridge.b]
     done = absorb("emb", reading, requests, targets, config, 0.05, tmp_path / "a")
     with torch.no_grad():
-        emb = float(llm.streams.online.lm_loss(reading, requests, targets))
+        emb = float(lm_loss(reading, requests, targets))
     assert emb < start - 0.05
     assert all(torch.equal(a, b) for a, b in zip(bridge, module.bridge.b, strict=True))
     assert done.users.tolist() == sorted(module.later) == np.unique(data.users[events]).tolist()

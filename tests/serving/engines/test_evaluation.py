@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from recsys.run import Run
-from serving.engines.local import LocalEngine, engine
+from serving.engines.choose import engine
+from serving.engines.local import LocalEngine
 from serving.stages.evaluate import evaluate
 
 # -- evaluation --------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from serving.engines.local import TRIES, EngineError, engine
+from serving.engines.base import TRIES, EngineError
+from serving.engines.choose import engine
 from tests.support.engines import SQUARES, done, wait_until, work
 
 # -- ray ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from evaluation.music.metrics import liked_above
 from llm.align.config import AlignConfig
 from recsys.data.dataset import Dataset
 from recsys.embeddings.embed import load_item_vectors
@@ -22,9 +23,10 @@ from serving.engines.local import LocalEngine
 from serving.pipeline import run_all, run_stage, stages_of
 from serving.playlists.job import playlists
 from serving.playlists.plan import Settings
-from serving.stages.evaluate import PLAYLIST_STAGES
 from serving.stages.listener import units
-from serving.stages.music import MusicTable, Reranking, liked_above
+from serving.stages.music import MusicTable
+from serving.stages.names import PLAYLIST_STAGES
+from serving.stages.reranking import Reranking
 from serving.user_state import delete
 from tests.support.music import KINDS, music_config
 

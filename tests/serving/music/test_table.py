@@ -17,9 +17,9 @@ from recsys.engagement.shown_lists import GENERATOR_VALIDATION, ShownLists
 from recsys.run import Run
 from serving.answering.recommender import Recommender
 from serving.pipeline import run_all, run_stage
-from serving.stages.evaluate import PLAYLIST_STAGES, STAGES
 from serving.stages.listener import affinity_correlation, fit_listener
 from serving.stages.music import BLOCK, MusicTable
+from serving.stages.names import PLAYLIST_STAGES, STAGES
 from tests.support.music import row_of, table_of
 
 

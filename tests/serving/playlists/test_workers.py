@@ -11,7 +11,9 @@ from dataclasses import replace
 
 import pytest
 
-from serving.engines.local import LocalEngine, Task, Work, engine
+from serving.engines.base import Task, Work
+from serving.engines.choose import engine
+from serving.engines.local import LocalEngine
 from serving.playlists import shards as playlist_shards
 from serving.playlists.job import playlists
 from serving.playlists.plan import Settings

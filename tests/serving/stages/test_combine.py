@@ -104,7 +104,7 @@ def test_an_expert_that_the_run_lacks_is_named(combined, tmp_path):
 
 def test_evaluation_of_the_whole_distribution_agrees_with_walking_the_trie(combined):
     """Exact ranks and the same probabilities; without exclusions the two are one distribution."""
-    from serving.stages.evaluate import WholeCatalogue
+    from serving.stages.rows import WholeCatalogue
 
     config, run = combined
     methods = Methods(run, config)

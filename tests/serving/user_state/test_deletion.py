@@ -18,7 +18,7 @@ from recsys.data.dataset import Dataset
 from recsys.embeddings.embed import embed, load_user_vectors
 from recsys.run import Run, RunError
 from serving.pipeline import run_stage
-from serving.stages.evaluate import STAGES
+from serving.stages.names import STAGES
 from serving.user_state import delete, remake_report, show
 from tests.support.persons import EXTRA, GONE, NUMBER, OWN, PERSON, copy, snapshot, traces
 
