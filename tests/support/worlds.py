@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from recsys.run import Run
@@ -143,9 +145,14 @@ def the_small_run(factory: pytest.TempPathFactory) -> Iterator[tuple[RunConfig, 
         yield found
 
 
+def alone_with_data_files(config: RunConfig) -> FileLock:
+    """For a test that reads the data files of the shared run, or moves them away: no other process does meanwhile."""
+    return FileLock(Path(config.prepare.interactions).with_suffix(".lock"))
+
+
 def run_of(config: RunConfig, folder: Path, until: str | None = None) -> None:
-    """Make `folder`/run, and write down its configuration beside it."""
-    (folder / "config.json").write_text(config.model_dump_json())
+    """Make `folder`/run, and keep its configuration beside it: as it is, for JSON would make floats of whole numbers."""
+    (folder / "config.pickle").write_bytes(pickle.dumps(config))
     with open(folder / "printed.txt", "w") as printed:
         run_all(config, Run.create(folder / "run"), until, Console(file=printed, width=200))
 
@@ -156,5 +163,4 @@ def shared_run(
 ) -> Iterator[tuple[RunConfig, Run]]:
     """The run that `make(folder)` makes by `run_of`, once for all processes of a test session."""
     with made_once(factory, name, make) as folder:
-        text = (folder / "config.json").read_text()
-        yield RunConfig.model_validate_json(text), Run.open(folder / "run")
+        yield pickle.loads((folder / "config.pickle").read_bytes()), Run.open(folder / "run")

@@ -24,6 +24,7 @@ from serving.pipeline import run_stage
 from tests.support.labelled import shown_lists, with_lists
 from tests.support.paths import ROOT
 from tests.support.two_processes import DIES_AT, SIZES, Rows, optimizer_of
+from tests.support.worlds import alone_with_data_files
 
 METHODS = ("e2p", "tap_per", "oppu_prompt", "p2p_summary")
 
@@ -64,7 +65,8 @@ def two(small_run, tmp_path_factory) -> SimpleNamespace:
         saved_at = json.loads(file.metadata()["loop"])["index"]
     unfinished = not (run.path / "adapt").exists()
     by_one = Run(shutil.copytree(run.path, folder / "by_one"))
-    finished = launch("finish", run.path, whole.path, folder)
+    with alone_with_data_files(config):
+        finished = launch("finish", run.path, whole.path, folder)
     assert finished.returncode == 0, finished.stderr
     found = [json.loads((folder / f"{number}.json").read_text()) for number in range(2)]
     return SimpleNamespace(**locals())

@@ -58,6 +58,7 @@ def test_the_table_has_every_row_with_its_interval(small_run):
     assert report.count("data:image/png;base64,") >= 4
 
 
+@pytest.mark.usefixtures("data_files")
 def test_nothing_runs_twice(small_run, capsys):
     config, run = small_run
     before = {name: (run.path / name / "stage.json").stat().st_mtime_ns for name in STAGES}

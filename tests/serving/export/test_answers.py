@@ -20,6 +20,7 @@ from tests.support.exports import HISTORY, NEWCOMER, answers
 # -- the same answers elsewhere -----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("data_files")
 def test_an_imported_run_answers_as_the_original_does_without_the_data_files(
     small_run, expected, exported, tmp_path
 ):

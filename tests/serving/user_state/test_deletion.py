@@ -57,6 +57,7 @@ def test_after_a_deletion_no_file_holds_a_trace(crowded, small_run):
     assert len(picture["users"]) == len(picture["prefixes"]) == len(picture["labels"]) == 39
 
 
+@pytest.mark.usefixtures("data_files")
 def test_the_report_is_drawn_again_and_every_stage_stays_done(crowded, small_run, drawn):
     config = small_run[0]
     delete(crowded, PERSON)
@@ -128,6 +129,7 @@ def test_brought_embeddings_go_and_a_retrained_stage_does_not_take_them_back(sma
     assert other.deletions()
 
 
+@pytest.mark.usefixtures("data_files")
 def test_training_again_without_the_person_works_and_preparing_again_is_refused(crowded, small_run):
     config = small_run[0]
     delete(crowded, PERSON)

@@ -37,6 +37,7 @@ def test_show_lists_every_artifact_that_holds_a_row(crowded):
     assert traces(crowded.path)  # the scan below would see them
 
 
+@pytest.mark.usefixtures("data_files")
 def test_an_export_is_what_the_source_said(crowded, small_run, tmp_path):
     n = export(crowded, PERSON, tmp_path / "u7.json")
     text = (tmp_path / "u7.json").read_text()
