@@ -13,6 +13,7 @@ from scipy import stats
 from llm.backbone.conditions import Condition
 from llm.backbone.vocabulary import PREFIX
 from llm.decoding import draws, scoring
+from llm.decoding.session import PromptSession
 from recsys.recommender import Request
 from semantic_ids.constraints import Constraints
 from tests.conftest import make_requests
@@ -56,7 +57,7 @@ def inputs(model, requests: list[Request], with_prefix: bool):
 
 def session_of(model, requests, prompts, soft):
     exclusions = Constraints(model.trie, [request.exclude for request in requests])
-    return draws.PromptSession(model, prompts, Condition(soft), exclusions)
+    return PromptSession(model, prompts, Condition(soft), exclusions)
 
 
 @pytest.mark.parametrize("with_prefix", [False, True])

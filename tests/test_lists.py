@@ -13,6 +13,7 @@ from llm.backbone.conditions import Condition, LowRank
 from llm.decoding import draws, lists
 from llm.decoding.recommender import SidRecommender
 from llm.decoding.scoring import constraints_of
+from llm.decoding.session import PromptSession
 from llm.prompts.reading import Reading
 from recsys.data.caps import Caps
 from recsys.data.catalogue import Catalogue
@@ -140,7 +141,7 @@ def test_updates_of_layers_hold_for_the_items_behind_the_prompt(tiny):
         torch.randn(3, 2, n_in, generator=generator), torch.randn(3, n_out, 2, generator=generator)
     )
     condition, free = Condition(updates={name: (update,)}), [[]] * 3
-    session = draws.PromptSession(tiny, prompts, condition, Constraints(tiny.trie, free))
+    session = PromptSession(tiny, prompts, condition, Constraints(tiny.trie, free))
     found = lists.in_sequence(session, requests, 3, seed=2, temperature=1.0)
     longer = [
         [*prompt, *tiny.item_tokens[items[:2]].reshape(-1).tolist()]
@@ -350,7 +351,7 @@ def test_lists_end_where_nothing_is_left(tiny):
         Request("these", 4, 1, allow=np.array([3, 4, 5, 5])),
     ]
     prompts, _ = inputs(tiny, requests, False)
-    session = draws.PromptSession(tiny, prompts, Condition(), constraints_of(tiny.trie, requests))
+    session = PromptSession(tiny, prompts, Condition(), constraints_of(tiny.trie, requests))
     for temperature in (0.0, 1.0):
         found = lists.in_sequence(session, requests, 40, 1, temperature)
         assert [len(items) for items, _ in found] == [0, 2, 30, 3]

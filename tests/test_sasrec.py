@@ -350,10 +350,10 @@ def test_a_killed_training_ends_in_the_same_bytes(tmp_path, monkeypatch):
             raise Killed
         return honest(*arguments)
 
-    fit = recsys.embeddings.sasrec.training.fit
+    fit = recsys.embeddings.sasrec.loop.fit
     monkeypatch.setattr(recsys.embeddings.sasrec, "sequence_loss", dying)
     monkeypatch.setattr(
-        recsys.embeddings.sasrec.training,
+        recsys.embeddings.sasrec.loop,
         "fit",
         lambda *a, **k: fit(*a, **k, log_every=5, checkpoint_every_s=0.0),
     )
