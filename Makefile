@@ -2,14 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+TWO := --numprocesses 2 --dist loadgroup --no-loadscope-reorder  # two processes of one thread each (tests/conftest.py)
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test check test-slow lint format clean
 
 demo: $(INSTALLED)  ## the main job on the embedded data: table, report, recommendations (15 minutes on 2 cores)
 	$(BIN)/prelude run configs/demo.yaml --run runs/demo
 
 test: lint  ## lint, types and the whole test suite, offline
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(TWO)
+
+check: lint  ## lint, types and the quick tests of the rooms that differ from main (at most 90 seconds for one room)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.check $(TWO)
 
 test-slow: $(INSTALLED)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow"
