@@ -115,7 +115,7 @@ def test_folders_of_tests_stay_small():
     assert {
         str(path.relative_to(ROOT)): n for path in folders if (n := len(list(path.glob("test_*.py")))) > 15
     } == {}
-    assert all((path / "__init__.py").exists() for path in folders)
+    assert all((path / "__init__.py").exists() for path in folders if any(path.glob("*.py")))
 
 
 def test_modules_stay_readable():

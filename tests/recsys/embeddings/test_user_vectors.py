@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from recsys.door.tables import DataError
+from recsys.door.vectors import read_vectors
 from recsys.embeddings.leaks import LeakError, check_planted_answer
 from recsys.embeddings.user_vectors import (
     BroughtVectors,
     HistoryVectors,
     partners_of_other_users,
-    read_brought,
     recency_weights,
 )
 from recsys.recommender import Request
@@ -106,10 +106,10 @@ def test_partners_are_a_permutation_without_own_users():
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        ({"user_id": ["a"], "vector": [[1.0]]}, "column 'timestamp' is missing"),
-        ({"user_id": ["a", "b"], "timestamp": [1, 2], "vector": [[1.0, 2.0], [1.0]]}, "row 1"),
+        ({"user_id": ["a"], "vector": [[1.0]]}, "no column 'timestamp'"),
+        ({"user_id": ["a", "b"], "timestamp": [1, 2], "vector": [[1.0, 2.0], [1.0]]}, "row 2"),
         ({"user_id": ["a"], "timestamp": [1], "vector": [[float("nan")]]}, "not finite"),
-        ({"user_id": ["a"], "timestamp": [1.5], "vector": [[1.0]]}, "whole seconds"),
+        ({"user_id": ["a"], "timestamp": ["1.5x"], "vector": [[1.0]]}, "whole seconds"),
         ({"user_id": ["z"], "timestamp": [1], "vector": [[1.0]]}, "no user_id in it is known"),
     ],
 )
@@ -117,4 +117,4 @@ def test_bad_embedding_files_are_refused_by_place(tmp_path, frame, message):
     path = tmp_path / "u.parquet"
     pd.DataFrame(frame).to_parquet(path)
     with pytest.raises(DataError, match=message):
-        read_brought(path, "user_id", {"a": 0, "b": 1})
+        read_vectors(path, "user_id", {"a": 0, "b": 1})
