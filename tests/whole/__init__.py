@@ -1,0 +1,1 @@
+"""Tests of whole runs, of the walls between the rooms, and of the documents."""
