@@ -1,1 +1,1 @@
-"""What several tests share."""
+"""What tests share: worlds, models, requests, references, workers. Each module loads only the rooms that its tests may."""

@@ -1,1 +1,1 @@
-"""Tests of whole runs, of the walls between the rooms, and of the documents."""
+"""Tests of all rooms together: whole runs, the rooms themselves, several processes."""
