@@ -107,8 +107,9 @@ def check_command(words: list[str]) -> None:
         case ["accelerate", "launch", "--num_processes", number, "-m", "serving.cli", *rest]:
             assert int(number) > 1
             check_command(["prelude", *rest])
-        case ["make", target]:
-            assert re.search(rf"^{target}:", text_of("Makefile"), re.MULTILINE), target
+        case ["make", *targets]:
+            for target in targets:
+                assert re.search(rf"^{target}:", text_of("Makefile"), re.MULTILINE), target
         case ["pip", "install", what]:
             extra = what.removeprefix(".[").removesuffix("]")
             assert re.search(rf"^{extra} = \[", text_of("pyproject.toml"), re.MULTILINE), what
