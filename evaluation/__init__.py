@@ -1,3 +1,1 @@
-"""Metrics, statistics, baselines, the evaluation job and its report. Sees only `recsys` and the Recommender
-protocol.
-"""
+"""Metrics, statistics, baselines, the evaluation job and its report. Sees only `recsys`."""

@@ -1,4 +1,4 @@
-"""Baselines that answer the same call as every method and rank the same for everyone: popularity and recency."""
+"""Popularity and recency: they answer the same call as every method, and rank the same for everyone."""
 
 from __future__ import annotations
 
@@ -69,9 +69,8 @@ class Recency(FixedOrder):
         if items.shape != times.shape or (items.size and not 0 <= items.min() <= items.max() < n_items):
             raise ValueError(f"Recency needs one time per event and items in 0..{n_items - 1}")
         last = np.full(n_items, -1)
-        last[items[np.argsort(times, kind="stable")]] = np.arange(
-            len(items)
-        )  # the last write of an item wins
+        # the last write of an item wins
+        last[items[np.argsort(times, kind="stable")]] = np.arange(len(items))
         place = np.empty(n_items)
         place[np.argsort(-last, kind="stable")] = np.arange(n_items)
         super().__init__(name, -place)

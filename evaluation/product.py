@@ -1,12 +1,13 @@
-"""A product of experts: one distribution from the scores of several recommenders, their weights learned on validation.
+"""A product of experts: one distribution from several recommenders' scores, weights learned on validation.
 
     p(item | request) ∝ exp( s · Σ_k w_k · s_k(request, item) )     over the items available to the request
 
-With s_1 = log p_gen of a generator and s_2 a retriever's score that is p_gen^γ · exp(β · s_2), normalised over the whole catalogue, so it
-is exact for drawing, listing and scoring alike (`SoftmaxOver`). In w it is a conditional logit (McFadden 1974), so the log-likelihood of the
-validation targets is concave and has one maximum. The sharpness s, which changes no ranking, is then the one with the best expected
-hit-rate of 30 draws: likelihood pays for the targets that nobody sees coming, 30 draws do not. (Hinton 2002 names such products;
-there the experts are trained through it.)
+With s_1 = log p_gen of a generator and s_2 a retriever's score that is p_gen^γ · exp(β · s_2), normalised
+over the whole catalogue, so it is exact for drawing, listing and scoring alike (`SoftmaxOver`). In w it is a
+conditional logit (McFadden 1974), so the log-likelihood of the validation targets is concave and has one
+maximum. The sharpness s, which changes no ranking, is then the one with the best expected hit-rate of 30
+draws: likelihood pays for the targets that nobody sees coming, 30 draws do not. (Hinton 2002 names such
+products; there the experts are trained through it.)
 """
 
 from __future__ import annotations
@@ -23,21 +24,8 @@ from recsys.recommender import Request
 from recsys.training.devices import resolve_device
 
 FLAT = 0.01  # nats a spread of an expert's scores: where the likelihood no longer rises
-TEMPERATURES = (
-    0.25,
-    0.3,
-    0.35,
-    0.4,
-    0.45,
-    0.5,
-    0.55,
-    0.6,
-    0.7,
-    0.8,
-    0.9,
-    1.0,
-    1.2,
-)  # 1 / s, of which validation chooses
+# 1 / s, of which validation chooses
+TEMPERATURES = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
 
 
 class Product:
@@ -62,8 +50,8 @@ class Product:
 
 @dataclass(frozen=True)
 class Weights:
-    """What validation chose: `values` [K] of the highest likelihood and its mean nats a target, the nats of each expert with the best
-    weight of its own, and the `temperature` (1 / s) of the best expected hit-rate.
+    """What validation chose: `values` [K] of the highest likelihood and its mean nats a target, the nats of
+    each expert with the best weight of its own, and the `temperature` (1 / s) of the best expected hit-rate.
     """
 
     values: list[float]
@@ -79,7 +67,8 @@ class Weights:
 
 
 def fit_weights(scorers: Sequence[Scorer], requests: Sequence[Request], targets: np.ndarray) -> Weights:
-    """The weights of the highest mean log-likelihood of `targets` [R] among what is available to their requests, and the sharpness.
+    """The weights of the highest mean log-likelihood of `targets` [R] among what is available to
+    their requests, and the sharpness.
 
     Raises `ValueError` without an instance, or for a target that its request excludes.
     """
@@ -96,7 +85,9 @@ def fit_weights(scorers: Sequence[Scorer], requests: Sequence[Request], targets:
 def _features(
     scorers: Sequence[Scorer], requests: Sequence[Request], targets: np.ndarray
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Each expert's score of every item minus that of the target, K of [R, N], and what is not available [R, N]."""
+    """Each expert's score of every item minus that of the target, K of [R, N],
+    and what is not available [R, N].
+    """
     device = resolve_device("auto")
     parts: list[list[torch.Tensor]] = [[] for _ in scorers]
     outs = []

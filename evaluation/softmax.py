@@ -1,8 +1,9 @@
-"""A distribution over the catalogue from any scorer, so that a scorer can be compared with a sampler like for like.
+"""A distribution over the catalogue from any scorer, so that it compares with a sampler like for like.
 
-A deterministic ranking has no i.i.d. draw. `SoftmaxOver` gives it one: p = softmax(score / T0) over the allowed items, with T0
-chosen on validation. Blocks of requests are computed at once, on a GPU where there is one; random numbers belong to a request and an
-item (`recsys.seeds.uniforms_at`), so they do not depend on what is asked beside it.
+A deterministic ranking has no i.i.d. draw. `SoftmaxOver` gives it one: p = softmax(score / T0) over the
+allowed items, with T0 chosen on validation. Blocks of requests are computed at once, on a GPU where
+there is one; random numbers belong to a request and an item (`recsys.seeds.uniforms_at`), so they do not
+depend on what is asked beside it.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ class Scorer(Protocol):
 class SoftmaxOver:
     """p = softmax(score / (T0 · temperature)) over the allowed items.
 
-    Exclusions condition the distribution as a whole, in drawing and in scoring alike. A request's draws depend on (seed, user,
-    request id, time) only. `recommend` scores are log-probabilities: at the asked temperature, or at 1 for the ranked list of
-    temperature 0. What was asked last is kept, as drawing, listing and scoring ask for the same requests in turn: neither the
-    scorer nor a request may change under it. Calls of at most `BLOCK` requests are scored once.
+    Exclusions condition the distribution as a whole, in drawing and in scoring alike. A request's draws
+    depend on (seed, user, request id, time) only. `recommend` scores are log-probabilities: at the asked
+    temperature, or at 1 for the ranked list of temperature 0. What was asked last is kept, as drawing,
+    listing and scoring ask for the same requests in turn: neither the scorer nor a request may change under
+    it. Calls of at most `BLOCK` requests are scored once.
     """
 
     draws = True
@@ -54,7 +56,9 @@ class SoftmaxOver:
     def recommend(
         self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
     ) -> list[Ranked]:
-        """Temperature 0: the n most probable. Above: n distinct items, drawn one after the other (Gumbel top-k)."""
+        """Temperature 0: the n most probable. Above: n distinct items,
+        drawn one after the other (Gumbel top-k).
+        """
         if temperature < 0:
             raise ValueError(f"{self.name}: temperature must be at least 0, got {temperature}")
         answers = []
@@ -73,7 +77,9 @@ class SoftmaxOver:
     def draw(
         self, requests: Sequence[Request], n: int, temperature: float = 1.0, seed: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`n` i.i.d. draws a request: items [R, n] and log-probabilities [R, n]. ValueError if nothing is allowed."""
+        """`n` i.i.d. draws a request: items [R, n] and log-probabilities [R, n].
+        ValueError if nothing is allowed.
+        """
         items, values = np.zeros((len(requests), n), dtype=np.int64), np.zeros((len(requests), n))
         for start, block in enumerate(_blocks(requests)):
             log_p = self._log_p(block, temperature)
@@ -138,7 +144,8 @@ class SoftmaxOver:
         wrong = np.flatnonzero(~(scores < np.inf).all(1))
         if wrong.size:
             raise ValueError(
-                f"{self.name}: a score of request {block[wrong[0]].request_id!r} is not a number or is infinite"
+                f"{self.name}: a score of request {block[wrong[0]].request_id!r} is not a number or is "
+                "infinite"
             )
         logits = torch.from_numpy(scores).to(self.device)
         self._kept = list(block), logits
@@ -153,7 +160,8 @@ def choose_temperature(
     users: np.ndarray | None = None,
     n: int = 30,
 ) -> float:
-    """The temperature of `grid` with the highest expected hit-rate@n on *validation* instances; the first on a tie.
+    """The temperature of `grid` with the highest expected hit-rate@n on *validation* instances;
+    the first on a tie.
 
     A scorer's T0, or a probabilistic recommender's own sampling temperature. `users` [R]: average each user's
     instances first, as the test figures do; by default the requests' own users.
@@ -194,7 +202,9 @@ def _same(some: Sequence[Request], others: Sequence[Request]) -> bool:
 def _uniforms(
     block: Sequence[Request], seed: int, purpose: str, n: int, device: torch.device
 ) -> torch.Tensor:
-    """Uniform numbers [R, n] (float64) in [0, 1): entry `place` of each request's own sequence (`recsys.seeds.uniforms_at`)."""
+    """Uniform numbers [R, n] (float64) in [0, 1): entry `place` of each request's own
+    sequence (`recsys.seeds.uniforms_at`).
+    """
     keys = np.array([derive(seed, purpose, *_names(request), bits=64) for request in block], np.uint64)
     return torch.from_numpy(uniforms_at(keys[:, None], np.arange(n))).to(device)
 
@@ -204,7 +214,9 @@ def _names(request: Request) -> tuple[int | str, ...]:
 
 
 def _largest(keys: torch.Tensor, n: int) -> list[np.ndarray]:
-    """Places of the `n` largest keys of each row [R, N] above −inf, largest first, the earlier of equal ones first."""
+    """Places of the `n` largest keys of each row [R, N] above −inf, largest first,
+    the earlier of equal ones first.
+    """
     if keys.device.type != "cpu":
         values, places = keys.sort(dim=1, descending=True, stable=True)
         counts = (~torch.isneginf(values[:, :n])).sum(1).tolist()

@@ -87,10 +87,11 @@ def paired_test(a: np.ndarray, b: np.ndarray, alpha: float = 0.05) -> PairedTest
 def rank_correlation(
     x: np.ndarray, y: np.ndarray, seed: int = 0, resamples: int = 9999
 ) -> tuple[float | None, float | None]:
-    """Spearman's ρ of x [n] and y [n], and its two-sided p: the share of pairings whose |ρ| is at least as large.
+    """Spearman's ρ of x [n] and y [n], and its two-sided p: the share of pairings
+    whose |ρ| is at least as large.
 
-    Exact where n! ≤ `resamples` (n ≤ 7), else over that many random pairings, of which the one found is one. None, None for
-    fewer than three points, or where one side is constant.
+    Exact where n! ≤ `resamples` (n ≤ 7), else over that many random pairings, of which the one found is one.
+    None, None for fewer than three points, or where one side is constant.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:

@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from semantic_ids.trie import Trie
 from semantic_ids.trie_arrays import IntArray
-
-if TYPE_CHECKING:
-    from semantic_ids.trie import Trie
 
 
 class AllowList:
-    """The only items that a request may get: any order, duplicates allowed, may be empty. Raises as `Constraints`.
+    """The only items that some requests may get, sorted once and shared by any number of them.
 
+    `items`: any order, duplicates allowed, may be empty. Raises as `Constraints`.
     `live[d]` are the nodes of depth d with a listed item under them, sorted.
     """
 
@@ -45,8 +43,10 @@ class AllowList:
 
 
 class Constraints:
-    """Exclusions and allow-lists of R requests; see `Trie.constraints`.
+    """What each of R requests may get: an array of items that are `excluded`, and an allow-list or None (all items).
 
+    Arrays may be in any order, hold duplicates, and be empty. One array given to several requests (the same object)
+    is stored once; an `AllowList` is also sorted once for all calls. Without `allowed` nobody has an allow-list.
     Raises `ValueError` naming the request and the item for an item that the trie does not hold.
 
     Keys number pairs: request · (nodes of the depth) + node in `dead`, list · (nodes of the depth) + node in `live`.

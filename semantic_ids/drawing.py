@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from semantic_ids.trie import Constraints, Trie, tempered
+from semantic_ids.trie import Trie, tempered
+from semantic_ids.trie_arrays import Mask
 
 BLOCK = 32  # children summed at once; a draw then looks inside one block only
 
@@ -20,7 +21,7 @@ def draw_children(
     member: Tensor,
     uniform: Tensor,
     temperature: float = 1.0,
-    constraints: Constraints | None = None,
+    constraints: Mask | None = None,
     rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The child [D] that each draw falls on, a node of depth + 1, and its log-probability [D] (float64).

@@ -20,10 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semantic_ids.constraints import AllowList, Constraints
-from semantic_ids.trie_arrays import Dense, IntArray, rows_of
-
-__all__ = ["AllowList", "Constraints", "Trie", "UnknownPrefix"]
+from semantic_ids.trie_arrays import Dense, IntArray, Mask, rows_of
 
 DENSE_CELLS = 2**20  # nodes × codes of a depth, at most, to have a dense table (8 bytes a cell)
 
@@ -136,26 +133,6 @@ class Trie:
             node = first + offset
         return node
 
-    def allow_list(self, items: np.ndarray) -> AllowList:
-        """The only items that some requests may get, sorted once and shared by any number of them."""
-        return AllowList(self, items)
-
-    def constraints(
-        self,
-        excluded: Sequence[np.ndarray],
-        allowed: Sequence[np.ndarray | AllowList | None] | None = None,
-    ) -> Constraints:
-        """What each request may get: an array of items that are excluded, and an allow-list or None (all items).
-
-        Arrays may be in any order, hold duplicates, and be empty. One array given to several requests (the same
-        object) is stored once; an `AllowList` is also sorted once for all calls.
-        """
-        return Constraints(self, excluded, allowed)
-
-    def exclusions(self, excluded: Sequence[np.ndarray]) -> Constraints:
-        """`constraints` without allow-lists."""
-        return Constraints(self, excluded, None)
-
     def children(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Children of `nodes` [P] of `depth`: node numbers [P, W] at depth + 1, and which are real [P, W].
 
@@ -169,7 +146,7 @@ class Trie:
         depth: int,
         nodes: Tensor,
         logits: Tensor,
-        constraints: Constraints | None = None,
+        constraints: Mask | None = None,
         rows: Tensor | None = None,
         by_code: bool = False,
     ) -> tuple[Tensor, Tensor]:
@@ -202,7 +179,7 @@ class Trie:
         nodes: Tensor,
         logits: Tensor,
         temperature: float = 1.0,
-        exclusions: Constraints | None = None,
+        exclusions: Mask | None = None,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """log p(child | node) inside the trie, and the child nodes, both [P, W] (see `children`).

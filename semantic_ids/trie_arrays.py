@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class Mask(Protocol):
+    """What takes children away from requests; see `semantic_ids.constraints.Constraints.mask`, which does."""
+
+    def mask(
+        self, scores: Tensor, depth: int, first: Tensor, count: Tensor, rows: Tensor, by_code: bool = False
+    ) -> Tensor: ...
+
 
 _WIDTHS = (torch.int16, torch.int32, torch.int64)
 

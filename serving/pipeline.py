@@ -11,7 +11,8 @@ from rich.table import Table
 from llm.align.align import align
 from llm.methods.personalize import personalize
 from llm.stage1.adapt import adapt
-from recsys.data.prepare import Dataset, prepare
+from recsys.data.dataset import Dataset
+from recsys.data.prepare import prepare
 from recsys.data.splits import TEST
 from recsys.embeddings.embed import embed
 from recsys.engagement.config import EngagementConfig
@@ -21,19 +22,22 @@ from recsys.training import distributed
 from semantic_ids.tokenize_items import tokenize_items
 from serving.answering.recommender import Recommendations, Recommender
 from serving.config.run import RunConfig
-from serving.engines.local import Engine
-from serving.report.music import publish_music
+from serving.engines.base import Engine
+from serving.report.publish import publish, publish_music
 from serving.stages.combine import combine
-from serving.stages.evaluate import COMBINED_STAGES, PLAYLIST_STAGES, STAGES, evaluate, publish
+from serving.stages.evaluate import evaluate
 from serving.stages.music import music
+from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES, STAGES
 
 SHARED = ("adapt", "personalize", "align")  # stages that several processes share
 
 
 def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = None) -> None:
-    """Run one stage of `STAGES` or `PLAYLIST_STAGES` (its inputs must be there); `evaluate` may be measured by an engine.
+    """Run one stage of `STAGES` or `PLAYLIST_STAGES` (its inputs must be there);
+    `evaluate` may be measured by an engine.
 
-    Of several processes (`recsys.training.distributed`) all train the language model, and the main one does the rest.
+    Of several processes (`recsys.training.distributed`) all train the language model, and the main one does
+    the rest.
     """
     stages: dict[str, Callable[[], None]] = {
         "prepare": lambda: prepare(config.prepare, run),
@@ -60,7 +64,9 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
 
 
 def run_all(config: RunConfig, run: Run, until: str | None = None, console: Console | None = None) -> None:
-    """Every stage up to `until` (None: the last), the time each took, and five recommendations with and without a query."""
+    """Every stage up to `until` (None: the last), the time each took,
+    and five recommendations with and without a query.
+    """
     console = console or Console(quiet=not distributed.is_main())
     stages = stages_of(config)
     stages = stages[: stages.index(until) + 1] if until else stages

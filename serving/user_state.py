@@ -1,11 +1,11 @@
 """What a run holds of one person: to be looked at, handed over, or deleted.
 
-A person's rows are found by the conventions of `recsys.artifacts.user_rows`, in every artifact of every stage, so a new method
-takes part by saving its rows in one of those forms. A deletion is one `Rewrite`: all artifacts, their hashes and the
-manifest change together, or nothing does, and a kill loses nothing.
+A person's rows are found by the conventions of `recsys.artifacts.user_rows`, in every artifact of every
+stage, so a new method takes part by saving its rows in one of those forms. A deletion is one `Rewrite`: all
+artifacts, their hashes and the manifest change together, or nothing does, and a kill loses nothing.
 
-Afterwards the person's integer is an empty place: no id leads to it, and no row stands there. Everybody else keeps their
-integer and their vectors, and finished stages stay finished.
+Afterwards the person's integer is an empty place: no id leads to it, and no row stands there. Everybody else
+keeps their integer and their vectors, and finished stages stay finished.
 """
 
 from __future__ import annotations
@@ -30,14 +30,11 @@ from recsys.data.dataset import Dataset
 from recsys.data.splits import ROLE_NAMES
 from recsys.run import Run, sha256_of
 from serving.answering.live import LiveState
-from serving.answering.recommender import _loaded
-from serving.stages.evaluate import with_costs, write_run_report
+from serving.answering.recommender import forget_loaded
+from serving.report.publish import with_costs, write_run_report
 
-OWN = (
-    "events.parquet",
-    "users.parquet",
-    "queries.parquet",
-)  # of stage prepare, which the Dataset itself writes
+# of stage prepare, which the Dataset itself writes
+OWN = ("events.parquet", "users.parquet", "queries.parquet")
 PICTURE = "evaluate/prefixes.json"  # vectors of sampled users, for the t-SNE picture of the report
 # What killed stages and writes left: nobody's artifacts, but they may have rows.
 LEFT_OVERS = (".partial-*", ".old-*", ".*.tmp", "*/.*.tmp")
@@ -63,7 +60,10 @@ class Holding:
 
 
 def show(run: Run, user_id: str) -> list[Holding]:
-    """What each artifact of the run holds of a person. Raises `ValueError` for an id that the run does not know."""
+    """What each artifact of the run holds of a person.
+
+    Raises `ValueError` for an id that the run does not know.
+    """
     data = Dataset.load(run)
     return [
         Holding(name, _length(rows), _facts(rows))
@@ -74,9 +74,9 @@ def show(run: Run, user_id: str) -> list[Holding]:
 def export(run: Run, user_id: str, out: Path) -> int:
     """Write all that the run holds of a person as one JSON file; returns the number of rows in it.
 
-    `artifacts` maps each artifact's path to its rows, one object a row; items are given by id and title, roles by name,
-    times as they are stored (whole Unix seconds, where the data has a clock). Raises `ValueError` if `out` exists or
-    lies in the run, and for an unknown id.
+    `artifacts` maps each artifact's path to its rows, one object a row; items are given by id and title,
+    roles by name, times as they are stored (whole Unix seconds, where the data has a clock). Raises
+    `ValueError` if `out` exists or lies in the run, and for an unknown id.
     """
     if out.exists():
         raise ValueError(f"{out} exists, and is not overwritten; choose another --out or delete it")
@@ -99,8 +99,9 @@ def export(run: Run, user_id: str, out: Path) -> int:
 def delete(run: Run, user_id: str) -> dict[str, Any]:
     """Rewrite every artifact that holds a row of the person's; returns the manifest's record of the deletion.
 
-    The report is removed, as its pictures hold users' vectors: `remake_report` draws it again. So is unfinished work of
-    killed stages. Raises `ValueError` for an unknown id, `RunError` for a damaged artifact or while the run is written.
+    The report is removed, as its pictures hold users' vectors: `remake_report` draws it again. So is
+    unfinished work of killed stages. Raises `ValueError` for an unknown id, `RunError` for a damaged artifact
+    or while the run is written.
     """
     with run.lock():
         run.finish_commits()
@@ -119,7 +120,7 @@ def delete(run: Run, user_id: str) -> dict[str, Any]:
                 rewrite.remove(path.relative_to(run.path).as_posix())
         record = _record_deletion(run, rewrite)
         rewrite.commit()
-    _loaded.cache_clear()  # of this process
+    forget_loaded()  # of this process
     return record
 
 
@@ -132,23 +133,23 @@ def remake_report(run: Run) -> bool:
     return True
 
 
-# -- finding ------------------------------------------------------------------------------------------------------
+# -- finding -------------------------------------------------------------------------------------------------
 
 
 def _person(data: Dataset, run: Run, user_id: str) -> Person:
-    number = LiveState(run, data).histories.user_index(
-        user_id
-    )  # the journal may know somebody whom the data does not
+    # the journal may know somebody whom the data does not
+    number = LiveState(run, data).histories.user_index(user_id)
     if number is None:
         raise ValueError(
-            f"user {user_id!r} is unknown to {run.path}: it holds nothing under that id; ids are those of the "
+            f"user {user_id!r} is unknown to {run.path}: it holds nothing under that id; ids are those of "
+            "the "
             "interactions file, and a deleted one is unknown too"
         )
     return Person(user_id, number)
 
 
 def _artifacts(run: Run) -> Iterator[str]:
-    """Paths of all artifacts of finished stages that may hold rows of users, each checked against its hash."""
+    """Paths of all artifacts of finished stages that may hold rows of users, each checked by its hash."""
     for record in sorted(run.path.glob("*/stage.json")):
         stage = record.parent.name
         for name in (run.record(stage) or {})["artifacts"]:
@@ -173,7 +174,9 @@ def _length(rows: Columns) -> int:
 
 
 def _facts(rows: Columns) -> dict[str, Any]:
-    """First and last time, roles, shapes of vectors; where there is one row, its plain values (a group, a label)."""
+    """First and last time, roles, shapes of vectors;
+    where there is one row, its plain values (a group, a label).
+    """
     facts: dict[str, Any] = {}
     for name, values in rows.items():
         if name in ("time", "times", "timestamp"):
@@ -210,11 +213,14 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | bool | None) else str(value)
 
 
-# -- deleting -----------------------------------------------------------------------------------------------------
+# -- deleting ------------------------------------------------------------------------------------------------
 
 
 def _without_dataset_rows(run: Run, data: Dataset, person: Person, rewrite: Rewrite) -> None:
-    """The tombstone, and prepare.json's counts. Its time range stays: it is the run's clock, and others' moment."""
+    """The tombstone, and prepare.json's counts.
+
+    Its time range stays: it is the run's clock, and others' moment.
+    """
     rest = data.without(person.number)
     rest.save_users(rewrite.new("prepare/events.parquet").parent)
     for name in OWN[1:]:
@@ -248,7 +254,9 @@ def _without_example(run: Run, person: Person, rewrite: Rewrite) -> None:
 
 
 def _record_deletion(run: Run, rewrite: Rewrite) -> dict[str, Any]:
-    """Stage the stages' new records and the manifest, which says when and what was rewritten, and not of whom."""
+    """Stage the stages' new records and the manifest, which says when and what was rewritten,
+    and not of whom.
+    """
     deletion = {
         "unix_s": int(time.time()),
         "people": 1,

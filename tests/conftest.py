@@ -183,7 +183,7 @@ def small_run(tmp_path_factory) -> tuple[RunConfig, Run]:
 def cluster():
     """A Ray cluster of two nodes on this machine, to which this process is connected."""
     ray = pytest.importorskip("ray")
-    from serving.engines.local import engine
+    from serving.engines.choose import engine
 
     engine("ray")  # sets Ray's environment: no usage statistics, no noise
     from ray.cluster_utils import Cluster

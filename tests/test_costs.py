@@ -7,7 +7,8 @@ import json
 import pytest
 
 from evaluation.report import cost_plots
-from serving.stages.costs import LENGTHS, at_papers_size, cost_pictures
+from serving.report.costs import at_papers_size, cost_pictures
+from serving.stages.costs import LENGTHS
 
 
 @pytest.fixture(scope="module")

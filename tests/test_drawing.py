@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from semantic_ids.constraints import Constraints
 from semantic_ids.drawing import draw_children
 from semantic_ids.trie import Trie
 from tests.test_constraints import limits
@@ -46,7 +47,7 @@ def test_the_draw_is_the_inverse_cdf_of_the_live_children(catalogue, data, tempe
     codes, sizes = catalogue
     trie = Trie(codes, sizes)
     excluded, allowed = data.draw(limits(len(codes)))
-    constraints = trie.constraints(excluded, allowed)
+    constraints = Constraints(trie, excluded, allowed)
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     for depth, size in enumerate(sizes):
         nodes = torch.arange(trie.n_nodes[depth]).repeat(len(excluded))
@@ -72,7 +73,7 @@ def test_the_draw_is_the_inverse_cdf_at_every_width(width):
         logits = torch.from_numpy(2 * rng.standard_normal((6, sizes[1]))).float()
         nodes, rows = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([0, 0, 0, 1, 1, 1])
         gone = rng.choice(len(codes), len(codes) // 3, replace=False) if width > 1 else np.array([])
-        constraints = trie.exclusions([np.array([]), gone])
+        constraints = Constraints(trie, [np.array([]), gone])
         member = torch.from_numpy(rng.integers(0, 6, 300))
         uniform = torch.from_numpy(rng.random(300))
         check_against_slow_choice(trie, 1, nodes, logits, member, uniform, 1.0, constraints, rows)
@@ -89,14 +90,14 @@ def test_dense_tables_and_lookups_draw_the_same(catalogue, data):
     for depth, size in enumerate(sizes):
         nodes = torch.arange(dense.n_nodes[depth]).repeat(len(excluded))
         rows = torch.arange(len(excluded)).repeat_interleave(dense.n_nodes[depth])
-        live = dense.constraints(excluded, allowed).allowed(depth, nodes, rows)
+        live = Constraints(dense, excluded, allowed).allowed(depth, nodes, rows)
         nodes, rows = nodes[live], rows[live]
         logits = torch.from_numpy(rng.standard_normal((len(nodes), size)))
         member = torch.arange(len(nodes)).repeat(5)
         uniform = torch.from_numpy(rng.random(len(member)))
         one, other = (
             draw_children(
-                trie, depth, nodes, logits, member, uniform, 0.8, trie.constraints(excluded, allowed), rows
+                trie, depth, nodes, logits, member, uniform, 0.8, Constraints(trie, excluded, allowed), rows
             )
             for trie in (dense, looked_up)
         )
@@ -110,7 +111,7 @@ def test_frequencies_are_those_of_the_softmax(temperature):
     rng = np.random.default_rng(3)
     codes = np.array([(a, b) for a in range(4) for b in range(40) if (a + b) % 3])
     trie = Trie(codes, (4, 40))
-    constraints = trie.constraints([np.flatnonzero(codes[:, 0] == 2)], [np.arange(0, len(codes), 2)])
+    constraints = Constraints(trie, [np.flatnonzero(codes[:, 0] == 2)], [np.arange(0, len(codes), 2)])
     first, second = (
         torch.from_numpy(rng.standard_normal((1, 4))),
         torch.from_numpy(rng.standard_normal((4, 40))),
@@ -144,7 +145,7 @@ def test_frequencies_are_those_of_the_softmax(temperature):
 def test_a_child_of_probability_zero_is_never_taken():
     """The first and the last child are dead, and some live ones underflow to 0: no number reaches them."""
     trie = Trie(np.arange(40)[:, None], (40,))
-    constraints = trie.exclusions([np.array([0, 1, 38, 39])])
+    constraints = Constraints(trie, [np.array([0, 1, 38, 39])])
     logits = torch.full((1, 40), -200.0)
     logits[0, [3, 36]] = 0.0
     logits[0, [0, 39]] = 500.0
@@ -166,7 +167,7 @@ def test_a_tiny_temperature_is_the_argmax():
 
 def test_a_node_without_an_allowed_child_raises():
     trie = Trie(np.array([[0, 0], [0, 1], [1, 0]]), (2, 2))
-    constraints = trie.exclusions([np.array([2])])
+    constraints = Constraints(trie, [np.array([2])])
     nodes, rows = torch.tensor([0, 1]), torch.zeros(2, dtype=torch.int64)
     uniform = torch.tensor([0.5], dtype=torch.float64)
     with pytest.raises(ValueError, match="node 1 of depth 1 has no allowed child"):

@@ -25,7 +25,7 @@ from evaluation.engagement.predictor import (
     with_anonymous_copies,
 )
 from evaluation.engagement.quality import bootstrap_weights, shuffled
-from recsys.data.interactions import DataError
+from recsys.data.tables import DataError
 from recsys.engagement.shown_lists import GENERATOR, PREDICTOR, PREDICTOR_VALIDATION, TEST_LISTS
 from tests.engagement_worlds import World, rows
 

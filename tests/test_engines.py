@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from recsys.run import Run
-from serving.engines.local import TRIES, WORKER_BYTES, EngineError, LocalEngine, Work, engine
+from serving.engines.base import TRIES, EngineError, Work
+from serving.engines.choose import WORKER_BYTES, engine
+from serving.engines.local import LocalEngine
 from serving.engines.memory import available_bytes
 from serving.stages.evaluate import evaluate
 
@@ -69,7 +71,8 @@ def test_local_names_the_task_that_fails_and_leaves_no_process(tmp_path):
 
 def test_local_workers_end_with_a_parent_that_is_killed(tmp_path):
     code = (
-        "from serving.engines.local import LocalEngine, Work\n"
+        "from serving.engines.base import Work\n"
+        "from serving.engines.local import LocalEngine\n"
         "if __name__ == '__main__':\n"
         f"    work = Work('tests.engine_work:start', {{'folder': {str(tmp_path)!r}}})\n"
         "    list(LocalEngine(2).run(work, [('sleep', 600), ('sleep', 601)]))\n"
@@ -97,7 +100,7 @@ def test_wrong_engines_are_refused():
 def test_local_workers_are_as_many_as_there_is_room_for(monkeypatch):
     cores = len(os.sched_getaffinity(0))
     for free, workers in ((0, 1), (WORKER_BYTES, 1), (10_000 * WORKER_BYTES, cores)):
-        monkeypatch.setattr("serving.engines.local.available_bytes", lambda free=free: free)
+        monkeypatch.setattr("serving.engines.choose.available_bytes", lambda free=free: free)
         assert engine("local").workers == workers
     assert engine("local", 5).workers == 5  # whoever says so
     monkeypatch.undo()

@@ -11,8 +11,11 @@ from evaluation.baselines import Popularity
 from evaluation.metrics import expected_hit
 from evaluation.report.tables import describe, figure_columns
 from evaluation.softmax import SoftmaxOver
-from evaluation.table.job import EvaluateConfig, Row, evaluate_rows, sample_instances
+from evaluation.table.config import EvaluateConfig
+from evaluation.table.instances import Question, sample_instances
+from evaluation.table.job import evaluate_rows
 from evaluation.table.results import Results
+from evaluation.table.rows import Row
 from recsys.recommender import Ranked, Request
 
 N = 15
@@ -64,11 +67,9 @@ def table():
 
 
 def run(tmp_path, config=CONFIG, rows=None, data=None, **more):
-    requests, targets, users = data or world()
+    question = Question(*(data or world()))
     rows = table() if rows is None else rows
-    return evaluate_rows(
-        config, rows, requests, targets, users, tmp_path / "c", {"data": "toy"}, quiet=True, **more
-    )
+    return evaluate_rows(config, rows, question, tmp_path / "c", {"data": "toy"}, quiet=True, **more)
 
 
 @pytest.fixture(scope="module")
@@ -441,13 +442,11 @@ def test_a_sample_takes_every_user_before_a_second_instance():
 
 
 def test_a_sample_and_users_without_target_are_stated(tmp_path):
-    requests, targets, users = world()
+    question = Question(*world())
     config = CONFIG.model_copy(update={"max_instances": 20})
-    results = evaluate_rows(
-        config, table(), requests, targets, users, tmp_path / "c", {"users_in_data": 33}, quiet=True
-    )
+    results = evaluate_rows(config, table(), question, tmp_path / "c", {"users_in_data": 33}, quiet=True)
     facts = results.protocol
-    assert (facts["n_instances"], facts["n_instances_available"]) == (20, len(users))
+    assert (facts["n_instances"], facts["n_instances_available"]) == (20, len(question))
     assert facts["is_sample"]
     assert facts["users_without_held_out_item"] == 3
     assert results.rows[0]["n_users"] == 20

@@ -14,6 +14,7 @@ from llm.backbone.conditions import Condition
 from llm.backbone.vocabulary import PREFIX
 from llm.decoding import draws, scoring
 from recsys.recommender import Request
+from semantic_ids.constraints import Constraints
 from tests.conftest import make_requests
 
 
@@ -54,7 +55,7 @@ def inputs(model, requests: list[Request], with_prefix: bool):
 
 
 def session_of(model, requests, prompts, soft):
-    exclusions = model.trie.exclusions([request.exclude for request in requests])
+    exclusions = Constraints(model.trie, [request.exclude for request in requests])
     return draws.PromptSession(model, prompts, Condition(soft), exclusions)
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from recsys.data.catalogue import Catalogue, phrases, read_items
-from recsys.data.interactions import DataError, Notices, read_interactions, read_queries
+from recsys.data.interactions import Notices, read_interactions, read_queries
+from recsys.data.tables import DataError
 
 HEADER = "user_id,item_id,timestamp\n"
 

@@ -26,6 +26,7 @@ from llm.prompts.builder import PromptBuilder, PromptConfig
 from llm.prompts.reading import Reading
 from llm.text_tasks.model import TextModel
 from recsys.data.catalogue import Catalogue
+from semantic_ids.constraints import Constraints
 from semantic_ids.trie import Trie
 from tests.conftest import make_requests
 
@@ -290,7 +291,7 @@ def test_a_list_is_item_after_item(tiny, prefix):
         total, tokens, gone = 0.0, list(prompt), list(request.exclude)
         own = condition.rows(np.array([row]))
         for item in items:
-            constraints = tiny.trie.exclusions([np.array(gone, np.int64)])
+            constraints = Constraints(tiny.trie, [np.array(gone, np.int64)])
             total += float(tiny.item_log_probs([tokens], np.array([item]), own, constraints))
             tokens += tiny.item_tokens[item].tolist()
             gone.append(int(item))

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from recsys.data.catalogue import Catalogue
+from recsys.data.config import PrepareConfig
 from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases, hash_share, words
-from recsys.data.prepare import PrepareConfig, prepare
+from recsys.data.prepare import prepare
 from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from recsys.data.tables import DataError
 from recsys.engagement.config import EngagementConfig

@@ -17,6 +17,7 @@ from llm.prompts.reading import Reading
 from recsys.data.caps import Caps
 from recsys.data.catalogue import Catalogue
 from recsys.recommender import Request
+from semantic_ids.constraints import Constraints
 from semantic_ids.trie import Trie
 from tests.conftest import SIZES, make_requests
 from tests.test_generate import inputs, session_of, slow_distribution
@@ -139,13 +140,13 @@ def test_updates_of_layers_hold_for_the_items_behind_the_prompt(tiny):
         torch.randn(3, 2, n_in, generator=generator), torch.randn(3, n_out, 2, generator=generator)
     )
     condition, free = Condition(updates={name: (update,)}), [[]] * 3
-    session = draws.PromptSession(tiny, prompts, condition, tiny.trie.exclusions(free))
+    session = draws.PromptSession(tiny, prompts, condition, Constraints(tiny.trie, free))
     found = lists.in_sequence(session, requests, 3, seed=2, temperature=1.0)
     longer = [
         [*prompt, *tiny.item_tokens[items[:2]].reshape(-1).tolist()]
         for prompt, (items, _) in zip(prompts, found, strict=True)
     ]
-    gone = tiny.trie.exclusions([items[:2] for items, _ in found])
+    gone = Constraints(tiny.trie, [items[:2] for items, _ in found])
     last = np.array([items[2] for items, _ in found])
     with torch.no_grad():
         expected = tiny.item_log_probs(longer, last, condition, gone).numpy()
@@ -391,13 +392,13 @@ def test_more_exclusions_are_the_constraints_made_anew():
     trie = Trie(codes, SIZES)
     allowed = [None, np.arange(0, 40, 3), None, np.arange(25)]
     first = [generator.choice(40, 8) for _ in range(4)]
-    grown = trie.constraints(first, allowed)
+    grown = Constraints(trie, first, allowed)
     for step in range(3):
         more = [generator.choice(40, step * 5) for _ in range(4)]
         rows = torch.from_numpy(np.repeat(np.arange(4), step * 5))
         grown = grown.without(rows, torch.from_numpy(np.concatenate(more).astype(np.int64)))
         first = [np.append(a, b) for a, b in zip(first, more, strict=True)]
-        anew = trie.constraints(first, allowed)
+        anew = Constraints(trie, first, allowed)
         for ours, theirs in zip(grown.dead, anew.dead, strict=True):
             assert ours.tolist() == theirs.tolist()
 

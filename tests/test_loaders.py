@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from recsys.data import loaders
-from recsys.data.interactions import DataError, Notices
+from recsys.data.config import PrepareConfig
+from recsys.data.interactions import Notices
 from recsys.data.loaders import Source, load_amazon, load_lastfm, load_movielens
-from recsys.data.prepare import PrepareConfig
+from recsys.data.tables import DataError
 
 
 def load(source: str, folder: Path, text_columns=None) -> tuple[Source, Notices]:

@@ -14,6 +14,7 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from evaluation.music.judge import FIGURES
+from evaluation.music.metrics import liked_above
 from llm.align.config import AlignConfig
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT
@@ -26,9 +27,10 @@ from serving.engines.local import LocalEngine
 from serving.pipeline import run_all, run_stage, stages_of
 from serving.playlists.job import playlists
 from serving.playlists.plan import Settings
-from serving.stages.evaluate import PLAYLIST_STAGES, STAGES
 from serving.stages.listener import affinity_correlation, fit_listener, units
-from serving.stages.music import BLOCK, MusicTable, Reranking, liked_above
+from serving.stages.music import BLOCK, MusicTable
+from serving.stages.names import PLAYLIST_STAGES, STAGES
+from serving.stages.reranking import Reranking
 from serving.user_state import delete
 
 KINDS = ("even", "odd")

@@ -15,21 +15,23 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import llm.streams.online
+from llm.methods.stage2 import lm_loss
 from llm.methods.tap_per import TapPer
+from llm.methods.user_states import OnlineConfig, absorb, steps_of
 from llm.streams.chunks import FOREVER, AsOf, chunks_of, last_of_each_user, starts_of
-from llm.streams.online import BLIND, EMB, FULL, RETRAIN, STATIC, OnlineConfig, absorb, steps_of
+from llm.streams.online import BLIND, EMB, FULL, RETRAIN, STATIC
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.recommender import Request
 from recsys.run import Run, RunError
 from serving import Recommender
-from serving.answering.absorb import online_full
 from serving.answering.live import LiveState, digest_of
 from serving.answering.requests import request_of
 from serving.config.run import RunConfig
 from serving.pipeline import run_all
 from serving.report.attention import attention_of
+from serving.studies.online_full import online_full
 from serving.studies.over_time import online
 from tests.conftest import SMALL, small_config
 from tests.test_serving import prelude
@@ -267,11 +269,11 @@ def test_an_update_lowers_the_loss_of_its_events_and_online_full_moves_what_is_s
     module = reading.personalizer
     config = OnlineConfig(passes=20, batch=12)
     with torch.no_grad():
-        start = float(llm.streams.online.lm_loss(reading, requests, targets))
+        start = float(lm_loss(reading, requests, targets))
     bridge = [b.clone() for b in module.bridge.b]
     done = absorb("emb", reading, requests, targets, config, 0.05, tmp_path / "a")
     with torch.no_grad():
-        emb = float(llm.streams.online.lm_loss(reading, requests, targets))
+        emb = float(lm_loss(reading, requests, targets))
     assert emb < start - 0.05
     assert all(torch.equal(a, b) for a, b in zip(bridge, module.bridge.b, strict=True))
     assert done.users.tolist() == sorted(module.later) == np.unique(data.users[events]).tolist()

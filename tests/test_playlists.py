@@ -25,7 +25,9 @@ from recsys.data.tables import DataError
 from recsys.run import Run, sha256_of
 from serving.answering.recommender import Recommender
 from serving.answering.requests import answer, request_of
-from serving.engines.local import LocalEngine, Task, Work, engine
+from serving.engines.base import Task, Work
+from serving.engines.choose import engine
+from serving.engines.local import LocalEngine
 from serving.playlists import requests as playlist_requests
 from serving.playlists import shards as playlist_shards
 from serving.playlists.answers import Row, each_or_why, micro_batches

@@ -10,9 +10,12 @@ import pandas as pd
 import pytest
 
 from recsys.data import filters
-from recsys.data.interactions import DataError, Interactions
-from recsys.data.prepare import Dataset, PrepareConfig, prepare
+from recsys.data.config import PrepareConfig
+from recsys.data.dataset import Dataset
+from recsys.data.interactions import Interactions
+from recsys.data.prepare import prepare
 from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
+from recsys.data.tables import DataError
 from recsys.run import Run, RunError
 from recsys.seeds import rng
 

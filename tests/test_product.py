@@ -193,7 +193,7 @@ def test_the_sharpness_is_that_of_the_best_expected_hit_rate_of_30_draws(world):
 
 def test_evaluation_of_the_whole_distribution_agrees_with_walking_the_trie(combined):
     """Exact ranks and the same probabilities; without exclusions the two are one distribution."""
-    from serving.stages.evaluate import WholeCatalogue
+    from serving.stages.rows import WholeCatalogue
 
     config, run = combined
     methods = Methods(run, config)

@@ -11,6 +11,7 @@ import pytest
 
 import serving
 from recsys.data.caps import Caps
+from semantic_ids.constraints import Constraints
 from serving.answering.requests import answer, request_of
 from tests.test_recommender_contract import check_lists_contract, contract_requests
 from tests.test_serving import prelude
@@ -232,7 +233,7 @@ def test_scores_of_a_list_in_sequence_are_its_log_probability(recommender, metho
             gone: list[int] = []
             for k, item in enumerate(one.items.tolist()):
                 longer = [*placed[0], *built.model.item_tokens[one.items[:k]].reshape(-1).tolist()]
-                left = built.model.trie.exclusions([np.array(gone, np.int64)])
+                left = Constraints(built.model.trie, [np.array(gone, np.int64)])
                 value = built.model.item_log_probs([longer], np.array([item]), condition, left)
                 assert value.item() == pytest.approx(values[k], rel=1e-4, abs=1e-5)
                 gone += [item, *counts.add(item).tolist()]

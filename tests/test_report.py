@@ -15,8 +15,11 @@ from evaluation.report.plots import _tsne, by_group, code_use, forest, training_
 from evaluation.report.report import print_table, write_report
 from evaluation.report.tables import p_value, percent, rate, signed
 from evaluation.softmax import SoftmaxOver
-from evaluation.table.job import EvaluateConfig, Row, evaluate_rows
-from evaluation.table.results import COSTS, Results
+from evaluation.table.config import EvaluateConfig
+from evaluation.table.instances import Question
+from evaluation.table.job import evaluate_rows
+from evaluation.table.results import Results
+from evaluation.table.rows import COSTS, Row
 from recsys.recommender import Request
 
 
@@ -53,7 +56,9 @@ def small_results(folder, max_instances=0, broken=False):
     facts = {"data": "toy", "users_in_data": 33}
     kinds = ["ood" if user % 3 == 0 else "warm" for user in users]
     groups = {"users": kinds, "activity": [("0", "1-4", "5+")[at % 3] for at in range(60)]}
-    return evaluate_rows(config, rows, requests, targets, users, folder, facts, quiet=True, groups=groups)
+    return evaluate_rows(
+        config, rows, Question(requests, targets, users), folder, facts, quiet=True, groups=groups
+    )
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +243,7 @@ def test_a_panel_for_each_of_many_rows_and_none_for_one_group(results, monkeypat
     low_first = sorted(group["rows"], key=lambda row: row["ci95"][1])
     many = [group | {"rows": [row | {"name": f"row {at}"} for row in low_first for at in range(5)]}] * 3
     drawn = []
-    monkeypatch.setattr("evaluation.report.plots._png", lambda figure: drawn.append(figure) or b"")
+    monkeypatch.setattr("evaluation.report.plots.png", lambda figure: drawn.append(figure) or b"")
     by_group(many)
     assert [axis.get_title(loc="left") for axis in drawn[0].axes] == [row["name"] for row in many[0]["rows"]]
     line = drawn[0].axes[-1].lines[1]
@@ -262,7 +267,7 @@ def test_missing_primary_rows_are_said(tmp_path):
     requests = [Request(f"r{at}", user=at, time=at) for at in range(8)]
     rows = [Row("No Context", [SoftmaxOver(Split(0.0))])]
     config = EvaluateConfig(n_candidates=3, bootstrap_samples=100)
-    targets = np.ones(8, dtype=int)
-    results = evaluate_rows(config, rows, requests, targets, np.arange(8), tmp_path / "c", {}, quiet=True)
+    question = Question(requests, np.ones(8, dtype=int), np.arange(8))
+    results = evaluate_rows(config, rows, question, tmp_path / "c", {}, quiet=True)
     assert "are not both in the table" in words(printed(results))
     write_report(tmp_path / "report.html", results)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from recsys.data.prepare import Dataset, prepare
+from recsys.data.dataset import Dataset
+from recsys.data.prepare import prepare
 from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
 from recsys.embeddings import sequence_parts
 from recsys.embeddings.config import EmbedConfig

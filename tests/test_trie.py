@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semantic_ids.constraints import Constraints
 from semantic_ids.trie import Trie, UnknownPrefix
 
 
@@ -75,7 +76,7 @@ def test_exclusions_are_those_of_brute_force(catalogue, data):
     codes, sizes = catalogue
     trie = Trie(codes, sizes)
     excluded = some_excluded(data.draw, len(codes))
-    exclusions = trie.exclusions(excluded)
+    exclusions = Constraints(trie, excluded)
     for depth in range(len(sizes) + 1):
         prefixes = sorted({tuple(row[:depth]) for row in codes.tolist()})
         nodes = torch.arange(len(prefixes)).expand(len(excluded), -1)
@@ -92,7 +93,7 @@ def test_child_log_probs_against_a_slow_softmax(catalogue, data, temperature):
     codes, sizes = catalogue
     trie = Trie(codes, sizes)
     excluded = some_excluded(data.draw, len(codes))
-    exclusions = trie.exclusions(excluded)
+    exclusions = Constraints(trie, excluded)
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     for depth, size in enumerate(sizes):
         prefixes = sorted({tuple(row[:depth]) for row in codes.tolist()})
@@ -116,7 +117,7 @@ def test_the_products_along_the_paths_sum_to_one_over_the_allowed_items(catalogu
     codes, sizes = catalogue
     trie = Trie(codes, sizes)
     excluded = some_excluded(data.draw, len(codes))[:1]
-    exclusions = trie.exclusions(excluded)
+    exclusions = Constraints(trie, excluded)
     path = trie.path(torch.arange(len(codes)))
     total = torch.zeros(len(codes))
     generator = torch.Generator().manual_seed(0)
@@ -136,7 +137,7 @@ def test_the_products_along_the_paths_sum_to_one_over_the_allowed_items(catalogu
 def test_an_emptied_subtree_by_hand():
     """Four items; excluding both under code 0 leaves code 1 with probability one, whatever the logits say."""
     trie = Trie(np.array([[1, 0], [0, 1], [0, 0], [1, 1]]), (2, 2))
-    exclusions = trie.exclusions([np.array([2, 1, 1]), np.array([0])])
+    exclusions = Constraints(trie, [np.array([2, 1, 1]), np.array([0])])
     root = torch.zeros(2, dtype=torch.int64)
     logits = torch.tensor([[9.0, 0.0], [0.0, math.log(3)]])
     found, child = trie.child_log_probs(0, root, logits, 1.0, exclusions, torch.tensor([0, 1]))
@@ -150,7 +151,7 @@ def test_an_emptied_subtree_by_hand():
 def test_gradients_are_finite_and_right():
     """d log p(live child) / d logits = onehot − softmax over the live ones; nothing flows elsewhere."""
     trie = Trie(np.array([[0], [2], [3]]), (5,))
-    exclusions = trie.exclusions([np.array([1]), np.array([0, 1, 2])])
+    exclusions = Constraints(trie, [np.array([1]), np.array([0, 1, 2])])
     logits = torch.tensor([[0.0, 5.0, 5.0, math.log(3), 5.0]] * 2, requires_grad=True)
     nodes, rows = torch.zeros(2, dtype=torch.int64), torch.arange(2)
     found, _ = trie.child_log_probs(0, nodes, logits, 1.0, exclusions, rows)
@@ -233,7 +234,7 @@ def test_a_complete_depth_answers_as_the_same_depth_by_lookup():
                     torch.arange(n),
                     logits[:, : trie.sizes[depth]],
                     0.7,
-                    trie.exclusions(exclude),
+                    Constraints(trie, exclude),
                     rows,
                 )
                 for trie in (complete, looked_up)
@@ -278,7 +279,7 @@ def test_another_device_answers_the_same():
     for trie in (Trie(codes, (9,) * 3), Trie(codes, (9,) * 3).to("cuda")):
         nodes = trie.path(torch.arange(len(codes)))[:, 2]
         logits = torch.linspace(-3, 3, 9 * len(nodes)).reshape(-1, 9).to(trie.device)
-        limits = trie.constraints([np.arange(20)], [np.arange(10, 150)])
+        limits = Constraints(trie, [np.arange(20)], [np.arange(10, 150)])
         found, child = trie.child_log_probs(2, nodes, logits, 0.7, limits, torch.zeros_like(nodes))
         offset = trie.path(torch.arange(len(codes)))[:, 3] - child[:, 0]
         answers.append(found.gather(1, offset[:, None]).cpu())
@@ -287,5 +288,5 @@ def test_another_device_answers_the_same():
 
 def test_no_request_and_no_exclusion():
     trie = Trie(np.arange(3)[:, None], (3,))
-    assert trie.exclusions([]).excludes_everything().tolist() == []
-    assert trie.exclusions([np.array([])]).excludes_everything().tolist() == [False]
+    assert Constraints(trie, []).excludes_everything().tolist() == []
+    assert Constraints(trie, [np.array([])]).excludes_everything().tolist() == [False]

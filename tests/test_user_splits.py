@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from evaluation.table.results import Results
 from recsys.data import user_splits
-from recsys.data.interactions import DataError
+from recsys.data.config import PrepareConfig
+from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
-from recsys.data.prepare import Dataset, PrepareConfig, prepare
+from recsys.data.prepare import prepare
 from recsys.data.splits import (
     DROPPED,
     FIT,
@@ -27,6 +28,7 @@ from recsys.data.splits import (
     WARM,
     hold_out_users,
 )
+from recsys.data.tables import DataError
 from recsys.data.user_splits import (
     UserSplitConfig,
     assign_groups,
@@ -40,7 +42,8 @@ from recsys.run import Run
 from recsys.seeds import rng
 from serving.config.run import RunConfig
 from serving.pipeline import run_stage
-from serving.stages.evaluate import STAGES, _groups
+from serving.stages.evaluate import _groups
+from serving.stages.names import STAGES
 from tests.conftest import small_config
 
 KINDS = ["last_fraction", "leave_last_out", "global_time"]

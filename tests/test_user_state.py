@@ -29,7 +29,7 @@ from recsys.embeddings.embed import embed, load_user_vectors
 from recsys.run import Run, RunError
 from serving.cli import main
 from serving.pipeline import run_stage
-from serving.stages.evaluate import STAGES
+from serving.stages.names import STAGES
 from serving.user_state import delete, export, remake_report, show
 
 PERSON, NUMBER, GONE = "u7", 7, "u39"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.data.interactions import DataError
+from recsys.data.tables import DataError
 from recsys.embeddings.leaks import LeakError, check_planted_answer
 from recsys.embeddings.user_vectors import (
     BroughtVectors,

@@ -34,7 +34,9 @@ def baseline_predictions(train: Shown, asked: Shown, space: ItemSpace) -> dict[s
 
 
 def _rates(names: np.ndarray, labels: np.ndarray, asked: np.ndarray, base: float) -> np.ndarray:
-    """The share engaged of each name, drawn towards the base rate; the base rate for −1 and for names never seen."""
+    """The share engaged of each name, drawn towards the base rate;
+    the base rate for −1 and for names never seen.
+    """
     size = int(max(names.max(initial=-1), asked.max(initial=-1))) + 1
     there = names >= 0
     shown = np.bincount(names[there], minlength=size + 1)

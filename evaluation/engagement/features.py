@@ -1,9 +1,10 @@
-"""What the engagement predictor looks at: lists of items before a user who asked something, as numbers that say what they mean.
+"""What the engagement predictor looks at: lists before a user who asked something, as numbers with a meaning.
 
-    order-free   is there a user vector, u·v, cos(u, v), cos(q, text of v), log popularity, has the item a vector; u ⊙ v; and in a
-                 few principal directions of the catalogue q ⊙ text, user, item, item text and query
-    order-aware  those, and: first in the list, log of the place, cosine to the item before, and to the mean of all before
-                 (collaborative and text)
+    order-free   is there a user vector, u·v, cos(u, v), cos(q, text of v), log popularity, has the item a
+                 vector; u ⊙ v; and in a few principal directions of the catalogue q ⊙ text, user, item, item
+                 text and query
+    order-aware  those, and: first in the list, log of the place, cosine to the item before, and to the mean
+                 of all before (collaborative and text)
 
 Nothing here reads a label, so the features of what was shown and of what was generated are the same function.
 """
@@ -28,8 +29,8 @@ ORDER = ("first", "log place", "cos to previous", "cos to those before", "text c
 
 @dataclass(frozen=True, eq=False)
 class ItemSpace:
-    """What is known of the N items: `collaborative` [N, d] (the user vectors' space), `text` [N, e] (the queries'
-    space) and `popularity` [N], events in training alone. Zero rows are items without a vector.
+    """What is known of the N items: `collaborative` [N, d] (the user vectors' space), `text` [N, e] (the
+    queries' space) and `popularity` [N], events in training alone. Zero rows are items without a vector.
     """
 
     collaborative: np.ndarray
@@ -39,14 +40,16 @@ class ItemSpace:
     def __post_init__(self) -> None:
         if not len(self.collaborative) == len(self.text) == len(self.popularity):
             raise ValueError(
-                f"an item space needs one row an item everywhere, got {len(self.collaborative)} collaborative "
-                f"vectors, {len(self.text)} text vectors and {len(self.popularity)} counts"
+                f"an item space needs one row an item everywhere, got {len(self.collaborative)} "
+                f"collaborative vectors, {len(self.text)} text vectors and {len(self.popularity)} counts"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class AskedLists:
-    """Q lists of items, each before one user with one query. List q holds items[offsets[q] : offsets[q + 1]] in order."""
+    """Q lists of items, each before one user with one query. List q holds
+    items[offsets[q] : offsets[q + 1]] in order.
+    """
 
     user_vectors: np.ndarray  # [Q, d] as of the moment of asking
     known: np.ndarray  # [Q] bool: False is a user without a vector; the row is not read
@@ -90,8 +93,8 @@ class Shown(AskedLists):
         known: np.ndarray,
         query_vectors: np.ndarray,
     ) -> Shown:
-        """The lists of one part of the data (`recsys.engagement.shown_lists.PARTS`), with a row of vectors for each list of that
-        part, in order.
+        """The lists of one part of the data (`recsys.engagement.shown_lists.PARTS`),
+        with a row of vectors for each list of that part, in order.
         """
         every = cls(
             user_vectors=np.zeros((len(lists), 0)),
@@ -123,8 +126,8 @@ class Shown(AskedLists):
         )
 
     def units(self) -> np.ndarray:
-        """Whose each list [Q] is, as 0 … U−1: what is averaged, resampled and split. Each list of an unknown user is
-        its own unit.
+        """Whose each list [Q] is, as 0 … U−1: what is averaged, resampled and split.
+        Each list of an unknown user is its own unit.
         """
         names = np.where(self.users < 0, -1 - np.arange(len(self)), self.users)
         return np.unique(names, return_inverse=True)[1]
@@ -132,8 +135,8 @@ class Shown(AskedLists):
 
 @dataclass(frozen=True, eq=False)
 class FeatureMaker:
-    """Features of items in lists. The principal directions [d, ≤16] and [e, ≤32] are the catalogue's, kept so that a
-    predictor that is loaded computes what it was fitted on.
+    """Features of items in lists. The principal directions [d, ≤16] and [e, ≤32] are the catalogue's,
+    kept so that a predictor that is loaded computes what it was fitted on.
     """
 
     collaborative_directions: np.ndarray
@@ -201,8 +204,8 @@ def flat_lists(lists: Sequence[np.ndarray] | np.ndarray) -> tuple[np.ndarray, np
 
 
 def _directions(vectors: np.ndarray, most: int) -> np.ndarray:
-    """The first principal directions [d, ≤ most] of the rows (uncentred: zero stays zero), each with its largest
-    entry positive.
+    """The first principal directions [d, ≤ most] of the rows (uncentred: zero stays zero),
+    each with its largest entry positive.
     """
     _, along = np.linalg.eigh(vectors.astype(float).T @ vectors.astype(float))
     along = along[:, ::-1][:, :most]
@@ -211,7 +214,9 @@ def _directions(vectors: np.ndarray, most: int) -> np.ndarray:
 
 
 def _order_features(offsets: np.ndarray, item: np.ndarray, text: np.ndarray) -> np.ndarray:
-    """[S, 5]: first, log of the place (from 1), cosine to the item before, to the mean of those before, and by text."""
+    """[S, 5]: first, log of the place (from 1), cosine to the item before,
+    to the mean of those before, and by text.
+    """
     lengths = np.diff(offsets)
     start = np.repeat(offsets[:-1], lengths)
     place = np.arange(len(item)) - start

@@ -1,7 +1,8 @@
-"""The predictors' models as plain arrays, and how they are fitted: logistic regression, a small network, boosted trees.
+"""The predictors' models, logistic regression, a small network, boosted trees: plain arrays, and their fit.
 
-scikit-learn fits them; what is kept is the numbers that it found, so that a saved model needs no pickle and gives the same
-logits to the bit (the trees are read from `_predictors`, which a test holds against `decision_function`).
+scikit-learn fits them; what is kept is the numbers that it found, so that a saved model needs no
+pickle and gives the same logits to the bit (the trees are read from `_predictors`, which a test
+holds against `decision_function`).
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Examples:
 
 
 def fit(family: str, train: Examples, choosing: Examples, seed: int) -> dict[str, np.ndarray]:
-    """Arrays of a fitted model of one of the FAMILIES; penalty, epochs or number of trees are those with the least log
-    loss on `choosing`.
+    """Arrays of a fitted model of one of the FAMILIES;
+    penalty, epochs or number of trees are those with the least log loss on `choosing`.
     """
     if family == "boosting":
         return _fit_boosting(train, choosing, seed)
@@ -63,12 +64,14 @@ def probability(logits: np.ndarray) -> np.ndarray:
 
 
 def _standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale [F]. A column that never varies gets an infinite scale: nothing was learned of it, so it says nothing."""
+    """Mean and scale [F]. A column that never varies gets an infinite scale:
+    nothing was learned of it, so it says nothing.
+    """
     scale = features.std(axis=0)
     return features.mean(axis=0), np.where(scale > 1e-9, scale, np.inf)
 
 
-# -- logistic regression and the network: dense layers, the first one on standardised features -------------------------
+# -- logistic regression and the network: dense layers, the first one on standardised features ---------------
 
 
 def _fit_logistic(train: Examples, choosing: Examples) -> dict[str, np.ndarray]:
@@ -114,7 +117,7 @@ def _dense_logits(arrays: Arrays, values: np.ndarray) -> np.ndarray:
     return values[:, 0]
 
 
-# -- boosted trees as flat arrays [trees, nodes] -----------------------------------------------------------------------
+# -- boosted trees as flat arrays [trees, nodes] -------------------------------------------------------------
 
 
 def _fit_boosting(train: Examples, choosing: Examples, seed: int) -> dict[str, np.ndarray]:
@@ -132,7 +135,9 @@ def _fit_boosting(train: Examples, choosing: Examples, seed: int) -> dict[str, n
 
 
 def tree_arrays(model: HistGradientBoostingClassifier, trees: int) -> dict[str, np.ndarray]:
-    """The first `trees` trees of a fitted binary classifier. A leaf's children are itself; columns hold no missing values."""
+    """The first `trees` trees of a fitted binary classifier. A leaf's children are itself;
+    columns hold no missing values.
+    """
     nodes = [predictor.nodes for (predictor,) in model._predictors[:trees]]
     most = max(map(len, nodes))
     feature, left, right = (np.zeros((trees, most), np.int64) for _ in range(3))

@@ -1,4 +1,4 @@
-"""Pictures of the engagement predictor and of the music table. Each function returns PNG bytes, or None: nothing to draw."""
+"""Pictures of the engagement predictor and of the music table: PNG bytes, or None: nothing to draw."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from evaluation.report.plots import COLOURS
-from evaluation.report.plots import _png as png
-from evaluation.report.plots import _style as style
+from evaluation.report.style import COLOURS, png, style
 
 
 def reliability_plot(quality: Mapping[str, Any]) -> bytes:
-    """What share was engaged where the predictor said p, with the interval over users; below, where its predictions lie.
+    """What share was engaged where the predictor said p, with the interval over users;
+    below, where its predictions lie.
 
-    `quality` as `engagement_quality.predictor_quality` gives it. A calibrated predictor lies on the diagonal.
+    `quality` as `evaluation.engagement.quality.predictor_quality` gives it.
+    A calibrated predictor lies on the diagonal.
     """
     bins = quality["reliability"]
     figure, (axis, below) = plt.subplots(
@@ -30,7 +30,8 @@ def reliability_plot(quality: Mapping[str, Any]) -> bytes:
     bars = np.maximum([observed - bounds[0], bounds[1] - observed], 0)
     axis.errorbar(
         predicted, observed, bars, fmt="o-", color=COLOURS[0], lw=1.4, ms=4, capsize=2,
-        label=f"quantile bins, 95 % over users\nECE {quality['ece']:.3f} (by chance {quality['ece_by_chance']:.3f})",
+        label="quantile bins, 95 % over users\n"
+              f"ECE {quality['ece']:.3f} (by chance {quality['ece_by_chance']:.3f})",
     )  # fmt: skip
     axis.axhline(quality["share_engaged"], color="#c9c9c9", lw=1, label="base rate", zorder=0)
     axis.set_ylabel("share engaged")
@@ -42,7 +43,9 @@ def reliability_plot(quality: Mapping[str, Any]) -> bytes:
 
 
 def _histogram(axis: plt.Axes, bins: Sequence[Mapping[str, Any]]) -> None:
-    """Where the predictions lie: each quantile bin spreads its items over its width, so the area is their number."""
+    """Where the predictions lie: each quantile bin spreads its items over its width,
+    so the area is their number.
+    """
     style(axis, "")
     last = bins[-1]
     edges = np.array([row["low"] for row in bins] + [max(last["high"], last["low"] + 0.005)])
@@ -53,8 +56,8 @@ def _histogram(axis: plt.Axes, bins: Sequence[Mapping[str, Any]]) -> None:
 
 
 def engagement_forest(table: Mapping[str, Any]) -> bytes | None:
-    """Each row's predicted engagement and affinity relative to the baseline, with the 95 % interval, and what was named
-    before the run. `table` as `playlist_table.music_table` gives it; None without a comparison.
+    """Each row's predicted engagement and affinity relative to the baseline, with the 95 % interval, and what
+    was named before the run. `table` as `music.table.music_table` gives it; None without a comparison.
     """
     base = table["baseline"]
     rows = [row["name"] for row in table["rows"] if row["name"] != base]

@@ -1,15 +1,17 @@
-"""A stand-in for the listener: p(engaged | user, query, item), fitted on lists that no generator has trained on.
+"""A stand-in for the listener: p(engaged | user, query, item), fitted on lists no generator has trained on.
 
-E2P's appendix A gives its predictor the user's embedding, the query text and the tracks; its F.1 leaves the user out. Without
-the user a proxy cannot see personalization, so ours has it. The paper's label is of a playlist (it was saved), ours of a
-shown item: a list's predicted engagement is the mean over its items.
+E2P's appendix A gives its predictor the user's embedding, the query text and the tracks; its F.1 leaves the
+user out. Without the user a proxy cannot see personalization, so ours has it. The paper's label is of a
+playlist (it was saved), ours of a shown item: a list's predicted engagement is the mean over its items.
 
     PREDICTOR lists              fit every variant: 3 families, order-free and order-aware
-    PREDICTOR_VALIDATION lists   half of their users stop and choose, the other half calibrates; the order-aware reading is
-                                 chosen only where it is surely better, for a generated list's order is another kind
+    PREDICTOR_VALIDATION lists   half of their users stop and choose, the other half calibrates; the
+                                 order-aware reading is chosen only where it is surely better, for a
+                                 generated list's order is another kind
     TEST lists                   are looked at by `evaluation.engagement.quality`, and by nothing here
 
-What it cannot say: it was fitted on items that were shown. How it judges items that nobody would have shown is extrapolation.
+What it cannot say: it was fitted on items that were shown.
+How it judges items that nobody would have shown is extrapolation.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from threadpoolctl import threadpool_limits  # comes with scikit-learn
 from evaluation.engagement.features import AskedLists, FeatureMaker, ItemSpace, Shown, flat_lists
 from evaluation.engagement.models import FAMILIES, Arrays, Examples, fit, logits, probability
 from evaluation.statistics import paired_test, user_means
-from recsys.data.interactions import DataError
+from recsys.data.tables import DataError
 from recsys.seeds import rng
 
 FORMAT = 1
@@ -73,10 +75,11 @@ class EngagementPredictor:
         lists: np.ndarray,
         space: ItemSpace,
     ) -> np.ndarray:
-        """Predicted engagement [R] of generated lists [R, n], filled up with −1: the mean of p over a list's items.
+        """Predicted engagement [R] of generated lists [R, n], filled up with −1:
+        the mean of p over a list's items.
 
-        `user_vectors` [R, d], `known` [R] (False: a user without a vector), `query_vectors` [R, e]. A list without an
-        item has no engagement to predict: NaN.
+        `user_vectors` [R, d], `known` [R] (False: a user without a vector), `query_vectors` [R, e].
+        A list without an item has no engagement to predict: NaN.
         """
         offsets, items = flat_lists(lists)
         asked = AskedLists(user_vectors, np.asarray(known, bool), query_vectors, offsets, items)
@@ -113,7 +116,9 @@ class EngagementPredictor:
 
 @dataclass(frozen=True, eq=False)
 class FittedPredictors:
-    """Every variant by name, what validation saw of them (ready for JSON, best first), and the name that it chose."""
+    """Every variant by name, what validation saw of them (ready for JSON, best first),
+    and the name that it chose.
+    """
 
     variants: dict[str, EngagementPredictor]
     comparison: list[dict[str, Any]]
@@ -126,10 +131,12 @@ class FittedPredictors:
 
 @threadpool_limits.wrap(limits=1)
 def fit_predictors(train: Shown, validation: Shown, space: ItemSpace, seed: int) -> FittedPredictors:
-    """Fit all variants on `train`; calibrate each on one half of the users of `validation`, choose by log loss on the other.
+    """Fit all variants on `train`; calibrate each on one half of the users of `validation`,
+    choose by log loss on the other.
 
-    Order-free is the rule: an order-aware variant is chosen where the 95 % interval over users of what it saves against the best
-    order-free one is above 0. One thread: sums split over threads differ in their last bits, and a tree would split elsewhere.
+    Order-free is the rule: an order-aware variant is chosen where the 95 % interval over users of what it
+    saves against the best order-free one is above 0. One thread: sums split over threads differ in their last
+    bits, and a tree would split elsewhere.
 
     Raises `DataError` where a part lacks a label or `validation` holds a single user.
     """
@@ -142,8 +149,8 @@ def fit_predictors(train: Shown, validation: Shown, space: ItemSpace, seed: int)
     }.items():
         if len(part.labels) == 0 or part.labels.all() or not part.labels.any():
             raise DataError(
-                f"the engagement predictor's {name} has {int(part.labels.sum())} engaged of {len(part.labels)} shown "
-                "items; it needs both kinds: give it more lists"
+                f"the engagement predictor's {name} has {int(part.labels.sum())} engaged of "
+                f"{len(part.labels)} shown items; it needs both kinds: give it more lists"
             )
     train = with_anonymous_copies(train, seed)
     variants: dict[str, EngagementPredictor] = {}
@@ -186,7 +193,9 @@ def best_of_each(comparison: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 def loss_saved(p: np.ndarray, q: np.ndarray, shown: Shown) -> dict[str, Any]:
-    """Log loss (nats) of q minus that of p, a mean over users, with the 95 % interval of the paired difference."""
+    """Log loss (nats) of q minus that of p, a mean over users,
+    with the 95 % interval of the paired difference.
+    """
     unit = shown.units()[shown.list_of_item()]
     of_q, of_p = (user_means(log_losses(one, shown.labels), unit)[1] for one in (q, p))
     test = paired_test(of_q, of_p)
@@ -207,7 +216,8 @@ def variant_name(family: str, order_aware: bool) -> str:
 
 
 def with_anonymous_copies(shown: Shown, seed: int) -> Shown:
-    """The lists, and a random part of them once more without their user's vector: a user without one is a trained mode.
+    """The lists, and a random part of them once more without their user's vector:
+    a user without one is a trained mode.
 
     Otherwise the zero in place of u·v reads as a user who likes nothing.
     """
@@ -223,8 +233,8 @@ def halves_by_user(shown: Shown, seed: int) -> tuple[Shown, Shown]:
     counts = np.bincount(unit)
     if len(counts) < 2:
         raise DataError(
-            f"the engagement predictor is chosen and calibrated on different users; validation has {len(counts)} "
-            "user: give it lists of at least two"
+            "the engagement predictor is chosen and calibrated on different users; validation has "
+            f"{len(counts)} user: give it lists of at least two"
         )
     order = rng(seed, "halves").permutation(len(counts))
     first = np.cumsum(counts[order]) * 2 <= len(shown)
@@ -236,7 +246,8 @@ def halves_by_user(shown: Shown, seed: int) -> tuple[Shown, Shown]:
 def platt(raw: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Slope and intercept of σ(slope · logit + intercept) by maximum likelihood.
 
-    The order is never turned round: where the logits say less than nothing the slope is 0, and p is the base rate.
+    The order is never turned round: where the logits say less than nothing the slope is 0,
+    and p is the base rate.
     """
     model = LogisticRegression(C=np.inf, max_iter=1000, tol=1e-8).fit(raw[:, None], labels)
     slope = float(model.coef_[0, 0])

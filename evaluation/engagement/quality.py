@@ -1,7 +1,8 @@
-"""How good the engagement predictor is, on lists that nothing of it has seen, and how much of that is about the user.
+"""How good the engagement predictor is on lists it has not seen, and how much of that is about the user.
 
-The unit of every interval is the user: a bootstrap draws users with replacement, with all their lists. *Shuffled* gives each
-list the vector of another user, never its own: what AUC is left is about queries, items and order, what is lost was personal.
+The unit of every interval is the user: a bootstrap draws users with replacement, with all their lists.
+*Shuffled* gives each list the vector of another user, never its own: what AUC is left is about queries, items
+and order, what is lost was personal.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def predictor_quality(
     seed: int,
     groups: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """All figures of the chosen predictor on the TEST lists, beside baselines fitted on `train` and the variants that
-    were not chosen; ready for JSON. None where the data cannot say (one label, one user).
+    """All figures of the chosen predictor on the TEST lists, beside baselines fitted on `train` and the
+    variants that were not chosen; ready for JSON. None where the data cannot say (one label, one user).
 
     `groups` names parts of the test, each a mask [Q] of lists (held-out queries, users without a vector).
     """
@@ -73,7 +74,9 @@ def predictor_quality(
 
 
 def scores(p: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    """AUC (None with one label only), log loss (nats), Brier score and expected calibration error of p [S]."""
+    """AUC (None with one label only), log loss (nats),
+    Brier score and expected calibration error of p [S].
+    """
     return {
         "auc": None if labels.all() or not labels.any() else auc(p, labels),
         "log_loss": float(log_losses(p, labels).mean()),
@@ -89,7 +92,9 @@ def _order(fitted: FittedPredictors, variants: Mapping[str, np.ndarray], test: S
 
 
 def auc(p: np.ndarray, labels: np.ndarray) -> float:
-    """The chance that an engaged item stands above one that is not; equal scores count half. NaN without both."""
+    """The chance that an engaged item stands above one that is not; equal scores count half.
+    NaN without both.
+    """
     return float(_weighted_aucs(p, labels, np.ones((1, 1)), np.zeros(len(p), np.int64))[0])
 
 
@@ -105,8 +110,8 @@ def auc_samples(p: np.ndarray, shown: Shown, weights: np.ndarray) -> np.ndarray:
 
 
 def _weighted_aucs(p: np.ndarray, labels: np.ndarray, weights: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """AUCs [B] with item s counted weights[b, unit[s]] times: Σ over distinct scores of engaged · (others below + half
-    of those level), by sums over the sorted scores.
+    """AUCs [B] with item s counted weights[b, unit[s]] times: Σ over distinct scores of
+    engaged · (others below + half of those level), by sums over the sorted scores.
     """
     level = np.unique(p, return_inverse=True)[1]
     n = int(level.max(initial=-1)) + 1
@@ -122,8 +127,8 @@ def _weighted_aucs(p: np.ndarray, labels: np.ndarray, weights: np.ndarray, unit:
 
 
 def quantile_bins(p: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """The bin [S] of each prediction: about as many in each; equal predictions are never parted, so fewer where they
-    are many.
+    """The bin [S] of each prediction: about as many in each; equal predictions are never parted,
+    so fewer where they are many.
     """
     edges = np.quantile(p, np.arange(1, bins) / bins)
     return np.unique(np.searchsorted(edges, p, side="left"), return_inverse=True)[1]
@@ -143,8 +148,8 @@ def chance_calibration_error(p: np.ndarray, generator: np.random.Generator) -> f
 
 
 def reliability(p: np.ndarray, shown: Shown, weights: np.ndarray) -> list[dict[str, Any]]:
-    """One row a quantile bin: its bounds, items, mean prediction and share engaged, with the bootstrap interval over
-    users of the share.
+    """One row a quantile bin: its bounds, items, mean prediction and share engaged,
+    with the bootstrap interval over users of the share.
     """
     place = quantile_bins(p)
     bins = int(place.max()) + 1
@@ -167,8 +172,9 @@ def reliability(p: np.ndarray, shown: Shown, weights: np.ndarray) -> list[dict[s
 
 
 def within_list(p: np.ndarray, shown: Shown) -> dict[str, Any]:
-    """Mean AUC inside the lists that have both labels (each user's lists are averaged first): nothing that all items of
-    a list share, its query and its user, can raise it. With another user's vector see `shuffled`.
+    """Mean AUC inside the lists that have both labels (each user's lists are averaged first):
+    nothing that all items of a list share, its query and its user, can raise it.
+    With another user's vector see `shuffled`.
     """
     return _list_mean(list_aucs(p, shown), shown)
 
@@ -200,8 +206,8 @@ def list_aucs(p: np.ndarray, shown: Shown) -> np.ndarray:
 def shuffled(
     predictor: EngagementPredictor, test: Shown, space: ItemSpace, weights: np.ndarray, seed: int
 ) -> dict[str, Any] | None:
-    """AUC of the lists whose user has a vector, with it and with another user's (mean of five permutations), and what is
-    lost. None with fewer than two such users.
+    """AUC of the lists whose user has a vector, with it and with another user's (mean of five permutations),
+    and what is lost. None with fewer than two such users.
     """
     has = np.flatnonzero(test.known)
     if len(np.unique(test.units()[has])) < 2:

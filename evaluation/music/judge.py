@@ -1,4 +1,4 @@
-"""One judge for all rows of the music table: what a row listed for each test request -> every figure of those lists."""
+"""One judge for all rows of the music table: a row's lists for the test requests -> every figure of them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 from evaluation.engagement.features import ItemSpace, Shown
 from evaluation.engagement.predictor import EngagementPredictor
-from evaluation.music import metrics as metrics
+from evaluation.music import metrics
 
 FIGURES = (
-    "engagement", "affinity", "above", "sharpened", "precision", "held_out", "liked", "disliked", "diversity", "novelty",
-    "popularity",
+    "engagement", "affinity", "above", "sharpened", "precision", "held_out", "liked", "disliked", "diversity",
+    "novelty", "popularity",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class PlaylistRow:
-    """What one row listed, `lists` [K, R, n] (K replicas, filled up with −1), and its `figures`: name -> [R, K], NaN where
-    it cannot be said, None where it is not asked.
+    """What one row listed, `lists` [K, R, n] (K replicas, filled up with −1), and its `figures`:
+    name -> [R, K], NaN where it cannot be said, None where it is not asked.
     """
 
     lists: np.ndarray
@@ -31,9 +31,10 @@ class PlaylistRow:
 class PlaylistJudge:
     """R test requests, and what is known of them that no generator has read.
 
-    `test` are the labelled TEST lists, one a request. The affinity space is one that neither prefix nor predictor reads:
-    `affinity_users` [R, a] as of the moment of asking, `affinity_known` [R], `affinity_items` [N, a] (None: there is no such space).
-    `carriers[r]` are the items that carry request r's phrase, `held_out` [R] says which queries no training has read.
+    `test` are the labelled TEST lists, one a request. The affinity space is one that neither prefix nor
+    predictor reads: `affinity_users` [R, a] as of the moment of asking, `affinity_known` [R],
+    `affinity_items` [N, a] (None: there is no such space). `carriers[r]` are the items that carry request r's
+    phrase, `held_out` [R] says which queries no training has read.
     """
 
     predictor: EngagementPredictor
@@ -54,9 +55,9 @@ class PlaylistJudge:
     ) -> PlaylistRow:
         """The figures of one row's `replicas`, each lists [R, n].
 
-        `with_affinity=False` leaves affinity blank, for rows that rank by a user–item similarity themselves. `above`: each replica's own
-        chance [R] to put an engaged item above one that was not. `sharpened`: each replica's lists at the temperature that validation
-        chose, of which engagement alone is asked.
+        `with_affinity=False` leaves affinity blank, for rows that rank by a user–item similarity themselves.
+        `above`: each replica's own chance [R] to put an engaged item above one that was not. `sharpened`:
+        each replica's lists at the temperature that validation chose, of which engagement alone is asked.
         """
         each = [self.figures(np.asarray(lists)) for lists in replicas]
         figures: dict[str, np.ndarray | None] = {

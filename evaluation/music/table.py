@@ -1,9 +1,10 @@
-"""The music table: each row's predicted engagement and affinity against No Context, and what its lists are like.
+"""The music table: each row's engagement and affinity against No Context, and what its lists are like.
 
-Every figure is a mean over users: a row's replicas are averaged first, then each user's requests. Differences are paired over the
-requests that both rows can answer for. The comparisons of engagement that are named before the run, the primary row against its controls
-and against the baseline, are one Holm family, the other rows against the baseline a second, affinity a
-third. Of what else the lists are like no test is made: it stands there because a proxy can be gamed.
+Every figure is a mean over users: a row's replicas are averaged first, then each user's requests. Differences
+are paired over the requests that both rows can answer for. The comparisons of engagement that are named
+before the run, the primary row against its controls and against the baseline, are one Holm family, the other
+rows against the baseline a second, affinity a third. Of what else the lists are like no test is made: it
+stands there because a proxy can be gamed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.music import metrics as metrics
+from evaluation.music import metrics
 from evaluation.music.judge import FIGURES, PlaylistRow
 from evaluation.report.tables import (  # fmt: skip
     Column,
@@ -62,8 +63,9 @@ def music_table(
 ) -> dict[str, Any]:
     """The table as a plain dict, ready for JSON.
 
-    `users` [R] whose request each is (`Shown.units`: each request of an unknown user counts as a user). `primary` and
-    `controls` name rows; a comparison with a row that was not measured is left out. Raises `ValueError` without the baseline.
+    `users` [R] whose request each is (`Shown.units`: each request of an unknown user counts as a user).
+    `primary` and `controls` name rows; a comparison with a row that was not measured is left out. Raises
+    `ValueError` without the baseline.
     """
     if baseline not in rows:
         raise ValueError(
@@ -106,7 +108,9 @@ def _row(row: PlaylistRow, base: PlaylistRow, users: np.ndarray, n_items: int) -
 
 
 def _figure(row: PlaylistRow, base: PlaylistRow, figure: str, users: np.ndarray) -> dict[str, Any] | None:
-    """Value, interval and, except for the baseline itself, the paired difference to it. None: the row has none."""
+    """Value, interval and, except for the baseline itself, the paired difference to it.
+    None: the row has none.
+    """
     values = row.figures[figure]
     there = None if values is None else ~np.isnan(values).any(axis=1)
     if values is None or there is None or not there.any():
@@ -124,7 +128,9 @@ def _figure(row: PlaylistRow, base: PlaylistRow, figure: str, users: np.ndarray)
 def _paired(
     a: PlaylistRow, b: PlaylistRow, figure: str, users: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Per-user means [U, Ka] and [U, Kb] over the requests that both rows have the figure of; None without one."""
+    """Per-user means [U, Ka] and [U, Kb] over the requests that both rows have the figure of;
+    None without one.
+    """
     left, right = a.figures[figure], b.figures[figure]
     if left is None or right is None:
         return None
@@ -135,8 +141,8 @@ def _paired(
 
 
 def _difference(a: PlaylistRow, b: PlaylistRow, figure: str, users: np.ndarray) -> dict[str, Any]:
-    """a − b, also as % of b, whose mean is taken as given (a mean of 0 or less, as an affinity may have, has no %). All None
-    where there is nothing to compare.
+    """a − b, also as % of b, whose mean is taken as given (a mean of 0 or less, as an affinity may have, has
+    no %). All None where there is nothing to compare.
     """
     names = ("difference", "difference_ci95", "relative_pct", "relative_ci95_pct", "p_value", "p_holm")
     found: dict[str, Any] = dict.fromkeys(names)
@@ -158,7 +164,9 @@ def _difference(a: PlaylistRow, b: PlaylistRow, figure: str, users: np.ndarray) 
 def _power(
     a: PlaylistRow, b: PlaylistRow, users: np.ndarray, generator: np.random.Generator
 ) -> dict[str, Any]:
-    """The bootstrap over users and replicas, and the smallest difference that these users could have shown."""
+    """The bootstrap over users and replicas, and the smallest difference
+    that these users could have shown.
+    """
     pair = _paired(a, b, "engagement", users)
     if pair is None:
         return {"bootstrap_ci95": None, "smallest_detectable_difference": None, "n_users": 0}
@@ -177,11 +185,13 @@ def _correct(family: Sequence[dict[str, Any]]) -> None:
         one["p_holm"] = value
 
 
-# -- as text ----------------------------------------------------------------------------------------------------------
+# -- as text -------------------------------------------------------------------------------------------------
 
 
 def _of(key: str, show: Callable[[Any], str]) -> Callable[[Mapping | None], str]:
-    """Print one entry of a figure; a figure that the row does not have, or the baseline's difference to itself, is blank."""
+    """Print one entry of a figure; a figure that the row does not have,
+    or the baseline's difference to itself, is blank.
+    """
     return lambda figure: show(None if figure is None else figure.get(key))
 
 
@@ -251,15 +261,18 @@ def describe_music(table: Mapping[str, Any]) -> list[str]:
     """What the columns mean, in plain sentences."""
     named = " and ".join(f"{one['a']} against {one['b']}" for one in table["primary"])
     return [
-        f"{table['n_requests']:,} test requests of {table['n_users']:,} users. Engagement is the predictor's mean probability "
-        "over a list's items; affinity the mean cosine of user and items in a space that neither prefix nor predictor reads, "
-        "blank for rows that rank by such a similarity themselves.",
-        "Engaged above not: the chance that a row's own probabilities put an engaged item of a shown list above one that was not (.5 is "
-        "chance; no predictor is needed for it). Engagement at t: of lists at the temperature that validation chose for the row.",
-        "Precision: share of items that carry the query's words, and of held-out queries alone. Liked, disliked: share of the shown items with that label "
-        "that the list holds. Popularity: mean percentile (.5 is no bias). Novelty: −log₂ of an item's share of training "
-        "events. Coverage: share of the catalogue in any list. Gini: 0 if all items are listed alike.",
+        f"{table['n_requests']:,} test requests of {table['n_users']:,} users. Engagement is the predictor's "
+        "mean probability over a list's items; affinity the mean cosine of user and items in a space that "
+        "neither prefix nor predictor reads, blank for rows that rank by such a similarity themselves.",
+        "Engaged above not: the chance that a row's own probabilities put an engaged item of a shown list "
+        "above one that was not (.5 is chance; no predictor is needed for it). Engagement at t: of lists at "
+        "the temperature that validation chose for the row.",
+        "Precision: share of items that carry the query's words, and of held-out queries alone. Liked, "
+        "disliked: share of the shown items with that label that the list holds. Popularity: mean percentile "
+        "(.5 is no bias). Novelty: −log₂ of an item's share of training events. Coverage: share of the "
+        "catalogue in any list. Gini: 0 if all items are listed alike.",
         *([f"Named before the run: {named}; Holm over these alone."] if named else []),
-        f"The other rows against {table['baseline']} are one Holm family for engagement and one for affinity. Intervals are over "
-        "users; those of differences are paired. Of the other figures no test is made, and their intervals are not corrected.",
+        f"The other rows against {table['baseline']} are one Holm family for engagement and one for "
+        "affinity. Intervals are over users; those of differences are paired. Of the other figures no test "
+        "is made, and their intervals are not corrected.",
     ]

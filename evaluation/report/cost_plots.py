@@ -1,4 +1,4 @@
-"""Pictures of what methods cost: numbers stored against the count of users, seconds to admit a user against their history."""
+"""Pictures of what methods cost: numbers stored against users, seconds to admit a user against history."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 
-from evaluation.report.plots import COLOURS
-from evaluation.report.plots import _png as png
-from evaluation.report.plots import _style as style
+from evaluation.report.style import COLOURS, png, style
 
 USERS = np.logspace(0, 8, 60)  # 1 to 100 million
 
@@ -38,7 +36,9 @@ def storage(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> bytes | 
 
 
 def admission(lengths: Sequence[int], seconds: Mapping[str, Sequence[float | None]]) -> bytes | None:
-    """Seconds to admit a user (log) against the events of their history, a line a method; gaps where nobody was that long."""
+    """Seconds to admit a user (log) against the events of their history, a line a method;
+    gaps where nobody was that long.
+    """
     if not seconds or not len(lengths):
         return None
     figure, axis = plt.subplots(figsize=(7.2, 3.8), layout="constrained")

@@ -1,4 +1,4 @@
-"""Pictures of what changes as time goes on, and of what attention looks at. Each function returns PNG bytes."""
+"""Pictures, as PNG bytes, of what changes as time goes on, and of what attention looks at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 
-from evaluation.report.plots import COLOURS, _png, _style
+from evaluation.report.style import COLOURS, png, style
 from evaluation.statistics import Interval
 
 Point = tuple[float, float, tuple[float, float] | None]  # x, y, interval of y
@@ -17,9 +17,11 @@ NamedPoint = tuple[float, float, Interval | None, str]  # x, y, interval of y, n
 def with_intervals(
     series: Mapping[str, Sequence[Point]], title: str, x: str, y: str, joined: bool = True
 ) -> bytes:
-    """Points with error bars, a colour a series; `joined` draws lines between them. Series stand a little apart."""
+    """Points with error bars, a colour a series; `joined` draws lines between them.
+    Series stand a little apart.
+    """
     figure, axis = plt.subplots(figsize=(8.4, 4.6), layout="constrained")
-    _style(axis, title)
+    style(axis, title)
     wide = max((point[0] for points in series.values() for point in points), default=1.0)
     for place, ((name, points), colour) in enumerate(zip(series.items(), COLOURS * 3, strict=False)):
         shift = (place - (len(series) - 1) / 2) * 0.012 * wide if joined else 0.0
@@ -34,18 +36,20 @@ def with_intervals(
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.legend(frameon=False, fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def named_points(panels: Mapping[str, Sequence[NamedPoint]], y: str) -> bytes:
-    """One small panel each, titled by its key: points with their names beside them; all panels share the y axis."""
+    """One small panel each, titled by its key: points with their names beside them;
+    all panels share the y axis.
+    """
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = plt.subplots(
         lines, columns, figsize=(3.9 * columns, 3.4 * lines), squeeze=False, sharey=True, layout="constrained"
     )
     for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
-        _style(axis, title)
+        style(axis, title)
         axis.title.set_fontsize(9)
         axis.margins(x=0.15)
         for at, value, interval, name in points:
@@ -59,7 +63,7 @@ def named_points(panels: Mapping[str, Sequence[NamedPoint]], y: str) -> bytes:
     figure.canvas.draw()  # names are placed by where the points are on the page
     for axis, points in zip(axes.flat, panels.values(), strict=False):
         _write_names(axis, points, panels)
-    return _png(figure)
+    return png(figure)
 
 
 def _colour(name: str, panels: Mapping[str, Sequence[NamedPoint]]) -> str:
@@ -69,7 +73,9 @@ def _colour(name: str, panels: Mapping[str, Sequence[NamedPoint]]) -> str:
 
 
 def _write_names(axis, points: Sequence[NamedPoint], panels: Mapping[str, Sequence[NamedPoint]]) -> None:
-    """Names inwards of their points, from the lowest up, each moved up until it covers no other; a line leads back."""
+    """Names inwards of their points, from the lowest up, each moved up until it covers no other;
+    a line leads back.
+    """
     size = 7  # points
     taken: list[tuple[float, float, float]] = []  # left, right and bottom of each name, in points
     places = axis.transData.transform([point[:2] for point in points]) * 72 / axis.figure.dpi
@@ -83,8 +89,8 @@ def _write_names(axis, points: Sequence[NamedPoint], panels: Mapping[str, Sequen
         colour, shift = _colour(name, panels), bottom - places[row, 1]
         arrow = {"arrowstyle": "-", "color": colour, "lw": 0.5} if shift > size else None
         axis.annotate(
-            name, points[row][:2], (5 if x <= middle else -5, shift), textcoords="offset points", fontsize=size,
-            ha="left" if x <= middle else "right", color=colour, arrowprops=arrow,
+            name, points[row][:2], (5 if x <= middle else -5, shift), textcoords="offset points",
+            fontsize=size, ha="left" if x <= middle else "right", color=colour, arrowprops=arrow,
         )  # fmt: skip
 
 
@@ -92,7 +98,7 @@ def bars(series: Mapping[str, Sequence[tuple[str, float]]], title: str, y: str) 
     """Grouped bars on a logarithmic axis: (group, value) of each series."""
     groups = list(dict.fromkeys(group for rows in series.values() for group, _ in rows))
     figure, axis = plt.subplots(figsize=(8.4, 3.6), layout="constrained")
-    _style(axis, title)
+    style(axis, title)
     width = 0.8 / max(len(series), 1)
     for place, ((name, rows), colour) in enumerate(zip(series.items(), COLOURS * 3, strict=False)):
         xs = [groups.index(group) + (place - (len(series) - 1) / 2) * width for group, _ in rows]
@@ -101,11 +107,12 @@ def bars(series: Mapping[str, Sequence[tuple[str, float]]], title: str, y: str) 
     axis.set_yscale("log")
     axis.set_ylabel(y)
     axis.legend(frameon=False, fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def attention_strips(weights: Mapping[str, np.ndarray], days: np.ndarray, title: str) -> bytes:
-    """One strip a scorer: attention [n] over a history, oldest record first; darker red is more (TAP-PER, Figure 3).
+    """One strip a scorer: attention [n] over a history, oldest record first;
+    darker red is more (TAP-PER, Figure 3).
 
     `days` [n] before the question are written below.
     """
@@ -119,7 +126,7 @@ def attention_strips(weights: Mapping[str, np.ndarray], days: np.ndarray, title:
     )
     most = max(float(alpha.max()) for alpha in weights.values())
     for axis, (name, alpha) in zip(axes[:, 0], weights.items(), strict=True):
-        _style(axis, f"{name} (most {alpha.max():.3f}, effective records {1 / (alpha**2).sum():.1f})")
+        style(axis, f"{name} (most {alpha.max():.3f}, effective records {1 / (alpha**2).sum():.1f})")
         axis.imshow(alpha[None], aspect="auto", cmap="Reds", vmin=0, vmax=most, interpolation="nearest")
         axis.set_yticks([])
     ticks = np.unique(np.linspace(0, len(days) - 1, min(8, len(days))).astype(int))
@@ -127,4 +134,4 @@ def attention_strips(weights: Mapping[str, np.ndarray], days: np.ndarray, title:
     axes[-1, 0].set_xlabel("records, oldest first; days before the question")
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     figure.colorbar(axes[0, 0].images[0], ax=axes[:, 0], label="α")
-    return _png(figure)
+    return png(figure)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-
-import matplotlib
-
-matplotlib.use("Agg")  # no display is needed
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
+from evaluation.report.style import COLOURS, png, style
 from evaluation.table.results import Results
 
-COLOURS = ("#3b6fb6", "#d1772f", "#3f8f5b", "#b5486b", "#7a5ca8", "#8a6d3b", "#2e9aa6", "#c2a21c", "#666666")
 MAX_LABELS = 8  # tastes with a colour of their own; the rest are grey
 MIN_TSNE_USERS, MAX_TSNE_USERS = 4, 1500  # more take minutes, and hide one another
 
@@ -33,7 +27,7 @@ def training_curves(curves: Mapping[str, Mapping]) -> bytes | None:
         lines, columns, figsize=(4.2 * columns, 2.8 * lines), squeeze=False, layout="constrained"
     )
     for axis, (name, curve) in zip(axes.flat, shown.items(), strict=False):
-        _style(axis, name)
+        style(axis, name)
         axis.set_xlabel("step")
         if curve.get("losses"):
             axis.plot(*np.array(curve["losses"], dtype=float).T, color=COLOURS[0], lw=1.4)
@@ -47,7 +41,7 @@ def training_curves(curves: Mapping[str, Mapping]) -> bytes | None:
             right.spines["top"].set_visible(False)
     for axis in axes.flat[len(shown) :]:
         axis.remove()
-    return _png(figure)
+    return png(figure)
 
 
 def code_use(code_counts: Sequence[np.ndarray]) -> bytes | None:
@@ -61,7 +55,7 @@ def code_use(code_counts: Sequence[np.ndarray]) -> bytes | None:
         counts = np.sort(np.asarray(counts, dtype=float))[::-1]
         share = counts[counts > 0] / max(counts.sum(), 1.0)
         perplexity = float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
-        _style(
+        style(
             axis,
             f"level {level}: {np.mean(counts > 0):.0%} of {len(counts)} in use, perplexity {perplexity:.0f}",
         )
@@ -70,7 +64,7 @@ def code_use(code_counts: Sequence[np.ndarray]) -> bytes | None:
         axis.set_xlabel("codes, most used first")
         axis.set_ylabel("items")
         axis.set_ylim(0, None)
-    return _png(figure)
+    return png(figure)
 
 
 def tsne_pair(
@@ -100,7 +94,7 @@ def tsne_pair(
         axes, (embeddings, prefixes), ("user embeddings", "their prefixes"), strict=True
     ):
         places = _tsne(vectors.astype(float), seed)
-        _style(axis, f"{title} ({len(tastes):,} of {total:,} users)")
+        style(axis, f"{title} ({len(tastes):,} of {total:,} users)")
         axis.set_xticks([])
         axis.set_yticks([])
         rest = ~np.isin(tastes, named)
@@ -108,7 +102,7 @@ def tsne_pair(
         for name, colour in zip(named, COLOURS, strict=False):
             axis.scatter(*places[tastes == name].T, s=14, color=colour, label=name, alpha=0.8, linewidths=0)
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def _tsne(vectors: np.ndarray, seed: int) -> np.ndarray:
@@ -145,7 +139,7 @@ def forest(results: Results) -> bytes | None:
     if not effects:
         return None
     figure, axis = plt.subplots(figsize=(8.4, 0.42 * len(effects) + 1.2), layout="constrained")
-    _style(axis, f"against {base}, and the primary comparison: relative effect, 95 % interval over users")
+    style(axis, f"against {base}, and the primary comparison: relative effect, 95 % interval over users")
     axis.axvline(0, color="#888888", lw=1)
     for place, (_, centre, (low, high), colour, figure_name) in enumerate(reversed(effects)):
         ranked = figure_name.startswith("top")
@@ -154,12 +148,12 @@ def forest(results: Results) -> bytes | None:
     axis.set_yticks(range(len(effects)), [name for name, *_ in reversed(effects)])
     axis.set_xlabel("%   (circles: expected hit-rate; diamonds: ranked list, where a row has no draws)")
     axis.set_ylim(-0.6, len(effects) - 0.4)
-    return _png(figure)
+    return png(figure)
 
 
 def by_group(groups: Sequence[Mapping]) -> bytes | None:
-    """One small panel a row, so that many stay readable: its figure in each group with the 95 % interval, and in grey
-    the baseline's by the same figure. `groups` as in `Results.groups`; None for fewer than two.
+    """One small panel a row, so that many stay readable: its figure in each group with the 95 % interval,
+    and in grey the baseline's by the same figure. `groups` as in `Results.groups`; None for fewer than two.
     """
     if len(groups) < 2:
         return None
@@ -167,7 +161,8 @@ def by_group(groups: Sequence[Mapping]) -> bytes | None:
     columns = min(4, len(names))
     lines = -(-len(names) // columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(2.9 * columns, 2.3 * lines), squeeze=False, sharex=True, sharey=True, layout="constrained"
+        lines, columns, figsize=(2.9 * columns, 2.3 * lines), squeeze=False, sharex=True, sharey=True,
+        layout="constrained",
     )  # fmt: skip
     places = np.arange(len(groups))
     for axis, at in zip(axes.flat, range(len(names)), strict=False):
@@ -175,7 +170,7 @@ def by_group(groups: Sequence[Mapping]) -> bytes | None:
         values = np.array([row["value"] for row in rows])
         bounds = np.array([row["ci95"] or [row["value"]] * 2 for row in rows]).T
         base = [np.nan if row["baseline_value"] is None else row["baseline_value"] for row in rows]
-        _style(axis, names[at])
+        style(axis, names[at])
         axis.title.set_fontsize(9)
         axis.plot(places, base, color="#b0b0b0", lw=1.2)
         marker = "D" if rows[0]["figure"].startswith("top") else "o"
@@ -186,17 +181,4 @@ def by_group(groups: Sequence[Mapping]) -> bytes | None:
     axes[0, 0].set_ylim(0, None)  # of all, once all are drawn
     for axis in axes.flat[len(names) :]:
         axis.remove()
-    return _png(figure)
-
-
-def _style(axis, title: str) -> None:
-    axis.set_title(title, fontsize=10, loc="left")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
-    plt.close(figure)
-    return buffer.getvalue()
+    return png(figure)

@@ -17,7 +17,7 @@ from rich.table import Table
 from evaluation.report.plots import by_group, code_use, forest, training_curves, tsne_pair
 from evaluation.report.tables import NONE, Column, TitledTable, all_tables, describe, text
 from evaluation.table.results import Results
-from recsys.run import write_text_atomically
+from recsys.artifacts.rewrite import write_text_atomically
 
 TERMINAL_WIDTH = 136  # of the widest table; narrower terminals wrap its lines rather than lose its digits
 
@@ -28,9 +28,9 @@ FOREST_CAPTION = (
     "interval over users, as a percentage of the row it is compared with."
 )
 ACTIVITY_CAPTION = (
-    "Each row by the number of events that its user had before the instance, with the 95 % interval over users; in grey "
-    "the baseline on the same instances and by the same figure (of ranked lists for rows without draws: diamonds). A "
-    "user may stand at several levels."
+    "Each row by the number of events that its user had before the instance, with the 95 % interval over "
+    "users; in grey the baseline on the same instances and by the same figure (of ranked lists for rows "
+    "without draws: diamonds). A user may stand at several levels."
 )
 TSNE_CAPTION = (
     "t-SNE of user embeddings and of the same users' soft prefixes, coloured by taste (E2P, Figure 2); "
@@ -48,7 +48,9 @@ CODES_CAPTION = (
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report beside the evaluation: sentences, tables (title, columns, rows), pictures (heading, caption, PNG)."""
+    """A part of the report beside the evaluation: sentences, tables (title, columns, rows),
+    pictures (heading, caption, PNG).
+    """
 
     heading: str
     sentences: Sequence[str]
@@ -107,8 +109,8 @@ def write_report(
 
     `curves[name]` = {"losses": [(step, value)], "validation": [(step, value)]}; `code_counts`: per level,
     items per code; `tsne` = {"embeddings" [U, d], "prefixes" [U, h], "labels" [U]}; `quality`: figures of the
-    semantic IDs; `timings`: stage -> seconds; `extra`: heading -> text or mapping; `more_pictures`: (heading, caption, PNG); `sections` stand behind
-    them. What is None is left out.
+    semantic IDs; `timings`: stage -> seconds; `extra`: heading -> text or mapping; `more_pictures`: (heading,
+    caption, PNG); `sections` stand behind them. What is None is left out.
     """
     environment = Environment(
         loader=PackageLoader("evaluation.report", "."),

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from evaluation.table.results import COSTS, Results
+from evaluation.table.results import Results
+from evaluation.table.rows import COSTS
 
 NONE = "–"  # a figure that does not exist
 Column = tuple[str, str, Callable[[Any], str]]  # heading, key in the row, how to print it
@@ -193,8 +194,8 @@ def describe(results: Results) -> list[str]:
         "quantity without the noise of the draws; z is their difference in standard errors (beyond about 4 "
         "the row is red).",
         f"Distinct: hit-rate of {n} items drawn without replacement. It and the sampled one move with the "
-        f"entropy alone, so that stands beside them (nats). Top {n}, {recalls} (Recall) and {ndcgs} (NDCG) are of "
-        f"the ranked list. Distinct and ranked lists were measured on {facts['list_columns_on']}.",
+        f"entropy alone, so that stands beside them (nats). Top {n}, {recalls} (Recall) and {ndcgs} (NDCG) "
+        f"are of the ranked list. Distinct and ranked lists were measured on {facts['list_columns_on']}.",
         "Deterministic rows have no draws: their 95 % interval is that of the ranked list's hit-rate, and "
         f"they are compared with {facts['baseline']}'s ranked list (“ranked”), not with its draws.",
         "All intervals are over users: each user's instances and replicas are averaged first. The interval "
@@ -209,9 +210,9 @@ def _groups(results: Results) -> list[str]:
     if not results.groups:
         return []
     return [
-        f"By {' and by '.join(results.groups)}: within a group only its own instances count, and only its users. Rows "
-        "without draws show their ranked list's hit-rate. The intervals are not corrected for the many groups, and no "
-        "test is made of them."
+        f"By {' and by '.join(results.groups)}: within a group only its own instances count, and only its "
+        "users. Rows without draws show their ranked list's hit-rate. The intervals are not corrected for "
+        "the many groups, and no test is made of them."
     ]
 
 

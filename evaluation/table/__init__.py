@@ -1,4 +1,4 @@
-"""The table: every row measured on the test instances, compared in pairs, broken down, written to results.json.
+"""The table: rows measured on the test instances, compared in pairs, broken down, written to results.json.
 
 May import: the modules of `evaluation/`, `recsys`.
 Read first: `rows.py` and `config.py`, then `job.py`.

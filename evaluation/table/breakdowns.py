@@ -16,8 +16,9 @@ def break_down(
 ) -> dict[str, list[dict[str, Any]]]:
     """Grouping -> its groups, by the number their labels begin with and then by name.
 
-    `groups` [grouping][R] labels each instance. In a group only its own instances count: a user's mean is over them,
-    and the interval over the users who have one. The comparisons say what is where; no test is made of them.
+    `groups` [grouping][R] labels each instance. In a group only its own instances count: a user's
+    mean is over them, and the interval over the users who have one. The comparisons say what is
+    where; no test is made of them.
     """
     found = {}
     for grouping, labels in groups.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +14,8 @@ from evaluation.statistics import (
     smallest_detectable_difference,
     user_means,
 )
+from evaluation.table.config import EvaluateConfig
 from recsys.seeds import rng
-
-if TYPE_CHECKING:
-    from evaluation.table.job import EvaluateConfig
 
 Measured = dict[str, np.ndarray]  # figure -> [R, K]: instances × the replicas that have it
 INTERVAL_ALPHA = 0.05  # intervals are 95 %, whatever level the tests use: their names say ci95

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from recsys.recommender import Request
 from recsys.seeds import rng
+
+
+@dataclass(frozen=True)
+class Question:
+    """What every row is asked: R requests, the item that each should find, and whose request it is."""
+
+    requests: Sequence[Request]
+    targets: np.ndarray  # [R], item integers
+    users: np.ndarray  # [R]
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def only(self, chosen: np.ndarray) -> Question:
+        """The instances `chosen` (places among the R)."""
+        return Question([self.requests[at] for at in chosen], self.targets[chosen], self.users[chosen])
 
 
 def sample_instances(users: np.ndarray, at_most: int, seed: int) -> np.ndarray:
@@ -29,8 +46,9 @@ def sample_instances(users: np.ndarray, at_most: int, seed: int) -> np.ndarray:
     return np.sort(shuffled[np.argsort(turn, kind="stable")[:at_most]])
 
 
-def check_instances(requests: Sequence[Request], targets: np.ndarray, users: np.ndarray) -> None:
+def check_instances(question: Question) -> None:
     """Refuse instances that leak or cannot be answered; the ValueError names the request and the remedy."""
+    requests, targets, users = question.requests, question.targets, question.users
     if not len(requests):
         raise ValueError(
             "there is no test instance to evaluate: no user has a held-out item; change the split"
@@ -50,8 +68,9 @@ def check_instances(requests: Sequence[Request], targets: np.ndarray, users: np.
             raise ValueError(f"request {request.request_id!r} has target {target}; targets are item integers")
         if not request.available(np.array(target)):
             raise ValueError(
-                f"request {request.request_id!r} excludes (or does not allow) its own target (item {target}), which no method "
-                "could then return; leave repeats out of the test instances, or do not exclude what was seen"
+                f"request {request.request_id!r} excludes (or does not allow) its own target (item "
+                f"{target}), which no method could then return; leave repeats out of the test instances, or "
+                "do not exclude what was seen"
             )
         if len(request.history_times) and request.history_times.max() >= request.time:
             raise ValueError(

@@ -1,110 +1,35 @@
 """The evaluation job: every row on the same instances, resumable, and one `Results` at the end.
 
 The unit is an instance: a request (user, moment, the history strictly before it) and its target item. Rows
-answer through the Recommender protocol alone, so what is measured is what is served (with `whole_catalogue`: its distribution, where
-serving walks the trie).
+answer through the Recommender protocol alone, so what is measured is what is served (with `whole_catalogue`:
+its distribution, where serving walks the trie).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field, field_validator
 from tqdm import tqdm
 
 from evaluation.table.comparisons import Measured
-from evaluation.table.instances import check_instances, sample_instances
+from evaluation.table.config import EvaluateConfig
+from evaluation.table.instances import Question, check_instances, sample_instances
 from evaluation.table.measuring import Checkpoint, Columns, Plan, digest, measure
-from evaluation.table.results import COSTS, Results, assemble
-from recsys.config import StageConfig
-from recsys.recommender import ProbabilisticRecommender, Recommender, Request
-
-
-def _listed(value: Any) -> Any:
-    """One whole number counts as a list of it."""
-    return (value,) if isinstance(value, int) else value
-
-
-class EvaluateConfig(StageConfig):
-    """How figures are made. Intervals are always 95 %, as their names in results.json say."""
-
-    # instances; 0 = all. Scoring costs up to a second an instance on a CPU; the report states a sample
-    max_instances: int = Field(0, ge=0)
-    # draws a request; 30 is the papers' hit-rate@30
-    n_candidates: int = Field(30, ge=1)
-    # depths of Recall@k and NDCG@k, shallow first; 5 and 10 are customary. One number is a list of one
-    top_k: Annotated[tuple[int, ...], BeforeValidator(_listed)] = Field((5, 10), min_length=1)
-    # no unit; 1 samples the model's own distribution, as in E2P
-    temperature: float = Field(1.0, gt=0)
-    # temperatures that validation may choose from: the softmax baselines' and the second temperature column's
-    temperature_grid: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
-    # any integer; names the sample of instances and the bootstrap
-    seed: int = 0
-    # seeds of the draws, averaged per instance; more of them steady the sampled columns only
-    draw_seeds: tuple[int, ...] = Field((0,), min_length=1)
-    # requests a call, and what a kill may cost
-    batch_size: int = Field(128, ge=1)
-    # MiB that a generative method may take beside its weights; it decides how many of a call's requests are read at once
-    memory_mb: int = Field(1024, ge=1)
-    # 8-bit weights in generative methods: faster on CPUs, another distribution; the report says by how much
-    int8: bool = False
-    # chance of a false alarm in one test; customary
-    alpha: float = Field(0.05, gt=0, lt=1)
-    # chance to find the smallest detectable difference if it is true; customary
-    power: float = Field(0.8, gt=0, lt=1)
-    # bootstrap samples; 2,000 place a 95 % bound to about 2 % of the interval's width
-    bootstrap_samples: int = Field(2000, ge=100)
-    # how often E2P-Random deals out other users' vectors; five is the protocol's least
-    random_permutations: int = Field(5, ge=1)
-    # ranked and distinct lists too? They cost a beam search and a second draw a request
-    beam_columns: bool = True
-    # names of the rows that are measured, in any order; null: all that the run has. No Context, the baseline, always is
-    rows: tuple[str, ...] | None = None
-    # measure generative rows on their whole distribution, by one tree pass over the catalogue (exact ranks in place of a beam; exclusions
-    # condition the distribution as a whole): for a GPU, or a small catalogue, as each request then costs a token for every inner node
-    whole_catalogue: bool = False
-    # replicas of a row that those columns are measured on; 0 = all. One is enough, as no test rests on them
-    beam_replicas: int = Field(1, ge=0)
-
-    @field_validator("top_k")
-    @classmethod
-    def _ascending(cls, cuts: tuple[int, ...]) -> tuple[int, ...]:
-        if list(cuts) != sorted(set(cuts)) or cuts[0] < 1:
-            raise ValueError(f"top_k is {list(cuts)}; expected whole numbers from 1 up, each once, ascending")
-        return cuts
-
+from evaluation.table.results import Results, assemble
+from evaluation.table.rows import COSTS, Row
+from recsys.recommender import ProbabilisticRecommender
 
 Chunk = tuple[int, int, int]  # number of the row, of its replica, and of the first instance
 # measures chunks in other processes, each with `chunk_measurer`; yields them as they are finished
 Elsewhere = Callable[[Sequence[Chunk]], Iterator[Chunk]]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table. Replicas (training seeds; permutations of E2P-Random) are averaged per instance
-    first.
-    """
-
-    name: str
-    replicas: list[Recommender]
-    temperature: float | None = None  # the temperature that validation chose; None if it chose none
-    reads: str = ""  # what it may read of a test user's history before the instance
-    trained: str = ""  # what it trains, and for how many seconds
-    # what it costs, as far as it is known: parameters stored per user and shared by all, seconds from a new user's
-    # events to a first answer beyond what any user costs, time of an answer as a multiple of the baseline's
-    costs: Mapping[str, float | None] = field(default_factory=dict)
-
-
 def evaluate_rows(
     config: EvaluateConfig,
     rows: Sequence[Row],
-    requests: Sequence[Request],
-    targets: np.ndarray,
-    users: np.ndarray,
+    question: Question,
     checkpoint: Path,
     protocol: dict,
     primary: tuple[str, str] = ("E2P", "Static Prefix"),
@@ -113,52 +38,46 @@ def evaluate_rows(
     groups: Mapping[str, Sequence[str]] | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> Results:
-    """Measure `rows` on the test instances `requests` [R] with `targets` [R] of `users` [R].
+    """Measure `rows` on the R test instances of `question`.
 
     Finished chunks are kept in the folder `checkpoint`; a killed evaluation continues there and ends in the
     same results. (The recommenders' weights are not seen here: the stage's fingerprint covers those.)
-    `protocol` is copied into the results; an entry `users_in_data` gives how many users the split began with,
-    so that those without a held-out item are counted. `groups` gives each instance a label [R] per grouping, as in
-    {"users": ["warm", "ood", …]}: the rows are also reported within each group. `elsewhere`
-    has other processes fill the checkpoint; the results are the same. Raises ValueError for instances that no method could
-    answer rightly.
+    `protocol` is copied into the results; an entry `users_in_data` gives how many users the split began
+    with, so that those without a held-out item are counted. `groups` gives each instance a label [R] per
+    grouping, as in {"users": ["warm", "ood", …]}: the rows are also reported within each group. `elsewhere`
+    has other processes fill the checkpoint; the results are the same. Raises ValueError for instances that
+    no method could answer rightly.
     """
-    targets, users = np.asarray(targets), np.asarray(users)
-    check_instances(requests, targets, users)
+    check_instances(question)
     _check_rows(rows, baseline)
-    _check_groups(groups or {}, len(users))
-    chosen = sample_instances(users, config.max_instances, config.seed)
-    kept = [requests[at] for at in chosen]
-    store = Checkpoint(checkpoint, _inputs(config, rows, kept, targets[chosen]))
+    _check_groups(groups or {}, len(question))
+    chosen = sample_instances(question.users, config.max_instances, config.seed)
+    asked = question.only(chosen)
+    store = Checkpoint(checkpoint, _inputs(config, rows, asked))
     if elsewhere is not None:
-        _measure_elsewhere(elsewhere, config, rows, len(kept), store, quiet)
-    measured = _measure_all(config, rows, kept, targets[chosen], store, quiet=quiet or elsewhere is not None)
-    facts = protocol | _facts(config, users, chosen, protocol, primary, baseline)
+        _measure_elsewhere(elsewhere, config, rows, len(asked), store, quiet)
+    measured = _measure_all(config, rows, asked, store, quiet=quiet or elsewhere is not None)
+    facts = protocol | _facts(config, question.users, chosen, protocol, primary, baseline)
     labels = {name: [some[at] for at in chosen] for name, some in (groups or {}).items()}
-    return assemble(config, rows, measured, users[chosen], facts, primary, baseline, labels)
+    return assemble(config, rows, measured, asked.users, facts, primary, baseline, labels)
 
 
 def chunk_measurer(
-    config: EvaluateConfig,
-    rows: Sequence[Row],
-    requests: Sequence[Request],
-    targets: np.ndarray,
-    users: np.ndarray,
-    checkpoint: Path,
+    config: EvaluateConfig, rows: Sequence[Row], question: Question, checkpoint: Path
 ) -> Callable[[Chunk], None]:
-    """What a process beside that of `evaluate_rows` does, given the same arguments: measures a chunk into the checkpoint.
+    """What a process beside that of `evaluate_rows` does, given the same arguments:
+    measures a chunk into the checkpoint.
 
     Raises `ValueError` if the checkpoint is of other rows or instances.
     """
-    chosen = sample_instances(np.asarray(users), config.max_instances, config.seed)
-    kept, wanted = [requests[at] for at in chosen], np.asarray(targets)[chosen]
-    store = Checkpoint.join(checkpoint, _inputs(config, rows, kept, wanted))
+    asked = question.only(sample_instances(question.users, config.max_instances, config.seed))
+    store = Checkpoint.join(checkpoint, _inputs(config, rows, asked))
 
     def do(chunk: Chunk) -> None:
         number, index, start = chunk
-        part = slice(start, min(start + config.batch_size, len(kept)))
-        row = rows[number]
-        columns = measure(row.replicas[index], kept[part], wanted[part], _plan(config, row, index))
+        part = slice(start, min(start + config.batch_size, len(asked)))
+        row, plan = rows[number], _plan(config, rows[number], index)
+        columns = measure(row.replicas[index], asked.requests[part], asked.targets[part], plan)
         store.save(number, index, start, columns)
 
     return do
@@ -212,12 +131,11 @@ def _measure_elsewhere(
 def _measure_all(
     config: EvaluateConfig,
     rows: Sequence[Row],
-    requests: Sequence[Request],
-    targets: np.ndarray,
+    asked: Question,
     store: Checkpoint,
     quiet: bool,
 ) -> list[Measured]:
-    total = sum(len(row.replicas) for row in rows) * len(requests)
+    total = sum(len(row.replicas) for row in rows) * len(asked)
     bar = tqdm(total=total, unit="request", disable=quiet, mininterval=1.0, smoothing=0.05)
     measured = []
     for number, row in enumerate(rows):
@@ -226,10 +144,10 @@ def _measure_all(
         for index, replica in enumerate(row.replicas):
             plan = _plan(config, row, index)
             chunks = []
-            for part in _parts(len(requests), config.batch_size):
+            for part in _parts(len(asked), config.batch_size):
                 chunk = store.load(number, index, part.start, part.stop - part.start)
                 if chunk is None:
-                    chunk = measure(replica, requests[part], targets[part], plan)
+                    chunk = measure(replica, asked.requests[part], asked.targets[part], plan)
                     store.save(number, index, part.start, chunk)
                 chunks.append(chunk)
                 bar.update(part.stop - part.start)
@@ -268,18 +186,16 @@ def _stack(replicas: list[Columns]) -> Measured:
     }
 
 
-def _inputs(
-    config: EvaluateConfig, rows: Sequence[Row], requests: Sequence[Request], targets: np.ndarray
-) -> str:
+def _inputs(config: EvaluateConfig, rows: Sequence[Row], asked: Question) -> str:
     table = [f"{row.name}|{len(row.replicas)}|{row.temperature}" for row in rows]
-    asked = [
+    instances = [
         f"{r.request_id}|{r.user}|{r.time}|{r.query}|{len(r.history)}|{len(r.exclude)}|"
         f"{'' if r.allow is None else len(r.allow)}"
-        for r in requests
+        for r in asked.requests
     ]
-    events = [np.asarray(part) for r in requests for part in (r.history, r.history_times, r.exclude)]
-    events += [np.asarray(r.allow) for r in requests if r.allow is not None]
-    return digest(config.model_dump_json(), *table, *asked, *events, targets)
+    events = [np.asarray(part) for r in asked.requests for part in (r.history, r.history_times, r.exclude)]
+    events += [np.asarray(r.allow) for r in asked.requests if r.allow is not None]
+    return digest(config.model_dump_json(), *table, *instances, *events, asked.targets)
 
 
 def _facts(

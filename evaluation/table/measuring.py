@@ -19,8 +19,8 @@ import pandas as pd
 import pyarrow as pa
 
 from evaluation.metrics import entropy_from_draws, expected_hit, hits, ndcg_at_k, pad_lists, recall_at_k
+from recsys.artifacts.rewrite import write_text_atomically
 from recsys.recommender import ProbabilisticRecommender, Recommender, Request
-from recsys.run import write_text_atomically
 from recsys.seeds import derive
 
 Columns = dict[str, np.ndarray]  # name -> [R], one value per instance
@@ -110,7 +110,8 @@ def _lists(answers: Sequence, requests: Sequence[Request], plan: Plan, n: int) -
 def _refuse_excluded(request: Request, items: np.ndarray, plan: Plan) -> None:
     if not request.available(items).all():
         raise ValueError(
-            f"row '{plan.row}' returned an item that request {request.request_id!r} excludes or does not allow"
+            f"row '{plan.row}' returned an item that request {request.request_id!r} excludes or does not "
+            "allow"
         )
 
 
@@ -136,7 +137,9 @@ class Checkpoint:
 
     @classmethod
     def join(cls, folder: Path, inputs: str) -> Checkpoint:
-        """The checkpoint that another process has opened. Raises `ValueError` if it was made from other inputs."""
+        """The checkpoint that another process has opened. Raises `ValueError` if
+        it was made from other inputs.
+        """
         stamp = Path(folder) / "inputs.sha256"
         if not stamp.exists() or stamp.read_text() != inputs:
             raise ValueError(f"{folder} is of other rows or instances than this process has built")

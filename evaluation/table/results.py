@@ -6,19 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evaluation.statistics import holm, sampled_agreement
 from evaluation.table.breakdowns import break_down
 from evaluation.table.comparisons import Measured, MeasuredRows, contrast, no_contrast
-from recsys.run import write_text_atomically
+from evaluation.table.config import EvaluateConfig
+from evaluation.table.rows import COSTS, Row
+from recsys.artifacts.rewrite import write_text_atomically
 
-if TYPE_CHECKING:
-    from evaluation.table.job import EvaluateConfig, Row
-
-COSTS = ("per_user_parameters", "shared_parameters", "seconds_to_admit", "latency_ratio")
 REFERENCES = ("Static Prefix", "No Context", "E2P")  # every row is tested against each of these that there is
 
 
@@ -32,7 +30,8 @@ class Results:
     effects: list[dict[str, Any]]
     # reference row -> each row minus it, in the order of the rows
     references: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    # grouping -> its groups in order: `group`, `n_users`, `n_instances`, and `rows` with figures of that group alone
+    # grouping -> its groups in order: `group`, `n_users`, `n_instances`,
+    # and `rows` with figures of that group alone
     groups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def row(self, name: str) -> dict[str, Any]:
@@ -67,10 +66,12 @@ def assemble(
     baseline: str,
     groups: Mapping[str, Sequence[str]],
 ) -> Results:
-    """Build the results: figures of each row, each row against `baseline` and the references, the primary comparison,
-    E2P's others, and the same rows within each group of `groups` (grouping -> label of each instance [R]).
+    """Build the results: figures of each row, each row against `baseline` and the references,
+    the primary comparison, E2P's others, and the same rows within each group of `groups`
+    (grouping -> label of each instance [R]).
 
-    All tests but the primary one form a single family for Holm; a pair of rows is one test, whichever is named first.
+    All tests but the primary one form a single family for Holm;
+    a pair of rows is one test, whichever is named first.
     """
     table = MeasuredRows(
         config, {row.name: values for row, values in zip(rows, measured, strict=True)}, users
@@ -99,7 +100,9 @@ def assemble(
 
 
 def _correct(contrasts: Sequence[dict[str, Any]], primary: tuple[str, str]) -> int:
-    """Write `p_holm` into each contrast; the primary pair stands outside the family. Returns the family's size."""
+    """Write `p_holm` into each contrast; the primary pair stands outside the family.
+    Returns the family's size.
+    """
     family = {frozenset((one["a"], one["b"])): one["p_value"] for one in contrasts}
     family.pop(frozenset(primary), None)
     adjusted = dict(zip(family, holm(list(family.values())), strict=True))

@@ -10,14 +10,17 @@ from sklearn.metrics import f1_score
 
 
 def macro_f1(targets: Sequence[int], predicted: Sequence[int]) -> float:
-    """F1 averaged over the labels that occur among targets or predictions (scikit-learn's macro F1); of a whole table."""
+    """F1 averaged over the labels that occur among targets or predictions (scikit-learn's macro F1);
+    of a whole table.
+    """
     return float(f1_score(targets, predicted, average="macro", zero_division=0))
 
 
 def label_counts(
     targets: np.ndarray, predicted: np.ndarray, users: np.ndarray, n_labels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Users [U] ascending and [U, 3, n_labels]: how often each label was right, predicted and wanted for each user.
+    """Users [U] ascending and [U, 3, n_labels]: how often each label was right,
+    predicted and wanted for each user.
 
     Macro F1 of any sample of users follows from sums of these: see `macro_f1_of_counts`.
     """
@@ -43,7 +46,9 @@ def expected_rating(log_probs: np.ndarray, stars: np.ndarray) -> np.ndarray:
 
 
 class Rouge:
-    """ROUGE-1, -2 and -L F-measures (Lin 2004) by Google's `rouge_score`, without stemming, as LaMP measures them."""
+    """ROUGE-1, -2 and -L F-measures (Lin 2004) by Google's `rouge_score`, without stemming,
+    as LaMP measures them.
+    """
 
     NAMES = ("rouge1", "rouge2", "rougeL")
 

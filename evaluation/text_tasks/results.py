@@ -1,9 +1,9 @@
 """From what each method said of each test instance to a table: figures, intervals over users, paired tests.
 
-Every figure but F1 is a mean over users of their instances' means (`statistics.user_means`), shown through a monotone
-function where that is its habit: perplexity is exp of mean nats a token, RMSE the root of a mean squared error. Intervals
-are carried through that function; tests and differences are of the mean behind it. Macro F1 is of the whole table, with
-an interval and a two-sided p by bootstrap over users.
+Every figure but F1 is a mean over users of their instances' means (`statistics.user_means`), shown through a
+monotone function where that is its habit: perplexity is exp of mean nats a token, RMSE the root of a mean
+squared error. Intervals are carried through that function; tests and differences are of the mean behind it.
+Macro F1 is of the whole table, with an interval and a two-sided p by bootstrap over users.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ SHOWN: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of one method: values [N, K] of N instances and K replicas (NaN: not measured on that instance)."""
+    """One figure of one method: values [N, K] of N instances and K replicas
+    (NaN: not measured on that instance).
+    """
 
     values: np.ndarray
     shown: str = "as it is"
@@ -53,7 +55,9 @@ def tabulate(
     samples: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """The rows of the table: each method's figures, and its tests against the `baselines` that were measured."""
+    """The rows of the table: each method's figures,
+    and its tests against the `baselines` that were measured.
+    """
     rows = [
         {
             "name": name,
@@ -140,7 +144,7 @@ def _value(rows, name: str, key: str) -> float:
     return next(row["figures"][key]["value"] for row in rows if row["name"] == name)
 
 
-# -- as text ----------------------------------------------------------------------------------------------------------
+# -- as text -------------------------------------------------------------------------------------------------
 
 
 def figure_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -160,7 +164,9 @@ def figure_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[lis
 def comparison_table(
     rows: Sequence[Mapping[str, Any]], baseline: str
 ) -> tuple[list[str], list[list[str]]] | None:
-    """Headings and cells of all tests against one baseline, each difference above p and p by Holm; None: not measured."""
+    """Headings and cells of all tests against one baseline, each difference above p and p by Holm;
+    None: not measured.
+    """
     keys = list(rows[0]["figures"])
     body = []
     for row in rows:

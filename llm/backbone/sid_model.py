@@ -236,7 +236,8 @@ class SidModel(nn.Module):
         states = self.hidden(packed, condition, ends + torch.from_numpy(steps).to(self.device))
         places = [(row, place) for row, length in enumerate(lengths) for place in range(length)]
         out = [np.zeros(0, np.int64)] * len(lists) if excluded is None else excluded
-        constraints = self.trie.constraints(
+        constraints = Constraints(
+            self.trie,
             [np.concatenate([out[row], lists[row][:place]]) for row, place in places],
             None if allowed is None else [allowed[row] for row, _ in places],
         )

@@ -19,7 +19,7 @@ from semantic_ids.trie import Trie
 
 def constraints_of(trie: Trie, requests: Sequence[Request]) -> Constraints:
     """What each request may get, for sampler and scorer alike."""
-    return trie.constraints([r.exclude for r in requests], [r.allow for r in requests])
+    return Constraints(trie, [r.exclude for r in requests], [r.allow for r in requests])
 
 
 @torch.no_grad()

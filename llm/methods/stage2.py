@@ -26,7 +26,7 @@ from llm.stage1.adapt import AdaptConfig, load_adapted, prompt_builder, validati
 from llm.stage1.records import NAME as RECORDS
 from llm.stage1.records import open_record_vectors, write_record_vectors
 from recsys.config import StageConfig
-from recsys.data.prepare import Dataset
+from recsys.data.dataset import Dataset
 from recsys.data.splits import PERSONALIZE
 from recsys.embeddings.embed import load_user_vectors
 from recsys.embeddings.user_vectors import UserVectors

@@ -8,7 +8,7 @@ The paper leaves open, and here: Δt is in days, Δπ counts records back from t
 `decay_start` and are free to change sign; both MLPs have bottlenecks; z_q is the mean of the shown items' record vectors and, where
 there is one, the query's mean token embedding. P_u starts at zero beside P_q, whose output bias starts as a constant prefix. In training P_u
 is dropped for a random part of the instances, so that P_q alone is a trained mode: that is what a new user gets.
-Feedback that comes later moves rows of P_u alone (`llm.streams.online`): they lie in `TapPer.later`, and the trained table stays as it is.
+Feedback that comes later moves rows of P_u alone (`llm.methods.user_states`): they lie in `TapPer.later`, and the trained table stays as it is.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from llm.methods.base import TrainedMethod
 from llm.methods.lora import ATTENTION, SharedLora
 from llm.methods.prefixes import seeded_linear
 from llm.methods.stage2 import World
+from llm.methods.user_states import KeepsUserStates, OnlineConfig, absorb
 from llm.prompts.contexts import RecordSearch
 from llm.prompts.reading import Personalizer, Reading
 from llm.stage1.records import mean_embedding
@@ -148,7 +149,7 @@ def segment_softmax(scores: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
     return raised / nn.functional.embedding(row, total[:, None])[:, 0]
 
 
-class TapPer(Personalizer):
+class TapPer(KeepsUserStates):
     """P = P_u + P_q in front of the prompt, and the bridge in every layer; any part may be left out."""
 
     def __init__(self, config: TapPerConfig, world: World, seed: int):
@@ -315,8 +316,6 @@ class TapPerConfig(TrainedMethod):
         """With P_u, a row is trained from the user's events as streamed feedback would be (Online-Emb); without, they are read."""
         if not self.user_state:
             return super().admit(world, reading, events)
-        from llm.streams.online import OnlineConfig, absorb  # which reads this module
-
         data, trained = world.dataset, reading.personalizer
         assert isinstance(trained, TapPer)
         requests = data.requests(events[-(world.settings.own_events or len(events)) :], data.exclude_seen)

@@ -32,8 +32,8 @@ from llm.stage1.understanding import known_and_held_out, query_precision
 from llm.stage1.windows import Shares, Window, WindowBatches, WindowBuilder
 from llm.stage1.words import Words, text_loss
 from recsys.config import StageConfig
+from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
-from recsys.data.prepare import Dataset
 from recsys.data.splits import FIT, VALIDATION
 from recsys.run import Run, RunError
 from recsys.seeds import derive, rng

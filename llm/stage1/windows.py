@@ -12,8 +12,8 @@ import numpy as np
 
 from llm.prompts.builder import PromptBuilder
 from llm.prompts.contexts import Joined, Profile, Records, RecordSearch
+from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
-from recsys.data.prepare import Dataset
 from recsys.embeddings.sequences import one_of_each_tie
 from recsys.seeds import rng
 from recsys.training import distributed

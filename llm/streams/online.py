@@ -1,36 +1,31 @@
-"""TAP-PER online: streamed feedback moves a few rows of P_u (Online-Emb), or all that Stage 2 trains (Online-Full).
+"""The experiment of TAP-PER online (TAP-PER, 4.6): absorbing a stream against doing nothing and against training anew.
 
-`absorb` is one update: gradient steps on new events, at most a stated number of them. The experiment (TAP-PER, 4.6) compares it
-with doing nothing and with training anew, on the events that Stage 1 has not fitted. Departures: the paper evaluates every step
-on one later test set; here each chunk of the stream is itself predicted before it is absorbed (prequential), so all of the
-stream is a test. And the paper does not say whether P_q of the Static variant reads records that were streamed: both are measured.
+Streamed feedback moves a few rows of P_u (Online-Emb), or all that Stage 2 trains (Online-Full); one update is
+`llm.methods.user_states.absorb`. The events are those that Stage 1 has not fitted. Departures: the paper evaluates
+every step on one later test set; here each chunk of the stream is itself predicted before it is absorbed
+(prequential), so all of the stream is a test. And the paper does not say whether P_q of the Static variant reads
+records that were streamed: both are measured.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from pydantic import Field
 from torch import nn
 
-from llm.backbone.conditions import Condition
 from llm.decoding.scoring import log_probs_of
-from llm.methods.stage2 import Instances, World, batch_rows, lm_loss, train_by_gradient
+from llm.methods.stage2 import Instances, World, train_by_gradient
 from llm.methods.tap_per import TapPer, TapPerConfig
-from llm.prompts.reading import Personalizer, Reading
+from llm.methods.user_states import OnlineConfig, absorb
+from llm.prompts.reading import Reading
 from llm.streams.chunks import chunks_of, last_of_each_user, starts_of
-from recsys.config import StageConfig
 from recsys.data.splits import PERSONALIZE, TEST, VALIDATION
-from recsys.recommender import Request
 from recsys.seeds import rng
-from recsys.training import loop
 
 STATIC, BLIND, EMB, FULL, RETRAIN = VARIANTS = (
     "Static",
@@ -39,98 +34,6 @@ STATIC, BLIND, EMB, FULL, RETRAIN = VARIANTS = (
     "Online-Full",
     "Full-Retrain",
 )
-
-
-class OnlineConfig(StageConfig):
-    """What absorbing feedback may cost (`passes`, `max_steps`, `batch`), in serving and in the experiment alike."""
-
-    seed: int = 0
-    method: str = "tap_per"  # key of the run's method whose P_u follows the feedback
-    passes: int = Field(4, ge=1)  # over the events of an update
-    max_steps: int = Field(200, ge=1)  # of an update, however many events it has
-    batch: int = Field(32, ge=1)  # events a step
-    learning_rate: float | None = Field(None, gt=0)  # of AdamW; None: what Stage 2 chose for the method
-    chunks: int = Field(5, ge=1)  # of the stream
-    bootstrap: float = Field(0.5, gt=0, lt=1)  # share of each user's events before the stream
-    instances: int = Field(2000, ge=0)  # measured a chunk, a seeded sample; 0: all
-    retrain: bool = True  # Full-Retrain too, which costs a whole Stage 2 a chunk
-
-
-class UserStates(Personalizer):
-    """A trained TapPer with rows of P_u of its own for some users, which are trained; the rest only if `full`."""
-
-    def __init__(self, trained: TapPer, users: np.ndarray, full: bool):
-        super().__init__()
-        self.users, self.soft_tokens = users, trained.soft_tokens
-        self.rows = nn.Parameter(trained.start_states(users))
-        for name, parameter in trained.named_parameters():
-            parameter.requires_grad_(full and name != "p_u")
-        self.shared = trained if full else None
-        self._trained = (trained,)  # in a tuple: not a part of this module
-
-    def condition(self, requests: Sequence[Request]) -> Condition:
-        trained = self._trained[0]
-        trained.step = self.step
-        places = np.searchsorted(self.users, np.array([request.user for request in requests], np.int64))
-        rows = torch.from_numpy(places).to(self.rows.device)
-        return trained.conditioned_on(requests, nn.functional.embedding(rows, self.rows))
-
-
-@dataclass(frozen=True)
-class Absorbed:
-    """What one update did: `rows` [n, L·h] are the new P_u of `users` [n] (ascending)."""
-
-    users: np.ndarray
-    rows: torch.Tensor
-    steps: int
-    seconds: float
-
-
-def steps_of(events: int, config: OnlineConfig) -> int:
-    """Gradient steps of an update on so many events: `passes` over them, and `max_steps` at most."""
-    return min(config.max_steps, config.passes * -(-events // config.batch))
-
-
-def absorb(
-    label: str,
-    reading: Reading,
-    requests: Sequence[Request],
-    targets: np.ndarray,
-    config: OnlineConfig,
-    rate: float,
-    checkpoint: Path,
-    full: bool = False,
-) -> Absorbed:
-    """Train on feedback: each request's answer was `targets` [R]. `reading` must be of a TapPer with a P_u.
-
-    Online-Emb: rows of P_u of the requests' users alone, which the TapPer then keeps in `later`; nothing else of it changes.
-    With `full` P_q and the bridge are trained with them (Online-Full), in place.
-    """
-    trained = reading.personalizer
-    assert isinstance(trained, TapPer), "only TAP-PER has states of users to train"
-    users = np.unique([request.user for request in requests])
-    states = UserStates(trained, users, full).to(reading.model.device)
-    online = replace(reading, personalizer=states)
-    steps = steps_of(len(requests), config)
-
-    def step(index: int) -> torch.Tensor:
-        rows = batch_rows(len(requests), config.batch, index, config.seed)
-        states.step = index
-        return lm_loss(online, [requests[row] for row in rows], targets[rows])
-
-    started = time.monotonic()
-    trained.train(full)
-    state = loop.trainable_state(states)
-    parameters = [parameter for parameter in states.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)  # the paper's SGD budget, by AdamW
-    loop.fit(label, steps, state, optimizer, step, checkpoint, clip_norm=1.0, quiet=True)
-    trained.eval().requires_grad_(False)
-    rows = states.rows.detach().clone()
-    trained.later |= dict(zip(users.tolist(), rows, strict=True))
-    return Absorbed(users, rows, steps, time.monotonic() - started)
-
-
-# -- the experiment -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

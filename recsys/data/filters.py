@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from recsys.data.catalogue import Catalogue
-from recsys.data.interactions import DataError, Interactions, Notices
+from recsys.data.interactions import Interactions, Notices
+from recsys.data.tables import DataError
 
 Repeats = Literal["keep", "first", "last"]
 UnknownItems = Literal["error", "drop", "keep"]

@@ -18,8 +18,6 @@ import pyarrow.compute as pc
 
 from recsys.data.tables import DataError, Table, finite_or_none, read_table, require
 
-__all__ = ["DataError", "Interactions", "Notice", "Notices", "read_interactions", "read_queries"]
-
 log = logging.getLogger("prelude.prepare")
 
 MILLISECONDS = 100_000_000_000  # as seconds this is the year 5138; as milliseconds, 1973

@@ -16,7 +16,6 @@ import pandas as pd
 
 from recsys.data.catalogue import Catalogue, read_items
 from recsys.data.interactions import (
-    DataError,
     Interactions,
     Notices,
     ids,
@@ -24,7 +23,7 @@ from recsys.data.interactions import (
     read_queries,
     whole_seconds,
 )
-from recsys.data.tables import Table, read_lines, read_table, require
+from recsys.data.tables import DataError, Table, read_lines, read_table, require
 
 EMBEDDED = Path(__file__).parent / "ml-latest-small"
 FILES = {

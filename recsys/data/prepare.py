@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data import filters, loaders
 from recsys.data.catalogue import Catalogue
 from recsys.data.config import PrepareConfig
 from recsys.data.dataset import Dataset
-from recsys.data.interactions import DataError, Interactions, Notices
+from recsys.data.interactions import Interactions, Notices
 from recsys.data.splits import FIT, ROLE_NAMES, TEST, WARM, assign_roles
+from recsys.data.tables import DataError
 from recsys.data.user_splits import split_users
-from recsys.run import Run, RunError, sha256_of, write_text_atomically
-
-__all__ = ["Dataset", "PrepareConfig", "prepare"]
+from recsys.run import Run, RunError, sha256_of
 
 
 def prepare(config: PrepareConfig, run: Run) -> None:

@@ -27,8 +27,8 @@ from threadpoolctl import threadpool_limits
 
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
-from recsys.data.interactions import DataError
 from recsys.data.splits import DROPPED, FIT, GROUPS, OOD, RANDOM, TEST, WARM, hold_out_users
+from recsys.data.tables import DataError
 from recsys.data.text_vectors import encode_texts
 from recsys.seeds import derive, rng
 

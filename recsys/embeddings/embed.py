@@ -10,15 +10,17 @@ of all of them for its own row (`recsys.embeddings.sequence_parts`). Semantic ID
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
 from recsys.artifacts.user_rows import save_user_rows
-from recsys.data.prepare import Dataset
+from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, ROLE_NAMES, VALIDATION
 from recsys.data.text_vectors import encode_texts
 from recsys.embeddings import sequence_parts
@@ -26,6 +28,7 @@ from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.leaks import check_retrieval_leak
 from recsys.embeddings.lightgcn import LightGCN, train_lightgcn
 from recsys.embeddings.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits
+from recsys.embeddings.sasrec import SasRecConfig
 from recsys.embeddings.sequence_vectors import SequenceVectors
 from recsys.embeddings.user_vectors import BroughtVectors, HistoryVectors, UserVectors, read_brought
 from recsys.recommender import Request
@@ -33,40 +36,29 @@ from recsys.run import Run, sha256_of
 from recsys.seeds import rng
 
 K = 30  # the cut of every retrieval hit-rate here
+GENERATOR, REFIT = "lightgcn", "lightgcn_retrieval"  # the LightGCNs, as the report names them
+ROLES = {GENERATOR: (FIT,), REFIT: (FIT, PERSONALIZE)}  # of the edges that each learns from
+LABELS = {GENERATOR: "LightGCN", REFIT: "LightGCN for retrieval"}
+CHECKPOINTS = {GENERATOR: "fit", REFIT: "refit"}
 
 
 def embed(config: EmbedConfig, run: Run) -> None:
     """Run the stage; see the module. Raises `LeakError` when the vectors know the training targets."""
-    outside = {
-        name: sha256_of(path)
-        for name, path in (
-            ("user_embeddings", config.user_embeddings),
-            ("item_embeddings", config.item_embeddings),
-        )
-        if path is not None and path.is_file()
-    }
+    brought = {"user_embeddings": config.user_embeddings, "item_embeddings": config.item_embeddings}
+    outside = {name: sha256_of(path) for name, path in brought.items() if path is not None and path.is_file()}
     stage = run.stage("embed", config, needs=["prepare"], outside=outside)
     if stage.is_done():
         return
     dataset = Dataset.load(run)
     with stage.writing() as folder:
-        report: dict = {"hit_rate_k": K}
-        curves: dict = {}
-        items = _item_part(config, dataset, stage.checkpoint, folder, report, curves)
-        users = _user_part(config, dataset, folder, items, report)
-        if config.sasrec is not None:
-            users, items = _sequence_parts(
-                config, dataset, stage.checkpoint, folder, users, items, report, curves
-            )
-        _leak_check(config, dataset, users, items, report)
-        requests, targets = check_instances(dataset, VALIDATION, config)
-        report["item_knn"] = sequence_parts.item_knn_part(config.item_knn, dataset, requests, targets, K)
-        (folder / "embed.json").write_text(json.dumps(report, indent=1))
-        (folder / "curves.json").write_text(json.dumps(curves))
-    _print_summary(report)
+        work = _Work(config, dataset, stage.checkpoint, folder)
+        work.run()
+        (folder / "embed.json").write_text(json.dumps(work.report, indent=1))
+        (folder / "curves.json").write_text(json.dumps(work.curves))
+    _print_summary(work.report)
 
 
-def _print_summary(report: dict) -> None:
+def _print_summary(report: dict[str, Any]) -> None:
     if "lightgcn" in report and "half_life_items" in report:
         inductive = report["lightgcn"]["validation_hit_rate_by_seed"]
         faded = report["inductive_validation_hit_rate_by_half_life"][str(report["half_life_items"])]
@@ -117,7 +109,7 @@ def load_conditioning_items(run: Run) -> np.ndarray:
     return users.items if isinstance(users, SequenceVectors) else load_item_vectors(run)["collaborative"]
 
 
-def _aggregated_or_brought(run: Run, report: dict) -> UserVectors:
+def _aggregated_or_brought(run: Run, report: dict[str, Any]) -> UserVectors:
     if report["users"] == "brought":
         arrays = load_file(run.artifact("embed", "brought_users.safetensors"))
         return BroughtVectors(arrays["users"], arrays["times"], arrays["vectors"], report["space"])
@@ -145,183 +137,204 @@ def load_retrieval(run: Run, dataset: Dataset, index: IndexKind = "auto") -> Emb
     return EmbeddingRetrieval(users, items, counts, index)
 
 
-# -- parts of the stage -----------------------------------------------------------------------------------------
+# -- the stage at work ------------------------------------------------------------------------------------------
 
 
-def _item_part(
-    config, dataset: Dataset, checkpoint: Path, folder: Path, report: dict, curves: dict
-) -> np.ndarray:
-    """Item vectors of the generator's space [N, d], written with the text vectors; the GNN's tables where it ran."""
-    arrays: dict[str, np.ndarray] = {}
-    if config.item_embeddings is not None:
-        index = {name: number for number, name in enumerate(dataset.catalogue.item_ids)}
-        ids, _, vectors = read_brought(config.item_embeddings, "item_id", index)
-        items = np.zeros((dataset.n_items, vectors.shape[1]), np.float32)
-        items[ids] = vectors
-        report["items"] = "brought"
-    else:
-        model = _best_lightgcn(config, dataset, (FIT,), checkpoint / "fit", report, curves, "LightGCN")
-        items = _unit(model()[dataset.n_users :].detach().numpy())
-        save_file({"messages": model.message_table().numpy()}, folder / "user_messages.safetensors")
-        report["items"] = "lightgcn"
-        items[_degrees(dataset, (FIT,)) == 0] = 0
-        if config.refit_for_retrieval and config.user_embeddings is None:
-            _refit(config, dataset, checkpoint / "refit", folder, report, curves)
-    arrays["collaborative"] = items = _unit(items)
-    arrays["has_collaborative"] = np.abs(items).sum(1) > 0
-    if config.text_encoder is not None:
-        arrays["text"] = encode_texts(dataset.catalogue.texts(), config.text_encoder)
-    save_file(arrays, folder / "item_vectors.safetensors")
-    report["items_without_vector"] = int((~arrays["has_collaborative"]).sum())
-    return items
+@dataclass
+class _Work:
+    """One run of the stage: what it reads, where it writes, and what it has to say, `report` and `curves`."""
 
+    config: EmbedConfig
+    dataset: Dataset
+    checkpoint: Path
+    folder: Path  # of the artifacts
+    report: dict[str, Any] = field(default_factory=lambda: {"hit_rate_k": K})
+    curves: dict[str, Any] = field(default_factory=dict)
 
-def _best_lightgcn(
-    config, dataset: Dataset, roles, checkpoint: Path, report: dict, curves: dict, label
-) -> LightGCN:
-    edges = np.isin(dataset.roles, roles)
-    requests, targets = check_instances(dataset, VALIDATION, config)
-    trained = []
-    # the refit has seeds of its own: vectors from the same start would make nearly the same space (affinity wants another)
-    first = config.seed if label == "LightGCN" else config.seed + config.seeds
-    for number in range(config.seeds):
-        seed = first + number
+    def run(self) -> None:
+        items = self._item_vectors()
+        users = self._user_vectors(items)
+        if self.config.sasrec is not None:
+            users, items = self._sequence_vectors(self.config.sasrec, users, items)
+        self._check_leak(users, items)
+        requests, targets = self._instances(VALIDATION)
+        self.report["item_knn"] = sequence_parts.item_knn_part(
+            self.config.item_knn, self.dataset, requests, targets, K
+        )
 
-        def validate(model: LightGCN) -> float:
-            items = _unit(model()[dataset.n_users :].detach().cpu().numpy())
-            vectors, _ = HistoryVectors(model.message_table().cpu().numpy(), None, "").vectors(requests)
+    def _item_vectors(self) -> np.ndarray:
+        """Item vectors of the generator's space [N, d], written with the text vectors; the GNN's tables where it ran."""
+        arrays: dict[str, np.ndarray] = {}
+        if self.config.item_embeddings is not None:
+            index = {name: number for number, name in enumerate(self.dataset.catalogue.item_ids)}
+            ids, _, vectors = read_brought(self.config.item_embeddings, "item_id", index)
+            items = np.zeros((self.dataset.n_items, vectors.shape[1]), np.float32)
+            items[ids] = vectors
+            self.report["items"] = "brought"
+        else:
+            items, messages = self._best_lightgcn(GENERATOR)
+            save_file({"messages": messages}, self.folder / "user_messages.safetensors")
+            self.report["items"] = "lightgcn"
+            edges = self.dataset.items[self._edges(GENERATOR)]
+            items[np.bincount(edges, minlength=self.dataset.n_items) == 0] = 0
+            if self.config.refit_for_retrieval and self.config.user_embeddings is None:
+                self._refit()
+        arrays["collaborative"] = items = _unit(items)
+        arrays["has_collaborative"] = np.abs(items).sum(1) > 0
+        if self.config.text_encoder is not None:
+            arrays["text"] = encode_texts(self.dataset.catalogue.texts(), self.config.text_encoder)
+        save_file(arrays, self.folder / "item_vectors.safetensors")
+        self.report["items_without_vector"] = int((~arrays["has_collaborative"]).sum())
+        return items
+
+    def _best_lightgcn(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Item vectors (unit rows) and message table, both [N, d], of the seed that validation finds best."""
+        edges = self._edges(name)
+        requests, targets = self._instances(VALIDATION)
+        trained: list[tuple[float, int, LightGCN]] = []
+        # the refit has seeds of its own: vectors from the same start would make nearly the same space, and affinity
+        # wants another
+        first = self.config.seed if name == GENERATOR else self.config.seed + self.config.seeds
+        for number in range(self.config.seeds):
+            seed = first + number
+
+            def validate(model: LightGCN) -> float:
+                items = self._items_of(model)
+                vectors, _ = HistoryVectors(model.message_table().cpu().numpy(), None, "").vectors(requests)
+                return float(retrieval_hits(vectors, items, requests, targets, K).mean())
+
+            label = LABELS[name] if self.config.seeds == 1 else f"{LABELS[name]}, seed {seed}"
+            model, curve = train_lightgcn(
+                self.dataset.users[edges],
+                self.dataset.items[edges],
+                self.dataset.n_users,
+                self.dataset.n_items,
+                self.config.lightgcn,
+                seed,
+                self.checkpoint / CHECKPOINTS[name] / str(seed),
+                validate,
+                label,
+            )
+            self.curves[label] = curve.as_dict()
+            trained.append((curve.best_value, -number, model))
+        best = max(trained, key=lambda row: row[:2])[2]
+        users = best()[: self.dataset.n_users].detach().numpy()[[request.user for request in requests]]
+        items = self._items_of(best)
+        found = float(retrieval_hits(users, items, requests, targets, K).mean())
+        self.report[name] = {
+            "validation_hit_rate_by_seed": [value for value, _, _ in trained],
+            "transductive_validation_hit_rate": found,
+        }
+        return items, best.message_table().numpy()
+
+    def _items_of(self, model: LightGCN) -> np.ndarray:
+        return _unit(model()[self.dataset.n_users :].detach().cpu().numpy())
+
+    def _edges(self, name: str) -> np.ndarray:
+        """Which events the LightGCN learns from."""
+        return np.isin(self.dataset.roles, ROLES[name])
+
+    def _refit(self) -> None:
+        """The second LightGCN, of the retrieval baseline: its vectors and what validation finds best for them."""
+        items, messages = self._best_lightgcn(REFIT)
+        half_life, by_half_life = self._choose_half_life(messages, items, self.config.half_lives)
+        self.report["retrieval"] = {
+            "half_life_items": half_life,
+            "validation_hit_rate_by_half_life": by_half_life,
+        }
+        save_file({"items": items, "messages": messages}, self.folder / "retrieval.safetensors")
+
+    def _user_vectors(self, items: np.ndarray) -> UserVectors:
+        """The user vectors of the space of `items` [N, d]: brought ones, or faded means over histories."""
+        config, messages_path = self.config, self.folder / "user_messages.safetensors"
+        if config.user_embeddings is not None:
+            ids, times, vectors = read_brought(config.user_embeddings, "user_id", self.dataset.user_numbers)
+            order = np.argsort(ids, kind="stable")
+            rows = {"times": torch.from_numpy(times[order]), "vectors": torch.from_numpy(vectors[order])}
+            save_user_rows(self.folder / "brought_users.safetensors", rows, torch.from_numpy(ids[order]))
+            messages_path.unlink(missing_ok=True)
+            space = config.embedding_space or f"brought:{sha256_of(config.user_embeddings)[:16]}"
+            self.report |= {"users": "brought", "space": space, "dim": int(vectors.shape[1])}
+            return BroughtVectors(ids, times, vectors, space)
+        if config.item_embeddings is not None:
+            # a user is then the faded mean of the brought vectors of their items
+            save_file({"messages": items}, messages_path)
+        messages = load_file(messages_path)["messages"]
+        half_life, by_half_life = self._choose_half_life(messages, items, config.user_half_lives)
+        space = f"history:{sha256_of(messages_path)[:16]}:{half_life}"
+        self.report |= {
+            "users": "history",
+            "space": space,
+            "dim": int(messages.shape[1]),
+            "half_life_items": half_life,
+            "inductive_validation_hit_rate_by_half_life": by_half_life,
+        }
+        return HistoryVectors(messages, half_life, space)
+
+    def _sequence_vectors(
+        self, config: SasRecConfig, users: UserVectors, items: np.ndarray
+    ) -> tuple[UserVectors, np.ndarray]:
+        """Train the SASRecs that are asked for; the generator's user vectors and the item vectors [N, d] of their space."""
+        names = [sequence_parts.RETRIEVAL]
+        if self.config.users_from == "sasrec":
+            names.append(sequence_parts.USERS)
+        for name in names:
+            curve, self.report[name] = sequence_parts.sequence_part(
+                config, self.dataset, name, self.config.seed, self.checkpoint, self.folder
+            )
+            self.curves[sequence_parts.LABELS[name]] = curve.as_dict()
+        if self.config.users_from != "sasrec":
+            return users, items
+        vectors = sequence_parts.read_users(self.folder)
+        self.report |= {"users": "sasrec", "space": vectors.space, "dim": vectors.dim}
+        return vectors, vectors.items
+
+    def _choose_half_life(
+        self, messages: np.ndarray, items: np.ndarray, candidates: Sequence[float | None]
+    ) -> tuple[float | None, dict[str, float]]:
+        """The half-life of the best hit-rate on validation, and the hit-rate of each."""
+        requests, targets = self._instances(VALIDATION)
+
+        def hit_rate(half_life: float | None) -> float:
+            vectors, _ = HistoryVectors(messages, half_life, "").vectors(requests)
             return float(retrieval_hits(vectors, items, requests, targets, K).mean())
 
-        name = label if config.seeds == 1 else f"{label}, seed {seed}"
-        model, curve = train_lightgcn(
-            dataset.users[edges],
-            dataset.items[edges],
-            dataset.n_users,
-            dataset.n_items,
-            config.lightgcn,
-            seed,
-            checkpoint / str(seed),
-            validate,
-            name,
-        )
-        curves[name] = curve.as_dict()
-        trained.append((curve.best_value, -number, model))
-    key = "lightgcn" if label == "LightGCN" else "lightgcn_retrieval"
-    report[key] = {"validation_hit_rate_by_seed": [value for value, _, _ in trained]}
-    best = max(trained, key=lambda row: row[:2])[2]
-    users = best()[: dataset.n_users].detach().numpy()[[request.user for request in requests]]
-    items = _unit(best()[dataset.n_users :].detach().numpy())
-    report[key]["transductive_validation_hit_rate"] = float(
-        retrieval_hits(users, items, requests, targets, K).mean()
-    )
-    return best
+        rates = {half_life: hit_rate(half_life) for half_life in candidates}
+        best = max(rates, key=lambda half_life: rates[half_life])
+        return best, {str(half_life): rate for half_life, rate in rates.items()}
 
+    def _check_leak(self, users: UserVectors, items: np.ndarray) -> None:
+        """Retrieval hit-rate on Stage 2's training targets against validation targets, over users that have both."""
+        if users.dim != items.shape[1]:
+            self.report["leak_check"] = "not possible: user and item vectors have different widths"
+            return
+        rates = []
+        for role in (PERSONALIZE, VALIDATION):
+            requests, targets = self._instances(role)
+            hits = retrieval_hits(users.vectors(requests)[0], items, requests, targets, K)
+            names, inverse = np.unique([request.user for request in requests], return_inverse=True)
+            means = np.bincount(inverse, weights=hits) / np.bincount(inverse)
+            rates.append(dict(zip(names.tolist(), means.tolist(), strict=True)))
+        shared = sorted(rates[0].keys() & rates[1].keys())
+        if not shared:
+            self.report["leak_check"] = "not possible: no user has both training and validation targets"
+            return
+        train, validation = (np.array([side[user] for user in shared]) for side in rates)
+        leak = check_retrieval_leak(train, validation, self.config.leak_margin)
+        self.report["leak_check"] = asdict(leak)
 
-def _refit(config, dataset: Dataset, checkpoint: Path, folder: Path, report: dict, curves: dict) -> None:
-    model = _best_lightgcn(
-        config, dataset, (FIT, PERSONALIZE), checkpoint, report, curves, "LightGCN for retrieval"
-    )
-    items = _unit(model()[dataset.n_users :].detach().numpy())
-    messages = model.message_table().numpy()
-    half_life, by_half_life = _choose_half_life(config, dataset, messages, items, config.half_lives)
-    report["retrieval"] = {"half_life_items": half_life, "validation_hit_rate_by_half_life": by_half_life}
-    save_file({"items": items, "messages": messages}, folder / "retrieval.safetensors")
-
-
-def _user_part(config, dataset: Dataset, folder: Path, items: np.ndarray, report: dict) -> UserVectors:
-    if config.user_embeddings is not None:
-        ids, times, vectors = read_brought(config.user_embeddings, "user_id", dataset.user_numbers)
-        order = np.argsort(ids, kind="stable")
-        rows = {"times": torch.from_numpy(times[order]), "vectors": torch.from_numpy(vectors[order])}
-        save_user_rows(folder / "brought_users.safetensors", rows, torch.from_numpy(ids[order]))
-        (folder / "user_messages.safetensors").unlink(missing_ok=True)
-        space = config.embedding_space or f"brought:{sha256_of(config.user_embeddings)[:16]}"
-        report |= {"users": "brought", "space": space, "dim": int(vectors.shape[1])}
-        return BroughtVectors(ids, times, vectors, space)
-    if (
-        config.item_embeddings is not None
-    ):  # a user is then the faded mean of the brought vectors of their items
-        save_file({"messages": items}, folder / "user_messages.safetensors")
-    messages = load_file(folder / "user_messages.safetensors")["messages"]
-    half_life, by_half_life = _choose_half_life(config, dataset, messages, items, config.user_half_lives)
-    space = f"history:{sha256_of(folder / 'user_messages.safetensors')[:16]}:{half_life}"
-    report |= {
-        "users": "history",
-        "space": space,
-        "dim": int(messages.shape[1]),
-        "half_life_items": half_life,
-        "inductive_validation_hit_rate_by_half_life": by_half_life,
-    }
-    return HistoryVectors(messages, half_life, space)
-
-
-def _sequence_parts(
-    config, dataset: Dataset, checkpoint: Path, folder: Path, users: UserVectors, items, report, curves
-) -> tuple[UserVectors, np.ndarray]:
-    """Train the SASRecs that are asked for; the generator's user vectors and the item vectors [N, d] of their space."""
-    arguments = (config.seed, checkpoint, folder, report, curves)
-    sequence_parts.sequence_part(config.sasrec, dataset, sequence_parts.RETRIEVAL, *arguments)
-    if config.users_from != "sasrec":
-        return users, items
-    sequence_parts.sequence_part(config.sasrec, dataset, sequence_parts.USERS, *arguments)
-    vectors = sequence_parts.read_users(folder)
-    report |= {"users": "sasrec", "space": vectors.space, "dim": vectors.dim}
-    return vectors, vectors.items
-
-
-def _choose_half_life(
-    config, dataset: Dataset, messages, items, candidates
-) -> tuple[float | None, dict[str, float]]:
-    requests, targets = check_instances(dataset, VALIDATION, config)
-    rates = {
-        half_life: float(
-            retrieval_hits(
-                HistoryVectors(messages, half_life, "").vectors(requests)[0], items, requests, targets, K
-            ).mean()
-        )
-        for half_life in candidates
-    }
-    return max(rates, key=lambda half_life: rates[half_life]), {
-        str(key): value for key, value in rates.items()
-    }
-
-
-def _leak_check(config, dataset: Dataset, users: UserVectors, items: np.ndarray, report: dict) -> None:
-    """Retrieval hit-rate on Stage 2's training targets against validation targets, over users that have both."""
-    if users.dim != items.shape[1]:
-        report["leak_check"] = "not possible: user and item vectors have different widths"
-        return
-    rates = []
-    for role in (PERSONALIZE, VALIDATION):
-        requests, targets = check_instances(dataset, role, config)
-        hits = retrieval_hits(users.vectors(requests)[0], items, requests, targets, K)
-        names, inverse = np.unique([request.user for request in requests], return_inverse=True)
-        means = np.bincount(inverse, weights=hits) / np.bincount(inverse)
-        rates.append(dict(zip(names.tolist(), means.tolist(), strict=True)))
-    shared = sorted(rates[0].keys() & rates[1].keys())
-    if not shared:
-        report["leak_check"] = "not possible: no user has both training and validation targets"
-        return
-    train, validation = (np.array([side[user] for user in shared]) for side in rates)
-    report["leak_check"] = asdict(check_retrieval_leak(train, validation, config.leak_margin))
-
-
-def check_instances(dataset: Dataset, role: int, config: EmbedConfig) -> tuple[list[Request], np.ndarray]:
-    """A seeded sample of at most `check_instances` instances of a role: requests and their targets."""
-    events = dataset.events(role)
-    if len(events) == 0:
-        raise ValueError(
-            f"the split left no {ROLE_NAMES[role]} event; raise prepare.split's fractions, choose leave_last_out, or "
-            "bring users with longer histories"
-        )
-    if len(events) > config.check_instances:
-        chosen = rng(config.seed, "check", role).choice(len(events), config.check_instances, replace=False)
-        events = events[np.sort(chosen)]
-    return dataset.requests(events, dataset.exclude_seen), dataset.items[events]
-
-
-def _degrees(dataset: Dataset, roles) -> np.ndarray:
-    return np.bincount(dataset.items[np.isin(dataset.roles, roles)], minlength=dataset.n_items)
+    def _instances(self, role: int) -> tuple[list[Request], np.ndarray]:
+        """A seeded sample of at most `check_instances` instances of a role: requests and their targets."""
+        events, at_most = self.dataset.events(role), self.config.check_instances
+        if len(events) == 0:
+            raise ValueError(
+                f"the split left no {ROLE_NAMES[role]} event; raise prepare.split's fractions, choose leave_last_out, or "
+                "bring users with longer histories"
+            )
+        if len(events) > at_most:
+            chosen = rng(self.config.seed, "check", role).choice(len(events), at_most, replace=False)
+            events = events[np.sort(chosen)]
+        return self.dataset.requests(events, self.dataset.exclude_seen), self.dataset.items[events]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

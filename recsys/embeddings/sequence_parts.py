@@ -23,6 +23,7 @@ from recsys.embeddings.sequence_vectors import (
 from recsys.recommender import Request
 from recsys.run import Run, RunError, sha256_of
 from recsys.seeds import rng
+from recsys.training.loop import Curves
 
 USERS, RETRIEVAL = "sasrec_users", "sasrec_retrieval"  # names of the artifacts
 ROLES = {USERS: (FIT,), RETRIEVAL: (FIT, PERSONALIZE)}  # of the events that each learns from
@@ -36,10 +37,8 @@ def sequence_part(
     seed: int,
     checkpoint: Path,
     folder: Path,
-    report: dict,
-    curves: dict,
-) -> None:
-    """Train a SASRec and write it into `folder`, which holds the item vectors already; its validation figures into `report`.
+) -> tuple[Curves, dict[str, Any]]:
+    """Train a SASRec and write it into `folder`, which holds the item vectors already: its curves and validation figures.
 
     USERS learns from FIT alone, so that its vectors know no target of Stage 2; RETRIEVAL from all before validation, with a
     seed of its own.
@@ -60,15 +59,15 @@ def sequence_part(
         LABELS[name],
     )
     save_sasrec(model, folder, name)
-    curves[LABELS[name]] = curve.as_dict()
     ranks = held_out.ranks(model)
-    report[name] = {
+    figures = {
         "validation_instances": len(ranks),
         "validation_ndcg@10": ndcg_at(ranks, 10),
         "validation_recall@10": float((ranks <= 10).mean()),
         "validation_hit_rate@30": float((ranks <= 30).mean()),
         "best_step": curve.best_step,
     }
+    return curve, figures
 
 
 def _held_out(config: SasRecConfig, dataset: Dataset, seed: int) -> Ranking:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from recsys.data.interactions import DataError
+from recsys.data.tables import DataError
 from recsys.recommender import Request
 
 

@@ -26,9 +26,10 @@ import numpy as np
 import pandas as pd
 
 from recsys.data.dataset import Dataset
-from recsys.data.interactions import DataError, Notices
+from recsys.data.interactions import Notices
 from recsys.data.phrases import Phrases
 from recsys.data.splits import PERSONALIZE, TEST, VALIDATION, WARM
+from recsys.data.tables import DataError
 from recsys.engagement.config import Drafts, EngagementConfig
 from recsys.engagement.from_file import read_lists
 from recsys.engagement.from_ratings import lists_from_ratings

@@ -1,32 +1,42 @@
-"""Absorbing feedback into a run: `Recommender.update`, and Online-Full, which makes a new run."""
+"""Absorbing feedback into a run: what `Recommender.update` does."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from llm.decoding.recommender import SidRecommender
-from llm.methods.base import save_personalizer
 from llm.methods.tap_per import TapPer, TapPerConfig
-from llm.streams.online import Absorbed, OnlineConfig, absorb
-from recsys.run import Run, sha256_of, write_text_atomically
-from serving.answering.live import Event, Feedback, Update, checked, digest_of, write_durably
-
-if TYPE_CHECKING:
-    from serving.answering.recommender import Recommender
+from llm.methods.user_states import Absorbed, OnlineConfig, absorb
+from recsys.recommender import Recommender
+from serving.answering.live import Event, Feedback, LiveState, Update, checked, digest_of
+from serving.answering.methods import Methods
 
 
-def update(service: Recommender, events: Sequence[Event], batch_id: str | None, full: bool = False) -> Update:
-    """See `Recommender.update`. With `full` P_q and the bridge are trained too, in memory (`online_full` writes them), and on all the
-    events, also those that the run has absorbed before.
+class Absorbs(Protocol):
+    """What feedback is absorbed into: a loaded run (`serving.answering.recommender.Recommender`)."""
+
+    @property
+    def live(self) -> LiveState: ...
+
+    @property
+    def methods(self) -> Methods: ...
+
+    def method(self, name: str) -> Recommender: ...
+
+    def forget_sessions(self) -> None: ...
+
+
+def update(service: Absorbs, events: Sequence[Event], batch_id: str | None, full: bool = False) -> Update:
+    """See `Recommender.update`.
+
+    With `full` P_q and the bridge are trained too, in memory (the study `online_full` writes them), and on
+    all the events, also those that the run has absorbed before.
     """
     started = time.monotonic()
     events = [checked(place, event) for place, event in enumerate(events)]
@@ -50,14 +60,14 @@ def update(service: Recommender, events: Sequence[Event], batch_id: str | None, 
         users = done.users if done else feedback.users[:0]
         live.commit(batch_id, digest, feedback, users, {config.method: done.rows} if done else {}, facts)
         run.update_manifest()
-    for built in service._built.values():
-        if isinstance(built, SidRecommender):
-            built.model.kept_session = None  # prompts that were read for states that are no more
+    service.forget_sessions()
     return answer
 
 
-def _train(service: Recommender, feedback: Feedback, config: OnlineConfig, full: bool) -> Absorbed | None:
-    """New rows of P_u of the feedback's users; None if there is nothing to train, or no method with such rows."""
+def _train(service: Absorbs, feedback: Feedback, config: OnlineConfig, full: bool) -> Absorbed | None:
+    """New rows of P_u of the feedback's users; None if there is nothing to train,
+    or no method with such rows.
+    """
     methods = service.methods
     found = [m for m in methods.config.personalize.methods if m.key == config.method]
     method = found[0] if found else None
@@ -99,72 +109,6 @@ def _train(service: Recommender, feedback: Feedback, config: OnlineConfig, full:
         personalizer.later = before
 
 
-def _rate(service: Recommender, key: str) -> float:
+def _rate(service: Absorbs, key: str) -> float:
     report = service.methods.run.read_json("personalize", "personalize.json")
     return report["methods"][f"{key}-{service.methods.config.personalize.seeds[0]}"]["learning_rate"]
-
-
-# -- Online-Full ---------------------------------------------------------------------------------------------------
-
-
-def online_full(path: Path, events: Sequence[Event], out: Path) -> Update:
-    """Train P_u of the events' users, P_q and the bridge from the run's weights on the events; `out` is the new run. Events that
-    `update` has absorbed before are trained on too, and stand in the histories once.
-
-    Stages that do not change are linked (copied where the disk cannot link). The new run has the old one's configuration, its journal
-    and these events; the old run stays as it is. It is built beside `out` and renamed: killed, it begins again.
-    """
-    from serving.answering.recommender import Recommender  # which imports this module
-
-    if out.exists():
-        raise ValueError(f"{out} exists, and is not overwritten; choose another --out or delete it")
-    old = Run.open(path)
-    partial = out.with_name(f".partial-{out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    with old.lock():
-        _link(old.path, partial)
-    run = Run.open(partial)
-    service = Recommender.load(partial)
-    answer = update(
-        service, events, f"online-full {digest_of([checked(*pair) for pair in enumerate(events)])}", full=True
-    )
-    if not answer.steps:
-        shutil.rmtree(partial)
-        raise ValueError(f"{path} was trained on these very events before (online-full), or there are none")
-    _save_weights(service, run, answer)
-    run.update_manifest()
-    os.rename(partial, out)
-    return answer
-
-
-def _link(source: Path, target: Path) -> None:
-    """Every finished stage and the configuration; files are linked, as nothing writes into one that is there."""
-
-    def link(one: str, other: str) -> None:
-        try:
-            os.link(one, other)
-        except OSError:
-            shutil.copy2(one, other)
-
-    hidden = shutil.ignore_patterns(".*", "report.html", "results.json", "SHA256SUMS")
-    shutil.copytree(source, target, copy_function=link, ignore=hidden)
-
-
-def _save_weights(service: Recommender, run: Run, answer: Update) -> None:
-    """Put the trained weights into the new run's personalize stage; its journal then goes with them."""
-    assert answer.method is not None
-    recommender = service.method(answer.method)
-    assert isinstance(recommender, SidRecommender)
-    assert recommender.reading.personalizer is not None
-    module, seed = recommender.reading.personalizer, service.methods.config.personalize.seeds[0]
-    path = run.path / "personalize" / f"{answer.method}-{seed}.safetensors"
-    write_durably(path, lambda temporary: save_personalizer(module, temporary))
-    record = run.record("personalize")
-    assert record is not None
-    record["artifacts"] |= {path.name: sha256_of(path)}
-    record["continued"] = [
-        *record.get("continued", []),
-        {"method": answer.method, "events": answer.batch_id, "steps": answer.steps},
-    ]
-    write_text_atomically(path.with_name("stage.json"), json.dumps(record, indent=1))
-    service.live.record(service.live.batches)

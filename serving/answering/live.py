@@ -2,11 +2,13 @@
 
     live/
       events-000001.parquet       user (integer), user_id, item, time of a batch's events
-      states-000001.safetensors   the users' new rows of P_u, by method; sparse: `users` says whose (`user_rows` in its metadata)
-      stage.json                  the batches in order, the sha256 of each file, and what the journal goes with
+      states-000001.safetensors   the users' new rows of P_u, by method; sparse: `users` says whose
+                                  (`user_rows` in its metadata)
+      stage.json                  the batches in order, the sha256 of each file, what the journal goes with
 
-A batch's files are written first, under temporary names, flushed and renamed; the rename of `stage.json` is the commit. So a
-batch is absorbed whole or not at all, wherever a process is killed. Replaying the journal over the run gives the state.
+A batch's files are written first, under temporary names, flushed and renamed; the rename of `stage.json` is
+the commit. So a batch is absorbed whole or not at all, wherever a process is killed. Replaying the journal
+over the run gives the state.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 
-from recsys.artifacts.rewrite import to_disk
+from recsys.artifacts.rewrite import to_disk, write_text_atomically
 from recsys.artifacts.user_rows import save_user_rows
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.interactions import MILLISECONDS
 from recsys.data.later_events import LiveHistories
-from recsys.run import Run, RunError, sha256_of, write_text_atomically
+from recsys.run import Run, RunError, sha256_of
 
 LIVE = "live"
 NEEDS = ("prepare", "adapt", "personalize")  # what user integers and rows of P_u are worth nothing without
@@ -51,7 +53,8 @@ class Feedback:
     users: np.ndarray
     items: np.ndarray
     times: np.ndarray
-    given: np.ndarray  # [m, 3] user, item, time of all events that were given, each once; also those the histories held before
+    # [m, 3] user, item, time of all events that were given, each once; also those the histories held before
+    given: np.ndarray
     known: int  # events that were in the histories before, or given twice, and are not taken again
     after: LiveHistories
 
@@ -85,13 +88,17 @@ class LiveState:
         self.replay()
 
     def replay(self) -> None:
-        """Take in what the journal holds and this object does not. Raises `RunError` for a journal of another run."""
+        """Take in what the journal holds and this object does not.
+
+        Raises `RunError` for a journal of another run.
+        """
         record = self.run.record(LIVE)
         if record is None:
             return
         if record["made_from"]["stages"] != self._made_from()["stages"]:
             raise RunError(
-                f"{self.run.path}/{LIVE} was absorbed by other artifacts than the run now has (a stage was run again); "
+                f"{self.run.path}/{LIVE} was absorbed by other artifacts than the run now has (a stage was "
+                "run again); "
                 f"delete {self.run.path}/{LIVE} and absorb the events again"
             )
         for batch in record["batches"][len(self.batches) : self.only]:
@@ -99,10 +106,8 @@ class LiveState:
 
     def _take(self, batch: dict[str, Any]) -> None:
         table = pq.ParquetFile(self.run.artifact(LIVE, batch["events"])).read()
-        ids, columns = (
-            table["user_id"].to_pylist(),
-            {n: table[n].to_numpy() for n in ("user", "item", "time")},
-        )
+        ids = table["user_id"].to_pylist()
+        columns = {name: table[name].to_numpy() for name in ("user", "item", "time")}
         self.histories.add(ids, columns["user"], columns["item"], columns["time"])
         if batch["states"]:
             with safe_open(str(self.run.artifact(LIVE, batch["states"])), framework="pt") as file:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from evaluation.baselines import Popularity, Recency
 from llm.align.align import load_aligned
 from llm.align.config import AlignRow
 from llm.backbone.sid_model import SidModel
@@ -19,7 +15,7 @@ from llm.methods.personalize import load_method
 from llm.methods.stage2 import World
 from llm.prompts.reading import Reading
 from llm.stage1.adapt import load_adapted, prompt_builder, validation_events
-from recsys.data.prepare import Dataset
+from recsys.data.dataset import Dataset
 from recsys.embeddings.embed import load_retrieval, load_user_vectors
 from recsys.embeddings.item_knn import ItemKnn
 from recsys.embeddings.retrieval import EmbeddingRetrieval
@@ -28,12 +24,10 @@ from recsys.embeddings.sequence_vectors import SasRecRetrieval
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Recommender
 from recsys.run import Run
-from serving.answering.untrained import UNTRAINED, is_of_nobody, no_such_method, untrained
+from serving.answering.products import Products
+from serving.answering.untrained import BASELINES, NO_CONTEXT, is_of_nobody, no_such_method, untrained
 from serving.config.combine import PRODUCT
 from serving.config.run import RunConfig
-
-if TYPE_CHECKING:
-    from serving.stages.combine import Products
 
 INT8_REQUESTS = 64  # validation instances on which the effect of int8 weights is measured
 
@@ -87,8 +81,6 @@ class Methods:
     @cached_property
     def products(self) -> Products | None:
         """The products of experts of a run that has combined them."""
-        from serving.stages.combine import Products
-
         if self.config.combine is None or self.run.record("combine") is None:
             return None
         return Products(self, self.config.combine)
@@ -128,21 +120,15 @@ class Methods:
         """
         if key not in self.available():
             raise ValueError(no_such_method(key, self.available(), self._of_nobody))
-        if key in ("popularity", "recency"):
-            return self._baseline(key)
-        if key == "embedding_retrieval":
-            return self.retrieval
-        if key == "sasrec":
-            return self.sasrec
-        if key == "item_knn":
-            return self.item_knn
+        if key in BASELINES:
+            return BASELINES[key].build(self)
         if self.products is not None and key in self.product_names:
             return self.products.build(key, seed)
         return self.recommender(self.name(key), self.reading(key, seed))
 
     def reading(self, key: str, seed: int | None = None) -> Reading:
         """How a generative method reads requests."""
-        if key == "no_context":
+        if key == NO_CONTEXT:
             return Reading(self.model, self.world.builder)
         if key in self._aligned:
             align = self.config.align
@@ -162,20 +148,14 @@ class Methods:
         if self.int8:
             if self._of_nobody:
                 raise ValueError(
-                    f"{self.run.path} was exported without users, so there is nothing to measure the effect of int8 weights "
+                    f"{self.run.path} was exported without users, so there is nothing to measure the effect "
+                    "of int8 weights "
                     "on; load it without int8, or export the run with its users"
                 )
             data = self.dataset
             events = validation_events(data, INT8_REQUESTS, seed=0)
             builder = prompt_builder(self.config.adapt, model, data)
-            reader = SidRecommender(UNTRAINED["no_context"], Reading(model, builder))
+            reader = SidRecommender(BASELINES[NO_CONTEXT].name, Reading(model, builder))
             self.int8_effect = str(to_int8(reader, data.requests(events, data.exclude_seen)))
             print(self.int8_effect, file=sys.stderr)
         return model
-
-    def _baseline(self, method: str) -> Recommender:
-        totals = self.dataset.item_totals
-        if method == "popularity":
-            return Popularity(totals.counts)
-        touched = np.flatnonzero(totals.last >= 0)
-        return Recency(touched, totals.last[touched], self.dataset.n_items)

@@ -19,7 +19,10 @@ def check_order(order: str) -> None:
 
 
 def ordered(ranked: Ranked, order: str, vectors: Callable[[], np.ndarray]) -> Ranked:
-    """A list in another order, its items and scores unchanged. `vectors()` [N, d] are read for "smooth" alone."""
+    """A list in another order, its items and scores unchanged.
+
+    `vectors()` [N, d] are read for "smooth" alone.
+    """
     check_order(order)
     if order == "as made" or len(ranked.items) < 2:
         return ranked
@@ -31,10 +34,10 @@ def ordered(ranked: Ranked, order: str, vectors: Callable[[], np.ndarray]) -> Ra
 
 
 def nearest_neighbour_chain(vectors: np.ndarray) -> np.ndarray:
-    """The rows of `vectors` [n, d] as a greedy chain: the first row, then always the row most alike (by cosine) that is left.
+    """The rows of `vectors` [n, d] as a greedy chain: the first, then always the most alike that is left.
 
-    Returns their numbers [n]; of equals the earlier row. A zero row is alike to nothing (cosine 0). Greedy is no
-    shortest path, but a walk from the first item, which stays the first.
+    Returns their numbers [n]. Alike is meant by cosine; of equals the earlier row. A zero row is alike to
+    nothing (cosine 0). Greedy is no shortest path, but a walk from the first item, which stays the first.
     """
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, norms, out=np.zeros_like(vectors, dtype=np.float64), where=norms > 0)

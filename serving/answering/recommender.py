@@ -30,9 +30,8 @@ PREFERRED = ("e2p", "no_context")  # the default method: the first of these that
 class Recommendation:
     item_id: str
     title: str
-    score: (
-        float  # log-probability for generative methods, inner product for retrieval, a count for popularity
-    )
+    # log-probability for generative methods, inner product for retrieval, a count for popularity
+    score: float
 
 
 @dataclass(frozen=True)
@@ -57,20 +56,26 @@ class Recommendations:
 class Recommender:
     """A finished run, loaded once and asked many times.
 
-    Cold start: a user whom the run has never seen, or who has no event before the moment asked about, has no vector.
-    Generative methods then answer without a prefix (No Context, which is a trained mode); embedding retrieval answers
-    by popularity. `Recommendations.path` says when that happened. `history=[item ids]` makes anyone warm at once, and
-    `update(events)` for good: what a run has absorbed is read with it (`serving.answering.live`).
+    Cold start: a user whom the run has never seen, or who has no event before the moment asked about, has no
+    vector. Generative methods then answer without a prefix (No Context, which is a trained mode); embedding
+    retrieval answers by popularity. `Recommendations.path` says when that happened. `history=[item ids]`
+    makes anyone warm at once, and `update(events)` for good: what a run has absorbed is read with it
+    (`serving.answering.live`).
     """
 
     def __init__(self, methods: Methods, absorbed: int | None = None):
-        """`absorbed`: read only the first so many batches of feedback (of a job that others must not change); default: all."""
+        """`absorbed`: read only the first so many batches of feedback; default: all.
+
+        (For a job that feedback of meanwhile must not change.)
+        """
         self.methods, self.absorbed = methods, absorbed
         self._built: dict[str, AnyRecommender] = {}
 
     @classmethod
     def load(cls, run: str | Path, int8: bool = False) -> Recommender:
-        """Open a run. Raises `RunError` for an unknown run; a broken artifact is refused by name when it is read.
+        """Open a run.
+
+        Raises `RunError` for an unknown run; a broken artifact is refused by name when it is read.
 
         `int8` quantises the weights (CPUs only); what that does to the distribution is measured and printed.
         """
@@ -98,18 +103,27 @@ class Recommender:
             self._built[name] = built
         return self._built[name]
 
+    def forget_sessions(self) -> None:
+        """Let go of prompts that were read for users' states that are no more."""
+        for built in self._built.values():
+            if isinstance(built, SidRecommender):
+                built.model.kept_session = None
+
     def update(self, events: Sequence[Event], batch_id: str | None = None) -> Update:
-        """Absorb feedback, events (user id, item id, unix seconds), within the budget of the config's `online` section.
+        """Absorb feedback, events (user id, item id, unix seconds),
+        within the budget of the config's `online` section.
 
-        Histories hold the events from now on: recent items, user vectors and P_q see them at once. Where the run has the method
-        `online.method`, the rows of P_u of these users are trained on them (Online-Emb), from what they are: at most `max_steps`
-        steps of `batch` events. Nothing else changes: every other user keeps their row and their recommendations, bit by bit.
-        Users whom the run does not know are taken in, with a history and a row of their own. Late events find their place; an
-        event that a history holds is not taken again. A batch is absorbed once: `batch_id`, or the hash of its events, says which.
-        It is written to RUN/live, whole or not at all. Other processes that have the run loaded see it once they load it again.
+        Histories hold the events from now on: recent items, user vectors and P_q see them at once. Where the
+        run has the method `online.method`, the rows of P_u of these users are trained on them (Online-Emb),
+        from what they are: at most `max_steps` steps of `batch` events. Nothing else changes: every other
+        user keeps their row and their recommendations, bit by bit. Users whom the run does not know are taken
+        in, with a history and a row of their own. Late events find their place; an event that a history holds
+        is not taken again. A batch is absorbed once: `batch_id`, or the hash of its events, says which. It is
+        written to RUN/live, whole or not at all. Other processes that have the run loaded see it once they
+        load it again.
 
-        Raises `ValueError` naming the place of an unknown item or a bad time (then nothing is absorbed), and `RunError` while another
-        process writes the run.
+        Raises `ValueError` naming the place of an unknown item or a bad time (then nothing is absorbed), and
+        `RunError` while another process writes the run.
         """
         return update(self, events, batch_id)
 
@@ -134,18 +148,21 @@ class Recommender:
     ) -> Recommendations:
         """The n best items (temperature 0), or n distinct draws without replacement (temperature > 0).
 
-        `query` is text in any script, cut to `prompts.query_tokens` tokens; blank is none. `time` (unix seconds) hides everything at
-        or after it; default: all that the run has read. `history` (item ids, oldest first) replaces what the run knows of the user.
-        `exclude` are item ids that may not be returned, `allow` the only ones that may; `exclude_seen` defaults to the run's protocol.
-        `strength` (0 to 1) scales what the method adds to the model: 1 is as trained, 0 leaves its soft tokens out.
+        `query` is text in any script, cut to `prompts.query_tokens` tokens; blank is none. `time` (unix
+        seconds) hides everything at or after it; default: all that the run has read. `history` (item ids,
+        oldest first) replaces what the run knows of the user. `exclude` are item ids that may not be
+        returned, `allow` the only ones that may; `exclude_seen` defaults to the run's protocol. `strength` (0
+        to 1) scales what the method adds to the model: 1 is as trained, 0 leaves its soft tokens out.
 
-        `sequence`: a playlist, each item chosen after those before it; scores are then log-probabilities given those, and sum to
-        the list's. `caps`: column of the catalogue -> at most so many items that share a value ({"genres": 3}). `order` of the
-        finished list: "as made", "smooth" (from the first item always to the most alike that is left) or "score".
-        Fewer than n items come back when fewer are allowed, or when nothing that is left fits the caps.
+        `sequence`: a playlist, each item chosen after those before it; scores are then log-probabilities
+        given those, and sum to the list's. `caps`: column of the catalogue -> at most so many items that
+        share a value ({"genres": 3}). `order` of the finished list: "as made", "smooth" (from the first item
+        always to the most alike that is left) or "score". Fewer than n items come back when fewer are
+        allowed, or when nothing that is left fits the caps.
 
-        Raises `ValueError` naming what is wrong: an unknown method, item id or column, n < 1, a negative or NaN temperature, a time
-        that is no whole second, a query that is not text, `sequence` of a method that does not generate.
+        Raises `ValueError` naming what is wrong: an unknown method, item id or column, n < 1, a negative or
+        NaN temperature, a time that is no whole second, a query that is not text, `sequence` of a method that
+        does not generate.
         """
         check_options(n, temperature, strength, seed)
         started = clock.perf_counter()
@@ -167,7 +184,9 @@ class Recommender:
 
     @cached_property
     def item_vectors(self) -> np.ndarray:
-        """The vectors in which items are alike [N, d]: of their texts where the run has them, else collaborative."""
+        """The vectors in which items are alike [N, d]:
+        of their texts where the run has them, else collaborative.
+        """
         vectors = load_item_vectors(self.methods.run)
         return vectors["text" if "text" in vectors else "collaborative"]
 
@@ -182,3 +201,8 @@ def recommend(
 ):
     """`Recommender.recommend` on a run that is loaded on the first call and kept."""
     return _loaded(str(run)).recommend(user_id, query, n, **options)
+
+
+def forget_loaded() -> None:
+    """Let go of the runs that `recommend` has kept: the next call reads what is on the disk."""
+    _loaded.cache_clear()

@@ -1,4 +1,4 @@
-"""What a caller asks, checked at the door: a request made of raw ids, and how any method answers it with a list."""
+"""What callers ask, checked at the door: a request of raw ids; and how any method answers it with a list."""
 
 from __future__ import annotations
 
@@ -36,9 +36,12 @@ def check_options(n: int, temperature: float, strength: float, seed: int = 0) ->
 
 
 def checked_query(query: str | None) -> str | None:
-    """A query as a prompt takes it: None where it has no words. Any script, control characters and lengths are fine.
+    """A query as a prompt takes it: None where it has no words.
 
-    Raises `ValueError` for what is not a string, and for one with half of a surrogate pair, which no UTF-8 can spell.
+    Any script, control characters and lengths are fine.
+
+    Raises `ValueError` for what is not a string, and for one with half of a surrogate pair, which no UTF-8
+    can spell.
     """
     if query is None:
         return None
@@ -48,14 +51,18 @@ def checked_query(query: str | None) -> str | None:
         query.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"query: character {error.start + 1} is half of a surrogate pair (U+{ord(query[error.start]):04X}), which is not "
+            f"query: character {error.start + 1} is half of a surrogate pair "
+            f"(U+{ord(query[error.start]):04X}), which is not "
             "text; decode what you received as UTF-8 (or JSON) before it comes here"
         ) from None
     return query if query.strip() else None
 
 
 def caps_of(dataset: Dataset, limits: Mapping[str, int] | None) -> Caps | None:
-    """`limits`: column of the catalogue -> at most so many items a value. Raises `ValueError` for what is not there."""
+    """`limits`: column of the catalogue -> at most so many items a value.
+
+    Raises `ValueError` for what is not there.
+    """
     if limits is None:
         return None
     if not isinstance(limits, Mapping):
@@ -77,7 +84,9 @@ def request_of(
     exclude_seen: bool | None = None,
     request_id: str = "recommend",
 ) -> Request:
-    """A request of raw ids; see `serving.answering.recommender.Recommender.recommend`. Raises `ValueError` naming what is wrong.
+    """A request of raw ids; see `serving.answering.recommender.Recommender.recommend`.
+
+    Raises `ValueError` naming what is wrong.
 
     Draws depend on `request_id`: requests of one user and moment that should differ need ids that differ.
     """
@@ -114,12 +123,16 @@ def answer(
     sequence: bool = False,
     caps: Caps | None = None,
 ) -> list[Ranked]:
-    """A list a request by any method. Raises `ValueError` where a list in sequence is asked of one that only ranks items."""
+    """A list a request by any method.
+
+    Raises `ValueError` where a list in sequence is asked of one that only ranks items.
+    """
     if isinstance(recommender, SidRecommender):
         return recommender.playlist(requests, n, temperature, seed, sequence, caps)
     if sequence:
         raise ValueError(
-            f"{recommender.name} ranks items one by one and makes no list in sequence; choose a method that generates "
+            f"{recommender.name} ranks items one by one and makes no list in sequence; choose a method that "
+            "generates "
             "(such as e2p or no_context), or leave sequence out"
         )
     if caps is None:

@@ -18,9 +18,11 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table. `ratio` is the median over repeats, `spread` the smallest and the largest of them.
+    """One line of the table. `ratio` is the median over repeats,
+    `spread` the smallest and the largest of them.
 
-    `ours` and `peer` are medians in `unit`. A case meets its target when ratio ≥ target (≤ where lower is better).
+    `ours` and `peer` are medians in `unit`. A case meets its target when ratio ≥
+    target (≤ where lower is better).
     """
 
     name: str
@@ -34,9 +36,8 @@ class Result:
     unit: str  # of `ours` and `peers`
     repeats: int
     limit: str  # what limits ours, in words
-    notes: dict[str, Any] = field(
-        default_factory=dict
-    )  # sizes, memory, quality: whatever is beside the ratio
+    # sizes, memory, quality: whatever is beside the ratio
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
@@ -47,7 +48,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each repeat, and the peak memory that each side took beyond what it found (bytes; None: unknown)."""
+    """Seconds of each repeat, and the peak memory that each side took beyond what
+    it found (bytes; None: unknown).
+    """
 
     ours: list[float]
     peers: list[float]
@@ -101,7 +104,9 @@ def timed(name: str, peer: str, timing: Timing, target: float | None, limit: str
 
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """The list is left holding the growth of the peak resident memory inside the block, in bytes; empty off Linux."""
+    """The list is left holding the growth of the peak resident memory inside the block, in bytes;
+    empty off Linux.
+    """
     peak: list[int] = []
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

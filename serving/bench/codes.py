@@ -1,8 +1,8 @@
-"""An epoch of RQ-VAE on 100,000 × 384 vectors: ours and the same autoencoder around vector-quantize-pytorch's ResidualVQ.
+"""An epoch of RQ-VAE on 100,000 × 384 vectors: ours, and it around vector-quantize-pytorch's ResidualVQ.
 
-Both sides have the same layers, levels, sizes, batch, moving-average decay, commitment weight, rule for dead codes,
-optimiser and learning rates, and take the same number of steps. The notes hold them to the same reconstruction error and
-use of codes, and give the rate of encoding.
+Both sides have the same layers, levels, sizes, batch, moving-average decay, commitment weight, rule for dead
+codes, optimiser and learning rates, and take the same number of steps. The notes hold them to the same
+reconstruction error and use of codes, and give the rate of encoding.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Side:
 
 
 def rqvae_epoch(quick: bool) -> list[Result]:
-    """Seconds an epoch, timed by halves and in turn; the first half, in which the codebooks start, is not counted."""
+    """Seconds an epoch, timed by halves and in turn; the first half, in which the codebooks start,
+    is not counted.
+    """
     try:
         import vector_quantize_pytorch  # noqa: F401
     except ImportError as error:
@@ -61,7 +63,8 @@ def rqvae_epoch(quick: bool) -> list[Result]:
         PEER,
         timing,
         TARGET,
-        f"matrix products: {floor / float(np.median(timing.ours)):.0%} of the {rate / 1e9:.0f} GFLOP/s measured here",
+        f"matrix products: {floor / float(np.median(timing.ours)):.0%} of the {rate / 1e9:.0f} GFLOP/s "
+        "measured here",
         floor_s=floor,
         steps_trained=config.steps,
         **_named("", _quality(ours, rows)),
@@ -79,7 +82,9 @@ def rqvae_epoch(quick: bool) -> list[Result]:
 
 
 def _without_rotation(ours: Side, rows: Tensor, config: RQVAEConfig) -> dict[str, object]:
-    """The ratio against a peer whose gradient goes straight through, as ours, instead of its default rotation trick."""
+    """The ratio against a peer whose gradient goes straight through, as ours,
+    instead of its default rotation trick.
+    """
     peer = _peer(config, rows, rotation_trick=False)
     timing = in_turn(
         _trainer(ours, 30, config, first=config.warmup), _trainer(peer, 30, config, first=config.warmup), 3
@@ -101,7 +106,9 @@ def _scaled(timing: Timing, factor: float) -> Timing:
 
 
 def clustered(n: int, dim: int, clusters: int = 1000, rank: int = 48) -> np.ndarray:
-    """Vectors [n, dim] of unit variance: a cluster's centre and a spread of their own in `rank` dimensions, and noise."""
+    """Vectors [n, dim] of unit variance: a cluster's centre and a spread of their own
+    in `rank` dimensions, and noise.
+    """
     draw = rng(SEED, "clustered")
 
     def normal(*shape: int) -> np.ndarray:
@@ -114,7 +121,7 @@ def clustered(n: int, dim: int, clusters: int = 1000, rank: int = 48) -> np.ndar
     return ((rows - rows.mean(0)) / rows.std()).astype(np.float32)
 
 
-# -- the two sides ----------------------------------------------------------------------------------------------
+# -- the two sides -------------------------------------------------------------------------------------------
 
 
 def _ours(model: RQVAE, rows: Tensor) -> Side:
@@ -127,7 +134,9 @@ def _ours(model: RQVAE, rows: Tensor) -> Side:
 
 
 def _peer(config: RQVAEConfig, rows: Tensor, rotation_trick: bool) -> Side:
-    """ResidualVQ as its README has it: k-means start, dead codes replaced, the rotation trick (its default) or not."""
+    """ResidualVQ as its README has it: k-means start, dead codes replaced,
+    the rotation trick (its default) or not.
+    """
     from vector_quantize_pytorch import ResidualVQ
 
     torch.manual_seed(SEED)
@@ -182,11 +191,13 @@ def _trainer(side: Side, count: int, config: RQVAEConfig, first: int = 0) -> Cal
     return train
 
 
-# -- what is said beside the ratio ------------------------------------------------------------------------------
+# -- what is said beside the ratio ---------------------------------------------------------------------------
 
 
 def _quality(side: Side, rows: Tensor) -> dict[str, object]:
-    """Share of the variance that decoding leaves, and of each level the perplexity of its codes and how many are unused."""
+    """Share of the variance that decoding leaves, and of each level the perplexity of its
+    codes and how many are unused.
+    """
     codes = torch.cat([side.encode(chunk) for chunk in rows.split(CHUNK)])
     lost = sum(
         float((side.decode(c) - r).square().sum())

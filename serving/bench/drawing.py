@@ -49,10 +49,12 @@ def many_users(quick: bool) -> list[Result]:
     return [
         timed(
             f"{DRAWS} samples × {users} users, {PROMPT}-token prompts, SmolLM2-135M, 10k items",
-            "transformers generate(do_sample, num_return_sequences=30, prefix_allowed_tokens_fn) with a dict trie",
+            "transformers generate(do_sample, num_return_sequences=30, prefix_allowed_tokens_fn) with a dict "
+            "trie",
             timing,
             12.0,
-            f"matrix products: {rate / 1e9:.0f} of {best / 1e9:.0f} GFLOP/s of this machine's best ({rate / best:.0%})",
+            f"matrix products: {rate / 1e9:.0f} of {best / 1e9:.0f} GFLOP/s of this machine's best "
+            f"({rate / best:.0%})",
             distinct_first_codes_a_user=nodes / users,
             peer_distinct_items_a_user=_distinct(written, users),
             our_distinct_items_a_user=_distinct(found["ours"], users),
@@ -97,7 +99,9 @@ def one_user(quick: bool) -> list[Result]:
 
 
 def soft_prefix(quick: bool) -> list[Result]:
-    """A beam of 30 with E2P's soft token in front, against the same call without; a 32-token profile beside it."""
+    """A beam of 30 with E2P's soft token in front, against the same call without;
+    a 32-token profile beside it.
+    """
     users = 4 if quick else 16
     model = world.smollm2()
     prompts, profile = world.random_prompts(users, PROMPT), world.random_prompts(users, 32, seed=1)
@@ -120,7 +124,8 @@ def soft_prefix(quick: bool) -> list[Result]:
     timing = in_turn(prefixed, plain, 5 if quick else 15)
     prompt_context = in_turn(profiled, plain, 2 if quick else 5, warm_up=False)
     return [
-        _cost("E2P prefix at inference (time with over without)", timing, 1.03, users, "one more token in front"),
+        _cost("E2P prefix at inference (time with over without)", timing, 1.03, users,
+              "one more token in front"),
         _cost("Prompt Context at inference (32 tokens of profile; time with over without)", prompt_context,
               None, users, "32 more tokens in front"),
     ]  # fmt: skip

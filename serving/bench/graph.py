@@ -1,8 +1,9 @@
-"""An epoch of LightGCN: ours and the plain loop over torch-geometric's module, from the same start and the same draws.
+"""An epoch of LightGCN: ours and the loop over torch-geometric's module, from the same start and draws.
 
-The peer is the loop of torch-geometric's own example (examples/lightgcn.py): `LightGCN` over the whole `edge_index`,
-`recommendation_loss`, Adam. Both sides train on BPR with the same start, edges and negatives, so that they must end in the
-same vectors up to rounding; the notes hold them to that, and to the same recall on held-out edges.
+The peer is the loop of torch-geometric's own example (examples/lightgcn.py): `LightGCN` over the whole
+`edge_index`, `recommendation_loss`, Adam. Both sides train on BPR with the same start, edges and
+negatives, so that they must end in the same vectors up to rounding; the notes hold them to that, and to
+the same recall on held-out edges.
 """
 
 from __future__ import annotations
@@ -54,9 +55,11 @@ class Graph:
 
 
 def lightgcn_epoch(quick: bool) -> list[Result]:
-    """Seconds an epoch on ml-latest-small and on Amazon Beauty (under $PRELUDE_DATA; else a graph of its size).
+    """Seconds an epoch on ml-latest-small and on Amazon Beauty (under
+    $PRELUDE_DATA; else a graph of its size).
 
-    `quick` times three steps in place of an epoch of the larger graph: an epoch of the peer alone takes half a minute.
+    `quick` times three steps in place of an epoch of the larger graph:
+    an epoch of the peer alone takes half a minute.
     """
     try:
         from torch_geometric.nn.models import LightGCN as _  # noqa: F401
@@ -69,7 +72,7 @@ def lightgcn_epoch(quick: bool) -> list[Result]:
     ]
 
 
-# -- graphs -----------------------------------------------------------------------------------------------------
+# -- graphs --------------------------------------------------------------------------------------------------
 
 
 def _movielens() -> Graph:
@@ -90,7 +93,9 @@ def _beauty() -> Graph:
 
 
 def _power_law(n_users: int, n_items: int, n_edges: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct edges between ends drawn by 1/√rank (users) and rank^-0.7 (items); every end has one at least."""
+    """Distinct edges between ends drawn by 1/√rank (users) and rank^-0.7 (items);
+    every end has one at least.
+    """
     draw = rng(SEED, "power law")
     pairs = [np.stack([np.arange(n_users), np.arange(n_users) % n_items])]
     for n, exponent in ((n_users, -0.5), (n_items, -0.7)):
@@ -117,7 +122,7 @@ def _split(name: str, user_ids: np.ndarray, item_ids: np.ndarray) -> Graph:
     )
 
 
-# -- the two sides ----------------------------------------------------------------------------------------------
+# -- the two sides -------------------------------------------------------------------------------------------
 
 
 def _peer(
@@ -125,7 +130,8 @@ def _peer(
 ) -> tuple[torch.nn.Module, Step, Callable[[], torch.Tensor]]:
     """torch-geometric's module, a step as in its example with the draws of ours, and what gives its vectors.
 
-    The example's two-way edge index, or with `csr` the same edges as a sparse matrix, which the module takes too.
+    The example's two-way edge index, or with `csr` the same edges as a sparse matrix,
+    which the module takes too.
     """
     from torch_geometric.nn.models import LightGCN as PyGLightGCN
     from torch_geometric.utils import to_torch_csr_tensor
@@ -174,7 +180,9 @@ def _trainer(step: Step, optimizer: torch.optim.Optimizer, steps: int) -> Callab
 
 
 def _measure(graph: Graph, steps: int, repeats: int) -> Result:
-    """Time `steps` steps (0: an epoch) of each side `repeats` times, after as many unmeasured, and compare the two."""
+    """Time `steps` steps (0: an epoch) of each side `repeats` times, after as many unmeasured,
+    and compare the two.
+    """
     adjacency = normalised_adjacency(graph.users, graph.items, graph.n_users, graph.n_items)
     ours = LightGCN(adjacency, graph.n_users, CONFIG, SEED)
     peer, peer_step, peer_vectors = _peer(graph, ours.embedding.data)
@@ -212,7 +220,9 @@ def _measure(graph: Graph, steps: int, repeats: int) -> Result:
 
 
 def _against_csr(graph: Graph, ours: LightGCN) -> tuple[float, tuple[float, float]]:
-    """The ratio against the peer when it is given a CSR matrix and a fused Adam: not its example, but in its reach."""
+    """The ratio against the peer when it is given a CSR matrix and a fused Adam:
+    not its example, but in its reach.
+    """
     peer, peer_step, _ = _peer(graph, ours.embedding.data, csr=True)
     fused = torch.optim.Adam(peer.parameters(), lr=CONFIG.learning_rate, fused=True)
     our_step = step_of_training(ours, graph.users, graph.items, SEED)
@@ -227,7 +237,7 @@ def _scaled(timing: Timing, factor: float) -> Timing:
     )
 
 
-# -- what is said beside the ratio ------------------------------------------------------------------------------
+# -- what is said beside the ratio ---------------------------------------------------------------------------
 
 
 def _agreement(graph: Graph, ours: torch.Tensor, peers: torch.Tensor) -> dict[str, float]:
@@ -259,10 +269,11 @@ def recall(graph: Graph, vectors: torch.Tensor, most_users: int = 4000) -> np.nd
 
 
 def _floor(adjacency: torch.Tensor, step_s: float) -> tuple[float, str]:
-    """Seconds of a step's bytes at the rate of copying the vectors (in whatever cache they fit), and the sentence on it.
+    """Seconds of a step's bytes at the rate of copying the vectors (in whatever cache they fit),
+    and the sentence on it.
 
-    A product reads an index, a weight and a row of `dim` numbers an edge and writes a row a node; there are 2 K of
-    them. Adam reads four arrays of that size and writes three.
+    A product reads an index, a weight and a row of `dim` numbers an edge and writes a row a node;
+    there are 2 K of them. Adam reads four arrays of that size and writes three.
     """
     n, edges, dim = adjacency.shape[0], adjacency.values().numel(), CONFIG.dim
     of_a_product = edges * (4 + 4 + 4 * dim) + 4 * n * dim
@@ -275,8 +286,8 @@ def _floor(adjacency: torch.Tensor, step_s: float) -> tuple[float, str]:
     share = 2 * CONFIG.layers * product_s / step_s
     return floor, (
         f"memory bandwidth: the {2 * CONFIG.layers} sparse products are {share:.0%} of a step and gather at "
-        f"{of_a_product / product_s / 1e9:.1f} GB/s; the bytes of a step, with Adam's, would take {floor / step_s:.0%} of it at "
-        f"the rate of a copy of the vectors, {rate / 1e9:.1f} GB/s"
+        f"{of_a_product / product_s / 1e9:.1f} GB/s; the bytes of a step, with Adam's, would take "
+        f"{floor / step_s:.0%} of it at the rate of a copy of the vectors, {rate / 1e9:.1f} GB/s"
     )
 
 

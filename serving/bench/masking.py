@@ -1,10 +1,11 @@
 """Mask and draw alone: 64 requests × 30 i.i.d. draws through four levels, whatever wrote the logits.
 
-Both peers do the same work on the same logits, exclusions and uniform numbers, so they must draw the same items, and the
-case stops if they do not:
+Both peers do the same work on the same logits, exclusions and uniform numbers,
+so they must draw the same items, and the case stops if they do not:
 
-  dict trie      nested dicts, as `prefix_allowed_tokens_fn` has them: Python finds each distinct node's allowed codes
-                 and fills its row of a mask; the softmax and the draw are batched over all nodes
+  dict trie      nested dicts, as `prefix_allowed_tokens_fn` has them: Python finds each distinct node's
+                 allowed codes and fills its row of a mask; the softmax and the draw are batched over
+                 all nodes
   dense compare  no trie: each distinct prefix is compared with the codes of the whole catalogue
 
 Catalogues are of random distinct codes. Those of real items are less even: more nodes are wide, and none is
@@ -47,10 +48,12 @@ MEASURED_PROMPTS = 8  # of which the forward's rate is measured
 
 
 def mask_and_draw(quick: bool) -> list[Result]:
-    """Against both peers by catalogue size; the share of the model's forward; how flat it is in the catalogue's size.
+    """Against both peers by catalogue size; the share of the model's forward;
+    how flat it is in the catalogue's size.
 
-    `quick` leaves out the dict trie of ten million items (it takes half a minute and 2.4 GB to build) and the dense
-    compare from a million items on (8 s a batch). The dense compare of ten million is always left out (minutes).
+    `quick` leaves out the dict trie of ten million items (it takes half a minute and 2.4 GB to
+    build) and the dense compare from a million items on (8 s a batch). The dense compare of ten
+    million is always left out (minutes).
     """
     keep_freed_memory()  # as the samplers do; it is the whole process's, so the peers have it too
     repeats = 3 if quick else 7
@@ -111,7 +114,9 @@ def _against_dense(trie: Trie, codes: np.ndarray, repeats: int, notes: dict[str,
 
 
 def _share_of_forward(trie: Trie, repeats: int) -> Result:
-    """Our seconds over those of the forward that makes the logits: 64 prompts and the nodes that branch, by tokens."""
+    """Our seconds over those of the forward that makes the logits:
+    64 prompts and the nodes that branch, by tokens.
+    """
     model = load_backbone(BackboneConfig(name="smollm2")).model
     tokens = torch.from_numpy(rng(SEED, "prompts").integers(0, 1000, (MEASURED_PROMPTS, PROMPT)))
     work = work_of(trie.n_items)
@@ -138,15 +143,17 @@ def _share_of_forward(trie: Trie, repeats: int) -> Result:
         repeats,
         _limit(trie, work, timing.ours),
         {
-            "forward": f"{tokens.numel()} tokens measured, scaled to {n_tokens}: {REQUESTS} prompts of {PROMPT}, then "
-            "the distinct nodes with more than one child",
+            "forward": f"{tokens.numel()} tokens measured, scaled to {n_tokens}: {REQUESTS} prompts of "
+            f"{PROMPT}, then the distinct nodes with more than one child",
             "measured_forward_s": statistics.median(timing.peers),
         },
     )
 
 
 def _flatness(tries: dict[int, Trie], rounds: int) -> Result:
-    """The slowest catalogue size over the fastest, by medians; the spread is that of the same two, round by round."""
+    """The slowest catalogue size over the fastest, by medians;
+    the spread is that of the same two, round by round.
+    """
     seconds: dict[int, list[float]] = {n_items: [] for n_items in tries}
     works = {n_items: work_of(n_items) for n_items in tries}
     for _ in range(rounds):
@@ -181,7 +188,9 @@ def _flatness(tries: dict[int, Trie], rounds: int) -> Result:
 
 
 def _agreement(mine: np.ndarray, theirs: np.ndarray) -> float:
-    """Share of the draws that are the same item; a draw may differ where its number is within rounding of a boundary."""
+    """Share of the draws that are the same item; a draw may differ where its number is
+    within rounding of a boundary.
+    """
     same = float((mine == theirs).mean())
     if same < 0.999:
         raise ValueError(
@@ -209,7 +218,9 @@ def _limit(trie: Trie, work: Work, seconds: list[float]) -> str:
 
 
 def _floor_in_words(trie: Trie, work: Work, seconds: float) -> str:
-    """One softmax over the distinct nodes' widest rows, which no exact draw avoids, as a share of our time."""
+    """One softmax over the distinct nodes' widest rows, which no exact draw avoids,
+    as a share of our time.
+    """
     path = trie.path(torch.from_numpy(ours(trie, work)))
     row = torch.arange(REQUESTS).repeat_interleave(DRAWS)
     floor = 0.0

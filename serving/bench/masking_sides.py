@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recsys.seeds import rng, torch_generator
+from semantic_ids.constraints import Constraints
 from semantic_ids.drawing import draw_children
 from semantic_ids.trie import Trie
 
@@ -25,7 +26,9 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Work:
-    """What all sides are given: `logits[l]` [R · n, 256], of which the p-th distinct node of a level takes row p."""
+    """What all sides are given: `logits[l]` [R · n, 256], of which the p-th
+    distinct node of a level takes row p.
+    """
 
     excluded: list[np.ndarray]  # [R] arrays of items
     logits: list[Tensor]
@@ -33,7 +36,9 @@ class Work:
 
 
 def random_codes(n_items: int) -> np.ndarray:
-    """[N, 4] distinct random codes of 256: the finaliser of MurmurHash3, a bijection of 32 bits, of 0..N − 1."""
+    """[N, 4] distinct random codes of 256: the finaliser of MurmurHash3,
+    a bijection of 32 bits, of 0..N − 1.
+    """
     key = np.arange(n_items, dtype=np.uint32)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         key ^= key >> np.uint32(shift)
@@ -52,7 +57,9 @@ def work_of(n_items: int) -> Work:
 
 @contextmanager
 def dict_trie(codes: np.ndarray) -> Iterator[tuple[dict, float]]:
-    """Nested dicts down to the item, and the seconds it took; set aside from the garbage collector's rounds."""
+    """Nested dicts down to the item, and the seconds it took;
+    set aside from the garbage collector's rounds.
+    """
     start = time.perf_counter()
     gc.disable()
     root: dict = {}
@@ -76,7 +83,7 @@ def dict_trie(codes: np.ndarray) -> Iterator[tuple[dict, float]]:
 
 def ours(trie: Trie, work: Work) -> np.ndarray:
     """Items [R · n]."""
-    constraints = trie.exclusions(work.excluded)
+    constraints = Constraints(trie, work.excluded)
     row = torch.arange(REQUESTS)
     rows = member = row.repeat_interleave(DRAWS)
     node = torch.zeros_like(row)
@@ -135,7 +142,9 @@ def keys_of(columns: list[np.ndarray]) -> np.ndarray:
 
 
 def _walk(work: Work, fill: Callable) -> list[tuple[int, ...]]:
-    """The codes of each draw [R · n], where `fill(mask, level, nodes)` sets the mask of allowed codes to 0."""
+    """The codes of each draw [R · n], where `fill(mask, level, nodes)`
+    sets the mask of allowed codes to 0.
+    """
     nodes: list[tuple[int, tuple[int, ...]]] = [(row, ()) for row in range(REQUESTS)]
     member = torch.arange(REQUESTS).repeat_interleave(DRAWS)
     for level in range(LEVELS):

@@ -1,9 +1,10 @@
-"""How playlist runs scale: requests against seconds, workers against requests a second, as one picture and a JSON.
+"""How playlist runs scale: seconds by requests, requests a second by workers, as a picture and a JSON.
 
     python -m serving.bench.playlist_scaling RUN --out scaling.png
 
-Requests are made of the run's own users and queries (half of them without one). Seconds are those of the whole call, from
-reading the input to the manifest, with the start of the workers (imports, weights), which does not grow with the requests.
+Requests are made of the run's own users and queries (half of them without one). Seconds are those of the
+whole call, from reading the input to the manifest, with the start of the workers (imports, weights), which
+does not grow with the requests.
 """
 
 from __future__ import annotations
@@ -19,13 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
-from evaluation.report.plots import COLOURS
-from evaluation.report.plots import _png as png
-from evaluation.report.plots import _style as style
+from evaluation.report.style import COLOURS, png, style
 from recsys.data.dataset import Dataset
 from recsys.run import Run
 from recsys.seeds import rng
-from serving.engines.local import engine
+from serving.engines.choose import engine
 from serving.playlists.job import playlists
 from serving.playlists.plan import Settings
 
@@ -68,7 +67,9 @@ def measure(
 
 
 def picture(measured: Sequence[dict[str, Any]]) -> bytes:
-    """Requests against seconds, a line for each number of workers; workers against the rate, a line for each count."""
+    """Requests against seconds, a line for each number of workers;
+    workers against the rate, a line for each count.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.2), layout="constrained")
     style(left, "seconds of a run")
     style(right, "requests a second")

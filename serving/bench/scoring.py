@@ -17,10 +17,11 @@ SHARPNESS = 1.6  # of the random model: gives a mean expected hit-rate near .1, 
 
 
 def expected_hit_rate(quick: bool) -> list[Result]:
-    """1,000 instances (quick: 50), targets drawn from the model itself, a small decoder (128 wide, 4 layers), 10,000 items.
+    """1,000 instances (quick: 50), targets drawn from the model itself,
+    a small decoder (128 wide, 4 layers), 10,000 items.
 
-    The peer is our own sampler, prompts read once: rounds of 30 i.i.d. draws, more of them until the standard error
-    that sampling adds to the mean is 5 % of the standard error over users.
+    The peer is our own sampler, prompts read once: rounds of 30 i.i.d. draws, more of them until the standard
+    error that sampling adds to the mean is 5 % of the standard error over users.
     """
     n = 50 if quick else INSTANCES
     model = world.sid_model(BackboneConfig(name="scratch", layers=4, device="cpu"), 10_000)
@@ -45,9 +46,8 @@ def expected_hit_rate(quick: bool) -> list[Result]:
             hits += (items.reshape(n, wanted, DRAWS) == targets[:, None, None]).any(2).sum(1)
             rounds, seed = rounds + wanted, seed + 1
             mean = hits / rounds
-            within = (mean * (1 - mean)).mean() / (
-                rounds - 1
-            )  # variance that sampling adds to one instance's mean
+            # variance that sampling adds to one instance's mean
+            within = (mean * (1 - mean)).mean() / (rounds - 1)
             between = mean.var(ddof=1) - within
             found["sampled"], found["rounds"] = mean.mean(), rounds
             found["error"] = (within / n) ** 0.5
@@ -58,7 +58,8 @@ def expected_hit_rate(quick: bool) -> list[Result]:
     return [
         timed(
             f"expected hit-rate@30 over {n:,} instances",
-            "sampling rounds of 30 draws, prompts read once, until the sampling error is 5 % of the users' standard error",
+            "sampling rounds of 30 draws, prompts read once, until the sampling error is 5 % of the users' "
+            "standard error",
             timing,
             10.0,
             "one forward pass over the prompts and their targets' codes",

@@ -1,4 +1,4 @@
-"""Training steps against the plain loop: a padded batch through a model with logits over the whole vocabulary."""
+"""Training steps against the plain loop: a padded batch, and logits over the whole vocabulary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ QUERY = 64  # tokens of the longest query
 
 
 def stage2_step(quick: bool) -> list[Result]:
-    """Forward, backward and AdamW of one batch. Queries of 1 to 64 tokens first; then prompts of one length."""
+    """Forward, backward and AdamW of one batch. Queries of 1 to 64 tokens first;
+    then prompts of one length.
+    """
     batch, repeats = (8, 2) if quick else (32, 5)
     deep, shallow = world.smollm2(), world.smollm2(layers=6)
     return [
@@ -75,7 +77,8 @@ def _case(
         "plain loop: padded batch, logits over the whole vocabulary, cross-entropy",
         timing,
         target,
-        f"matrix products, forward and backward: {rate / 1e9:.0f} of {best / 1e9:.0f} GFLOP/s ({rate / best:.0%})",
+        f"matrix products, forward and backward: {rate / 1e9:.0f} of {best / 1e9:.0f} GFLOP/s "
+        f"({rate / best:.0%})",
         tokens=real,
         padded_tokens=tokens.numel(),
     )
@@ -133,7 +136,8 @@ def stage1_step(quick: bool) -> list[Result]:
             "plain loop: padded batch, logits over the whole vocabulary, its embedding and head trained",
             timing,
             None,
-            f"matrix products, forward and backward: {rate / 1e9:.0f} of {best / 1e9:.0f} GFLOP/s ({rate / best:.0%})",
+            f"matrix products, forward and backward: {rate / 1e9:.0f} of {best / 1e9:.0f} GFLOP/s "
+            f"({rate / best:.0%})",
             tokens=real,
             padded_tokens=tokens.numel(),
         )

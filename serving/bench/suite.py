@@ -122,7 +122,9 @@ def _notes(result: Result) -> str:
 
 
 def write_json(results: list[Result], path: Path, quick: bool) -> None:
-    """`{"machine", "quick", "cases": [{"name", "ratio", "spread", "target", "lower_is_better", …}]}`, whole or not at all."""
+    """`{"machine", "quick", "cases": [{"name", "ratio", "spread", "target", "lower_is_better", …}]}`,
+    whole or not at all.
+    """
     cases = [asdict(result) | {"met": result.met} for result in results]
     text = json.dumps(
         {"machine": machine(), "quick": quick, "cases": cases}, indent=1, default=_plain, allow_nan=False
@@ -137,8 +139,8 @@ def write_markdown(results: list[Result], path: Path) -> None:
     about = machine()
     libraries = ", ".join(f"{name} {number}" for name, number in about["libraries"].items())
     lines = [
-        f"{about['date']}; {about['processor']}, {about['cores']} cores, {about['threads']} threads, {about['device']}; "
-        f"Python {about['python']}, {libraries}.",
+        f"{about['date']}; {about['processor']}, {about['cores']} cores, {about['threads']} threads, "
+        f"{about['device']}; Python {about['python']}, {libraries}.",
         "",
         "| case | against | ours | peer | ratio (range, runs) | target | what limits ours |",
         "|---|---|---|---|---|---|---|",

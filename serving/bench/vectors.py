@@ -16,7 +16,9 @@ LONGEST = 400
 
 
 def user_vectors(quick: bool) -> list[Result]:
-    """20,000 requests (quick: 5,000) with 1 to 400 past items, half of them below 45; a half-life of 50 items."""
+    """20,000 requests (quick: 5,000) with 1 to 400 past items, half of them below 45;
+    a half-life of 50 items.
+    """
     requests = 5_000 if quick else 20_000
     draw = rng(0, "bench vectors")
     lengths = np.exp(draw.uniform(np.log(5), np.log(LONGEST), requests)).astype(np.int64)

@@ -1,7 +1,8 @@
-"""The world of the drawing benchmarks: SmolLM2 with 10,000 random items, and the same model as `transformers` has it.
+"""The drawing benchmarks' world: SmolLM2 with 10,000 random items, and the same model in `transformers`.
 
-The rows of the semantic IDs are random: an untrained Stage 1. Timings do not depend on what the model believes, only
-on how concentrated it is, which is stated as the number of distinct first codes among 30 draws.
+The rows of the semantic IDs are random: an untrained Stage 1. Timings do not depend on what
+the model believes, only on how concentrated it is, which is stated as the number of
+distinct first codes among 30 draws.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from llm.backbone.vocabulary import SidRows
 from llm.decoding import draws
 from recsys.recommender import Request
 from recsys.seeds import rng
+from semantic_ids.constraints import Constraints
 from semantic_ids.trie import Trie
 
 SIZES = (256, 256, 256)
@@ -59,11 +61,13 @@ def requests(n: int) -> list[Request]:
 
 def session(model: SidModel, prompts: list[list[int]], condition: Condition = NOTHING) -> draws.PromptSession:
     nothing = [np.zeros(0, np.int64)] * len(prompts)
-    return draws.PromptSession(model, prompts, condition, model.trie.exclusions(nothing))
+    return draws.PromptSession(model, prompts, condition, Constraints(model.trie, nothing))
 
 
 def causal_lm(model: SidModel, layers: int | None = None) -> Any:
-    """The same SmolLM2 as a `LlamaForCausalLM` whose vocabulary was extended by the rows of the semantic IDs."""
+    """The same SmolLM2 as a `LlamaForCausalLM` whose vocabulary was extended
+    by the rows of the semantic IDs.
+    """
     from transformers import LlamaForCausalLM
 
     inner = load_backbone(BackboneConfig(name="smollm2", layers=layers, device="cpu")).model
@@ -93,7 +97,9 @@ def dict_trie(model: SidModel) -> dict:
 
 
 def allowed_tokens(trie: dict, prompt_tokens: int) -> Callable[[int, Tensor], list[int]]:
-    """What `generate(prefix_allowed_tokens_fn=…)` wants: the children of what was written after the prompt."""
+    """What `generate(prefix_allowed_tokens_fn=…)` wants:
+    the children of what was written after the prompt.
+    """
 
     def allowed(batch: int, tokens: Tensor) -> list[int]:
         node = trie
@@ -105,7 +111,9 @@ def allowed_tokens(trie: dict, prompt_tokens: int) -> Callable[[int, Tensor], li
 
 
 def matmul_rate(tokens: int = 2048, width: int = 576, inner: int = 1536) -> float:
-    """FLOP/s of the model's widest matrix product on this machine now: the floor that cases are held against."""
+    """FLOP/s of the model's widest matrix product on this machine now:
+    the floor that cases are held against.
+    """
     a, b = torch.randn(tokens, width), torch.randn(inner, width)
     best = 0.0
     for _ in range(8):
@@ -116,6 +124,8 @@ def matmul_rate(tokens: int = 2048, width: int = 576, inner: int = 1536) -> floa
 
 
 def flops_a_token(model: SidModel) -> int:
-    """Of one forward pass: two for each weight of the layers (embeddings and attention over the context left out)."""
+    """Of one forward pass: two for each weight of the layers (embeddings and
+    attention over the context left out).
+    """
     table = model.inner.get_input_embeddings().weight.numel()
     return 2 * (sum(parameter.numel() for parameter in model.inner.parameters()) - table)

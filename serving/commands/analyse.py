@@ -1,4 +1,4 @@
-"""Experiments on the methods of a finished run: `prelude analyse METHOD RUN` writes figures and pictures into RUN/analyses/."""
+"""`prelude analyse METHOD RUN`: experiments on the methods of a finished run, written into RUN/analyses/."""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ def compare_ids(
 ) -> None:
     """Does an ID-quality score predict recall? Trains Stage 1 on every variant of the IDs and correlates.
 
-    Prepares and embeds once; each variant is tokenized, adapted and measured on VALIDATION instances in RUN/ids/NAME.
+    Prepares and embeds once; each variant is tokenized, adapted and measured on VALIDATION instances \
+in RUN/ids/NAME.
     Writes compare_ids.json and two pictures into RUN. Killed, it resumes; what is done is not done again.
     """
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""`prelude export` and `prelude import`: a finished run as one small folder, and back."""
+"""`prelude export` and `import`: a finished run as one small folder, and back; and one user's adapter."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ if TYPE_CHECKING:  # the command line starts without pandas and torch
     from serving.export.folder import Summary
 
 
-def register(app: typer.Typer) -> None:
-    app.command("export")(export_run)
-    app.command("import")(import_run)
-
-
-def export_run(
+def export(
     run: RunPath,
     out: Annotated[Path, typer.Option(help="Folder to write; an existing one is not overwritten.")],
     method: Annotated[
@@ -60,14 +55,14 @@ def export_run(
 
     An export that is killed has written nothing at --out.
     """
-    from serving.export import folder as exporting
+    from serving.export.folder import export_run
 
-    found = exporting.export_run(run, out, method, without_users)
+    found = export_run(run, out, method, without_users)
     _print(found, f"{run} exported to {out}")
     typer.echo(f"Ask it: prelude recommend {out}     Move it: prelude import {out} --run RUN")
 
 
-def import_run(
+def import_(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that prelude export wrote.")],
     run: Annotated[Path, typer.Option("--run", "-r", help="Run directory to make.")],
 ) -> None:
@@ -83,13 +78,30 @@ def import_run(
     The imported run answers (recommend, playlists), takes in feedback
     (update), and shows, exports or deletes a person (user). It does not train.
     """
-    from serving.export import folder as exporting
+    from serving.export.folder import import_run, summary
 
-    if not exporting.import_run(folder, run):
+    if not import_run(folder, run):
         typer.echo(f"{run} holds this export already, every file as it was exported; nothing was done.")
         return
-    _print(exporting.summary(run), f"{folder} imported as {run}")
+    _print(summary(run), f"{folder} imported as {run}")
     typer.echo(f"Ask it: prelude recommend {run}")
+
+
+def export_adapter(
+    run: RunPath,
+    user: Annotated[str, typer.Option(help="User id, as in the interactions file.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    query: Annotated[
+        str | None, typer.Option(help="What the user asks for; P2P's profile depends on it.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="A method whose update is a LoRA.")] = "p2p",
+    seed: Annotated[int | None, typer.Option(help="Trained replica; default: the first.")] = None,
+    time: Annotated[int | None, typer.Option(help="Unix seconds: hide everything at or after.")] = None,
+) -> None:
+    """Write the LoRA that a method uses for one user (and query) as a PEFT adapter."""
+    from serving.export import adapter
+
+    typer.echo(adapter.export_adapter(run, user, out, query, method, seed, time))
 
 
 def _print(found: Summary, title: str) -> None:

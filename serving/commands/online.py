@@ -23,24 +23,17 @@ Columns = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command()(online)
-    app.command()(drift)
-    app.command()(update)
-    app.command("online-full")(online_full)
-    app.command()(attention)
-
-
 def online(run: RunPath, set_: Changes = None) -> None:
-    """Compare ways to absorb a stream of feedback into TAP-PER: Static, Online-Emb, Online-Full, Full-Retrain.
+    """Compare ways to absorb a stream of feedback into TAP-PER: Static, Online-Emb, \
+Online-Full, Full-Retrain.
 
-    Each user's first half of what Stage 1 has not fitted trains Stage 2; the rest comes in five chunks, each predicted
+    Each user's first half of what Stage 1 has not fitted trains Stage 2; the rest comes in five chunks, \
+each predicted
     before it is absorbed. Writes online.json and pictures into RUN/online. Killed, it resumes.
     """
-    from serving.studies.over_time import online as stage
+    from serving.studies import over_time
 
-    _experiment(run, set_ or [], "online", stage)
+    _experiment(run, set_ or [], "online", over_time.online)
 
 
 def drift(run: RunPath, set_: Changes = None) -> None:
@@ -48,9 +41,9 @@ def drift(run: RunPath, set_: Changes = None) -> None:
 
     Writes drift.json and pictures into RUN/drift. Killed, it resumes.
     """
-    from serving.studies.over_time import measure_drift
+    from serving.studies import over_time
 
-    _experiment(run, set_ or [], "drift", measure_drift)
+    _experiment(run, set_ or [], "drift", over_time.measure_drift)
 
 
 def update(
@@ -62,25 +55,28 @@ def update(
     ] = None,
     column: Columns = None,
 ) -> None:
-    """Absorb feedback into a run: histories at once, and rows of TAP-PER's P_u within the budget of online.max_steps.
+    """Absorb feedback into a run: histories at once, and rows of TAP-PER's P_u \
+within the budget of online.max_steps.
 
-    Every other user keeps their row and their recommendations, bit by bit. Written to RUN/live, whole or not at all.
+    Every other user keeps their row and their recommendations, bit by bit. Written to RUN/live, \
+whole or not at all.
     """
     from serving.answering.recommender import Recommender
 
     _print_update(Recommender.load(run).update(_read(events, column), batch_id))
 
 
-def online_full(
+def update_into_new_run(
     run: RunPath,
     events: EventsPath,
     out: Annotated[Path, typer.Option(help="The new run's directory; it may not exist.")],
     column: Columns = None,
 ) -> None:
-    """Absorb feedback into all of TAP-PER (P_u, P_q and the bridge), as a new run; the old one stays as it is."""
-    from serving.answering.absorb import online_full as job
+    """Absorb feedback into all of TAP-PER (P_u, P_q and the bridge), as a new run; \
+the old one stays as it is."""
+    from serving.studies.online_full import online_full
 
-    _print_update(job(run, _read(events, column), out))
+    _print_update(online_full(run, _read(events, column), out))
     Console().print(f"The new run: {out}", highlight=False)
 
 
@@ -93,7 +89,8 @@ def attention(
     out: Annotated[Path | None, typer.Option(help="The picture. Default: attention-USER.png here.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="How many records to list.")] = 10,
 ) -> None:
-    """Show what P_q looks at in one user's history, with its time biases and without, as a picture and a table."""
+    """Show what P_q looks at in one user's history, with its time biases and without, \
+as a picture and a table."""
     from rich.table import Table
 
     from serving.answering.recommender import Recommender
@@ -155,6 +152,7 @@ def _print_update(done: Update) -> None:
         else "no method with rows of users to train"
     )
     typer.echo(
-        f"absorbed {done.events:,} events of {done.users:,} users ({done.new_users:,} of them new, {done.known:,} events known before); "
+        f"absorbed {done.events:,} events of {done.users:,} users ({done.new_users:,} of them new, "
+        f"{done.known:,} events known before); "
         f"{trained}; {done.seconds:.1f} s; batch {done.batch_id}"
     )

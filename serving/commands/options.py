@@ -28,7 +28,8 @@ Cap = Annotated[
     list[str] | None,
     typer.Option(
         metavar="COLUMN=N",
-        help="At most N items of a list that share a value of a catalogue column, e.g. --cap genres=3. Repeatable.",
+        help="At most N items of a list that share a value of a catalogue column, e.g. --cap genres=3. "
+        "Repeatable.",
     ),
 ]
 ListOrder = Annotated[

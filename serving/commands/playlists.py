@@ -10,17 +10,13 @@ import typer
 from serving.commands.options import Cap, InSequence, ListOrder, MethodName, RunPath, Strength
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(playlists)
-
-
 def playlists(
     run: RunPath,
     requests: Annotated[
         Path,
         typer.Option(
-            help="A Parquet file, or a folder of them: request_id, user_id, query; optional time, n, exclude, allow."
+            help="A Parquet file, or a folder of them: request_id, user_id, query; optional time, n, "
+            "exclude, allow."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for playlists/, rejected/ and manifest.json.")],
@@ -42,7 +38,8 @@ def playlists(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Each loads the model once and has one thread. Default: one a core, fewer where memory is short (1.5 GiB each)."
+            help="Each loads the model once and has one thread. Default: one a core, fewer where memory is "
+            "short (1.5 GiB each)."
         ),
     ] = None,
     gpus: Annotated[float, typer.Option(help="GPUs of each worker (ray).")] = 0.0,
@@ -56,20 +53,27 @@ def playlists(
 ) -> None:
     """Answer a file of requests, of any size, overnight: playlists as Parquet.
 
-    In: one row a request. request_id and user_id are text or whole numbers, user_id and query may be null; time (Unix seconds) hides everything at or after it; exclude and allow are lists of item ids. Folders may be nested.
+    In: one row a request. request_id and user_id are text or whole numbers, user_id and query may be null; \
+time (Unix seconds) hides everything at or after it; exclude and allow are lists of item ids. Folders \
+may be nested.
 
-    Out: playlists/*.parquet (request_id, rank, item_id, score), rejected/*.parquet (request_id, file, row, reason) and, at the end, manifest.json with counts, hashes, rate and memory. A row that cannot be answered is set aside with the reason (n above 1000 and lists of over 100,000 ids are reasons too); nothing else stops. Users whom the run does not know are answered, and counted.
+    Out: playlists/*.parquet (request_id, rank, item_id, score), rejected/*.parquet (request_id, file, row, \
+reason) and, at the end, manifest.json with counts, hashes, rate and memory. A row that cannot be \
+answered is set aside with the reason (n above 1000 and lists of over 100,000 ids are reasons too); \
+nothing else stops. Users whom the run does not know are answered, and counted.
 
-    Killed at any point, the same command goes on, with no request lost or doubled. Feedback that the run absorbs meanwhile (prelude update) is left out until the next run of playlists. The bytes of playlists/ are the same for every engine, number of workers, and order or partitioning of the input (on processors of one kind). They do depend on the run and on every setting but --engine, --workers and --gpus.
+    Killed at any point, the same command goes on, with no request lost or doubled. Feedback that the run \
+absorbs meanwhile (prelude update) is left out until the next run of playlists. The bytes of playlists/ \
+are the same for every engine, number of workers, and order or partitioning of the input (on processors \
+of one kind). They do depend on the run and on every setting but --engine, --workers and --gpus.
 
     \b
     prelude playlists runs/demo --requests requests.parquet --out tonight
     prelude playlists RUN --requests folder/ --out DIR --engine ray --gpus 1
     """
     from serving.commands.recommend import caps_of_options
-    from serving.engines import local
-    from serving.playlists.job import playlists as job
-    from serving.playlists.job import summary
+    from serving.engines import choose
+    from serving.playlists import job
     from serving.playlists.plan import Settings
 
     settings = Settings(
@@ -84,5 +88,5 @@ def playlists(
         batch=batch,
         memory_mb=memory_mb,
     )
-    manifest = job(run, requests, out, local.engine(engine, workers, gpus), settings, restart)
-    typer.echo(summary(manifest, out))
+    manifest = job.playlists(run, requests, out, choose.engine(engine, workers, gpus), settings, restart)
+    typer.echo(job.summary(manifest, out))

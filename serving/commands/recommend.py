@@ -88,7 +88,10 @@ def recommend(
 
 
 def caps_of_options(pairs: list[str]) -> dict[str, int]:
-    """`genres=3`, … as a mapping. Raises `ValueError` naming the option that is not of that form, or is given twice."""
+    """`genres=3`, … as a mapping.
+
+    Raises `ValueError` naming the option that is not of that form, or is given twice.
+    """
     caps: dict[str, int] = {}
     for pair in pairs:
         column, _, limit = (part.strip() for part in pair.rpartition("="))

@@ -15,14 +15,15 @@ Expert = Literal["embedding_retrieval", "sasrec", "item_knn", "text", "popularit
 
 
 class CombineConfig(StageConfig):
-    """Products of experts over the whole catalogue (`evaluation.product`); weights are learned on validation."""
+    """Products of experts over the whole catalogue (`evaluation.product`); validation gives the weights."""
 
-    # methods whose log p is one factor; each becomes a row of its own, and of every training seed its own weights.
-    # None: the product of the experts alone
+    # methods whose log p is one factor; each becomes a row of its own, and of every training seed its own
+    # weights. None: the product of the experts alone
     generators: tuple[str, ...] = ("no_context", "e2p")
     # the other factors: exp(β · score). text: cosine to the faded mean of the history's text vectors
     experts: tuple[Expert, ...] = ("embedding_retrieval", "text", "popularity")
-    # validation instances, a seeded sample: a handful of weights needs no more, and each is scored on the whole catalogue
+    # validation instances, a seeded sample: a handful of weights needs no more, and each is scored on the
+    # whole catalogue
     instances: int = Field(4000, ge=1)
     seed: int = 0  # of that sample
 

@@ -1,4 +1,4 @@
-"""The whole configuration of a run: one validated object per stage, one YAML file, every default written out."""
+"""The configuration of a run: one validated object per stage, one YAML file, every default written out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError, model_validator
 
-from evaluation.table.job import EvaluateConfig
+from evaluation.table.config import EvaluateConfig
 from llm.align.config import AlignConfig
 from llm.methods.personalize import PersonalizeConfig
+from llm.methods.user_states import OnlineConfig
 from llm.stage1.adapt import AdaptConfig
 from llm.streams.drift import DriftConfig
-from llm.streams.online import OnlineConfig
 from recsys.config import StageConfig
-from recsys.data.prepare import PrepareConfig
+from recsys.data.config import PrepareConfig
 from recsys.embeddings.config import EmbedConfig
 from recsys.engagement.config import EngagementConfig
 from semantic_ids.tokenize_items import TokenizeConfig
@@ -27,9 +27,8 @@ Config = TypeVar("Config", bound=StageConfig)
 
 
 class ExampleConfig(StageConfig):
-    user: str | None = (
-        None  # whose recommendations `prelude run` ends with; None: the first user with a test instance
-    )
+    # whose recommendations `prelude run` ends with; None: the first user with a test instance
+    user: str | None = None
     query: str | None = None  # the query of the second list; None: no second list
     n: int = 5
 
@@ -43,7 +42,7 @@ class RunConfig(StageConfig):
     tokenize: TokenizeConfig = TokenizeConfig()
     adapt: AdaptConfig = AdaptConfig()
     personalize: PersonalizeConfig = PersonalizeConfig()
-    # Products of generators and retrievers; where it is given, `prelude run` has a stage combine before evaluate
+    # Products of generators and retrievers; where given, `prelude run` has a stage combine before evaluate
     combine: CombineConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     # Labelled lists; where it is given, `prelude run` goes on with the stages engagement, align and music
@@ -61,7 +60,8 @@ class RunConfig(StageConfig):
             for key in (self.music.primary, self.music.control):
                 if key not in trained:
                     raise ValueError(
-                        f"music compares the row {key!r}, which align.rows does not train; it trains {', '.join(trained)}"
+                        f"music compares the row {key!r}, which align.rows does not train; it trains "
+                        f"{', '.join(trained)}"
                     )
         return self
 

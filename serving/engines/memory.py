@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held (VmHWM on Linux: unlike ru_maxrss it forgets what forked us)."""
+    """The most memory that this process has held.
+
+    (VmHWM on Linux: unlike ru_maxrss it forgets what forked us.)
+    """
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -18,7 +21,9 @@ def peak_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Memory that is free for new processes: of the machine, or of the control group (container) where that has less left."""
+    """Memory that is free for new processes: of the machine,
+    or of the control group (container) where that has less left.
+    """
     left = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     machine, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
     if machine.exists():

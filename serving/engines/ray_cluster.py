@@ -1,9 +1,9 @@
 """The engine `ray`: Ray Data over the tasks, with an actor pool on a cluster's CPUs or GPUs.
 
-Connects to the cluster that RAY_ADDRESS names, else starts one on this machine for as long as the job takes. Files are
-written by the actors, so on several machines the paths must be on storage that all of them share. An actor or a node
-that is lost costs a retry of its task, which writes the same bytes again (on machines of one kind: processors with other
-vector units add in another order).
+Connects to the cluster that RAY_ADDRESS names, else starts one on this machine for as long as the job takes.
+Files are written by the actors, so on several machines the paths must be on storage that all of them share.
+An actor or a node that is lost costs a retry of its task, which writes the same bytes again (on machines of
+one kind: processors with other vector units add in another order).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from serving.engines.local import TRIES, EngineError, Task, Work, died_often
+from serving.engines.base import TRIES, EngineError, Task, Work, died_often
 
 STORE_BYTES = 256 << 20  # object store of a local cluster: tasks and results are a few bytes each
 
 
 class RayEngine:
-    """An actor pool of `workers` (default: all that the cluster has CPUs or GPUs for), each with `gpus` GPUs."""
+    """An actor pool of `workers` (default: as many as the cluster has room for), each with `gpus` GPUs."""
 
     name = "ray"
 
@@ -69,21 +69,26 @@ class RayEngine:
             room = min(room, int(has.get("GPU", 0) / self.gpus))
         if room < (self.wanted or 1):
             raise ValueError(
-                f"{self.wanted or 1} workers want a CPU{f' and {self.gpus:g} GPUs' if self.gpus else ''} each, but the cluster "
+                f"{self.wanted or 1} workers want a CPU{f' and {self.gpus:g} GPUs' if self.gpus else ''} "
+                "each, but the cluster "
                 f"has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; ask for at most {room}"
             )
         return self.wanted or room
 
 
 class _Worker:
-    """An actor: started once, then one task a call. Ray starts a dead one anew and repeats its calls, without end."""
+    """An actor: started once, then one task a call.
+
+    Ray starts a dead one anew and repeats its calls, without end.
+    """
 
     def __init__(self, work: Work, tries: Any):
         import ray
 
         if not ray.get(tries.start.remote()):
             raise EngineError(
-                f"workers died while they started, {TRIES} times each, and no task was begun (out of memory?); "
+                f"workers died while they started, {TRIES} times each, and no task was begun (out of "
+                "memory?); "
                 "with fewer workers they may fit"
             )
         self.do, self.tries = work.start(), tries
@@ -106,7 +111,8 @@ class _Worker:
 class _Tries:
     """How often each task was begun and not ended: beyond `TRIES` it is the task that kills its workers.
 
-    And how often a worker has started since a task was last begun: beyond `TRIES` times `workers` none will get there.
+    And how often a worker has started since a task was last begun: beyond `TRIES` times `workers` none will
+    get there.
     """
 
     def __init__(self, workers: int) -> None:
@@ -137,7 +143,9 @@ def _tries(workers: int) -> Any:
 
 @contextlib.contextmanager
 def _cluster(workers: int | None) -> Iterator[None]:
-    """The cluster that this process is connected to, that of RAY_ADDRESS, or one of its own until the job ends."""
+    """The cluster that this process is connected to, that of RAY_ADDRESS,
+    or one of its own until the job ends.
+    """
     import ray
 
     if ray.is_initialized():

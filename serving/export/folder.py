@@ -1,14 +1,14 @@
-"""A finished run as one small folder that answers without its training and its data files: export, import, verification.
+"""A finished run as one small folder that answers without training or data: export, import, verification.
 
     DIR/
-      config.yaml, manifest.json     of the methods that are there; the manifest's `exported` says what they come from
-      prepare/ embed/ … live/        the artifacts that answers depend on, and a stage.json each, as in any run
-      outside/                       copies of files that methods read besides (summaries)
-      SHA256SUMS                     of every other file; `sha256sum -c SHA256SUMS` checks them without Prelude
+      config.yaml, manifest.json   of the methods that are there; `exported` says what they come from
+      prepare/ embed/ … live/      the artifacts that answers depend on, and a stage.json each, as in any run
+      outside/                     copies of files that methods read besides (summaries)
+      SHA256SUMS                   of every other file; `sha256sum -c SHA256SUMS` checks them without Prelude
 
-The folder is a run directory: `Recommender.load(DIR)` answers from where it lies, and refuses what does not match its hash. No
-stage runs there. Of a backbone that was downloaded its name and hash are there and not its weights, of one that was trained whole
-the weights. The same run gives the same bytes each time.
+The folder is a run directory: `Recommender.load(DIR)` answers from where it lies, and refuses what does not
+match its hash. No stage runs there. Of a backbone that was downloaded its name and hash are there and not its
+weights, of one that was trained whole the weights. The same run gives the same bytes each time.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def export_run(
 ) -> Summary:
     """Write what a run answers with to the new folder `out`, whole or not at all.
 
-    `methods`: only these of the trained methods; default: all. `without_users`: no ids, events, queries or rows of users.
-    Raises `ValueError` for an unknown method or a place that is taken, and `RunError` naming an artifact that is damaged.
+    `methods`: only these of the trained methods; default: all. `without_users`: no ids, events, queries or
+    rows of users. Raises `ValueError` for an unknown method or a place that is taken, and `RunError` naming
+    an artifact that is damaged.
     """
     run, out = Run.open(path), Path(out)
     if out.resolve().is_relative_to(run.path.resolve()):
@@ -75,7 +76,8 @@ def export_run(
 
 
 def import_run(folder: str | Path, to: str | Path) -> bool:
-    """Verify an exported run and copy it to the run directory `to`, whole or not at all; False where `to` holds it already.
+    """Verify an exported run and copy it to the run directory `to`, whole or not at all;
+    False where `to` holds it already.
 
     Raises `RunError` naming the file that is damaged, missing or added, and where `to` holds something else.
     """
@@ -129,7 +131,8 @@ def verify(folder: Path) -> list[str]:
         raise RunError(f"{folder / 'manifest.json'} does not say what was exported; {again}")
     if manifest["format"] != FORMAT:
         raise RunError(
-            f"{folder} was exported by another Prelude (format {manifest['format']}, this one reads {FORMAT}); {again}"
+            f"{folder} was exported by another Prelude (format {manifest['format']}, this one reads "
+            f"{FORMAT}); {again}"
         )
     return list(names)
 
@@ -143,12 +146,14 @@ def summary(path: Path) -> Summary:
     return Summary(path, sizes, Run.open(path).exported() or {})
 
 
-# -- writing ------------------------------------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _whole(target: Path) -> Iterator[Path]:
-    """Yield a folder beside `target` to write into; on a clean exit it becomes `target`, on any other it is gone."""
+    """Yield a folder beside `target` to write into; on a clean exit it becomes `target`,
+    on any other it is gone.
+    """
     partial = target.with_name(f".partial-{target.name}")
     shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
     partial.mkdir(parents=True)
@@ -257,7 +262,10 @@ def _copy_outside(plan: ExportPlan, folder: Path) -> dict[str, Any]:
 
 
 def _exported(run: Run, plan: ExportPlan) -> dict[str, Any]:
-    """What the manifest says of where the exported run comes from. No time: the same run gives the same bytes."""
+    """What the manifest says of where the exported run comes from.
+
+    No time: the same run gives the same bytes.
+    """
     report, settings = run.read_json("adapt", "adapt.json"), plan.config["adapt"]
     backbone = {"name": settings["backbone"]["name"], "sha256": report["backbone_hash"]}
     return {

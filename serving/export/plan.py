@@ -1,7 +1,7 @@
-"""What of a finished run has to be exported so that it answers: methods, artifacts, and the configuration that goes with them.
+"""What of a finished run is exported, so that it answers: methods, artifacts, and the configuration of those.
 
-All artifacts of the stages that answers depend on come along, but for those named here as training's alone; a new artifact of
-such a stage is exported without a word here.
+All artifacts of the stages that answers depend on come along, but for those named here as training's alone; a
+new artifact of such a stage is exported without a word here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from serving.config.combine import CombineConfig, product_key
 from serving.config.run import RunConfig, load_config
 from serving.playlists.plan import IF_THERE, SERVED
 
-# Artifacts of training alone. The quantizer and what stands before it give new items their codes, which is done before training
+# Artifacts of training alone. The quantizer and what stands before it give new items their codes, which is
+# done before training
 FOR_TRAINING = {
     "embed": ("curves.json",),
     "tokenize": ("curves.json", "inputs.safetensors", "quality.json", "quantizer.json", "quantizer.safetensors"),
@@ -49,10 +50,12 @@ class ExportPlan:
 
 
 def plan_export(run: Run, wanted: Sequence[str] | None = None, without_users: bool = False) -> ExportPlan:
-    """`wanted`: keys of trained methods, rows of `align` and products to take along; None: all. What they are built on comes with
-    them, and so do the products of the generators that are there.
+    """`wanted`: keys of trained methods, rows of `align` and products to take along; None: all.
 
-    Raises `ValueError` for a key that the run has not, or that is nothing without users, and `RunError` for an unfinished run.
+    What they are built on comes with them, and so do the products of the generators that are there.
+
+    Raises `ValueError` for a key that the run has not, or that is nothing without users, and `RunError` for
+    an unfinished run.
     """
     before = run.exported() or {}
     without_users = without_users or before.get("without_users", False)
@@ -67,7 +70,8 @@ def plan_export(run: Run, wanted: Sequence[str] | None = None, without_users: bo
     empty = [one.key for one in chosen if without_users and _is_of_users(run, config, one)]
     if named := set(empty) & set(wanted or ()):
         raise ValueError(
-            f"--method {sorted(named)[0]} is nothing but rows of users; leave --without-users or the method out"
+            f"--method {sorted(named)[0]} is nothing but rows of users; leave --without-users or the method "
+            "out"
         )
     methods = _with_base([method for method in methods if method.key not in empty], trained)
     rows = _with_snapshots([row for row in rows if row.key not in empty], config)
@@ -105,7 +109,7 @@ def files_of(run: Run, stage: str, key: str, seed: int) -> list[str]:
     return [name for name in record["artifacts"] if name.startswith((f"{key}-{seed}.", f"{key}-{seed}/"))]
 
 
-# -- methods ------------------------------------------------------------------------------------------------------
+# -- methods -------------------------------------------------------------------------------------------------
 
 
 def _check(
@@ -179,13 +183,16 @@ def _has_user_state(method: Any) -> bool:
     return any(getattr(part, "user_state", False) for part in _parts(method))
 
 
-# -- artifacts ----------------------------------------------------------------------------------------------------
+# -- artifacts -----------------------------------------------------------------------------------------------
 
 
 def _artifacts(
     run: Run, config: RunConfig, stage: str, methods: Sequence[MethodConfig], rows: Sequence[AlignRow]
 ) -> list[str] | None:
-    """Names of a stage's artifacts to export; None where the run has no such stage. Raises `RunError` for one it must have."""
+    """Names of a stage's artifacts to export; None where the run has no such stage.
+
+    Raises `RunError` for one it must have.
+    """
     record = run.record(stage)
     if record is None:
         if stage in SERVED:
@@ -207,13 +214,15 @@ def _artifacts(
     return [name for name in names if name in kept or name not in owned]
 
 
-# -- configuration ------------------------------------------------------------------------------------------------
+# -- configuration -------------------------------------------------------------------------------------------
 
 
 def _narrow(
     values: dict[str, Any], config: RunConfig, keys: set[str], has_rows: bool, run: Run, without_users: bool
 ) -> dict[str, Path]:
-    """Narrow the configuration, in place, to what is exported; returns copies of outside files and where those lie."""
+    """Narrow the configuration, in place, to what is exported;
+    returns copies of outside files and where those lie.
+    """
     kept = {method.key for method in config.personalize.methods if not method.is_trained} | keys
     values["personalize"]["methods"] = [m for m in values["personalize"]["methods"] if m["key"] in kept]
     if has_rows:
@@ -233,7 +242,10 @@ def _narrow(
 
 
 def _rename_outside(place: Any, run: Run, without_users: bool, outside: dict[str, Path]) -> None:
-    """Summaries are a file of the user's own: their copy is named by what it holds. They are of users, and go with them."""
+    """Summaries are a file of the user's own: their copy is named by what it holds.
+
+    They are of users, and go with them.
+    """
     if isinstance(place, list):
         for one in place:
             _rename_outside(one, run, without_users, outside)
@@ -292,9 +304,12 @@ def _left_out(
 
 
 WITHOUT_USERS = (
-    "Users: every id and group; all events, so all histories; all queries; feedback that was absorbed; summaries; user vectors "
+    "Users: every id and group; all events, so all histories; all queries; feedback that was absorbed; "
+    "summaries; user vectors "
     "that were brought; rows of users in methods (P_u), of which one row of zeros is left.",
-    "Nobody is known to the exported run: whoever is asked about without a history is a cold start. Weights and item vectors that "
-    "were trained on everyone stay, and so do, of each item, the number of its training events and its place in the order of last "
+    "Nobody is known to the exported run: whoever is asked about without a history is a cold start. Weights "
+    "and item vectors that "
+    "were trained on everyone stay, and so do, of each item, the number of its training events and its place "
+    "in the order of last "
     "events; of times, the last event's alone, which is the run's clock.",
 )

@@ -1,5 +1,5 @@
 """Playlists overnight: requests dealt into shards, answered by workers, written once, whoever dies.
 
-May import: `serving.answering`, `serving.engines`.
+May import: `serving.config`, `serving.engines`, `serving.answering`.
 Read first: `job.py`, then `plan.py`.
 """

@@ -22,7 +22,7 @@ from serving.answering.ordering import ordered
 from serving.answering.recommender import PREFERRED, Recommender
 from serving.answering.requests import answer, caps_of, request_of
 from serving.config.run import load_config
-from serving.engines.local import Task
+from serving.engines.base import Task
 from serving.engines.memory import peak_bytes
 from serving.playlists.plan import Settings, identity_of
 from serving.playlists.requests import BUFFER_BYTES
@@ -31,7 +31,10 @@ from serving.playlists.shards import groups_of, name_of, rejected_rows, write_pa
 PLAYLISTS = pa.schema(
     [("request_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()), ("score", pa.float32())]
 )
-NOTHING_LEFT = "nothing is left to recommend: every item is excluded, seen, or not among the allowed ones that the catalogue has"
+NOTHING_LEFT = (
+    "nothing is left to recommend: every item is excluded, seen, or not among the allowed ones that the "
+    "catalogue has"
+)
 ROWS = 32  # that are made into Python's objects at once
 # what no row is to blame for, and no other row would be spared
 NOT_OF_A_ROW = (MemoryError, OSError, ImportError, torch.OutOfMemoryError, torch.AcceleratorError)
@@ -48,7 +51,10 @@ class Row(NamedTuple):
 def start(
     run: str, identity: str, absorbed: int, work: str, names: list[str], part_requests: int, settings: dict
 ) -> Callable[[Task], dict]:
-    """A worker, the model loaded: a function of a task (shard, part). Raises `RunError` if the run is not that of the plan."""
+    """A worker, the model loaded: a function of a task (shard, part).
+
+    Raises `RunError` if the run is not that of the plan.
+    """
     opened = Run.open(run)
     if identity_of(opened, absorbed) != identity:
         raise RunError(f"{run} has changed since these playlists were begun; begin them again with --restart")
@@ -81,7 +87,9 @@ def start(
 
 
 def service_of(run: Run, settings: Settings, absorbed: int | None = None) -> Recommender:
-    """The run's recommender as it was after `absorbed` batches of feedback, its batches within `settings.memory_mb`."""
+    """The run's recommender as it was after `absorbed` batches of feedback,
+    its batches within `settings.memory_mb`.
+    """
     config = load_config(None, base=run.read_config())
     budget = config.evaluate.model_copy(update={"memory_mb": settings.memory_mb})
     return Recommender(Methods(run, config.model_copy(update={"evaluate": budget})), absorbed)
@@ -215,7 +223,9 @@ def door(service: Recommender) -> Door:
 
 
 def _known_ids(catalogue) -> Callable[[tuple], tuple[list[str], int]]:
-    """Which of some item ids the catalogue has, and how many it has not; a list that many requests share is looked at once."""
+    """Which of some item ids the catalogue has, and how many it has not;
+    a list that many requests share is looked at once.
+    """
     every = set(catalogue.item_ids)
 
     @lru_cache(maxsize=64)
@@ -245,8 +255,9 @@ def each_or_why(
 ) -> tuple[dict[int, Ranked], dict[int, Exception]]:
     """Answers of a micro-batch, and errors of the requests that cannot be answered.
 
-    Where the whole fails, each is asked alone, and the whole once more without those that failed: what the others get
-    depends on the requests alone. Raises what no request fails with alone, and what is of no request (`NOT_OF_A_ROW`).
+    Where the whole fails, each is asked alone, and the whole once more without those that failed: what the
+    others get depends on the requests alone. Raises what no request fails with alone, and what is of no
+    request (`NOT_OF_A_ROW`).
     """
     left, errors = list(range(len(requests))), dict[int, Exception]()
     while left:

@@ -25,9 +25,12 @@ def check_and_count(
     rows: int,
     counted: Callable[[tuple[int, int]], Any] = lambda task: None,
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Counts of the run, and {file: sha256 and rows}, read back from what is on the disk. `counted` is told of each task.
+    """Counts of the run, and {file: sha256 and rows}, read back from what is on the disk.
 
-    Raises `ValueError` if a request is missing, doubled or not asked for: a file was changed by somebody else.
+    `counted` is told of each task.
+
+    Raises `ValueError` if a request is missing, doubled or not asked for: a file was changed by somebody
+    else.
     """
     counts, files = Counter[str](), {}
     for shard, part in tasks:
@@ -40,7 +43,8 @@ def check_and_count(
         )
         if sorted([*answered, *rejected]) != asked:
             raise ValueError(
-                f"{path} does not hold each of its {len(asked):,} requests once; delete it, and the same command makes it again"
+                f"{path} does not hold each of its {len(asked):,} requests once; delete it, and the same "
+                "command makes it again"
             )
         footer = pq.ParquetFile(path).schema_arrow.metadata or {}
         counts.update({name: int(footer.get(name.encode(), 0)) for name in FACTS})
@@ -54,7 +58,8 @@ def check_and_count(
         files[f"rejected/{path.name}"] = {"sha256": sha256_of(path), "requests": bad}
     if counts["answered"] + counts["rejected"] != rows:
         raise ValueError(
-            f"{counts['answered']:,} requests answered and {counts['rejected']:,} rejected are not the {rows:,} of the input; "
+            f"{counts['answered']:,} requests answered and {counts['rejected']:,} rejected are not the "
+            f"{rows:,} of the input; "
             "were its files changed meanwhile? Begin again with --restart"
         )
     order = ("answered", "rejected", "items", *FACTS)
@@ -80,7 +85,9 @@ def _lists(path: Path) -> list[str]:
 
 
 def peaks(workers: dict[str, int]) -> dict[str, int]:
-    """Peak memory of this call: this process, the largest worker, and the sum over all that there were (an upper bound)."""
+    """Peak memory of this call: this process, the largest worker,
+    and the sum over all that there were (an upper bound).
+    """
     own = peak_bytes()
     return {
         "peak_bytes_parent": own,

@@ -1,10 +1,12 @@
-"""The folder of a playlist run: whose it is, beginning in it, beginning again, and moving what is done into place.
+"""The folder of a playlist run: whose it is, beginning in it, beginning again, and what is done put in place.
 
-    DIR/.partial/plan.json      what the run was begun with
-    DIR/.partial/TOKEN/         its work; the token is of the plan, so that a worker that outlives its job (on another
-                                machine of a cluster) finds no place to write to in the work of a job with another plan
-    DIR/.partial-deleted/       while a run is deleted: what there is of it, here and beside it. It is the first thing that
-                                a deletion makes and the last that it takes away, and nothing begins while it is there
+    DIR/.partial/plan.json   what the run was begun with
+    DIR/.partial/TOKEN/      its work; the token is of the plan, so that a worker that outlives its job (on
+                             another machine of a cluster) finds no place to write to in the work of a job
+                             with another plan
+    DIR/.partial-deleted/    while a run is deleted: what there is of it, here and beside it. It is the first
+                             thing that a deletion makes and the last that it takes away, and nothing begins
+                             while it is there
 
 A process may be killed anywhere in between; the next one finishes what was begun, a deletion too.
 """
@@ -72,7 +74,10 @@ def unfinished_plan(out: Path) -> dict[str, Any] | None:
 
 
 def begin(out: Path, plan: dict[str, Any], restart: bool) -> dict[str, Any] | None:
-    """Make `out`, which is locked, one of this plan; the manifest, if that is finished. `restart`: whatever it was."""
+    """Make `out`, which is locked, one of this plan; the manifest, if that is finished.
+
+    `restart`: whatever it was.
+    """
     if restart or (out / DELETED).exists():
         delete(out)
     if (out / "manifest.json").exists():
@@ -91,7 +96,10 @@ def begin(out: Path, plan: dict[str, Any], restart: bool) -> dict[str, Any] | No
 
 
 def delete(out: Path) -> None:
-    """Take away all that `out` has of a run. A kill leaves `.partial-deleted`, and whoever comes next does the rest."""
+    """Take away all that `out` has of a run.
+
+    A kill leaves `.partial-deleted`, and whoever comes next does the rest.
+    """
     (out / DELETED).mkdir(exist_ok=True)
     to_disk(out)
     for name in (*RESULTS, WORK):
@@ -111,6 +119,9 @@ def publish(out: Path, work: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """A folder and all in it, the folder last. An error is an error: what cannot be deleted would be taken for the next run's."""
+    """A folder and all in it, the folder last.
+
+    An error is an error: what cannot be deleted would be taken for the next run's.
+    """
     if path.exists():
         shutil.rmtree(path)

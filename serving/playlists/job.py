@@ -1,14 +1,16 @@
-"""Playlists for millions of requests: what `prelude playlists` does, from a folder of Parquet to a folder of Parquet.
+"""Playlists for millions of requests, from a folder of Parquet to a folder of Parquet: `prelude playlists`.
 
     DIR/
-      playlists/part-000-00000.parquet …   request_id, rank (1 is first), item_id, score; by request id within a file
+      playlists/part-000-00000.parquet …   request_id, rank (1 is first), item_id, score; by request id
       rejected/…                           request_id, file, row (1-based), reason
       manifest.json                        counts, the sha256 of every file, what it was made from, how fast
-      .partial/                            while it runs: plan.json, and dealt/, requests/, drafts/, done/ in a folder of the plan's
+      .partial/                            while it runs: plan.json, and dealt/, requests/, drafts/, done/ in
+                                           a folder of the plan's
 
-A run has four phases, and each begins where a kill left it: *deal* (rows to shards, anew), *sort* (a shard at a time), *answer*
-(a part at a time: a finished file is a finished task) and *close* (count everything, then rename `done/` into place). The bytes
-of `playlists/` depend on the set of requests, the run and the settings alone: see `serving.playlists.shards`.
+A run has four phases, and each begins where a kill left it: *deal* (rows to shards, anew), *sort* (a shard at
+a time), *answer* (a part at a time: a finished file is a finished task) and *close* (count everything, then
+rename `done/` into place). The bytes of `playlists/` depend on the set of requests, the run and the settings
+alone: see `serving.playlists.shards`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from tqdm import tqdm
 
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.run import Run
-from serving.engines.local import Engine, Work
+from serving.engines.base import Engine, Work
 from serving.playlists.close import check_and_count, peaks
 from serving.playlists.folder import begin, locked, publish, refuse_strangers, unfinished_plan, work_folder
 from serving.playlists.plan import Settings, fingerprint_of, plan_of, refuse_impossible
@@ -43,12 +45,13 @@ def playlists(
     restart: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Answer all of `requests` (a Parquet file or a folder of them) into the folder `out`; returns the manifest.
+    """Answer all of `requests` (a Parquet file or a folder of them) into the folder `out`;
+    returns the manifest.
 
-    Called again after a kill it goes on, and after the end it does nothing. `restart` deletes what `out` has of a run
-    of playlists first. Raises `DataError` for files that cannot be read and `ValueError` for an `out` that was begun
-    with something else, or is in use, and for settings that the run cannot answer with; all of it before anything is
-    written or deleted.
+    Called again after a kill it goes on, and after the end it does nothing. `restart` deletes what `out` has
+    of a run of playlists first. Raises `DataError` for files that cannot be read and `ValueError` for an
+    `out` that was begun with something else, or is in use, and for settings that the run cannot answer with;
+    all of it before anything is written or deleted.
     """
     settings, out, requests = settings or Settings(), Path(out), Path(requests)
     opened = Run.open(run)
@@ -95,7 +98,7 @@ class _Job:
         return json.loads((self.out / "manifest.json").read_text(encoding="utf-8"))
 
     def _deal(self) -> None:
-        """Rows into `dealt/`, those that cannot be answered into `rejected/`. A kill costs the whole of it."""
+        """Rows into `dealt/`, those that cannot be answered into `rejected/`; a kill costs all of it."""
         if (self.work / "dealt.json").exists():
             return
         folder = self.work / "dealt"

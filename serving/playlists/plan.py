@@ -10,18 +10,15 @@ from typing import Any
 
 from recsys.run import Run, RunError
 from serving.answering.ordering import check_order
-from serving.answering.untrained import UNTRAINED, is_of_nobody, no_such_method, untrained
+from serving.answering.untrained import is_of_nobody, no_such_method, untrained
 from serving.config.combine import CombineConfig
 from serving.playlists.requests import MOST_ITEMS, Source
 from serving.playlists.shards import part_of, shards_of
 
 FORMAT = 2
 SERVED = ("prepare", "embed", "tokenize", "adapt")  # stages that an answer depends on
-IF_THERE = (
-    "personalize",
-    "align",
-    "combine",
-)  # and these, where the run has them: methods, rows of labelled lists, products
+# and these, where the run has them: methods, rows of labelled lists, products
+IF_THERE = ("personalize", "align", "combine")
 LIVE = "live"  # feedback that the run has absorbed (serving.answering.live), batch by batch
 
 
@@ -35,14 +32,12 @@ class Settings:
     temperature: float = 1.0  # 0: best first; above: draws without replacement
     seed: int = 0  # of the draws
     sequence: bool = False  # each item of a list chosen after those before it
-    caps: dict[str, int] | None = (
-        None  # column of the catalogue -> at most so many items of a list that share a value
-    )
+    # column of the catalogue -> at most so many items of a list that share a value
+    caps: dict[str, int] | None = None
     order: str = "as made"  # of a finished list: serving.answering.ordering.Order
     batch: int = 32  # requests a micro-batch
-    memory_mb: int = (
-        256  # MiB that a micro-batch may take beside the weights; it is split where it would take more
-    )
+    # MiB that a micro-batch may take beside the weights; it is split where it would take more
+    memory_mb: int = 256
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -65,7 +60,9 @@ class Settings:
 
 
 def identity_of(run: Run, absorbed: int) -> str:
-    """A hash of all that a run answers with: its configuration, artifacts, and the first `absorbed` batches of feedback."""
+    """A hash of all that a run answers with: its configuration, artifacts,
+    and the first `absorbed` batches of feedback.
+    """
     made = {"config": run.read_config()}
     for stage in (*SERVED, *IF_THERE):
         if record := run.record(stage):
@@ -85,8 +82,10 @@ def absorbed_by(run: Run) -> int:
 
 
 def refuse_impossible(run: Run, settings: Settings) -> None:
-    """What no worker could answer is known now: raises `ValueError` for a method or capped column that the run has not, and for a
-    list in sequence of a method that only ranks. (As `serving.answering.methods` would, which loads torch.)
+    """What no worker could answer is known now.
+
+    Raises `ValueError` for a method or capped column that the run has not, and for a list in sequence of a
+    method that only ranks. (As `serving.answering.methods` would, which loads torch.)
     """
     config, method = run.read_config(), settings.method
     of_nobody = is_of_nobody(run)
@@ -100,7 +99,8 @@ def refuse_impossible(run: Run, settings: Settings) -> None:
         raise ValueError(no_such_method(method, available, of_nobody))
     if settings.sequence and method in {*ranking, *products} - {"no_context"}:
         raise ValueError(
-            f"{UNTRAINED.get(method, method)} ranks items one by one and makes no list in sequence; choose a method that generates "
+            f"{ranking.get(method, method)} ranks items one by one and makes no list in sequence; choose a "
+            "method that generates "
             "(such as e2p or no_context), or leave --sequence out"
         )
     if settings.caps:
@@ -120,7 +120,8 @@ def products_of(run: Run, config: dict[str, Any]) -> list[str]:
 def plan_of(run: Run, source: Source, settings: Settings, absorbed: int | None = None) -> dict[str, Any]:
     """What these playlists are made from, as JSON: the same for the same inputs, whatever the engine.
 
-    `absorbed`: of how many batches of feedback; default: of all. What a run absorbs later is left out by all workers.
+    `absorbed`: of how many batches of feedback; default: of all. What a run absorbs later is left out by all
+    workers.
     """
     absorbed = absorbed_by(run) if absorbed is None else absorbed
     return {

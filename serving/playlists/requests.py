@@ -1,7 +1,7 @@
 """The door of `prelude playlists`: Parquet files of requests, read a piece at a time, each row checked.
 
-What a whole column or file gets wrong (a missing column, a kind of value that can mean nothing) is an error before
-anything is written. What one row gets wrong is a reason beside that row; nothing else stops.
+What a whole column or file gets wrong (a missing column, a kind of value that can mean nothing) is an error
+before anything is written. What one row gets wrong is a reason beside that row; nothing else stops.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ BUFFER_BYTES = 1 << 20  # of a column chunk being read
 TEXTS, NUMBERS, LISTS = ("request_id", "user_id", "query"), ("time", "n"), ("exclude", "allow")
 NEEDED = TEXTS
 IDS = pa.large_list(pa.large_string())  # large: 64-bit offsets, which no amount of text overflows
+# file: number in `Source.files`; row: 1-based; reason: why the row is rejected, or null
 SCHEMA = pa.schema(
     [(name, pa.large_string()) for name in TEXTS]
     + [(name, pa.int64()) for name in NUMBERS]
     + [(name, IDS) for name in LISTS]
     + [("file", pa.int32()), ("row", pa.int64()), ("reason", pa.large_string())]
-)  # file: number in `Source.files`; row: 1-based; reason: why the row is rejected, or null
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Source:
             raise DataError(f"{path} holds no requests: every file has 0 rows")
 
     def tables(self, default_n: int) -> Iterator[pa.Table]:
-        """The rows as tables of `SCHEMA`, file by file: some thousands at a time, fewer where they are large."""
+        """The rows as tables of `SCHEMA`, file by file: thousands at a time, fewer where they are large."""
         for number, file in enumerate(self.files):
             path, first = self.root / file.name, 1
             try:
@@ -84,7 +85,9 @@ class Source:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The columns that a request may have, within `BATCH_ROWS` and, save for `READ_ROWS` rows that are larger, `BATCH_BYTES`."""
+    """The columns that a request may have, within `BATCH_ROWS` and,
+    save for `READ_ROWS` rows that are larger, `BATCH_BYTES`.
+    """
     opened = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
     groups = [opened.metadata.row_group(group) for group in range(opened.metadata.num_row_groups)]
     row_bytes = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
@@ -134,7 +137,8 @@ def _opened(path: Path, name: str) -> RequestFile:
         ) from None
     if missing := [column for column in NEEDED if column not in schema.names]:
         raise DataError(
-            f"{path} has no column '{missing[0]}' (it has {', '.join(schema.names) or 'none'}); requests need "
+            f"{path} has no column '{missing[0]}' (it has {', '.join(schema.names) or 'none'}); requests "
+            "need "
             f"{', '.join(NEEDED)} (null where there is none), and may have {', '.join(NUMBERS + LISTS)}"
         )
     for column in (*TEXTS, *NUMBERS, *LISTS):
@@ -178,7 +182,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def checked(batch: pa.RecordBatch, file: int, first_row: int, default_n: int) -> pa.Table:
-    """A piece of a file as a table of `SCHEMA`. Ids are text (5 and "5" are one id); blank users and queries are null."""
+    """A piece of a file as a table of `SCHEMA`.
+
+    Ids are text (5 and "5" are one id); blank users and queries are null.
+    """
     rows = batch.num_rows
     reasons: list[str | None] = [None] * rows
 
@@ -221,7 +228,10 @@ def _bad_time(value: Any) -> str:
 
 
 def _texts(values: pa.Array, name: str, because: Callable[[int, str], None]) -> pa.Array:
-    """Text of a column of text, bytes, whole numbers, or whole numbers written as 42.0 (pandas, beside a null)."""
+    """Text of a column of text, bytes, whole numbers, or whole numbers written as 42.0.
+
+    (As pandas writes them beside a null.)
+    """
     kind = values.type
     if pa.types.is_floating(kind):
         numbers = values.to_numpy(zero_copy_only=False)

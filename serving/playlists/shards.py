@@ -1,8 +1,9 @@
 """Requests, however they are split over files, put into one canonical order within bounded memory.
 
-They are dealt to shards by a hash of the request id, and each shard is sorted by id and cut into parts. Which requests
-stand in a part, and in which order, then depends on the set of requests alone: not on files, rows, engine or workers. Logits
-vary in the last bits with the batch they are computed in, so this is what makes the bytes of the playlists reproducible.
+They are dealt to shards by a hash of the request id, and each shard is sorted by id and cut into parts. Which
+requests stand in a part, and in which order, then depends on the set of requests alone: not on files, rows,
+engine or workers. Logits vary in the last bits with the batch they are computed in, so this is what makes the
+bytes of the playlists reproducible.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def name_of(shard: int | str, part: int | str) -> str:
 def write_parquet(path: Path, table: pa.Table, temporary: Path) -> None:
     """Write under a name of its own in the folder `temporary`, flush to disk, and rename into place.
 
-    The same table gives the same bytes. Two processes that write one file (a task that is tried again while its first
-    worker is not quite dead) do not meet before the rename.
+    The same table gives the same bytes. Two processes that write one file (a task that is tried again while
+    its first worker is not quite dead) do not meet before the rename.
     """
     draft = temporary / f"{path.name}.{uuid.uuid4().hex}"
     pq.write_table(table, draft, compression="zstd")
@@ -68,10 +69,11 @@ def into_place(draft: Path, path: Path) -> None:
 
 
 def deal(source: Source, folder: Path, shards: int, default_n: int) -> Iterator[int]:
-    """Stream the rows of `source` into `folder/shard-000.arrow`, … by a hash of their request id; yields how many, a piece at a time.
+    """Stream the rows of `source` into `folder/shard-000.arrow`, … by a hash of their request id;
+    yields how many, a piece at a time.
 
-    Rows that have a reason already go to `folder/rejected.parquet`, if there are any: an input of bad rows, which may all have
-    one id or none, is of no shard.
+    Rows that have a reason already go to `folder/rejected.parquet`, if there are any: an input of bad rows,
+    which may all have one id or none, is of no shard.
     """
     names = [file.name for file in source.files]
     held: list[list[pa.Table]] = [[] for _ in range(shards)]
@@ -142,10 +144,11 @@ def _write_out(writers: list, held: list[list[pa.Table]]) -> None:
 
 
 class Shard:
-    """A dealt shard in the order of its ids: the ids are in memory, the rest on disk, from where a piece at a time is taken.
+    """A dealt shard in the order of its ids: the ids are in memory, the rest on disk,
+    from where a piece at a time is taken.
 
-    Of rows that share a request id and are alike in everything, one is answered. Where they differ, none is: which is
-    meant cannot be known, and must not depend on which is read first.
+    Of rows that share a request id and are alike in everything, one is answered. Where they differ, none is:
+    which is meant cannot be known, and must not depend on which is read first.
     """
 
     def __init__(self, path: str, names: list[str]):
@@ -208,9 +211,12 @@ class Shard:
 
 
 def sort_shard(path: str, names: list[str], requests: Path, rejected: Path, part: int) -> bool:
-    """A dealt shard as requests sorted by id (`requests`, where no row group holds rows of two parts) and rejected rows.
+    """A dealt shard as requests sorted by id and rejected rows.
 
-    Returns whether there are rejected ones; without any `rejected` is not made. `names` are those of the source's files.
+    In `requests` no row group holds rows of two parts.
+
+    Returns whether there are rejected ones; without any `rejected` is not made. `names` are those of the
+    source's files.
     """
     shard = Shard(path, names)
     fine, reasons = shard.verdicts()

@@ -1,4 +1,4 @@
-"""Attention over one user's history as a picture (TAP-PER, Figure 3): with the trained time biases, and without."""
+"""Attention over a user's history as a picture (TAP-PER, Figure 3): with trained time biases, and without."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from serving.answering.requests import request_of
 
 @dataclass(frozen=True)
 class Attention:
-    """`weights`: α [n] by scorer; `items` [n] of the history, oldest first; `days` [n] before the question."""
+    """`weights`: α [n] by scorer; `items` [n] of the history, oldest first;
+    `days` [n] before the question.
+    """
 
     weights: dict[str, np.ndarray]
     items: np.ndarray
@@ -51,8 +53,8 @@ def attention_of(
 ) -> Attention:
     """α of a trained P_q for what `recommend` would be asked: as trained, and with λ = 0 in the same scorer.
 
-    Where the run has trained a variant of TAP-PER without both biases, it is shown too. Raises `ValueError` for a method without
-    a P_q, an unknown user, or a user without a record.
+    Where the run has trained a variant of TAP-PER without both biases, it is shown too.
+    Raises `ValueError` for a method without a P_q, an unknown user, or a user without a record.
     """
     config = service.methods.config.personalize.method(method)
     if not isinstance(config, TapPerConfig) or not config.records:

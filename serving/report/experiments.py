@@ -1,4 +1,4 @@
-"""Pictures that a run's experiments left (`prelude online`, `drift`, `analyse p2p`, `attention`), for its report."""
+"""Pictures of a run's experiments (`online`, `drift`, `analyse p2p`, `attention`), for its report."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from serving.report.attention import attention_of
 EXPERIMENTS = {
     "online": (
         "TAP-PER online",
-        "Streamed feedback in chunks, each predicted before it is absorbed; 95 % intervals over users. Figures: online/online.json.",
+        "Streamed feedback in chunks, each predicted before it is absorbed; 95 % intervals over users. "
+        "Figures: online/online.json.",
     ),
     "drift": (
         "E2P over time",
-        "φ stays frozen while embeddings go on: stale, refreshed, and of a retrained GNN with and without alignment; 95 % "
-        "intervals over users. Figures: drift/drift.json.",
+        "φ stays frozen while embeddings go on: stale, refreshed, and of a retrained GNN with and without "
+        "alignment; 95 % intervals over users. Figures: drift/drift.json.",
     ),
     "analyses/*": (
         "P2P's analyses",
@@ -27,8 +28,8 @@ EXPERIMENTS = {
     ),
 }
 ATTENTION_CAPTION = (
-    "P_q's weights over one test user's records, as trained and with the time biases set to 0 in the same scorer (TAP-PER, Figure 3). "
-    "Any user's: prelude attention RUN --user U."
+    "P_q's weights over one test user's records, as trained and with the time biases set to 0 in the same "
+    "scorer (TAP-PER, Figure 3). Any user's: prelude attention RUN --user U."
 )
 LEAST_RECORDS = 20  # of the user whose attention is shown, where somebody has them
 
@@ -44,8 +45,8 @@ def experiment_pictures(run: Run) -> list[tuple[str, str, bytes | None]]:
 
 
 def attention_picture(run: Run) -> bytes | None:
-    """Attention over the history of the first test user with `LEAST_RECORDS` records (else with the most); None without a P_q, or
-    without the run's configuration.
+    """Attention over the history of the first test user with `LEAST_RECORDS` records (else with the most);
+    None without a P_q, or without the run's configuration.
     """
     if not (run.path / "config.yaml").exists():  # stages called one by one, from Python
         return None

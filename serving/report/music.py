@@ -1,43 +1,28 @@
-"""The music table on the terminal and in a run's report, with the quality of the predictor that judged it."""
+"""The report's section on playlists: the music table, and the quality of the predictor that judged it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.console import Console
-
 from evaluation.engagement.tables import describe_predictor, predictor_tables
 from evaluation.music.table import describe_music, music_tables
-from evaluation.report.report import Section, print_tables
+from evaluation.report.report import Section
 from evaluation.report.tables import Column, TitledTable, number, rate, text
 from recsys.run import Run
 
 RELIABILITY_CAPTION = (
-    "What share of shown items was engaged with where the predictor said p, with 95 % intervals over users; below, where its "
-    "predictions lie. A calibrated predictor lies on the diagonal."
+    "What share of shown items was engaged with where the predictor said p, with 95 % intervals over users; "
+    "below, where its predictions lie. A calibrated predictor lies on the diagonal."
 )
 FOREST_CAPTION = (
-    "Predicted engagement and affinity of each row's playlists relative to No Context, with the 95 % interval of the paired difference "
-    "over users."
+    "Predicted engagement and affinity of each row's playlists relative to No Context, with the 95 % "
+    "interval of the paired difference over users."
 )
 OWN_SENTENCE = (
-    "Entropy and the share of distinct items are of 30 i.i.d. draws at t = 1: a row that has collapsed, or is only sharper than another, "
-    "shows here; t is what validation chose."
+    "Entropy and the share of distinct items are of 30 i.i.d. draws at t = 1: a row that has collapsed, or "
+    "is only sharper than another, shows here; t is what validation chose."
 )
-
-
-def publish_music(run: Run, found: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the table and the predictor's quality, and draw the run's report again."""
-    from serving.stages.evaluate import with_costs, write_run_report  # it asks for `music_sections` itself
-
-    section = music_sections(run)[0]
-    print_tables(section.tables, section.sentences, console or Console())
-    if run.record("evaluate") is not None:
-        from evaluation.table.results import Results
-
-        results = Results.read(run.artifact("evaluate", "results.json"))
-        write_run_report(run, with_costs(run, results))
 
 
 def music_sections(run: Run) -> list[Section]:
@@ -62,20 +47,23 @@ def music_sections(run: Run) -> list[Section]:
 def _how(table: Mapping[str, Any]) -> list[str]:
     seeds, correlation = table["seeds"], table["affinity_rank_correlation"]
     said = [
-        f"Each row lists {table['n']} distinct items for each test query, drawn without replacement at t = {table['temperature']:g}. "
-        f"Embedding Reranking keeps the nearest of {table['rerank_from']} that No Context draws. Rows of KTO learned from "
+        f"Each row lists {table['n']} distinct items for each test query, drawn without replacement at t = "
+        f"{table['temperature']:g}. Embedding Reranking keeps the nearest of {table['rerank_from']} that No "
+        "Context draws. Rows of KTO learned from "
         f"{'shown items' if table['target'] == 'item' else 'whole shown lists'}, engaged or not."
     ]
     if len(seeds) == 1:
         said.append("One trained seed: intervals are over users, and say nothing of another training.")
     if table["kept_their_start"]:
         said.append(
-            f"Never better on validation than the LM row it started from, and so that row: {', '.join(table['kept_their_start'])}."
+            "Never better on validation than the LM row it started from, and so that row: "
+            f"{', '.join(table['kept_their_start'])}."
         )
     if correlation is not None:
         said.append(
-            f"Over shown test items, user–item cosines of the affinity space and of the conditioning vectors have a rank correlation of "
-            f"{correlation:.2f}: affinity is another training of the same kind of model, not another source."
+            "Over shown test items, user–item cosines of the affinity space and of the conditioning vectors "
+            f"have a rank correlation of {correlation:.2f}: affinity is another training of the same kind of "
+            "model, not another source."
         )
     return said
 

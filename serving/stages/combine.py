@@ -1,7 +1,9 @@
-"""Stage `combine`: the generator's distribution times the retrievers', p(item) ∝ p_gen(item)^γ · exp(Σ_k β_k · s_k(user, item)).
+"""Stage `combine`: the generator's distribution times the retrievers', normalised.
 
-The product is normalised over the whole catalogue, of which the generator scores every item by one tree pass (`llm.decoding.whole_catalogue`).
-γ and β are those of the highest likelihood of validation targets, sharpened for 30 draws. The same product without a generator is a row too.
+p(item) ∝ p_gen(item)^γ · exp(Σ_k β_k · s_k(user, item)). The product is normalised over the whole catalogue,
+of which the generator scores every item by one tree pass (`llm.decoding.whole_catalogue`). γ and β are those
+of the highest likelihood of validation targets, sharpened for 30 draws. The same product without a generator
+is a row too.
 """
 
 from __future__ import annotations
@@ -14,26 +16,29 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.product import Product, Weights, fit_weights
-from evaluation.softmax import Scorer, SoftmaxOver
+from evaluation.product import Weights, fit_weights
+from evaluation.softmax import Scorer
 from llm.decoding.recommender import SidRecommender
 from llm.decoding.whole_catalogue import inner_nodes
 from llm.stage1.adapt import validation_events
-from recsys.embeddings.embed import load_item_vectors
-from recsys.embeddings.retrieval import EmbeddingRetrieval, retrieval_hits
+from recsys.embeddings.retrieval import retrieval_hits
 from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.recommender import Request
 from recsys.run import Run
 from serving.answering.methods import Methods
-from serving.config.combine import ALONE, CombineConfig, product_key, product_name
+from serving.answering.products import experts_of, seeds_of, text_vectors
+from serving.config.combine import ALONE, CombineConfig
 from serving.config.run import RunConfig
 
-LARGEST = 50_000  # nodes that a request may forward: 80 GFLOP with a decoder of 0.8M weights, some seconds of a CPU core
+# nodes that a request may forward: 80 GFLOP with a decoder of 0.8M weights, some seconds of a CPU core
+LARGEST = 50_000
 TEXT_HALF_LIVES = (1, 2, 5, 20)  # items; validation picks
 
 
 def combine(config: RunConfig, run: Run, quiet: bool = False) -> None:
-    """Run the stage: `combine.json` with the weights of each product. Raises `ValueError` for an expert that the run lacks."""
+    """Run the stage: `combine.json` with the weights of each product.
+    Raises `ValueError` for an expert that the run lacks.
+    """
     settings = config.combine
     assert settings is not None
     stage = run.stage("combine", settings, needs=["prepare", "embed", "tokenize", "adapt", "personalize"])
@@ -67,13 +72,16 @@ def _refuse_large(methods: Methods) -> None:
     nodes = inner_nodes(methods.model.trie)
     if nodes > LARGEST:
         raise ValueError(
-            f"combine scores the whole catalogue, which would forward {nodes:,} nodes of the trie a request (at most {LARGEST:,}); give "
-            "tokenize fewer or smaller levels before the last one, or leave the section combine out"
+            f"combine scores the whole catalogue, which would forward {nodes:,} nodes of the trie a request "
+            f"(at most {LARGEST:,}); give tokenize fewer or smaller levels before the last one, or leave the "
+            "section combine out"
         )
 
 
 class Kept:
-    """A scorer whose answers to the same requests are kept, for generators that are combined with it in turn."""
+    """A scorer whose answers to the same requests are kept,
+    for generators that are combined with it in turn.
+    """
 
     def __init__(self, scorer: Scorer):
         self.name, self._scorer = scorer.name, scorer
@@ -98,48 +106,8 @@ def _generators(methods: Methods, settings: CombineConfig) -> list[tuple[str, Si
     return found
 
 
-def seeds_of(methods: Methods, key: str) -> Sequence[int]:
-    """The training seeds of a generator's replicas."""
-    seeds = methods.config.personalize.seeds
-    return seeds if key != "no_context" and methods.config.personalize.method(key).is_trained else seeds[:1]
-
-
-def experts_of(methods: Methods, settings: CombineConfig, text_half_life: float | None) -> list[Scorer]:
-    """The experts of a run in the configured order. Raises `ValueError` naming one that it lacks."""
-    found: list[Scorer] = []
-    for key in settings.experts:
-        if key == "text":
-            found.append(text_retrieval(methods, text_half_life))
-            continue
-        if key not in methods.available():
-            raise ValueError(
-                f"combine.experts: this run has no {key}; it has {', '.join(methods.available())}"
-            )
-        scorer: Any = methods.build(key)
-        if not hasattr(scorer, "scores"):
-            raise ValueError(f"combine.experts: {key} gives no score to every item")
-        found.append(scorer)
-    return found
-
-
-def text_retrieval(methods: Methods, half_life: float | None) -> EmbeddingRetrieval:
-    """Items whose text is nearest to the faded mean of the history's texts. Raises `ValueError` without text vectors."""
-    text = _text(methods)
-    users = HistoryVectors(text, half_life, "text")
-    return EmbeddingRetrieval(users, text, np.zeros(len(text)), methods.config.embed.index)
-
-
-def _text(methods: Methods) -> np.ndarray:
-    """Text vectors [N, e] around their mean, at unit length: what sets an item apart."""
-    text = load_item_vectors(methods.run).get("text")
-    if text is None:
-        raise ValueError("combine.experts has text, but the run has no text vectors; set embed.text_encoder")
-    apart = text - text.mean(0)
-    return apart / np.linalg.norm(apart, axis=1, keepdims=True).clip(min=1e-12)
-
-
 def _text_half_life(methods: Methods, requests: Sequence[Request], targets: np.ndarray) -> float:
-    text = _text(methods)
+    text = text_vectors(methods)
     rates = [
         retrieval_hits(
             HistoryVectors(text, half_life, "").vectors(requests)[0], text, requests, targets, 30
@@ -153,40 +121,6 @@ def _print(name: str, found: Weights, factors: Sequence[str]) -> None:
     weights = ", ".join(f"{factor} {value:.2f}" for factor, value in zip(factors, found.values, strict=True))
     best = min(found.nats_alone)
     print(
-        f"combine: {name}: {weights}; {found.nats:.3f} nats a validation target, {best:.3f} by the best expert alone; "
-        f"sharpened by 1 / {found.temperature:g}"
+        f"combine: {name}: {weights}; {found.nats:.3f} nats a validation target, {best:.3f} by the best "
+        f"expert alone; sharpened by 1 / {found.temperature:g}"
     )
-
-
-class Products:
-    """The products of a run whose stage `combine` is finished, as recommenders."""
-
-    def __init__(self, methods: Methods, settings: CombineConfig):
-        self.methods, self.settings = methods, settings
-        self.report = methods.run.read_json("combine", "combine.json")
-        self._experts: list[Scorer] | None = None
-
-    def names(self) -> dict[str, str]:
-        """Key -> row."""
-        named = {product_key(key): product_name(self.methods.name(key)) for key in self.settings.generators}
-        return {ALONE: "Experts alone"} | named
-
-    def seeds(self, key: str) -> Sequence[int | None]:
-        """The seeds that `build` can be given."""
-        generator = next((name for name in self.settings.generators if product_key(name) == key), None)
-        return [None] if generator is None else seeds_of(self.methods, generator)
-
-    def build(self, key: str, seed: int | None = None) -> SoftmaxOver:
-        """One product's recommender; `seed` picks the generator's replica (default: the first)."""
-        if self._experts is None:
-            self._experts = experts_of(self.methods, self.settings, self.report["text_half_life_items"])
-        scorers, place = list(self._experts), ALONE
-        if key != ALONE:
-            generator = next(name for name in self.settings.generators if product_key(name) == key)
-            seed = seeds_of(self.methods, generator)[0] if seed is None else seed
-            built = self.methods.build(generator, seed)
-            assert isinstance(built, SidRecommender)
-            scorers, place = [built, *scorers], f"{generator}-{seed}"
-        name = self.names()[key]
-        weights = Weights(**self.report["products"][place])
-        return SoftmaxOver(Product(name, scorers, weights.sharpened), 1.0, name)

@@ -1,7 +1,8 @@
-"""What each method costs: numbers stored per user and shared, seconds to admit a new user, latency beside No Context's.
+"""What each method costs: numbers stored, seconds to admit a new user, latency beside No Context's.
 
-Timings are of this machine, alone; ratios are of calls in turn. Admission is everything between a user's events and the first
-recommendation that a method can make for them: retrieving and encoding a profile, training rows of their own.
+Timings are of this machine, alone; ratios are of calls in turn. Admission is everything between a
+user's events and the first recommendation that a method can make for them: retrieving and encoding a
+profile, training rows of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from evaluation.report.cost_plots import admission, storage
 from llm.decoding.recommender import SidRecommender
 from llm.methods.base import MethodConfig
 from llm.prompts.reading import Reading
@@ -26,21 +26,14 @@ from recsys.seeds import rng
 from serving.answering.methods import Methods
 
 ADMITTED, ASKED = 5, 6  # users whose admission is timed; requests whose latency is
-STORAGE_CAPTION = (
-    "Numbers that are kept for so many users: those of each user, and those shared by all. A user's own vector, which the service has "
-    "anyway, is not counted. On the right the shapes of Llama-3.1-8B (the papers' backbone)."
-)
-ADMISSION_CAPTION = (
-    "Seconds between a user's last event and the first answer that a method can give them, one user a point, on this machine: "
-    "reading them once, or training what is theirs."
-)
 LENGTHS = (5, 20, 50, 100, 200, 500)  # events of a new user, in the plot of time against history
 
 
 def measure_costs(methods: Methods, requests: Sequence[Request], quiet: bool = False) -> dict[str, Any]:
     """`rows`: row name -> per_user_parameters, shared_parameters, seconds_to_admit, latency_ratio (medians).
 
-    `admission`: `lengths`, and row name -> seconds to admit a user with that many events (None where nobody has them).
+    `admission`: `lengths`, and row name -> seconds to admit a user with that many
+    events (None where nobody has them).
     """
     some = [requests[at] for at in rng(0, "latency").permutation(len(requests))[:ASKED]]
     base = methods.recommender("No Context", methods.reading("no_context"))
@@ -59,42 +52,6 @@ def measure_costs(methods: Methods, requests: Sequence[Request], quiet: bool = F
             for least, users in zip(LENGTHS, by_length, strict=True)
         ]
     return {"rows": rows, "admission": {"lengths": LENGTHS, "seconds": curves}}
-
-
-def cost_pictures(costs: dict[str, Any]) -> list[tuple[str, str, bytes | None]]:
-    """Storage against users, here and at the papers' size, and admission against history: (heading, caption, PNG)."""
-    alike: dict[tuple[float, float], list[str]] = {}
-    for name, row in costs["rows"].items():
-        if row["per_user_parameters"] or row["shared_parameters"]:
-            alike.setdefault((row["per_user_parameters"], row["shared_parameters"]), []).append(name)
-    panels = {
-        "this run": {" = ".join(names[:2]) + " …" * (len(names) > 2): pair for pair, names in alike.items()},
-        "Llama-3.1-8B, the papers' ranks": at_papers_size(),
-    }
-    lengths, seconds = costs["admission"]["lengths"], costs["admission"]["seconds"]
-    return [
-        ("What is stored", STORAGE_CAPTION, storage(panels)),
-        ("Admitting a new user", ADMISSION_CAPTION, admission(lengths, seconds)),
-    ]
-
-
-def at_papers_size(hidden: int = 4096, kv: int = 1024, layers: int = 32) -> dict[str, tuple[float, float]]:
-    """Numbers (per user, shared) on Llama-3.1-8B, counted from shapes with the papers' ranks.
-
-    LoRA of rank r on q, k, v, o: r · (4 · hidden + 2 · (hidden + kv)) a layer. TAP-PER: L · hidden, a bridge of rank 4, and the paper's
-    201M of scorer and projection; PER-PCS: 50 sharers' pieces of rank 8, 2 · 3 numbers a module and user; P2P (ours: a trunk of 512,
-    heads for q and v of rank 8); E2P: 100,000 and nothing per user.
-    """
-    attention = layers * (4 * hidden + 2 * (hidden + kv))
-    q_and_v = layers * (2 * hidden + (hidden + kv))
-    return {
-        "OPPU, LoRA on q, k, v, o": (8 * attention, 0),
-        "OPPU, LoRA on q, v": (8 * q_and_v, 0),
-        "PER-PCS": (2 * 3 * 4 * layers, 50 * 8 * attention),
-        "TAP-PER": (8 * hidden, 4 * attention + 201e6),
-        "P2P": (0, 512 * 8 * (3 * hidden + kv) + 512 * (384 + 512)),
-        "E2P": (0, 100_000),
-    }
 
 
 def _row(per_user: int, shared: int, seconds: float | None, ratio: float) -> dict[str, Any]:
@@ -119,7 +76,9 @@ def stored(methods: Methods, method: MethodConfig, reading: Reading) -> tuple[in
 def admission_seconds(
     methods: Methods, method: MethodConfig, reading: Reading, user: int, at_most: int | None = None
 ) -> float:
-    """Seconds to admit a user whom the method has not met, with their training events (the last `at_most` of them)."""
+    """Seconds to admit a user whom the method has not met, with their training
+    events (the last `at_most` of them).
+    """
     events = training_events(methods.dataset, user)
     events = events if at_most is None else events[-at_most:]
     return _timed(lambda: method.admit(methods.world, reading, events))

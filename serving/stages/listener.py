@@ -1,7 +1,8 @@
-"""The listener that a music table is judged by: a predictor fitted on lists of a run that no prefix has learned from.
+"""The listener that judges a music table: a predictor fitted on lists that no prefix has learned from.
 
-It compares users and items in the space of the conditioning vectors, so rows that read those vectors speak its language; affinity is there
-because its space is another. Popularity is counted over FIT events alone: what the predictor is fitted on would else hold its own label.
+It compares users and items in the space of the conditioning vectors, so rows that read those vectors speak
+its language; affinity is there because its space is another. Popularity is counted over FIT events alone:
+what the predictor is fitted on would else hold its own label.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ LONGEST_TEXT = 64  # tokens of an item's text, and of a query, that a vector rea
 
 @dataclass(frozen=True, eq=False)
 class Listener:
-    """The predictor, what it is worth (`quality`, ready for JSON), the test requests, and the judge of answers to them."""
+    """The predictor, what it is worth (`quality`, ready for JSON), the test requests,
+    and the judge of answers to them.
+    """
 
     predictor: EngagementPredictor
     quality: dict[str, Any]
@@ -53,8 +56,8 @@ def fit_listener(methods: Methods, encoder: str, seed: int) -> Listener:
     collaborative = load_conditioning_items(methods.run)
     if collaborative.shape[1] != methods.users.dim:
         raise ValueError(
-            f"the predictor compares users and items in one space, but user vectors have {methods.users.dim} dimensions and item "
-            f"vectors {collaborative.shape[1]}; bring both embeddings, or neither"
+            f"the predictor compares users and items in one space, but user vectors have {methods.users.dim} "
+            f"dimensions and item vectors {collaborative.shape[1]}; bring both embeddings, or neither"
         )
     space = ItemSpace(
         collaborative=collaborative,
@@ -114,7 +117,9 @@ def _judge(
 
 
 def affinity_correlation(judge: PlaylistJudge) -> float | None:
-    """Rank correlation, over shown test items, of user–item cosines in the affinity space and in the conditioning space."""
+    """Rank correlation, over shown test items, of user–item cosines in the affinity space
+    and in the conditioning space.
+    """
     if judge.affinity_items is None:
         return None
     test, of = judge.test, judge.test.list_of_item()
@@ -126,7 +131,9 @@ def affinity_correlation(judge: PlaylistJudge) -> float | None:
 
 
 def _text_encoder(methods: Methods, encoder: str):
-    """texts, label -> unit vectors [n, e]: a sentence encoder, or the mean of the backbone's own token embeddings."""
+    """texts, label -> unit vectors [n, e]: a sentence encoder,
+    or the mean of the backbone's own token embeddings.
+    """
     if encoder == "backbone":
         backbone = BackboneEncoder(methods.model, LONGEST_TEXT)
         return lambda texts, label: backbone(texts)

@@ -1,10 +1,13 @@
-"""Stage `music`: playlists for the test queries by every row, judged by a listener that has seen none of these lists (E2P's music task).
+"""Stage `music`: every row's playlists for the test queries, judged by a listener (E2P's music task).
 
-Rows: Embedding Reranking (the best n of m candidates of No Context, by cosine to the very vector that E2P reads), No Context, every row
-of the stage `align` (Static Prefix and E2P by LM and by KTO, E2P by KTO eq. 5, …), and E2P-Random for those that read a user's vector. Every
-list is n distinct items drawn without replacement, at one temperature for all rows and, in a second column, at the one that validation
-chose for the row. Beside the proxy stand figures that no predictor is needed for: how far a row's own probabilities put what was engaged
-with above what was not, hits on both kinds, and how spread out what it draws is.
+The listener has seen none of these lists.
+
+Rows: Embedding Reranking (the best n of m candidates of No Context, by cosine to the very vector that E2P
+reads), No Context, every row of the stage `align` (Static Prefix and E2P by LM and by KTO, E2P by KTO eq. 5,
+…), and E2P-Random for those that read a user's vector. Every list is n distinct items drawn without
+replacement, at one temperature for all rows and, in a second column, at the one that validation chose for the
+row. Beside the proxy stand figures that no predictor is needed for: how far a row's own probabilities put
+what was engaged with above what was not, hits on both kinds, and how spread out what it draws is.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +24,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
-from scipy.stats import rankdata
 from tqdm import tqdm
 
 from evaluation.engagement.plots import engagement_forest, reliability_plot
 from evaluation.metrics import expected_hit, pad_lists
 from evaluation.music.judge import PlaylistRow
+from evaluation.music.metrics import liked_above
 from evaluation.music.table import music_table
 from evaluation.statistics import user_means
 from llm.decoding.recommender import SidRecommender
 from llm.methods.e2p import E2PConfig
 from llm.prompts.reading import OfAnother, Reading
-from recsys.embeddings.embed import load_conditioning_items
+from recsys.artifacts.rewrite import write_text_atomically
 from recsys.embeddings.user_vectors import partners_of_other_users
 from recsys.engagement.shown_lists import GENERATOR_VALIDATION, ShownLists
 from recsys.recommender import Request
-from recsys.run import Run, write_text_atomically
+from recsys.run import Run
 from recsys.seeds import rng
 from serving.answering.methods import Methods
 from serving.config.run import RunConfig
 from serving.stages.listener import Listener, affinity_correlation, fit_listener, units
+from serving.stages.reranking import Reranking
 
 NEEDS = ("prepare", "embed", "tokenize", "adapt", "engagement", "align")
 NO_CONTEXT, RERANKING = "no_context", "embedding_reranking"  # keys
@@ -51,7 +54,9 @@ BLOCK = 250  # requests between two checkpoints
 
 @dataclass(frozen=True)
 class Source:
-    """Where a row's lists come from: a name, one recommender a replica, and the key of the row whose temperature it takes."""
+    """Where a row's lists come from: a name, one recommender a replica,
+    and the key of the row whose temperature it takes.
+    """
 
     key: str
     name: str
@@ -60,7 +65,9 @@ class Source:
 
 
 def music(config: RunConfig, run: Run, quiet: bool = False) -> dict[str, Any]:
-    """Run the stage; see the module. Returns `music.json`. A killed stage goes on at the row and block it was at."""
+    """Run the stage; see the module. Returns `music.json`. A killed stage goes on
+    at the row and block it was at.
+    """
     stage = run.stage("music", config.music, needs=NEEDS)
     if not stage.is_done():
         methods = Methods(run, config)
@@ -197,7 +204,9 @@ class MusicTable:
         return self.methods.recommender(name, reading)
 
     def _temperature(self, source: Source) -> float:
-        """The temperature of the grid at which n draws would hold an engaged item of a validation list most often."""
+        """The temperature of the grid at which n draws would hold an engaged item
+        of a validation list most often.
+        """
         path = self.checkpoint / f"{source.like}-temperature.json"
         if not path.exists():
             key = NO_CONTEXT if source.key == RERANKING else source.key
@@ -223,13 +232,13 @@ class MusicTable:
         chosen = [pairs[at] for at in order[: self.config.validation_instances]]
         return lists.requests([at for at, _ in chosen], data), np.array([item for _, item in chosen])
 
-    # -- answers -------------------------------------------------------------------------------------------------
+    # -- answers ---------------------------------------------------------------------------------------------
 
     def _answers(
         self, source: Source, replica: int, build: Callable[[], Any], t: float
     ) -> dict[str, np.ndarray]:
-        """`lists` and, at temperature t, `sharpened` [R, n]; of rows with probabilities, `entropy` and `distinct` [R] and log p of what
-        was `shown` [S].
+        """`lists` and, at temperature t, `sharpened` [R, n]; of rows with probabilities,
+        `entropy` and `distinct` [R] and log p of what was `shown` [S].
         """
         parts, recommender = [], None
         label = source.name if replica == 0 else f"{source.name}, {replica + 1}"
@@ -279,45 +288,12 @@ class MusicTable:
         }
 
 
-class Reranking:
-    """The n of m candidates that No Context draws without replacement which are nearest to the user by cosine (a baseline of E2P).
-
-    It reads what E2P reads: the conditioning vectors. A user without one gets the first n as they were drawn.
-    """
-
-    def __init__(self, generator: SidRecommender, methods: Methods, m: int):
-        self.generator, self.m = generator, m
-        self.users, self.items = methods.users, load_conditioning_items(methods.run)
-
-    def recommend(self, requests: Sequence[Request], n: int, temperature: float, seed: int) -> list[Any]:
-        vectors, known = self.users.vectors(requests)
-        ranked = []
-        for vector, is_known, answer in zip(
-            vectors, known, self.generator.recommend(requests, max(n, self.m), temperature, seed), strict=True
-        ):
-            scores = self.items[answer.items] @ vector
-            best = np.argsort(-scores, kind="stable")[:n] if is_known else np.arange(min(n, len(scores)))
-            ranked.append(replace(answer, items=answer.items[best], scores=scores[best]))
-        return ranked
-
-
-def liked_above(scores: np.ndarray, labels: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """The chance [Q] that an engaged item of a list scores above one that is not (AUC within the list); NaN without both kinds."""
-    found = np.full(len(offsets) - 1, np.nan)
-    for row, (start, stop) in enumerate(pairwise(offsets.tolist())):
-        liked = labels[start:stop]
-        n, m = int(liked.sum()), int((~liked).sum())
-        if n and m:
-            ranks = rankdata(scores[start:stop])
-            found[row] = (ranks[liked].sum() - n * (n + 1) / 2) / (n * m)
-    return found
-
-
 def save_lists(
     path: Path, lists: dict[str, np.ndarray], methods: Methods, requests: Sequence[Request]
 ) -> None:
     """Write what every row listed: row, replica, request, user, query, rank, item_id."""
-    data, columns = methods.dataset, {"row": [], "replica": [], "request": [], "rank": [], "item": []}  # type: ignore[var-annotated]
+    data = methods.dataset
+    columns: dict[str, list[Any]] = {"row": [], "replica": [], "request": [], "rank": [], "item": []}
     for name, of_row in lists.items():
         replica, request, rank = np.nonzero(of_row >= 0)
         columns["row"] += [name] * len(rank)

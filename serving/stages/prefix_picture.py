@@ -15,7 +15,9 @@ TSNE_USERS = 600
 
 
 def prefix_picture(methods: Methods) -> dict | None:
-    """Vectors of users as of the end of the data and their E2P prefixes, with each user's most peculiar taste."""
+    """Vectors of users as of the end of the data and their E2P prefixes,
+    with each user's most peculiar taste.
+    """
     if "e2p" not in methods.available():
         return None
     data = methods.dataset

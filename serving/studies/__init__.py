@@ -1,5 +1,5 @@
-"""Experiments on finished runs: methods over time, which IDs serve best, P2P taken apart, profile summaries.
+"""Experiments on finished runs: methods over time, Online-Full, which IDs serve best, P2P apart, summaries.
 
-May import: `serving.answering`, `serving.stages`, `serving.report`.
+May import: `serving.config`, `serving.answering`, `serving.stages`, `serving.report`, `serving.pipeline`.
 Read first: the module of the study.
 """

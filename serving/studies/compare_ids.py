@@ -1,12 +1,14 @@
-"""Does an ID-quality score predict the generator's recall? Stage 1 trained alike on several tables of semantic IDs.
+"""Does an ID-quality score predict the generator's recall? Stage 1 is trained on several tables of IDs.
 
     RUN/prepare, RUN/embed       made once
-    RUN/ids/NAME/                a run of its own: config.yaml, tokenize, adapt, validate; prepare and embed are links to RUN's
+    RUN/ids/NAME/                a run of its own: config.yaml, tokenize, adapt, validate; prepare and embed
+                                 are links to RUN's
     RUN/compare_ids.json, .png   the variants by recall, and each score's rank correlation with it
     RUN/compare_ids_hit_rate.png the same picture of the expected hit-rate@30
 
-Figures are of VALIDATION instances, never of the test. Stage 1 keeps its best step by a sample of the same instances, so they are
-a little too good, for every variant alike. Any variant can be gone on with: `prelude run --run RUN/ids/NAME`.
+Figures are of VALIDATION instances, never of the test. Stage 1 keeps its best step by a sample of the same
+instances, so they are a little too good, for every variant alike. Any variant can be gone on with:
+`prelude run --run RUN/ids/NAME`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.run import Run, RunError
 from semantic_ids.scores import SCORES, scores_of
-from serving.answering.untrained import UNTRAINED
+from serving.answering.untrained import BASELINES, NO_CONTEXT
 from serving.config.run import RunConfig, validated
 from serving.pipeline import run_stage
 
@@ -58,7 +60,8 @@ class ValidateConfig(StageConfig):
 def read_variants(path: Path, config: RunConfig) -> dict[str, RunConfig]:
     """The configuration of each variant of a YAML file (name → changes of `tokenize`), in the file's order.
 
-    A section in the changes (`rqvae`) is merged into the configuration's. Raises `ValueError` that names file and variant.
+    A section in the changes (`rqvae`) is merged into the configuration's. Raises `ValueError` that names file
+    and variant.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file of variants")
@@ -94,7 +97,9 @@ def _merged(base: dict, changes: dict) -> dict:
 def compare(
     config: RunConfig, variants: Mapping[str, RunConfig], run: Run, train: bool = True, instances: int = 0
 ) -> dict[str, Any]:
-    """The report. With `train` it is written to `compare_ids.json` too, after every variant, and drawn in the end.
+    """The report.
+
+    With `train` it is written to `compare_ids.json` too, after every variant, and drawn in the end.
 
     Without, variants have scores alone and nothing is written but their tables.
     """
@@ -132,7 +137,9 @@ def _tokenized(name: str, variant: RunConfig, run: Run, dataset: Dataset) -> dic
 
 
 def _link(link: Path, stage: Path) -> None:
-    """A relative link, so that the run may be moved, and a deletion of a person in the run is one in its variants too."""
+    """A relative link, so that the run may be moved,
+    and a deletion of a person in the run is one in its variants too.
+    """
     target = os.path.relpath(stage.resolve(), link.parent.resolve())
     if link.is_symlink() and os.readlink(link) == target:
         return
@@ -156,10 +163,12 @@ def _measured(variant: RunConfig, own: Run, dataset: Dataset, asked: ValidateCon
 
 
 def _figures(variant: RunConfig, own: Run, dataset: Dataset, asked: ValidateConfig) -> dict[str, Any]:
-    """Means over users of Recall@10 and NDCG@10 by beam, and of the expected hit-rate of 30 draws at temperature 1."""
+    """Means over users of Recall@10 and NDCG@10 by beam,
+    and of the expected hit-rate of 30 draws at temperature 1.
+    """
     model = load_adapted(own, variant.adapt)
     reading = Reading(model, prompt_builder(variant.adapt, model, dataset))
-    method = SidRecommender(UNTRAINED["no_context"], reading, variant.evaluate.memory_mb << 20)
+    method = SidRecommender(BASELINES[NO_CONTEXT].name, reading, variant.evaluate.memory_mb << 20)
     events = validation_events(dataset, asked.instances, asked.seed)
     requests, targets = dataset.requests(events, dataset.exclude_seen), dataset.items[events]
     ranked = pad_lists([answer.items for answer in method.recommend(requests, DEPTH)], DEPTH)
@@ -179,7 +188,7 @@ def _figures(variant: RunConfig, own: Run, dataset: Dataset, asked: ValidateConf
 
 
 def _report(rows: Sequence[dict[str, Any]], asked: ValidateConfig, config: RunConfig) -> dict[str, Any]:
-    """The variants, best recall first, those without any last; and the correlations over those that have one."""
+    """The variants, best recall first, those without any last; and correlations over those that have one."""
     ordered = sorted(rows, key=lambda row: -row.get(RECALL, -1.0))
     return {
         "role": "validation",

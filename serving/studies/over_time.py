@@ -1,4 +1,4 @@
-"""Stages `online` and `drift`: the experiments over a stream of later events, their statistics, pictures and tables."""
+"""Stages `online` and `drift`: experiments over a stream of later events, their statistics and pictures."""
 
 from __future__ import annotations
 
@@ -24,10 +24,17 @@ from serving.config.run import RunConfig
 
 NEEDS = ("prepare", "embed", "tokenize", "adapt", "personalize")
 RATE = "expected hit-rate@30, mean over users"
+NOTE = (
+    "chunks are of each user's own events: what is shared learns from other users' later days too; every "
+    "variant's prompt shows the recent items"
+)
 
 
 def online(config: RunConfig, run: Run) -> dict[str, Any]:
-    """Run the stage (TAP-PER, 4.6): `online.json` and two pictures in RUN/online. A killed one resumes; returns its report."""
+    """Run the stage (TAP-PER, 4.6): `online.json` and two pictures in RUN/online.
+
+    A killed one resumes; returns its report.
+    """
     method = config.personalize.method(config.online.method)
     if not isinstance(method, TapPerConfig) or not method.user_state:
         raise ValueError(
@@ -47,7 +54,7 @@ def online(config: RunConfig, run: Run) -> dict[str, Any]:
                     "stream": int((experiment.part > 0).sum()),
                 },
                 "figure": RATE,
-                "note": "chunks are of each user's own events: what is shared learns from other users' later days too; every variant's prompt shows the recent items",
+                "note": NOTE,
                 "rows": over_chunks(measured, STATIC),
                 "costs": experiment.costs,
             }
@@ -61,7 +68,10 @@ def online(config: RunConfig, run: Run) -> dict[str, Any]:
 
 
 def measure_drift(config: RunConfig, run: Run) -> dict[str, Any]:
-    """Run stage `drift`: `drift.json` and two pictures in RUN/drift. A killed one resumes; returns its report."""
+    """Run stage `drift`: `drift.json` and two pictures in RUN/drift.
+
+    A killed one resumes; returns its report.
+    """
     stage = run.stage("drift", config.drift, needs=NEEDS, outside={"embed": config.embed.model_dump_json()})
     if not stage.is_done():
         with stage.writing() as folder:
@@ -95,10 +105,11 @@ def measure_drift(config: RunConfig, run: Run) -> dict[str, Any]:
 
 
 def over_chunks(measured: Sequence[Measured | Drifted], reference: str) -> list[dict[str, Any]]:
-    """One row a chunk and variant, and one a variant over the whole stream (chunk: "all"), each against the reference.
+    """One row a chunk and variant, and one a variant over the whole stream, each against the reference.
 
-    Instances are averaged by user first; intervals and paired t-tests are over users. The tests of "all" are the ones to read;
-    those of single chunks are many, and not corrected.
+    The whole stream is the chunk "all". Instances are averaged by user first; intervals and paired t-tests
+    are over users. The tests of "all" are the ones to read; those of single chunks are many, and not
+    corrected.
     """
     found: dict[tuple[str, Any], tuple[np.ndarray, np.ndarray]] = {
         (_name(one), one.chunk): (one.rates, one.users) for one in measured
@@ -204,7 +215,8 @@ def print_over_time(report: dict[str, Any], console: Console) -> None:
     for cost in report.get("costs", []):
         where = f"chunk {cost['chunk']}" if cost["chunk"] else "before the stream"
         console.print(
-            f"{cost['variant']}, {where}: {cost['steps']} steps on {cost['events']:,} events, {cost['seconds']:.1f} s",
+            f"{cost['variant']}, {where}: {cost['steps']} steps on {cost['events']:,} events, "
+            f"{cost['seconds']:.1f} s",
             highlight=False,
         )
 

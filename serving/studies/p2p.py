@@ -1,12 +1,16 @@
 """P2P taken apart, as in section 6 and appendix A of its paper.
 
-  profiles   one trained hypernetwork told other profiles at test time: another user's, shuffled words, parts, the full history
+  profiles   one trained hypernetwork told other profiles at test time: another user's, shuffled words, parts,
+             the full history
   k          the same network with 0 to 32 retrieved records
   encoders   trained again with other frozen encoders
-  users      trained again on equally many instances of few or of many users, and on few or many instances of all users
-  time       seconds to admit a user (profile, encoding, generation) against training one adapter a user; the break-even
+  users      trained again on equally many instances of few or of many users, and on few or many instances
+             of all users
+  time       seconds to admit a user (profile, encoding, generation) against training one adapter a user;
+             the break-even
 
-Figures are the expected hit-rate@30 at temperature 1 on test instances, with intervals over users and paired tests.
+Figures are the expected hit-rate@30 at temperature 1 on test instances,
+with intervals over users and paired tests.
 """
 
 from __future__ import annotations
@@ -48,7 +52,9 @@ TIMED_STEPS = 3
 
 
 class Test:
-    """The test instances that every figure here is of, and No Context's and the whole method's figures a user."""
+    """The test instances that every figure here is of, and No Context's and the
+    whole method's figures a user.
+    """
 
     def __init__(self, data: Dataset, at_most: int):
         events = data.events(TEST)
@@ -85,7 +91,9 @@ def analyse_p2p(
     diversity: bool = False,
     oppu_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Write `RUN/analyses/KEY/` (p2p.json and pictures), and return the figures. A killed call goes on with the trainings."""
+    """Write `RUN/analyses/KEY/` (p2p.json and pictures), and return the figures.
+    A killed call goes on with the trainings.
+    """
     method = methods.config.personalize.method(key) if key in methods.available() else None
     if not isinstance(method, P2PConfig):
         raise ValueError(f"{key!r} is not a P2P method of this run; it has {', '.join(methods.available())}")
@@ -167,8 +175,9 @@ def _diversity(
 
 
 def training_parts(data: Dataset, events: np.ndarray) -> dict[str, np.ndarray]:
-    """Name -> training events. `diversity S`: as many as an eighth of the users have, spread evenly over a share S of the
-    users; `quantity S`: spread evenly over all users, a share S of all. Users and events are in a seeded order.
+    """Name -> training events. `diversity S`: as many as an eighth of the users have, spread evenly
+    over a share S of the users; `quantity S`: spread evenly over all users, a share S of all. Users
+    and events are in a seeded order.
     """
     generator = rng(0, "user diversity")
     users = generator.permutation(np.unique(data.users[events]))
@@ -191,13 +200,15 @@ def training_parts(data: Dataset, events: np.ndarray) -> dict[str, np.ndarray]:
     return parts
 
 
-# -- time -------------------------------------------------------------------------------------------------------
+# -- time ----------------------------------------------------------------------------------------------------
 
 
 def _time(
     methods: Methods, method: P2PConfig, reading: Reading, oppu_seconds: float | None
 ) -> dict[str, Any]:
-    """Seconds a user and once, and from how many users on the hypernetwork is cheaper than training one adapter each."""
+    """Seconds a user and once, and from how many users on the hypernetwork is cheaper
+    than training one adapter each.
+    """
     world = methods.world
     users = [u for u in range(methods.dataset.n_users) if len(training_events(methods.dataset, u)) >= 5]
     chosen = rng(0, "admitted").permutation(np.array(users, np.int64))[:ADMITTED].tolist()
@@ -270,11 +281,13 @@ def _training_seconds(world: World, method: P2PConfig) -> float:
     return median(spent) * total + median(encoded) * (len(train) + len(world.validation))
 
 
-# -- where and how it is shown ----------------------------------------------------------------------------------
+# -- where and how it is shown -------------------------------------------------------------------------------
 
 
 def _work(methods: Methods, key: str) -> Path:
-    """Where trainings are kept until the analysis is whole; another training of the method has another place."""
+    """Where trainings are kept until the analysis is whole;
+    another training of the method has another place.
+    """
     record = methods.run.record("personalize")
     assert record is not None
     print_ = hashlib.blake2b(record["fingerprint"].encode(), digest_size=8).hexdigest()

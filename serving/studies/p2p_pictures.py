@@ -11,8 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.report.plots import COLOURS
 from evaluation.report.report import wide
+from evaluation.report.style import COLOURS
 
 SHARES = (0.125, 0.25, 0.5, 1.0)  # of the training users, or of the instances
 USERS = np.logspace(0, 6, 40)

@@ -1,10 +1,11 @@
-"""`prelude summarize`: a profile summary of each user, written by a language model, for PAG, Prompt Context and P2P.
+"""`prelude summarize`: a summary of each user, written by a language model, for PAG, Prompt Context and P2P.
 
     prelude summarize runs/mine --out summaries.parquet
     prelude run --run runs/mine --set 'personalize.methods=[{key: pag, summaries: summaries.parquet}]'
 
-A summary is one for all of a user's instances, so it is written from the events that Stage 1 and the graph may learn from, before any
-instance of Stage 2, validation or test; a held-out user's is written from what precedes their first test event.
+A summary is one for all of a user's instances, so it is written from the events that Stage 1 and the graph
+may learn from, before any instance of Stage 2, validation or test; a held-out user's is written from what
+precedes their first test event.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ ASKED = "In one short sentence, describe the taste of someone who enjoyed these,
 
 
 def summarize(run: Path, out: Path, model: str = "smollm2", titles: int = 12, tokens: int = 40) -> str:
-    """Write `out` (Parquet: user_id, timestamp, summary); returns what to print. A killed call goes on where it was.
+    """Write `out` (Parquet: user_id, timestamp, summary); returns what to print.
 
-    The model is told a user's last `titles` titles and writes at most `tokens` tokens, greedily. Raises `ValueError` for a place
-    that cannot be written.
+    A killed call goes on where it was.
+
+    The model is told a user's last `titles` titles and writes at most `tokens` tokens, greedily. Raises
+    `ValueError` for a place that cannot be written.
     """
     if titles < 1 or tokens < 1:
         raise ValueError(f"--titles {titles} --tokens {tokens}: both must be at least 1")
@@ -68,7 +71,8 @@ def summarize(run: Path, out: Path, model: str = "smollm2", titles: int = 12, to
 
 
 def known_titles(data: Dataset, count: int) -> dict[str, tuple[str, int]]:
-    """Raw user id -> their last titles, latest first, from what may be known of them, and the moment after the last of these.
+    """Raw user id -> their last titles, latest first, from what may be known of them,
+    and the moment after the last of these.
 
     Users without any are left out.
     """

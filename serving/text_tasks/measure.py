@@ -21,9 +21,8 @@ from recsys.config import StageConfig
 from recsys.seeds import derive
 from recsys.text_tasks.instances import TextTask
 
-Said = dict[
-    str, Any
-]  # log_probs [N][L] of labels; or nll [N], tokens [N] and answers [n] of the first n instances
+# log_probs [N][L] of labels; or nll [N], tokens [N] and answers [n] of the first n instances
+Said = dict[str, Any]
 
 
 class MeasureConfig(StageConfig):
@@ -157,11 +156,13 @@ def results_of(
             *task.notes,
             *_sentences(task, said),
             *(
-                f"{method}: learning rate {report['learning_rate']:g} by validation, best step {report['best_step']}, "
+                f"{method}: learning rate {report['learning_rate']:g} by validation, best step "
+                f"{report['best_step']}, "
                 f"validation {report['validation_nll']:.4f} nats a token."
                 for method, report in reports.items()
             ),
-            "Figures are means over users of their instances' means; p are paired t-tests over users (macro F1: "
+            "Figures are means over users of their instances' means; p are paired t-tests over users (macro "
+            "F1: "
             "bootstrap over users), Holm within a column.",
         ],
         "rows": rows,
@@ -173,7 +174,8 @@ def _sentences(task: TextTask, said: Mapping[str, list[Said]]) -> list[str]:
         return ["nll: nats of the right label among the labels. Differences of rmse are of squared stars."]
     generated = len(next(iter(said.values()))[0]["answers"])
     return [
-        "Perplexity is exp of mean nats a token, the answer's end included; its differences are nats a token. "
+        "Perplexity is exp of mean nats a token, the answer's end included; its differences are nats a "
+        "token. "
         f"ROUGE is of {generated} greedy answers."
     ]
 

@@ -1,13 +1,14 @@
-"""A text task from data to table: user vectors, Stage 1 where it is asked for, prefixes, and what each method answers.
+"""A text task from data to table: user vectors, Stage 1 where it is asked for, prefixes, answers.
 
-Stages `task-vectors`, `task-adapt`, `task-prefixes`, `task-evaluate` of a run directory; each is skipped when nothing that
-it reads has changed, and resumes when it was killed.
+Stages `task-vectors`, `task-adapt`, `task-prefixes`, `task-evaluate` of a run directory; each is skipped when
+nothing that it reads has changed, and resumes when it was killed.
 
   popular        no language model: the answers' frequencies among training answers (tasks with labels)
   no_context     the model and the question
-  prompt         and what is known of the person in words: the persona, and k records that BM25 finds for the question
+  prompt         and what is known of the person in words: the persona, and k records that BM25 finds
   static_prefix  one soft token that is about nobody, trained like e2p
-  e2p            one soft token from the person's vector: the frozen backbone's last hidden state of persona or history
+  e2p            one soft token from the person's vector: the frozen backbone's last hidden state of persona
+                 or history
   e2p_random     the trained e2p with another test user's vector, averaged over permutations
 """
 
@@ -92,7 +93,10 @@ class TextTaskConfig(StageConfig):
 
 
 class TaskRun:
-    """One task in one run directory. The task and the model are loaded when a stage that has work asks for them."""
+    """One task in one run directory.
+
+    The task and the model are loaded when a stage that has work asks for them.
+    """
 
     def __init__(self, config: TextTaskConfig, run: Run):
         self.config, self.run = config, run
@@ -145,7 +149,7 @@ class TaskRun:
         return f"{context}\n\n{instance.input}" if context else instance.input
 
     def examples(self, model: TextModel, instances, vectors=None, contexts=None) -> Examples:
-        """Tokenised instances; `contexts` says of each whether its prompt shows what is known of the person."""
+        """Tokenised instances; `contexts`: whether each one's prompt shows what is known of the person."""
         limits = self.config.context
         shown = contexts if contexts is not None else [False] * len(instances)
         return Examples(
@@ -157,7 +161,7 @@ class TaskRun:
             vectors,
         )
 
-    # -- stages ---------------------------------------------------------------------------------------------------
+    # -- stages ----------------------------------------------------------------------------------------------
 
     def vectors(self) -> None:
         """[n, h + 1] user vectors of all instances (train, validation, test); see `standardised`."""
@@ -230,7 +234,7 @@ class TaskRun:
         return load_file(self.run.artifact("task-vectors", "vectors.safetensors"))
 
     def evaluate(self) -> dict:
-        """Measure every method on the test instances; writes `results.json`, `answers.jsonl` and `report.md`."""
+        """Measure every method on the test instances: `results.json`, `answers.jsonl` and `report.md`."""
         config = self.config
         needs = ["task-prefixes"] if config.prefixes else []
         stage = self.run.stage(
@@ -288,11 +292,12 @@ class _Fingerprint(StageConfig):
 
 
 def standardised(vectors: torch.Tensor, n_train: int) -> torch.Tensor:
-    """[n, h + 1]: each dimension less its mean and by its deviation over the first `n_train` rows, and a constant √h.
+    """[n, h + 1]: each dimension less its mean and by its deviation over the first `n_train` rows,
+    and a constant √h.
 
-    A language model's states share one large direction, which would drown what differs between people; without any
-    shared direction φ, whose W₁ has no bias, could not even do what the static control does. The constant gives it half
-    of the squared norm. (E2P takes its vectors as they are.)
+    A language model's states share one large direction, which would drown what differs between people;
+    without any shared direction φ, whose W₁ has no bias, could not even do what the static control does. The
+    constant gives it half of the squared norm. (E2P takes its vectors as they are.)
     """
     train = vectors[:n_train]
     found = (vectors - train.mean(0)) / train.std(0, correction=0).clamp_min(1e-6)

@@ -26,7 +26,7 @@ from llm.methods.per_user.adapters import ROWS, Form, UserAdapters, UserTable, g
 from llm.methods.stage2 import World
 from llm.prompts.builder import Context
 from llm.prompts.reading import Reading
-from recsys.data.prepare import Dataset
+from recsys.data.dataset import Dataset
 from recsys.seeds import torch_generator
 from recsys.training import loop
 

@@ -1,0 +1,80 @@
+"""What a run publishes of its figures: `results.json` with costs, `report.html`, tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from evaluation.report.report import print_table, print_tables, write_report
+from evaluation.table.results import Results
+from recsys.run import Run
+from serving.report.costs import cost_pictures
+from serving.report.experiments import experiment_pictures
+from serving.report.music import music_sections
+from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES
+
+
+def publish(run: Run, results: Results) -> None:
+    """Write `results.json` with what the methods cost at the top of the run, `report.html` beside it,
+    and print the table.
+
+    Costs are timings, so they are kept apart from the figures until here:
+    those are the same bytes whenever they are made.
+    """
+    results = with_costs(run, results)
+    results.write(run.path / "results.json")
+    write_run_report(run, results)
+    print_table(results)
+
+
+def with_costs(run: Run, results: Results) -> Results:
+    """The figures, with what each method costs in its row."""
+    costs = run.read_json("evaluate", "costs.json")["rows"]
+    return replace(results, rows=[row | costs.get(row["name"], {}) for row in results.rows])
+
+
+def write_run_report(run: Run, results: Results) -> None:
+    """Write `report.html` from what the stages left."""
+    curves: dict[str, dict] = {}
+    for stage in ("embed", "tokenize", "adapt", "personalize"):
+        curves |= run.read_json(stage, "curves.json")
+    if run.record("align") is not None:
+        curves |= run.read_json("align", "curves.json")
+    quality = run.read_json("tokenize", "quality.json")
+    tsne = run.read_json("evaluate", "prefixes.json")
+    if tsne is not None:
+        tsne = {key: np.array(value) for key, value in tsne.items() if key != "users"}
+    timings = {
+        stage: record["seconds"]
+        for stage in COMBINED_STAGES + PLAYLIST_STAGES
+        if (record := run.record(stage))
+    }
+    extra = {
+        "Data": run.read_json("prepare", "prepare.json")["counts"],
+        "Embeddings": run.read_json("embed", "embed.json"),
+    }
+    write_report(
+        run.path / "report.html",
+        results,
+        curves,
+        [np.array(level["counts"]) for level in quality["levels"]],
+        tsne,
+        quality,
+        timings,
+        extra,
+        [*cost_pictures(run.read_json("evaluate", "costs.json")), *experiment_pictures(run)],
+        music_sections(run),
+    )
+
+
+def publish_music(run: Run, found: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the table and the predictor's quality, and draw the run's report again."""
+    section = music_sections(run)[0]
+    print_tables(section.tables, section.sentences, console or Console())
+    if run.record("evaluate") is not None:
+        results = Results.read(run.artifact("evaluate", "results.json"))
+        write_run_report(run, with_costs(run, results))

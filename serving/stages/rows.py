@@ -1,0 +1,177 @@
+"""The rows of the table, built from a run: one function a family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from evaluation.softmax import Scorer, SoftmaxOver, choose_temperature
+from evaluation.table.config import EvaluateConfig
+from evaluation.table.instances import Question
+from evaluation.table.rows import Row
+from llm.decoding.recommender import SidRecommender
+from llm.methods.base import MethodConfig
+from llm.prompts.reading import OfAnother
+from llm.stage1.adapt import validation_events
+from recsys.embeddings.user_vectors import partners_of_other_users
+from recsys.recommender import ProbabilisticRecommender, Recommender, Request
+from recsys.seeds import rng
+from serving.answering.methods import Methods
+from serving.answering.untrained import BASELINES, NO_CONTEXT, Baseline
+
+
+def table_rows(methods: Methods, question: Question, chosen: Mapping[str, float] | None = None) -> list[Row]:
+    """The table's rows. `chosen` are temperatures by name, where validation has chosen them before.
+
+    Raises `ValueError` for a row that the configuration names and the run has not.
+    """
+    config, available = methods.config.evaluate, methods.available()
+    validation = Validation.of(methods, chosen)
+    rows = []
+    for key, baseline in BASELINES.items():
+        if key in available and key != NO_CONTEXT:
+            rows += _ranking_rows(config, methods, baseline, validation)
+    rows.append(_no_context_row(config, methods, validation))
+    for method in methods.config.personalize.methods:
+        if method.key == "e2p" and _wanted(config, "E2P-Random"):
+            rows.append(_random_row(config, methods, question))
+        if _wanted(config, method.name):
+            rows.append(_method_row(config, methods, method, validation))
+    rows += _product_rows(config, methods)
+    if missing := sorted(set(config.rows or ()) - {one.name for one in rows}):
+        raise ValueError(
+            f"evaluate.rows names {missing[0]!r}; this run has {', '.join(one.name for one in rows)}"
+        )
+    return rows
+
+
+def _wanted(config: EvaluateConfig, name: str) -> bool:
+    return config.rows is None or name in config.rows
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation instances that choose temperatures, or the temperatures by name,
+    `chosen` by them before.
+    """
+
+    requests: list[Request]
+    targets: np.ndarray  # [R]
+    chosen: Mapping[str, float] | None
+
+    @classmethod
+    def of(cls, methods: Methods, chosen: Mapping[str, float] | None) -> Validation:
+        data = methods.dataset
+        events = validation_events(data, methods.config.personalize.validation_instances, seed=0)
+        return cls(data.requests(events, data.exclude_seen), data.items[events], chosen)
+
+    def temperature(
+        self, name: str, method: Scorer | ProbabilisticRecommender, grid: Sequence[float], n: int = 30
+    ) -> float:
+        """The one of `grid` with the best expected hit-rate@n on validation:
+        a scorer's T0, or for sampling.
+        """
+        if self.chosen:
+            return self.chosen[name]
+        return choose_temperature(method, self.requests, self.targets, grid, n=n)
+
+
+def _ranking_rows(
+    config: EvaluateConfig, methods: Methods, baseline: Baseline, validation: Validation
+) -> list[Row]:
+    """A baseline as it ranks and, where it has a grid, the softmax over its scores."""
+    rows: list[Row] = []
+    if baseline.trained is None:
+        return rows
+    if _wanted(config, baseline.name):
+        replicas = [methods.build(baseline.key)]
+        rows.append(Row(baseline.name, replicas, None, baseline.reads, baseline.trained))
+    name = f"{baseline.name} (softmax)"
+    if baseline.grid is not None and _wanted(config, name):
+        scorer: Any = methods.build(baseline.key)
+        t0 = validation.temperature(name, scorer, baseline.grid(config.temperature_grid))
+        softmax = SoftmaxOver(scorer, t0, name)
+        rows.append(Row(name, [softmax], 1.0, baseline.reads, f"T0 = {t0:g} chosen on validation"))
+    return rows
+
+
+def _no_context_row(config: EvaluateConfig, methods: Methods, validation: Validation) -> Row:
+    baseline = BASELINES[NO_CONTEXT]
+    seeds = methods.config.personalize.seeds[:1]
+    replicas, temperature = _replicas(config, methods, NO_CONTEXT, seeds, validation)
+    assert baseline.trained is not None
+    return Row(baseline.name, replicas, temperature, baseline.reads, baseline.trained)
+
+
+def _method_row(
+    config: EvaluateConfig, methods: Methods, method: MethodConfig, validation: Validation
+) -> Row:
+    """A method of Stage 2, with a replica for each seed that it was trained on."""
+    seeds = methods.config.personalize.seeds
+    some = seeds if method.is_trained else seeds[:1]
+    replicas, temperature = _replicas(config, methods, method.key, some, validation)
+    report = methods.run.read_json("personalize", "personalize.json")["methods"]
+    first, trained = report.get(f"{method.key}-{seeds[0]}"), "nothing in Stage 2"
+    if first is not None:
+        trained = f"{first['trainable_parameters']:,} parameters at lr {first['learning_rate']:g}"
+    return Row(method.name, replicas, temperature, method.reads, trained)
+
+
+def _replicas(
+    config: EvaluateConfig, methods: Methods, key: str, seeds: Sequence[int], validation: Validation
+) -> tuple[list[Recommender], float]:
+    """A generative method of each training seed, and the sampling temperature that
+    validation chose for the first.
+    """
+    built = [_measured(config, methods.build(key, seed)) for seed in seeds]
+    grid, n = config.temperature_grid, config.n_candidates
+    return list(built), validation.temperature(methods.name(key), built[0], grid, n)
+
+
+def _random_row(config: EvaluateConfig, methods: Methods, question: Question) -> Row:
+    """E2P-Random: the trained E2P, each request conditioned as one of another user is;
+    several permutations.
+    """
+    replicas: list[Recommender] = []
+    seeds = methods.config.personalize.seeds
+    for number in range(config.random_permutations):
+        partner = partners_of_other_users(question.users, rng(config.seed, "e2p-random", number))
+        reading = methods.reading("e2p", seeds[number % len(seeds)])
+        assert reading.personalizer is not None
+        other = replace(reading, personalizer=OfAnother(reading.personalizer, question.requests, partner))
+        replicas.append(_measured(config, methods.recommender("E2P-Random", other)))
+    return Row("E2P-Random", replicas, None, "recent items, another user's vector", "as E2P")
+
+
+def _product_rows(config: EvaluateConfig, methods: Methods) -> list[Row]:
+    """Products of generators and retrievers, and the retrievers' without a generator."""
+    products, rows = methods.products, list[Row]()
+    if products is None:
+        return rows
+    factors = ", ".join(products.settings.experts)
+    for key, name in products.names().items():
+        if not _wanted(config, name):
+            continue
+        replicas: list[Recommender] = [products.build(key, seed) for seed in products.seeds(key)]
+        trained = f"weights of {factors}, and sharpness, on validation"
+        # as a softmax row's T0, its sharpness was chosen on validation: t = 1 is its chosen temperature
+        rows.append(Row(name, replicas, 1.0, "history before t", trained))
+    return rows
+
+
+class WholeCatalogue(SoftmaxOver):
+    """A generator measured on all of its distribution at once (`evaluate.whole_catalogue`)."""
+
+    scorer: SidRecommender
+
+    def context_tokens(self, requests: Sequence[Request]) -> float:
+        return self.scorer.context_tokens(requests)
+
+
+def _measured(config: EvaluateConfig, generator: Recommender) -> SidRecommender | WholeCatalogue:
+    """What is measured of a generative method: itself, or its distribution over the whole catalogue."""
+    assert isinstance(generator, SidRecommender)
+    return WholeCatalogue(generator, 1.0, generator.name) if config.whole_catalogue else generator

@@ -1,0 +1,78 @@
+"""Online-Full: feedback absorbed into all of TAP-PER (P_u, P_q and the bridge), as a new run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm.decoding.recommender import SidRecommender
+from llm.methods.base import save_personalizer
+from recsys.run import Run, sha256_of, write_text_atomically
+from serving.answering.absorb import update
+from serving.answering.live import Event, Update, checked, digest_of, write_durably
+from serving.answering.recommender import Recommender
+
+
+def online_full(path: Path, events: Sequence[Event], out: Path) -> Update:
+    """Train P_u of the events' users, P_q and the bridge on the events, into a new run.
+
+    Training goes on from the run's weights. Events that `update` has absorbed before are trained on too, and
+    stand in the histories once. Stages that do not change are linked (copied where the disk cannot link). The
+    new run, `out`, has the old one's configuration, its journal and these events; the old run stays as it is.
+    It is built beside `out` and renamed: killed, it begins again.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists, and is not overwritten; choose another --out or delete it")
+    old = Run.open(path)
+    partial = out.with_name(f".partial-{out.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    with old.lock():
+        _link(old.path, partial)
+    run = Run.open(partial)
+    service = Recommender.load(partial)
+    answer = update(
+        service, events, f"online-full {digest_of([checked(*pair) for pair in enumerate(events)])}", full=True
+    )
+    if not answer.steps:
+        shutil.rmtree(partial)
+        raise ValueError(f"{path} was trained on these very events before (online-full), or there are none")
+    _save_weights(service, run, answer)
+    run.update_manifest()
+    os.rename(partial, out)
+    return answer
+
+
+def _link(source: Path, target: Path) -> None:
+    """Every finished stage and the configuration; files are linked: nothing writes into one that is there."""
+
+    def link(one: str, other: str) -> None:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copy2(one, other)
+
+    hidden = shutil.ignore_patterns(".*", "report.html", "results.json", "SHA256SUMS")
+    shutil.copytree(source, target, copy_function=link, ignore=hidden)
+
+
+def _save_weights(service: Recommender, run: Run, answer: Update) -> None:
+    """Put the trained weights into the new run's personalize stage; its journal then goes with them."""
+    assert answer.method is not None
+    recommender = service.method(answer.method)
+    assert isinstance(recommender, SidRecommender)
+    assert recommender.reading.personalizer is not None
+    module, seed = recommender.reading.personalizer, service.methods.config.personalize.seeds[0]
+    path = run.path / "personalize" / f"{answer.method}-{seed}.safetensors"
+    write_durably(path, lambda temporary: save_personalizer(module, temporary))
+    record = run.record("personalize")
+    assert record is not None
+    record["artifacts"] |= {path.name: sha256_of(path)}
+    record["continued"] = [
+        *record.get("continued", []),
+        {"method": answer.method, "events": answer.batch_id, "steps": answer.steps},
+    ]
+    write_text_atomically(path.with_name("stage.json"), json.dumps(record, indent=1))
+    service.live.record(service.live.batches)
