@@ -50,6 +50,12 @@ def test_the_tour_says_what_the_modules_say():
     assert text_of("docs/tour.md") == written, "the tour is behind; run: python docs/site/tour.py"
 
 
+def test_a_line_of_the_tour_is_a_whole_sentence():
+    lines = [line for line in text_of("docs/tour.md").splitlines() if line.startswith("- `")]
+    assert len(lines) > 200
+    assert [line for line in lines if not line.endswith(".")] == []
+
+
 @pytest.mark.parametrize("block", ALL, ids=str)
 def test_a_block_says_what_it_is(block):
     assert block.language in ("python", "sh", "yaml", "text")
