@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DOCS := .venv/.installed-docs
+TWO := --numprocesses 2 --dist loadgroup --no-loadscope-reorder  # two processes of one thread each (tests/conftest.py)
 
-.PHONY: help demo test test-slow lint format docs findings clean
+.PHONY: help demo test check test-slow lint format docs findings clean
 
 demo: $(INSTALLED)  ## the main job on the embedded data: table, report, recommendations (15 minutes on 2 cores)
 	$(BIN)/prelude run configs/demo.yaml --run runs/demo
@@ -13,7 +14,10 @@ help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 test: lint  ## lint, types and the whole test suite, offline
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(TWO)
+
+check: lint  ## lint, types and the quick tests of the rooms that differ from main (at most 90 seconds for one room)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.check $(TWO)
 
 test-slow: $(INSTALLED)  ## the tests that take minutes each
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow"

@@ -6,9 +6,9 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 MARK = re.compile(r"<!-- not run: (?P<reason>.+) -->")  # on the line above a block that no test can run
 FENCE = re.compile(r"^```(?P<language>\S*)\s*$")
 SPAN = re.compile(r"`([^`\n]+)`")

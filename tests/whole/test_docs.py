@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from recsys.run import Run
 from serving.cli import app
 from serving.config.run import RunConfig, load_config
-from tests.support.documents import ROOT, Block, blocks, pages, spans, text_of
+from tests.support.documents import Block, blocks, pages, spans, text_of
+from tests.support.paths import ROOT
 
 CALLED = {"42": "u1", "dark comedy": "even", "genres": "kind", "296": "i4", "593": "i7", "tap_per": "tap_per"}
 WORDS = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in CALLED))
