@@ -150,14 +150,14 @@ def test_reloaded_it_encodes_identically_and_knows_that_it_has_started(tmp_path)
 
 @pytest.mark.parametrize("killed_at", [10, 20, 45])  # in the warm-up, as the codebooks start, among restarts
 def test_a_killed_fit_resumes_to_the_same_bytes(tmp_path, monkeypatch, killed_at):
-    import recsys.training.loop as training
+    from recsys.training import loop
 
-    vectors, loop = blobs(), training.fit
+    vectors, fit = blobs(), loop.fit
 
     def often(*args, **kwargs):  # a checkpoint at every logged step
-        return loop(*args, **kwargs | {"checkpoint_every_s": -1.0, "log_every": 5})
+        return fit(*args, **kwargs | {"checkpoint_every_s": -1.0, "log_every": 5})
 
-    monkeypatch.setattr("semantic_ids.rqvae.fit", often)
+    monkeypatch.setattr(loop, "fit", often)
     whole = RQVAE(8, (8, 8), SMALL)
     whole.fit(vectors, tmp_path / "whole", seed=3, quiet=True)
 

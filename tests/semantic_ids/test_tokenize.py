@@ -70,9 +70,9 @@ def test_the_stage_makes_a_unique_table_and_a_report(tmp_path, source, collision
 def test_rqvae_in_the_stage_resumes_after_a_kill_to_the_same_artifacts(tmp_path, monkeypatch):
     import semantic_ids.rqvae as module
 
-    arrays, loop = item_vectors(), module.fit
+    arrays, fit = item_vectors(), module.loop.fit
     monkeypatch.setattr(
-        module, "fit", lambda *a, **k: loop(*a, **k | {"checkpoint_every_s": -1.0, "log_every": 5})
+        module.loop, "fit", lambda *a, **k: fit(*a, **k | {"checkpoint_every_s": -1.0, "log_every": 5})
     )
     whole, killed = make_run(tmp_path / "whole", arrays), make_run(tmp_path / "killed", arrays)
     tokenize_items(RQVAE, whole)

@@ -9,7 +9,7 @@ import torch
 
 from llm.backbone.conditions import Condition
 from llm.backbone.vocabulary import PREFIX
-from llm.decoding import draws
+from llm.decoding.session import PromptSession
 from recsys.data.catalogue import Catalogue
 from recsys.recommender import Request
 from semantic_ids.constraints import Constraints
@@ -53,7 +53,7 @@ def inputs(model, requests: list[Request], with_prefix: bool):
 
 def session_of(model, requests, prompts, soft):
     exclusions = Constraints(model.trie, [request.exclude for request in requests])
-    return draws.PromptSession(model, prompts, Condition(soft), exclusions)
+    return PromptSession(model, prompts, Condition(soft), exclusions)
 
 
 COLOURS = ["red", "green", "blue", "grey"]

@@ -8,6 +8,7 @@ import pytest
 from llm.backbone.batching import by_length
 from llm.backbone.conditions import NOTHING
 from llm.decoding import draws
+from llm.decoding.session import PromptSession
 from semantic_ids.constraints import Constraints
 from tests.support.requests import make_requests
 
@@ -41,7 +42,7 @@ def test_a_budget_of_nothing_is_refused(tiny):
 def test_what_a_session_keeps_is_within_its_footprint(tiny):
     requests, nodes = make_requests(6), 12
     prompts = prompts_of([7] * 6)
-    session = draws.PromptSession(tiny, prompts, NOTHING, Constraints(tiny.trie, [[]] * 6))
+    session = PromptSession(tiny, prompts, NOTHING, Constraints(tiny.trie, [[]] * 6))
     held = session.memory._layers.values()
     assert sum(x.nbytes for pair in held for x in pair) == 6 * 7 * tiny.footprint.kept
     draws.distinct(session, requests, nodes, seed=0)

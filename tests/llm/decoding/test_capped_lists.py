@@ -10,6 +10,7 @@ from llm.backbone.conditions import Condition
 from llm.decoding import draws, lists
 from llm.decoding.recommender import SidRecommender
 from llm.decoding.scoring import constraints_of
+from llm.decoding.session import PromptSession
 from llm.prompts.reading import Reading
 from recsys.data.caps import Caps
 from recsys.recommender import Request
@@ -145,7 +146,7 @@ def test_lists_end_where_nothing_is_left(tiny):
         Request("these", 4, 1, allow=np.array([3, 4, 5, 5])),
     ]
     prompts, _ = inputs(tiny, requests, False)
-    session = draws.PromptSession(tiny, prompts, Condition(), constraints_of(tiny.trie, requests))
+    session = PromptSession(tiny, prompts, Condition(), constraints_of(tiny.trie, requests))
     for temperature in (0.0, 1.0):
         found = lists.in_sequence(session, requests, 40, 1, temperature)
         assert [len(items) for items, _ in found] == [0, 2, 30, 3]

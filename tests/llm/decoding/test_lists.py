@@ -12,6 +12,7 @@ from scipy import stats
 from llm.backbone.conditions import Condition, LowRank
 from llm.decoding import draws, lists
 from llm.decoding.recommender import SidRecommender
+from llm.decoding.session import PromptSession
 from llm.prompts.reading import Reading
 from recsys.data.caps import Caps
 from recsys.recommender import Request
@@ -110,7 +111,7 @@ def test_updates_of_layers_hold_for_the_items_behind_the_prompt(tiny):
         torch.randn(3, 2, n_in, generator=generator), torch.randn(3, n_out, 2, generator=generator)
     )
     condition, free = Condition(updates={name: (update,)}), [[]] * 3
-    session = draws.PromptSession(tiny, prompts, condition, Constraints(tiny.trie, free))
+    session = PromptSession(tiny, prompts, condition, Constraints(tiny.trie, free))
     found = lists.in_sequence(session, requests, 3, seed=2, temperature=1.0)
     longer = [
         [*prompt, *tiny.item_tokens[items[:2]].reshape(-1).tolist()]

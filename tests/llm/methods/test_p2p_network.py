@@ -16,6 +16,7 @@ from llm.backbone.load import BackboneConfig, load_backbone
 from llm.backbone.sid_model import SidModel
 from llm.decoding import draws
 from llm.decoding.scoring import constraints_of
+from llm.decoding.session import PromptSession
 from llm.methods.p2p.hypernetwork import LoraGenerator
 from llm.methods.p2p.method import P2P, P2PConfig
 from llm.methods.p2p.profiles import ProfileVectors
@@ -78,7 +79,7 @@ def test_batched_adapters_are_pefts_own_forward_for_each_user(tiny):
     condition = of(tiny, generator).condition(requests)
     packed = tiny.pack(prompts)
     ours = tiny.hidden(packed, condition).split(packed.layout.lengths.tolist())
-    session = draws.PromptSession(tiny, prompts, condition, constraints_of(tiny.trie, requests))
+    session = PromptSession(tiny, prompts, condition, constraints_of(tiny.trie, requests))
     items, values = draws.draw(session, requests, 6, seed=0)
     wanted = items[:, 0]
     scored = draws.score(session, wanted)[:, 0]

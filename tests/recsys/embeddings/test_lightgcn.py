@@ -22,7 +22,7 @@ from recsys.embeddings.lightgcn import (
 )
 from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.seeds import torch_generator
-from recsys.training import loop as training
+from recsys.training import loop
 
 # user 0 has items 0 and 1; user 1 has items 1 and 2
 USERS, ITEMS = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 2, 2])  # one edge twice: it counts once
@@ -102,12 +102,12 @@ def test_a_bpr_step_has_the_loss_and_the_gradient_of_pygs_module():
 def test_a_killed_training_resumes_to_the_same_bytes(tmp_path, loss, monkeypatch):
     users, items = np.repeat(np.arange(30), 6), np.random.default_rng(0).integers(0, 40, 180)
     config = LightGCNConfig(dim=8, loss=loss, epochs=6, batch=64, negatives=16, patience=0)
-    loop = training.fit
+    fit = loop.fit
 
     def often(*args, **kwargs):  # a checkpoint after every epoch
-        return loop(*args, **kwargs | {"checkpoint_every_s": -1.0, "quiet": True})
+        return fit(*args, **kwargs | {"checkpoint_every_s": -1.0, "quiet": True})
 
-    monkeypatch.setattr(training, "fit", often)
+    monkeypatch.setattr(loop, "fit", often)
 
     def train(folder, epochs_to_live=100):
         seen = []
