@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DOCS := .venv/.installed-docs
-TWO := --numprocesses 2 --dist loadgroup --no-loadscope-reorder  # two processes of one thread each (tests/conftest.py)
+TWO := --numprocesses 2  # processes of one thread each; tests/conftest.py says who does what
 
 .PHONY: help demo test check test-slow lint format docs findings clean
 
