@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -11,17 +12,50 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")  # before anything imports torch
 
 # fixtures that are whole runs, or a cluster; what stands on one is for `make test` alone
 WHOLE_RUNS = {"small_run", "music_run", "world_run", "cluster"}
-# folders whose files share what one process makes for them
-TOGETHER = ("tests/serving/export/", "tests/whole/align/")
+# what several processes begin with, longest first, so that they end together; the rest is by file, as it comes
+FIRST = (
+    "tests/serving/music/test_table.py",
+    "tests/whole/test_end_to_end.py",
+    "tests/whole/test_distributed.py",
+    "tests/serving/playlists/test_workers.py",
+    "cluster",
+    "tests/serving/",
+    "tests/whole/",
+)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what stands on a whole run; of several processes one gets a file, a folder of `TOGETHER`, or the cluster."""
-    for item in items:
-        names = set(getattr(item, "fixturenames", ()))
-        if names & WHOLE_RUNS:
-            item.add_marker("whole_run")
-        file = item.nodeid.split("::")[0]
-        group = next((folder for folder in TOGETHER if file.startswith(folder)), file)
-        item.add_marker(pytest.mark.xdist_group("cluster" if "cluster" in names else group))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what stands on a whole run."""
+    if WHOLE_RUNS & set(getattr(item, "fixturenames", ())):
+        item.add_marker("whole_run")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several processes begin with what takes longest."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: _turn(scope_of(item.nodeid)))
+
+
+def _turn(scope: str) -> int:
+    return next((turn for turn, name in enumerate(FIRST) if scope.startswith(name)), len(FIRST))
+
+
+def scope_of(nodeid: str) -> str:
+    """What one of several processes gets as a whole: a file, a folder whose files share what is made for them, the cluster."""
+    file, _, test = nodeid.partition("::")
+    folder = file.rpartition("/")[0]
+    if file == "tests/serving/engines/test_ray.py" or "ray_on_" in test or "_on_ray_" in test:
+        return "cluster"
+    return folder if folder in ("tests/serving/export", "tests/whole/align") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByScope(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(nodeid)
+
+    config.option.loadscopereorder = False  # by number of tests
+    return ByScope(config, log)

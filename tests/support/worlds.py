@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from recsys.run import Run
+from recsys.run import Run, sha256_of
 from serving.config.run import RunConfig
 from serving.pipeline import run_all
 from tests.support.made_once import made_once
@@ -161,6 +162,20 @@ def run_of(config: RunConfig, folder: Path, until: str | None = None) -> None:
 def shared_run(
     factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
 ) -> Iterator[tuple[RunConfig, Run]]:
-    """The run that `make(folder)` makes by `run_of`, once for all processes of a test session."""
-    with made_once(factory, name, make) as folder:
-        yield pickle.loads((folder / "config.pickle").read_bytes()), Run.open(folder / "run")
+    """The run that `make(folder)` makes by `run_of`: made once for all processes of a test session, each with a copy.
+
+    A copy, as a run is one process's at a time. No test may change it: one that changes a run takes a copy of its own.
+    """
+    folder = made_once(factory, name, make)
+    run = Run.open(shutil.copytree(folder / "run", factory.mktemp(name) / "run"))
+    before = hashes_of(run.path)
+    yield pickle.loads((folder / "config.pickle").read_bytes()), run
+    after = hashes_of(run.path)
+    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    assert not changed, f"a test has changed the {name} that all share: {changed}"
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below `folder`, by its path there."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}

@@ -95,7 +95,7 @@ def test_a_worker_that_outlives_its_job_writes_nothing_into_another(run, here, t
 
 
 def test_killed_twice_at_the_command_line_with_its_workers(run, tmp_path):
-    source = written(asked(600), tmp_path / "requests.parquet")
+    source = written(asked(400), tmp_path / "requests.parquet")
     command = [
         sys.executable,
         "-m",
@@ -111,7 +111,7 @@ def test_killed_twice_at_the_command_line_with_its_workers(run, tmp_path):
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     out = tmp_path / "killed"
-    for files in (1, 2):  # 600 requests are five parts of 128
+    for files in (1, 2):  # 400 requests are four parts of 128
         process = subprocess.Popen(
             [*command, "--out", str(out), "--workers", "1"], env=environment, stderr=subprocess.DEVNULL
         )
@@ -122,12 +122,12 @@ def test_killed_twice_at_the_command_line_with_its_workers(run, tmp_path):
     last = subprocess.run(
         [*command, "--out", str(out)], env=environment, capture_output=True, text=True, check=True
     )
-    assert last.stdout.startswith("600 requests: 600 answered with ")
-    assert "600/600" in last.stderr
+    assert last.stdout.startswith("400 requests: 400 answered with ")
+    assert "400/400" in last.stderr
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["last_call"]["answered"] < 600
+    assert manifest["last_call"]["answered"] < 400
     lists = lists_of(out)
-    assert len(lists) == 600
+    assert len(lists) == 400
     assert all(frame["rank"].tolist() == list(range(1, len(frame) + 1)) for frame in lists.values())
     playlist_shards.SHARD_ROWS, playlist_shards.PART_REQUESTS = 16_384, 128  # as the command line has
     playlists(run, source, tmp_path / "whole", Here(), Settings(n=7, batch=8), quiet=True)
