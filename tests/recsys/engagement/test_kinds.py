@@ -164,6 +164,6 @@ def test_without_dislikes_there_is_nothing_to_label_and_it_says_what_to_set(tmp_
     run = a_run(tmp_path, {"like": 1.0, "dislike": 1.0})
     with pytest.raises(
         DataError,
-        match="engagement.source kinds: the run has no events that are against an item; prepare.events",
+        match=r"engagement.source kinds: the run has no events that are against an item; prepare.events",
     ):
         make_lists(EngagementConfig(source="kinds"), run)
