@@ -290,8 +290,11 @@ class Dataset:
         """Bool, the shape of `events`: had the user turned the item down strictly before the event's moment?"""
         if self.against is None:
             return np.zeros(len(events), bool)
-        asked = zip(self.users[events], self.items[events], self.times[events], strict=True)
-        return np.array([item in self.against.before(user, time) for user, item, time in asked], bool)
+        first = (
+            pd.Series(self.against.times).groupby(self._pairs(self.against.users, self.against.items)).min()
+        )
+        pairs = pd.Series(self._pairs(self.users[events], self.items[events]))
+        return np.asarray(pairs.map(first) < self.times[events], bool)  # NaN, of what never was, is not
 
     def not_again(self, user: int | None, time: int, history: np.ndarray, exclude_seen: bool) -> np.ndarray:
         """Items that may not be recommended at a moment, each once: the one rule of `Dataset.request` and of all who ask.
@@ -306,9 +309,13 @@ class Dataset:
     @cached_property
     def is_repeat(self) -> np.ndarray:
         """Bool [E]: had the user had the item strictly before the event's moment?"""
-        pairs = self.users * max(self.n_items, 1) + self.items
+        pairs = self._pairs(self.users, self.items)
         first = pd.Series(self.times).groupby(pairs).transform("min").to_numpy()
         return np.asarray(first < self.times)
+
+    def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """A number for each pair of a user and an item."""
+        return users * max(self.n_items, 1) + items
 
     def before(self, user: int, time: int) -> tuple[np.ndarray, np.ndarray]:
         """Items and times of the user's events strictly earlier than `time`, oldest first."""
