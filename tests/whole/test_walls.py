@@ -21,7 +21,7 @@ ROOMS = ("recsys", "semantic_ids", "llm", "evaluation", "serving")
 ORDER = {
     "recsys": (
         {"seeds", "config", "recommender"},
-        {"artifacts"},
+        {"artifacts", "door"},
         {"training", "run"},
         {"data"},
         {"embeddings", "text_tasks"},
