@@ -106,7 +106,8 @@ def export_adapter(
 
 def _print(found: Summary, title: str) -> None:
     facts, console = found.exported, Console()
-    table = Table(title=title, title_justify="left")
+    typer.echo(title)  # a path as it is: a table's title is folded at the table's width
+    table = Table()
     table.add_column("part")
     table.add_column("KiB", justify="right")
     for name, size in sorted(found.sizes.items(), key=lambda pair: -pair[1]):
