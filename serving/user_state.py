@@ -26,6 +26,7 @@ from evaluation.table.results import Results
 from recsys.artifacts.manifest import manifest_text, rehashed
 from recsys.artifacts.rewrite import Rewrite, write_text_atomically
 from recsys.artifacts.user_rows import Columns, Person, forget, rows_of
+from recsys.data.card import facts
 from recsys.data.dataset import Dataset
 from recsys.data.splits import ROLE_NAMES
 from recsys.run import Run, sha256_of
@@ -225,7 +226,7 @@ def _without_dataset_rows(run: Run, data: Dataset, person: Person, rewrite: Rewr
     rest.save_users(rewrite.new("prepare/events.parquet").parent)
     for name in OWN[1:]:
         rewrite.new(f"prepare/{name}")
-    report = run.read_json("prepare", "prepare.json") | rest.facts()
+    report = run.read_json("prepare", "prepare.json") | facts(rest)
     rewrite.new("prepare/prepare.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 

@@ -32,8 +32,8 @@ from recsys.embeddings.embed import load_user_vectors
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Request
 from recsys.run import Run
-from recsys.seeds import torch_generator
 from recsys.training import distributed, loop
+from recsys.training.rows import rows_of_epoch
 
 OUTSIDE = "outside"  # of an exported run: copies of files that methods read and that stand outside of a run
 
@@ -63,6 +63,8 @@ class Stage2Config(StageConfig):
 class Instances:
     """Requests and targets of some events; events whose user has no vector yet are left out, for every method alike."""
 
+    weights: np.ndarray | None = None  # [n] how often each is trained on; None: all alike
+
     def __init__(self, dataset: Dataset, events: np.ndarray, users: UserVectors):
         requests = dataset.requests(events, dataset.exclude_seen)
         _, known = users.vectors(requests)
@@ -70,6 +72,7 @@ class Instances:
         self.events = events[keep]
         self.requests: list[Request] = [requests[index] for index in keep]
         self.targets = dataset.items[self.events]
+        self.weights = dataset.weighed(self.events)
         self.left_out = len(events) - len(keep)
         if not self.requests:
             raise ValueError("no instance of Stage 2 has a user vector; check the split and the embeddings")
@@ -139,12 +142,13 @@ class World:
         return float(self.model.inner.get_input_embeddings().weight.float().norm(dim=1).mean())
 
 
-def batch_rows(n: int, batch: int, step: int, seed: int) -> np.ndarray:
-    """Rows of the instances of a step: every epoch is a fresh permutation; the same for every method of a seed."""
+def batch_rows(n: int, batch: int, step: int, seed: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Rows of the instances of a step: every epoch is a fresh permutation, or a draw in proportion to `weights` [n]; the same
+    for every method of a seed.
+    """
     batches = -(-n // batch)
     epoch, part = divmod(step, batches)
-    order = torch.randperm(n, generator=torch_generator(seed, "instances", epoch))
-    return order[part * batch : (part + 1) * batch].numpy()
+    return rows_of_epoch(n, weights, seed, "instances", epoch)[part * batch : (part + 1) * batch]
 
 
 def lm_loss(reading: Reading, requests: Sequence[Request], targets: np.ndarray) -> torch.Tensor:
@@ -178,7 +182,7 @@ class NextItem:
 
     def loss(self, reading: Reading, step: int, seed: int) -> tuple[torch.Tensor, int]:
         train = self.world.train
-        batch = batch_rows(len(train), self.world.settings.batch, step, seed)
+        batch = batch_rows(len(train), self.world.settings.batch, step, seed, train.weights)
         rows = batch[own_share(reading, len(batch))]
         return lm_loss(reading, [train.requests[row] for row in rows], train.targets[rows]), len(rows)
 

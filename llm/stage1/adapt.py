@@ -256,7 +256,7 @@ def validation_events(dataset: Dataset, at_most: int, seed: int) -> np.ndarray:
 
 
 def window_loss(model: SidModel, windows: list[Window], smoothing: float = 0.0) -> torch.Tensor:
-    """−mean log p(item | what stands before it) over all targets of a batch of windows, in one packed pass.
+    """−mean log p(item | what stands before it) over all targets of a batch of windows, in one packed pass; each times its weight.
 
     `smoothing`: of labels (`SidModel.path_log_probs`).
     """
@@ -266,7 +266,11 @@ def window_loss(model: SidModel, windows: list[Window], smoothing: float = 0.0) 
     wanted = torch.from_numpy(start[:, None] - 1 + np.arange(model.trie.n_levels)).to(model.device)
     states = model.hidden(packed, NOTHING, wanted.reshape(-1)).view(*wanted.shape, -1)
     items = torch.from_numpy(np.concatenate([window.items for window in windows]))
-    return -model.path_log_probs(states, items, smoothing=smoothing).mean()
+    log_p = model.path_log_probs(states, items, smoothing=smoothing)
+    if all(window.weights is None for window in windows):
+        return -log_p.mean()
+    ones = [np.ones(len(w.items)) if w.weights is None else w.weights for w in windows]
+    return -(log_p * torch.from_numpy(np.concatenate(ones)).to(log_p)).mean()
 
 
 def save_adapted(model: SidModel, folder: Path) -> None:

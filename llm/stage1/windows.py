@@ -17,23 +17,29 @@ from recsys.data.phrases import Phrases
 from recsys.embeddings.sequences import one_of_each_tie
 from recsys.seeds import rng
 from recsys.training import distributed
+from recsys.training.rows import in_proportion
 
 RECORD_COUNTS = (1, 2, 4)  # k of the windows that carry retrieved records: the papers'
 
 
 @dataclass(frozen=True)
 class Window:
-    """Token row and its targets: `items` [n] whose first code is predicted at column `starts[i] − 1` of `tokens`."""
+    """Token row and its targets: `items` [n] whose first code is predicted at column `starts[i] − 1` of `tokens`.
+
+    `weights` [n] of the targets' losses; None: all are 1.
+    """
 
     tokens: list[int]
     items: np.ndarray
     starts: np.ndarray
+    weights: np.ndarray | None = None
 
 
 def windows_of_epoch(dataset: Dataset, role: int, size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Event indices of each window, shuffled: at most `size` consecutive events of one user, times strictly rising.
 
-    The cut points move from epoch to epoch. Events of `role` and of no other are used.
+    The cut points move from epoch to epoch. Events of `role` and of no other are used. Where events have weights, a window comes as
+    often as its events weigh on average (`WindowBuilder` weighs them within it), so that each target counts in proportion.
     """
     generator = rng(seed, "windows", epoch)
     events = dataset.events(role)
@@ -43,8 +49,11 @@ def windows_of_epoch(dataset: Dataset, role: int, size: int, seed: int, epoch: i
     place = np.arange(len(events)) - starts + generator.integers(0, size, dataset.n_users)[users]
     chunk = users * (place.max(initial=0) // size + 2) + place // size
     cuts = np.flatnonzero(np.diff(chunk)) + 1
-    windows = np.split(events, cuts)
-    return [windows[index] for index in generator.permutation(len(windows))]
+    windows, weights = np.split(events, cuts), dataset.weighed(events)
+    if weights is None:
+        return [windows[index] for index in generator.permutation(len(windows))]
+    means = np.array([dataset.weighed(window).mean() for window in windows])  # type: ignore[union-attr]
+    return [windows[index] for index in in_proportion(means, generator)]
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,13 @@ class WindowBuilder:
         self.search = RecordSearch(dataset.catalogue) if shares.records else None
 
     def window(self, events: np.ndarray, epoch: int) -> Window:
+        """The token row of a window's `events`; its targets weigh as their events do, over the mean of the window."""
+        made, weights = self._window(events, epoch), self.dataset.weighed(events)
+        if weights is None:
+            return made
+        return replace(made, weights=(weights / weights.mean())[-len(made.items) :])
+
+    def _window(self, events: np.ndarray, epoch: int) -> Window:
         shares = (self.shares.profile, self.shares.query, self.shares.records)
         if not any(
             shares

@@ -56,6 +56,8 @@ class Words:
         self.dataset, self.builder, self.phrases, self.seed = dataset, builder, phrases, seed
         self.batch, self.title_batch = batch, title_batch
         self.events = dataset.events(role)
+        weights = dataset.weighed(self.events)
+        self.shares = None if weights is None else weights / weights.sum()  # of the rows behind a history
 
     def windows(self, step: int) -> list[Window]:
         """This process's share of `batch` rows from words to the ID of one item."""
@@ -68,7 +70,7 @@ class Words:
             item = int(generator.integers(data.n_items))
             request, query = Request("", None, 0), None
         else:
-            event = int(generator.choice(self.events))
+            event = int(generator.choice(self.events, p=self.shares))
             item, request = int(data.items[event]), data.request(event, False)
             query = None
         if kind >= TITLE:

@@ -159,7 +159,7 @@ def retrained_messages(
 
     model, _ = train_lightgcn(
         data.users[graph], data.items[graph], data.n_users, data.n_items, embed.lightgcn, seed, checkpoint, validate,
-        f"LightGCN on {len(graph):,} events",
+        f"LightGCN on {len(graph):,} events", data.weighed(graph),
     )  # fmt: skip
     messages = model.message_table().numpy()
     save_file({"messages": messages}, path)

@@ -16,6 +16,7 @@ from recsys.data.dataset import Against, Dataset
 from recsys.data.interactions import Interactions
 from recsys.data.splits import FIT, PERSONALIZE, UNUSED, assign_roles
 from recsys.door.notices import Coverage, Notices
+from recsys.door.tables import DataError
 from recsys.door.values import natural_order
 from recsys.seeds import derive, rng, uniforms_at
 
@@ -47,14 +48,14 @@ def build(
     )
     roles = np.full(len(frame), UNUSED, np.int8)
     roles[positive] = assign_roles(users[positive], times[positive], config.split)
-    weights = frame["weight"].to_numpy() if "weight" in frame else np.ones(len(frame))
+    weights = _weights(interactions, frame)
     return Dataset(
         user_ids=user_ids,
         catalogue=catalogue,
         users=users,
         items=items[order].astype(np.int64),
         times=times,
-        weights=weights[order].astype(np.float32),
+        weights=weights[order],
         roles=_capped(users, user_ids, roles, config, notices),
         queries=_queries(source.queries, user_ids, catalogue, config, notices),
         ratings=frame["rating"].to_numpy()[order].astype(np.float32) if "rating" in frame else None,
@@ -62,7 +63,24 @@ def build(
         against=_against(against, user_ids, catalogue),
         held_out_queries=config.held_out_queries,
         exclude_seen=config.exclude_seen,
+        exclude_against=config.exclude_against,
     )
+
+
+def _weights(interactions: Interactions, frame: pd.DataFrame) -> np.ndarray:
+    """[E] float32, all above 0 and finite; a kind's weight of `prepare.events` is in them. Raises `DataError` naming the first that is not."""
+    if "weight" not in frame:
+        return np.ones(len(frame), np.float32)
+    given = frame["weight"].to_numpy()
+    with np.errstate(over="ignore", under="ignore"):
+        weights = given.astype(np.float32)
+    bad = np.flatnonzero(~((weights > 0) & np.isfinite(weights)))
+    if len(bad):
+        raise DataError(
+            f"{interactions.place(int(frame.index[bad[0]]))}: weight {given[bad[0]]:g} (the row's, times that of its kind in prepare.events) is "
+            "not between 1e-38 and 3e38; leave out what should not count, or call its kind context or drop"
+        )
+    return weights
 
 
 def _apart(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

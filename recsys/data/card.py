@@ -20,6 +20,41 @@ from recsys.door.tables import DataError
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
+def facts(dataset: Dataset) -> dict[str, Any]:
+    """`prepare.json`'s counts: of events, users, items and queries, of each role, and of what is held out."""
+    by_role = np.bincount(dataset.roles, minlength=len(ROLE_NAMES))
+    tested = len(np.unique(dataset.users[dataset.events(TEST)]))
+    return {
+        "counts": {
+            "events": len(dataset.users),
+            "users": len(dataset.user_numbers),
+            "items": dataset.n_items,
+            "queries": len(dataset.queries),
+            "users_without_test_event": len(dataset.user_numbers) - tested,
+        },
+        "roles": {name: int(n) for name, n in zip(ROLE_NAMES, by_role, strict=True)},
+        "held_out": {ROLE_NAMES[role]: _held_out(dataset, role) for role in (VALIDATION, TEST)},
+    }
+
+
+def _held_out(dataset: Dataset, role: int) -> dict[str, Any]:
+    """What the reader of a result must know about the targets of one role: how many were already in their history, have no
+    history, or share their second with another event of the same user."""
+    events = dataset.events(role)
+    same_second = (
+        pd.Series(dataset.times).groupby([dataset.users, dataset.times]).transform("size").to_numpy()
+    )
+    tied = int((same_second[events] > 1).sum())
+    return {
+        "events": len(events),
+        "users": len(np.unique(dataset.users[events])),
+        "already_in_history": int(dataset.is_repeat[events].sum()),
+        "without_history": int((dataset.history_end[events] == dataset.offsets[dataset.users[events]]).sum()),
+        "tied_in_time": tied,
+        "tied_share": round(tied / len(events), 4) if len(events) else None,
+    }
+
+
 def card(dataset: Dataset, interactions: Interactions, notices: Notices) -> dict[str, Any]:
     """The card, as prepare.json keeps it. `rows_read` is `rows_kept` and the sum of `rows_dropped`."""
     per_item = np.bincount(dataset.items, minlength=dataset.n_items)
@@ -99,9 +134,11 @@ def _quantiles(numbers: np.ndarray) -> dict[str, float]:
 
 def _targets(dataset: Dataset, role: int) -> dict[str, int]:
     events = dataset.events(role)
+    turned_down = int(dataset.was_turned_down(events).sum())
     return {
         "events": len(events),
         "repeats": int(dataset.is_repeat[events].sum()),
+        **({} if dataset.against is None else {"turned_down_before": turned_down}),
         "asked_for": len(dataset.instances(role)),
         "without_history": int((dataset.history_end[events] == dataset.offsets[dataset.users[events]]).sum()),
     }
@@ -150,6 +187,8 @@ def check_roles(dataset: Dataset, config: PrepareConfig, notices: Notices) -> No
     )
     _say_short_users(dataset, config, notices)
     _say_repeats(dataset, notices)
+    _say_turned_down(dataset, notices)
+    _say_weights(dataset, notices)
     _say_ties(dataset, config, notices)
     _say_ratings(dataset, config, notices)
 
@@ -178,6 +217,31 @@ def _say_repeats(dataset: Dataset, notices: Notices) -> None:
             f"{repeats} of {len(events)} validation and test targets had been had by their user before; with exclude_seen they cannot be "
             "answered, and are left out of training targets, validation and test alike. If people come back for the same items, set "
             "prepare.exclude_seen to false",
+        )
+
+
+def _say_turned_down(dataset: Dataset, notices: Notices) -> None:
+    if not dataset.exclude_against:
+        return
+    count = sum(int(dataset.was_turned_down(dataset.events(role)).sum()) for role in (VALIDATION, TEST))
+    notices.add(
+        "targets_turned_down_before",
+        count,
+        f"{count} validation and test targets had been turned down by their user before (prepare.events: against); nobody would be shown them, "
+        "so they are not asked for. If people may be shown what they have turned down, set prepare.exclude_against to false",
+    )
+
+
+def _say_weights(dataset: Dataset, notices: Notices) -> None:
+    low, high = float(dataset.weights.min()), float(dataset.weights.max())
+    if dataset.relative_weights is not None:
+        notices.read(
+            f"weights from {low:g} to {high:g} are read: edges, counts and targets of training weigh by them, over their mean; histories "
+            "and held-out targets do not"
+        )
+    elif high != 1:
+        notices.read(
+            f"weights from {low:g} to {high:g} are read, but all of training is alike, so that they weigh nothing"
         )
 
 

@@ -69,6 +69,8 @@ class PrepareConfig(StageConfig):
     held_out_queries: float = Field(default=0.1, ge=0, lt=1)
     # May what a user has had be recommended again? One answer for training, validation, test and serving.
     exclude_seen: bool = True
+    # Is what a user has turned down (`events`: against) kept from what is recommended to them from then on? One answer as well.
+    exclude_against: bool = True
     split: SplitConfig = SplitConfig()
     # Users held out from all learning, at random or out of distribution; off by default.
     user_split: UserSplitConfig = UserSplitConfig()

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.data.catalogue import Catalogue
-from recsys.data.splits import FIT, PERSONALIZE, ROLE_NAMES, TEST, VALIDATION, WARM
+from recsys.data.splits import FIT, PERSONALIZE, WARM
 from recsys.recommender import Request
 from recsys.run import Run
 
@@ -54,19 +54,21 @@ class Against:
 class ItemTotals:
     """What is known of each item [N] from everybody's training events (FIT and PERSONALIZE), and of nobody in particular."""
 
-    counts: np.ndarray  # int64: how many events
-    last: (
+    counts: (
         np.ndarray
-    )  # int64: the place of its last event among all in time, a later row winning ties; −1: none
+    )  # int64: how many events; float64, the sum of their weights, where events weigh differently
+    last: np.ndarray  # int64: place of its last event among all in time, a later row winning ties; −1: none. No weight moves it
 
     @classmethod
-    def of(cls, items: np.ndarray, times: np.ndarray, n_items: int) -> ItemTotals:
-        """Counted from events [E]: `items` and `times` (unix seconds)."""
+    def of(
+        cls, items: np.ndarray, times: np.ndarray, n_items: int, weights: np.ndarray | None = None
+    ) -> ItemTotals:
+        """Counted from events [E]: `items` and `times` (unix seconds), each as one, or as its share of `weights` [E]."""
         last = np.full(n_items, -1, np.int64)
         last[items[np.argsort(times, kind="stable")]] = np.arange(
             len(items)
         )  # the last write of an item wins
-        return cls(np.bincount(items, minlength=n_items), last)
+        return cls(np.bincount(items, weights, minlength=n_items), last)
 
     @classmethod
     def load(cls, path: Path) -> ItemTotals:
@@ -89,14 +91,13 @@ class Dataset:
     `times[e]`. That is the one rule for ties: events of the same second are not in each other's history.
     """
 
-    user_ids: (
-        np.ndarray
-    )  # [U] str (object); "" where a person was deleted: the place stays, so that others keep theirs
+    # [U] str (object); "" where a person was deleted: the place stays, so that others keep theirs
+    user_ids: np.ndarray
     catalogue: Catalogue  # N items
     users: np.ndarray  # [E] int64
     items: np.ndarray  # [E] int64
     times: np.ndarray  # [E] int64: unix seconds (an ordinal where the data has order but no time)
-    weights: np.ndarray  # [E] float32
+    weights: np.ndarray  # [E] float32; read as `relative_weights`
     roles: np.ndarray  # [E] int8: FIT, PERSONALIZE, VALIDATION, TEST or UNUSED of recsys.data.splits
     queries: pd.DataFrame  # user (int, -1: nobody known), item (int), timestamp, query (str)
     ratings: np.ndarray | None = None  # [E] float32, NaN where there is none; None: the data has no ratings
@@ -106,6 +107,7 @@ class Dataset:
     user_groups: np.ndarray = None  # type: ignore[assignment]
     held_out_queries: float = 0.0  # share of query texts that no training reads (recsys.data.phrases)
     exclude_seen: bool = True  # the protocol's answer to: may what a user has had be recommended again?
+    exclude_against: bool = True  # is what a user has turned down kept from what is recommended to them?
     totals: ItemTotals | None = (
         None  # of data whose events were left out (serving.export.folder); None: counted
     )
@@ -153,6 +155,7 @@ class Dataset:
             else None,
             held_out_queries=report.get("held_out_queries", 0.0),
             exclude_seen=report["exclude_seen"],
+            exclude_against=report.get("exclude_against", True),
             totals=ItemTotals.load(run.artifact("prepare", TOTALS))
             if TOTALS in record["artifacts"]
             else None,
@@ -228,8 +231,26 @@ class Dataset:
     @cached_property
     def item_totals(self) -> ItemTotals:
         """Of the training events; see `ItemTotals`."""
+        if self.totals is not None:
+            return self.totals
         training = np.isin(self.roles, (FIT, PERSONALIZE))
-        return self.totals or ItemTotals.of(self.items[training], self.times[training], self.n_items)
+        return ItemTotals.of(self.items[training], self.times[training], self.n_items, self.weighed(training))
+
+    @cached_property
+    def relative_weights(self) -> np.ndarray | None:
+        """Weights [E] (float64) over their mean on the training events; None where those are alike, and so weigh nothing.
+
+        They weigh what is learned from: edges, counts, and how often an event is a target. A history is a list of items, as a
+        service sends it, without weights; a held-out target is measured as one.
+        """
+        training = self.weights[np.isin(self.roles, (FIT, PERSONALIZE))].astype(np.float64)
+        if not len(training) or training.min() == training.max():
+            return None
+        return self.weights / training.mean()
+
+    def weighed(self, events: np.ndarray) -> np.ndarray | None:
+        """The `relative_weights` of some events (indices, or a mask); None where events weigh nothing."""
+        return None if self.relative_weights is None else self.relative_weights[events]
 
     @property
     def n_users(self) -> int:
@@ -260,8 +281,27 @@ class Dataset:
         return self.askable(self.events(role))
 
     def askable(self, events: np.ndarray) -> np.ndarray:
-        """Those of `events` that can be asked for; see `instances`."""
-        return events[~self.is_repeat[events]] if self.exclude_seen else events
+        """Those of `events` that can be asked for; see `instances`. What was turned down before does not come again either."""
+        if self.exclude_seen:
+            events = events[~self.is_repeat[events]]
+        return events[~self.was_turned_down(events)] if self.exclude_against else events
+
+    def was_turned_down(self, events: np.ndarray) -> np.ndarray:
+        """Bool, the shape of `events`: had the user turned the item down strictly before the event's moment?"""
+        if self.against is None:
+            return np.zeros(len(events), bool)
+        asked = zip(self.users[events], self.items[events], self.times[events], strict=True)
+        return np.array([item in self.against.before(user, time) for user, item, time in asked], bool)
+
+    def not_again(self, user: int | None, time: int, history: np.ndarray, exclude_seen: bool) -> np.ndarray:
+        """Items that may not be recommended at a moment, each once: the one rule of `Dataset.request` and of all who ask.
+
+        What the user has had (`history`), where `exclude_seen` says so; what they had turned down before, with `exclude_against`.
+        """
+        parts = [history if exclude_seen else history[:0]]
+        if self.exclude_against and self.against is not None and user is not None:
+            parts.append(self.against.before(user, time))
+        return np.unique(np.concatenate(parts))
 
     @cached_property
     def is_repeat(self) -> np.ndarray:
@@ -280,51 +320,16 @@ class Dataset:
         """The request whose answer event `event` is. It can exclude seen items, but never the answer."""
         user = int(self.users[event])
         past = slice(self.offsets[user], self.history_end[event])
-        history = self.items[past]
-        exclude = (
-            np.unique(history[history != self.items[event]]) if exclude_seen else np.zeros(0, dtype=np.int64)
-        )
+        history, time = self.items[past], int(self.times[event])
+        exclude = self.not_again(user, time, history, exclude_seen)
         return Request(
             request_id=f"e{event}",
             user=user,
-            time=int(self.times[event]),
+            time=time,
             history=history,
             history_times=self.times[past],
-            exclude=exclude,
+            exclude=exclude[exclude != self.items[event]],
         )
 
     def requests(self, events: Iterable[int], exclude_seen: bool) -> list[Request]:
         return [self.request(int(event), exclude_seen) for event in events]
-
-    def held_out_facts(self, role: int) -> dict[str, Any]:
-        """What the reader of a result must know about the targets of one role: how many were already in their
-        history, have no history, or share their second with another event of the same user."""
-        events = self.events(role)
-        times = pd.Series(self.times)
-        first_time = times.groupby(self.users * self.n_items + self.items).transform("min").to_numpy()
-        same_second = times.groupby([self.users, self.times]).transform("size").to_numpy()
-        tied = int((same_second[events] > 1).sum())
-        return {
-            "events": len(events),
-            "users": len(np.unique(self.users[events])),
-            "already_in_history": int((first_time[events] < self.times[events]).sum()),
-            "without_history": int((self.history_end[events] == self.offsets[self.users[events]]).sum()),
-            "tied_in_time": tied,
-            "tied_share": round(tied / len(events), 4) if len(events) else None,
-        }
-
-    def facts(self) -> dict[str, Any]:
-        """`prepare.json`'s counts: of events, users, items and queries, of each role, and of what is held out."""
-        by_role = np.bincount(self.roles, minlength=len(ROLE_NAMES))
-        return {
-            "counts": {
-                "events": len(self.users),
-                "users": len(self.user_numbers),
-                "items": self.n_items,
-                "queries": len(self.queries),
-                "users_without_test_event": len(self.user_numbers)
-                - len(np.unique(self.users[self.events(TEST)])),
-            },
-            "roles": {name: int(n) for name, n in zip(ROLE_NAMES, by_role, strict=True)},
-            "held_out": {ROLE_NAMES[role]: self.held_out_facts(role) for role in (VALIDATION, TEST)},
-        }

@@ -84,5 +84,5 @@ class LiveHistories:
     def request(self, request_id: str, user: int, item: int, time: int) -> Request:
         """The request that the event (user, item, time) answers; as `Dataset.request` makes it."""
         history, times = self.before(user, time)
-        seen = np.unique(history[history != item]) if self.dataset.exclude_seen else _NONE
-        return Request(request_id, user, time, history, times, exclude=seen)
+        exclude = self.dataset.not_again(user, time, history, self.dataset.exclude_seen)
+        return Request(request_id, user, time, history, times, exclude=exclude[exclude != item])

@@ -8,7 +8,7 @@ from typing import Any
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data import filters, loaders
 from recsys.data.build import build
-from recsys.data.card import card, check_roles
+from recsys.data.card import card, check_roles, facts
 from recsys.data.config import PrepareConfig
 from recsys.data.dataset import Dataset
 from recsys.data.interactions import Interactions
@@ -140,9 +140,10 @@ def _report(
     return {
         "source": config.source,
         "time": "unix_seconds" if source.has_clock else "ordinal",
-        **dataset.facts(),
+        **facts(dataset),
         "time_range": [int(dataset.times.min()), int(dataset.times.max())],
         "exclude_seen": config.exclude_seen,
+        **({} if dataset.against is None else {"exclude_against": config.exclude_against}),
         "held_out_queries": config.held_out_queries,
         "split": config.split.model_dump(mode="json"),
         "rows_read": interactions.rows_read,

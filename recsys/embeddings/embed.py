@@ -190,6 +190,7 @@ class _Work:
                 self.checkpoint / CHECKPOINTS[name] / str(seed),
                 validate,
                 label,
+                self.dataset.weighed(edges),
             )
             self.curves[label] = curve.as_dict()
             trained.append((curve.best_value, -number, model))

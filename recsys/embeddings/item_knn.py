@@ -4,7 +4,8 @@
     score(i | h)   = Σ_{j in the last m items of h} w_j sim(j, i),       w_j = 0.5 ** (age_j / half_life), Σ w² = 1
 
 With `shrink` 0 that is the cosine of co-occurrence; a larger one trusts rare pairs less (Bell & Koren 2007). Each item keeps its
-`neighbours` most alike. The half-life, which a ranking by time needs and the paper does not have, and the shrinkage are
+`neighbours` most alike. Where events have weights, c_ij is Σ_u sqrt(w_ui w_uj) and n_i is Σ_u w_ui, w_ui being the largest weight of
+the pair's events: a user all of whose events weigh two counts as two users. The half-life, which a ranking by time needs and the paper does not have, and the shrinkage are
 validation's choice.
 """
 
@@ -18,6 +19,7 @@ from pydantic import Field
 from scipy import sparse
 
 from recsys.config import StageConfig
+from recsys.embeddings.lightgcn import strongest_of_pairs
 from recsys.embeddings.user_vectors import recency_weights
 from recsys.recommender import Ranked, Request
 
@@ -36,16 +38,22 @@ class ItemKnnConfig(StageConfig):
 
 
 def similarities(
-    users: np.ndarray, items: np.ndarray, n_items: int, shrink: float, neighbours: int
+    users: np.ndarray,
+    items: np.ndarray,
+    n_items: int,
+    shrink: float,
+    neighbours: int,
+    weights: np.ndarray | None = None,
 ) -> sparse.csr_array:
     """sim [N, N] of the edges (users[e], items[e]), each distinct edge once; a row holds its `neighbours` largest.
 
-    Ties go to the lower item; no item is its own neighbour.
+    `weights` [E], all above 0, weigh the edges; None: all count as one. Ties go to the lower item; no item is its own neighbour.
     """
-    pairs = np.unique(np.stack([users, items]), axis=1)
+    pairs, strengths = strongest_of_pairs(users, items, weights)
     shape = (int(pairs[0].max(initial=-1)) + 1, n_items)
-    seen = sparse.csr_array((np.ones(pairs.shape[1], np.float32), (pairs[0], pairs[1])), shape=shape)
-    by_item, roots = seen.T.tocsr(), np.sqrt(np.bincount(pairs[1], minlength=n_items))
+    shares = np.ones(pairs.shape[1], np.float32) if strengths is None else np.sqrt(strengths)
+    seen = sparse.csr_array((shares, (pairs[0], pairs[1])), shape=shape)
+    by_item, roots = seen.T.tocsr(), np.sqrt(np.bincount(pairs[1], strengths, minlength=n_items))
     blocks = []
     for start in range(0, n_items, BLOCK):
         block = (by_item[start : start + BLOCK] @ seen).tocoo()
@@ -114,11 +122,12 @@ def choose_item_knn(
     items: np.ndarray,
     fallback: np.ndarray,
     hit_rate: Callable[[ItemKnn], float],
+    weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The half-life and the shrinkage with the best validation `hit_rate`, and the rate of every pair, ready for JSON."""
     rates: list[dict[str, Any]] = []
     for shrink in config.shrinks:
-        similar = similarities(users, items, len(fallback), shrink, config.neighbours)
+        similar = similarities(users, items, len(fallback), shrink, config.neighbours, weights)
         rates += [
             {"half_life_items": half_life, "shrink_users": shrink,
              "hit_rate": hit_rate(ItemKnn(similar, half_life, config.last_items, fallback))}

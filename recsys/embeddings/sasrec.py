@@ -159,16 +159,19 @@ class SasRec(nn.Module):
 
 
 def sequence_loss(model: SasRec, batch: Sequence[Piece]) -> torch.Tensor:
-    """−mean log p(next item) over all real positions of a batch."""
+    """−mean log p(next item) over all real positions of a batch, each times its weight where it has one."""
     table, states, targets = model.item_table(), [], []
     for piece in batch:
-        items, lengths, places, following = (torch.from_numpy(x).to(table.device) for x in piece)
+        items, lengths, places, following = (torch.from_numpy(x).to(table.device) for x in piece[:4])
         states.append(model(table, items, lengths).flatten(0, 1).index_select(0, places))
         targets.append(following)
     logits = model.queries(torch.cat(states)) @ model.outputs(table).T
-    return functional.cross_entropy(
-        logits.float(), torch.cat(targets), label_smoothing=model.config.label_smoothing
-    )
+    smoothing, wanted = model.config.label_smoothing, torch.cat(targets)
+    weights = np.concatenate([piece.weights for piece in batch])
+    if not len(weights):
+        return functional.cross_entropy(logits.float(), wanted, label_smoothing=smoothing)
+    losses = functional.cross_entropy(logits.float(), wanted, reduction="none", label_smoothing=smoothing)
+    return (losses * torch.from_numpy(weights).to(losses)).mean()
 
 
 class Ranking:
@@ -221,8 +224,11 @@ def train_sasrec(
     held_out: Ranking,
     text: np.ndarray | None = None,
     label: str = "SASRec",
+    weights: np.ndarray | None = None,
 ) -> tuple[SasRec, loop.Curves]:
     """Learn from events [E] in order of (user, time); the state with the best NDCG@10 on `held_out` is kept.
+
+    `weights` [E], all above 0, weigh the events as targets; None: all alike.
 
     On a CPU a killed and resumed training ends in the same bytes; on a GPU as far as its kernels repeat themselves.
     """
@@ -230,7 +236,7 @@ def train_sasrec(
     model = SasRec(n_items, config, seed, text).to(device).train()
     # a GPU is faster with one pass over padding than with several without
     pieces = 1 if device.type == "cuda" else CPU_PIECES
-    batches = Batches((users, items, times), config.max_items, config.batch, seed, pieces)
+    batches = Batches((users, items, times), config.max_items, config.batch, seed, pieces, weights)
 
     def step(index: int) -> torch.Tensor:
         reading = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()

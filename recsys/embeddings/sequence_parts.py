@@ -57,6 +57,7 @@ def sequence_part(
         held_out,
         text,
         LABELS[name],
+        dataset.weighed(learned),
     )
     save_sasrec(model, folder, name)
     ranks = held_out.ranks(model)
@@ -118,8 +119,8 @@ def item_knn_part(
         ]  # fmt: skip
         return float(np.concatenate(hits).mean())
 
-    users, items = _training_edges(dataset)
-    return choose_item_knn(config, users, items, dataset.item_totals.counts, hit_rate)
+    users, items, weights = _training_edges(dataset)
+    return choose_item_knn(config, users, items, dataset.item_totals.counts, hit_rate, weights)
 
 
 def load_item_knn(run: Run, dataset: Dataset, config: ItemKnnConfig) -> ItemKnn:
@@ -134,12 +135,12 @@ def load_item_knn(run: Run, dataset: Dataset, config: ItemKnnConfig) -> ItemKnn:
     chosen = run.read_json("embed", "embed.json").get("item_knn")
     if chosen is None:
         raise RunError(f"the stage embed of {run.path} is older than item-kNN; run: prelude embed {run.path}")
-    similar = similarities(
-        *_training_edges(dataset), dataset.n_items, chosen["shrink_users"], config.neighbours
-    )
+    users, items, weights = _training_edges(dataset)
+    similar = similarities(users, items, dataset.n_items, chosen["shrink_users"], config.neighbours, weights)
     return ItemKnn(similar, chosen["half_life_items"], config.last_items, dataset.item_totals.counts)
 
 
-def _training_edges(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def _training_edges(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Users, items and weights of the training events."""
     learned = np.isin(dataset.roles, (FIT, PERSONALIZE))
-    return dataset.users[learned], dataset.items[learned]
+    return dataset.users[learned], dataset.items[learned], dataset.weighed(learned)

@@ -12,26 +12,32 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys.seeds import rng
+from recsys.training.rows import in_proportion
 
 
 class Piece(NamedTuple):
     """Rows of a batch: `items` [B, t], `lengths` [B], the `places` [n] of all real positions in the flattened [B · t], and the
-    `targets` [n] that follow them.
+    `targets` [n] that follow them; `weights` of the targets' losses are [n], or none, [0], where all are 1.
     """
 
     items: np.ndarray
     lengths: np.ndarray
     places: np.ndarray
     targets: np.ndarray
+    weights: np.ndarray = np.zeros(0)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """`inputs` [S, T] and the item that follows each, `targets` [S, T]; the first `lengths` [S] of a row are real."""
+    """`inputs` [S, T] and the item that follows each, `targets` [S, T]; the first `lengths` [S] of a row are real.
+
+    `weights` [S, T] of the targets' losses have a mean of 1 in each row; None: all are 1.
+    """
 
     inputs: np.ndarray
     targets: np.ndarray
     lengths: np.ndarray
+    weights: np.ndarray | None = None
 
     def batch(self, start: int, size: int, pieces: int = 1) -> list[Piece]:
         """`size` rows from `start` on in `pieces` of like lengths, each cut to its longest: most rows are short, and padding costs."""
@@ -43,9 +49,12 @@ class Windows:
         lengths = self.lengths[rows]
         width = int(lengths.max())
         places = np.flatnonzero(np.arange(width) < lengths[:, None])
-        return Piece(
+        piece = Piece(
             self.inputs[rows, :width], lengths, places, self.targets[rows, :width].reshape(-1)[places]
         )
+        if self.weights is None:
+            return piece
+        return piece._replace(weights=self.weights[rows, :width].reshape(-1)[places])
 
 
 def one_of_each_tie(users: np.ndarray, times: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -62,12 +71,20 @@ def one_of_each_tie(users: np.ndarray, times: np.ndarray, generator: np.random.G
 
 
 def windows_of_epoch(
-    users: np.ndarray, items: np.ndarray, times: np.ndarray, max_items: int, seed: int, epoch: int
+    users: np.ndarray,
+    items: np.ndarray,
+    times: np.ndarray,
+    max_items: int,
+    seed: int,
+    epoch: int,
+    weights: np.ndarray | None = None,
 ) -> Windows:
     """The windows of an epoch, shuffled, from events [E] in order of (user, time): each reads at most `max_items` items.
 
     Of every tie one event is drawn (`one_of_each_tie`). Every drawn event but a user's first is a target once. A user with more than `max_items` targets is cut
     into several windows at places that move from epoch to epoch; a window reads on from the item before its first target.
+    With `weights` [E] a window comes as often as its targets weigh on average, and within it each target weighs in proportion, so that a
+    target's share of all losses is in proportion to its weight.
     """
     generator = rng(seed, "sequences", epoch)
     drawn = one_of_each_tie(users, times, generator)
@@ -90,8 +107,15 @@ def windows_of_epoch(
     shape = (len(lengths), int(lengths.max()))
     inputs, following = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     inputs[row, column], following[row, column] = items[targets - 1], items[targets]
-    mixed = generator.permutation(len(lengths))
-    return Windows(inputs[mixed], following[mixed], lengths[mixed])
+    if weights is None:
+        mixed = generator.permutation(len(lengths))
+        return Windows(inputs[mixed], following[mixed], lengths[mixed])
+    own = weights[drawn][targets]
+    means = np.bincount(row, own) / lengths
+    shares = np.zeros(shape)
+    shares[row, column] = own / means[row]
+    mixed = in_proportion(means, generator)
+    return Windows(inputs[mixed], following[mixed], lengths[mixed], shares[mixed])
 
 
 class Batches:
@@ -107,7 +131,10 @@ class Batches:
         size: int,
         seed: int,
         pieces: int = 1,
+        weights: np.ndarray | None = None,
     ):
+        """`weights` [E] of the events as targets; None: all alike."""
+        self._weights = weights
         self._events, self._max_items, self._size, self._seed = events, max_items, size, seed
         self._pieces, self._ends = pieces, [0]  # the step after each epoch
         self._epoch = -1
@@ -122,7 +149,7 @@ class Batches:
 
     def _load(self, epoch: int) -> Windows:
         if self._windows is None or epoch != self._epoch:
-            self._windows = windows_of_epoch(*self._events, self._max_items, self._seed, epoch)
+            self._windows = windows_of_epoch(*self._events, self._max_items, self._seed, epoch, self._weights)
             self._epoch = epoch
         return self._windows
 

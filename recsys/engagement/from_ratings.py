@@ -1,9 +1,10 @@
-"""Labelled lists from ratings: what a user rated within one session and that has a phrase in common (`recsys.engagement.label_lists`)."""
+"""Labelled lists from opinions: what a user rated within one session and that has a phrase in common (`recsys.engagement.label_lists`)."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,34 +15,56 @@ from recsys.engagement.config import Drafts, EngagementConfig
 from recsys.seeds import rng
 
 
+@dataclass(frozen=True)
+class Opinions:
+    """What people said of items [n], by (user, time): `roles` say what may read it, `keys` [n] name a session's draws by its first."""
+
+    users: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    roles: np.ndarray
+    engaged: np.ndarray  # bool: liked
+    keys: np.ndarray
+
+
 def lists_from_ratings(config: EngagementConfig, data: Dataset, phrases: Phrases) -> Drafts:
     assert data.ratings is not None
+    rated = np.flatnonzero(np.isfinite(data.ratings) & ~np.isin(data.roles, (FIT, UNUSED)))
+    columns = (values[rated] for values in (data.users, data.items, data.times, data.roles))
+    return lists_of(
+        config, data, phrases, Opinions(*columns, data.ratings[rated] >= config.like_rating, rated)
+    )
+
+
+def lists_of(
+    config: EngagementConfig, data: Dataset, phrases: Phrases, opinions: Opinions, last_word: bool = False
+) -> Drafts:
+    """Lists of what one user had an opinion on within one session, and that has a phrase in common.
+
+    With `last_word` an item that has several opinions in one session is shown once, as of the last.
+    """
     drafts, said = Drafts(), _Said(data)
-    rated = np.isfinite(data.ratings) & ~np.isin(data.roles, (FIT, UNUSED))
-    for user in np.unique(data.users[rated]):
-        for session in _sessions(data, int(user), rated, config.session_gap_s):
-            generator = rng(config.seed, "lists", int(user), int(session[0]))
-            remaining = session.tolist()
-            while remaining:
-                query, chosen = _common(config, data, said, phrases, remaining, generator)
-                items = data.items[chosen]
-                drafts.add(
-                    int(user),
-                    int(data.times[chosen[0]]),
-                    query,
-                    items,
-                    data.ratings[chosen] >= config.like_rating,
-                )
-                remaining = [event for event in remaining if event not in set(chosen)]
+    for session in _sessions(opinions, config.session_gap_s):
+        if last_word:
+            _, from_end = np.unique(opinions.items[session][::-1], return_index=True)
+            session = session[np.sort(len(session) - 1 - from_end)]
+        user = int(opinions.users[session[0]])
+        generator = rng(config.seed, "lists", user, int(opinions.keys[session[0]]))
+        remaining = session.tolist()
+        while remaining:
+            query, chosen = _common(config, data, opinions, said, phrases, remaining, generator)
+            time = int(opinions.times[chosen[0]])
+            drafts.add(user, time, query, opinions.items[chosen], opinions.engaged[chosen])
+            remaining = [place for place in remaining if place not in set(chosen)]
     return drafts
 
 
-def _sessions(data: Dataset, user: int, usable: np.ndarray, gap_s: int) -> Iterator[np.ndarray]:
-    """Runs of a user's usable events of one role with gaps of at most `gap_s`."""
-    events = np.arange(data.offsets[user], data.offsets[user + 1])
-    events = events[usable[events]]
-    breaks = (np.diff(data.times[events]) > gap_s) | (np.diff(data.roles[events]) != 0)
-    yield from (part for part in np.split(events, np.flatnonzero(breaks) + 1) if len(part))
+def _sessions(opinions: Opinions, gap_s: int) -> Iterator[np.ndarray]:
+    """Places of runs of one user's opinions of one role with gaps of at most `gap_s`."""
+    breaks = np.diff(opinions.users) != 0
+    breaks |= (np.diff(opinions.times) > gap_s) | (np.diff(opinions.roles) != 0)
+    places = np.arange(len(opinions.users))
+    yield from (part for part in np.split(places, np.flatnonzero(breaks) + 1) if len(part))
 
 
 class _Said:
@@ -64,22 +87,23 @@ class _Said:
 def _common(
     config: EngagementConfig,
     data: Dataset,
+    opinions: Opinions,
     said: _Said,
     phrases: Phrases,
     remaining: list[int],
     generator: np.random.Generator,
 ) -> tuple[str, list[int]]:
-    """A query for the first of `remaining`, and the events (at most `max_shown`) whose items have its phrases."""
-    time = int(data.times[remaining[0]])
-    has = {event: said.of(int(data.items[event]), time) for event in remaining}
-    own = has[remaining[0]]
+    """A query for the first of `remaining`, and the places (at most `max_shown`) whose items have its phrases."""
+    first = remaining[0]
+    has = {place: said.of(int(opinions.items[place]), int(opinions.times[first])) for place in remaining}
+    own = has[first]
     if not own:
-        return data.catalogue.titles[data.items[remaining[0]]].lower(), remaining[:1]
+        return data.catalogue.titles[opinions.items[first]].lower(), remaining[:1]
     count = 2 if len(own) > 1 and generator.random() < config.pair_share else 1
     asked = [own[at] for at in generator.choice(len(own), count, replace=False)]
     query = " ".join(asked)
-    if data.roles[remaining[0]] != TEST and phrases.is_held_out(query):  # no training may read it
+    if opinions.roles[first] != TEST and phrases.is_held_out(query):  # no training may read it
         asked = [next((phrase for phrase in own if not phrases.is_held_out(phrase)), own[0])]
         query = asked[0]
-    chosen = [event for event in remaining if set(asked) <= set(has[event])]
+    chosen = [place for place in remaining if set(asked) <= set(has[place])]
     return query, chosen[: config.max_shown]

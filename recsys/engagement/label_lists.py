@@ -1,9 +1,14 @@
-"""Stage `engagement`: labelled playlists from a file of one's own, from ratings, or from tags.
+"""Stage `engagement`: labelled playlists from a file of one's own, from likes and dislikes, from ratings, or from tags.
 
 Exactly how labels are made:
 
 file      Rows `user_id, timestamp, query, item_id, engaged` (0 or 1), in the order in which items were shown; rows of the same user,
           second and query are one list.
+
+kinds     (Data some of whose events are against: `prepare.events`.) A list is what one user took or turned down within one session
+          and that has one or two phrases in common, as of ratings. Engaged: what they took. Not engaged: what they turned down; of
+          an item with both in one session the last word counts, and of both at one moment the one against. A moment's part is that of the
+          user's next event that is learned from or held out, so a dislike of a time that Stage 1 has fitted is in no list.
 
 ratings   (ml-latest-small.) A list is what one user rated within one session (gaps of at most `session_gap_s`) and that has one or two
           phrases in common: a genre, or a tag that anyone gave before. The phrases are the query. Engaged: a rating of at
@@ -22,6 +27,7 @@ A list's time is that of its first item. Lists of events that Stage 1 and the gr
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,6 +40,7 @@ from recsys.door.notices import Notices
 from recsys.door.tables import DataError
 from recsys.engagement.config import Drafts, EngagementConfig
 from recsys.engagement.from_file import read_lists
+from recsys.engagement.from_kinds import lists_from_kinds, role_of_moment
 from recsys.engagement.from_ratings import lists_from_ratings
 from recsys.engagement.from_tags import lists_from_tags
 from recsys.engagement.shown_lists import (
@@ -67,10 +74,11 @@ def make_lists(config: EngagementConfig, run: Run) -> None:
         phrases = Phrases(data)
         drafts = {
             "file": lambda: _from_file(config, data, notices),
+            "kinds": lambda: lists_from_kinds(config, data, phrases),
             "ratings": lambda: lists_from_ratings(config, data, phrases),
             "tags": lambda: lists_from_tags(config, data),
         }[source]()
-        lists = _assign(config, data, phrases, drafts)
+        lists = _assign(config, data, phrases, drafts, role_of_moment if source == "kinds" else _role)
         report = _report(lists, source, notices)
         lists.save(folder)
         (folder / "engagement.json").write_text(json.dumps(report, indent=1))
@@ -84,12 +92,14 @@ def make_lists(config: EngagementConfig, run: Run) -> None:
 def _source(config: EngagementConfig, data: Dataset) -> str:
     has = {
         "file": config.lists is not None,
+        "kinds": data.against is not None and len(data.against.users) > 0,
         "ratings": data.ratings is not None and bool(np.isfinite(data.ratings).any()),
         "tags": len(data.queries) > 0,
     }
     wanted = next((name for name in has if has[name]), "file") if config.source == "auto" else config.source
     remedy = {
         "file": "give engagement.lists, a file of user_id, timestamp, query, item_id, engaged",
+        "kinds": "the run has no events that are against an item; prepare.events says which kinds are",
         "ratings": "the interactions have no rating column",
         "tags": "the run has no queries; give prepare.queries",
     }
@@ -107,12 +117,18 @@ def _from_file(config: EngagementConfig, data: Dataset, notices: Notices) -> Dra
     return drafts
 
 
-def _assign(config: EngagementConfig, data: Dataset, phrases: Phrases, drafts: Drafts) -> ShownLists:
-    """Which part each list belongs to; lists that may not be used are left out."""
+def _assign(
+    config: EngagementConfig,
+    data: Dataset,
+    phrases: Phrases,
+    drafts: Drafts,
+    role_of: Callable[[Dataset, int, int], int],
+) -> ShownLists:
+    """Which part each list belongs to, by the role of its user and time; lists that may not be used are left out."""
     side = rng(config.seed, "predictor users").random(data.n_users) < config.predictor_users
     rows, parts, held_out = [], [], []
     for user, time, query, items, labels in sorted(drafts.rows, key=lambda row: row[:3]):
-        out, role = phrases.is_held_out(query), _role(data, user, time)
+        out, role = phrases.is_held_out(query), role_of(data, user, time)
         part = _part(data, user, role, bool(side[user]))
         learned = _earlier(data, user, time, role)
         kept = [at for at, item in enumerate(items) if item not in learned]

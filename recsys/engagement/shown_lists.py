@@ -72,7 +72,7 @@ class ShownLists:
         """The request of one list: its history is strictly before its time; what was shown is never excluded."""
         user, time = int(self.users[index]), int(self.times[index])
         history, times = dataset.before(user, time) if user >= 0 else (self.items[:0], self.items[:0])
-        seen = np.unique(history) if dataset.exclude_seen else history[:0]
+        exclude = dataset.not_again(user, time, history, dataset.exclude_seen)
         return Request(
             request_id=f"q{index}",
             user=user if user >= 0 else None,
@@ -80,7 +80,7 @@ class ShownLists:
             history=history,
             history_times=times,
             query=self.queries[index],
-            exclude=np.setdiff1d(seen, self.shown(index)[0]),
+            exclude=np.setdiff1d(exclude, self.shown(index)[0]),
         )
 
     def requests(self, indices: Sequence[int] | np.ndarray, dataset: Dataset) -> list[Request]:

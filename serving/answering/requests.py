@@ -99,9 +99,10 @@ def request_of(
         items, times = histories.before(user, moment)
     else:
         items, times = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    hidden = _items(dataset, exclude, "exclude")
-    if dataset.exclude_seen if exclude_seen is None else exclude_seen:
-        hidden = np.concatenate([hidden, items])
+    again = dataset.exclude_seen if exclude_seen is None else exclude_seen
+    hidden = np.concatenate(
+        [_items(dataset, exclude, "exclude"), dataset.not_again(user, moment, items, again)]
+    )
     return Request(
         request_id=request_id,
         user=user,

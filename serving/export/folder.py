@@ -30,6 +30,7 @@ from llm.methods.stage2 import OUTSIDE
 from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, rehashed
 from recsys.artifacts.rewrite import to_disk
 from recsys.artifacts.user_rows import forget_everyone
+from recsys.data.card import facts
 from recsys.data.dataset import TOTALS, Dataset
 from recsys.run import Run, RunError, sha256_of
 from serving.config.combine import ALONE
@@ -217,7 +218,7 @@ def _write_nobody(run: Run, folder: Path) -> None:
     rest.item_totals.save(folder)
     last = report["time_range"][1]
     kept = {name: report[name] for name in ABOUT if name in report}
-    text = json.dumps(kept | rest.facts() | {"time_range": [last, last]}, indent=1)
+    text = json.dumps(kept | facts(rest) | {"time_range": [last, last]}, indent=1)
     (folder / "prepare.json").write_text(text, encoding="utf-8")
     assert (folder / TOTALS).exists()
 

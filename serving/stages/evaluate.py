@@ -43,7 +43,9 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False, engine: Engine | 
             rows = table_rows(methods, question)
             facts |= {"weights": methods.int8_effect or "as trained"}
             elsewhere = None if engine is None else _elsewhere(engine, config, run, rows, stage.checkpoint)
-            groups = _groups(methods.dataset.user_groups, question.requests, question.users)
+            data = methods.dataset
+            new = data.item_totals.last[question.targets] < 0
+            groups = _groups(data.user_groups, question.requests, question.users, new)
             results = evaluate_rows(
                 config.evaluate, rows, question, stage.checkpoint, facts, quiet=quiet, groups=groups,
                 elsewhere=elsewhere,
@@ -121,11 +123,15 @@ def _question(methods: Methods) -> tuple[Question, dict]:
     return Question(requests, data.items[events], data.users[events]), facts
 
 
-def _groups(user_groups: np.ndarray, requests: Sequence[Request], users: np.ndarray) -> dict[str, list[str]]:
-    """Labels of the instances: what the user split made of their user (where there is one),
-    and how active they were.
+def _groups(
+    user_groups: np.ndarray, requests: Sequence[Request], users: np.ndarray, new: np.ndarray | None = None
+) -> dict[str, list[str]]:
+    """Labels of the instances: what the user split made of their user (where there is one), how active they
+    were, and, where some of the items that are asked for are `new` [R] (no training event has them), which.
     """
     names = ["0", *(f"{low}-{high - 1}" for low, high in pairwise(ACTIVITY[1:])), f"{ACTIVITY[-1]}+"]
     lengths = [len(request.history) for request in requests]
     labels = {"activity": [names[at - 1] for at in np.searchsorted(ACTIVITY, lengths, side="right")]}
+    if new is not None and new.any():
+        labels["items"] = np.where(new, "new", "known").tolist()
     return ({"users": user_groups[users].tolist()} if (user_groups != WARM).any() else {}) | labels

@@ -27,8 +27,8 @@ from llm.methods.stage2 import World
 from llm.prompts.builder import Context
 from llm.prompts.reading import Reading
 from recsys.data.dataset import Dataset
-from recsys.seeds import torch_generator
 from recsys.training import loop
+from recsys.training.rows import rows_of_epoch
 
 COPIES = 6  # of a user's row while it is trained: itself, gradient, two of Adam, the one put aside, a part of a batch
 SAMPLE = 64  # instances whose longest prompt stands for all when groups are made
@@ -90,6 +90,7 @@ class Lessons:
         self.users, self.offsets = diaries.users, diaries.offsets
         self.requests = data.requests(diaries.events, data.exclude_seen)
         self.targets = data.items[diaries.events]
+        self.weights = data.weighed(diaries.events)
         self.prompts = [world.builder.prompt(request, context) for request in self.requests]
 
     def steps(self, course: Course) -> np.ndarray:
@@ -97,11 +98,14 @@ class Lessons:
         return course.epochs * -(-np.diff(self.offsets) // course.batch)
 
     def batch(self, user: int, course: Course, step: int) -> np.ndarray:
-        """Instances of step `step` of the user at place `user`: every epoch is a fresh permutation of their own."""
+        """Instances of step `step` of the user at place `user`: every epoch is a fresh permutation of their own, or a draw in
+        proportion to their weights.
+        """
         start, end = self.offsets[user], self.offsets[user + 1]
         epoch, part = divmod(step, -(-(end - start) // course.batch))
-        generator = torch_generator(course.seed, "own instances", int(self.users[user]), int(epoch))
-        order = torch.randperm(int(end - start), generator=generator).numpy()
+        weights = None if self.weights is None else self.weights[start:end]
+        keys = ("own instances", int(self.users[user]), int(epoch))
+        order = rows_of_epoch(int(end - start), weights, course.seed, *keys)
         return start + order[part * course.batch : (part + 1) * course.batch]
 
 

@@ -1,0 +1,1 @@
+"""Tests of what Stage 1 learns from."""
