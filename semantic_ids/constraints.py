@@ -193,9 +193,8 @@ def _cells(
     total = int(found.sum())
 
     def of_cells(values: Tensor) -> Tensor:
-        return values.repeat_interleave(
-            found, output_size=total
-        )  # told, it does not wait for the device again
+        # told, it does not wait for the device again
+        return values.repeat_interleave(found, output_size=total)
 
     at = torch.arange(total, device=keys.device)
     key = keys.index_select(0, at + of_cells(begin + found - found.cumsum(0)))

@@ -258,7 +258,8 @@ def _lexicographic_order(rows: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray
     bits = len(rows).bit_length()
     if math.prod(sizes) << bits >= 2**63:
         return np.argsort(key, kind="stable")
-    key <<= bits  # the item rides in the low bits: sorting values is four times as fast as sorting indices by them
+    # the item rides in the low bits: sorting values is four times as fast as sorting indices by them
+    key <<= bits
     key |= np.arange(len(rows))
     key.sort()
     key &= (1 << bits) - 1

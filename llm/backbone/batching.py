@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 BUDGET = 1 << 30  # bytes; what a batch may take beside the weights
-KEPT_LEVELS = (
-    4  # nodes of earlier calls that a session keeps, in levels of the call at hand (llm.decoding.draws)
-)
+# nodes of earlier calls that a session keeps, in levels of the call at hand (llm.decoding.draws)
+KEPT_LEVELS = 4
 
 
 class Footprint:

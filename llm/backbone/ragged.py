@@ -126,9 +126,8 @@ def ragged_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    for (
-        feature
-    ) in UNSUPPORTED:  # to leave one out would be another model's attention, and nobody would notice
+    # to leave one out would be another model's attention, and nobody would notice
+    for feature in UNSUPPORTED:
         if kwargs.get(feature) is not None:
             raise ValueError(
                 f"the backbone's attention uses {feature}, which packed forward passes do not have"

@@ -206,9 +206,8 @@ def _conditioned(phi: torch.Tensor, gumbel: torch.Tensor, maximum: torch.Tensor)
     target = maximum[:, None]
     v = target - value + torch.log1p(-torch.exp((value - top).clamp(max=0)))
     result = target - v.clamp(min=0) - torch.log1p(torch.exp(-v.abs()))
-    result = torch.where(
-        value == top, target.expand_as(result), result
-    )  # v = −inf there: exactly the maximum
+    # v = −inf there: exactly the maximum
+    result = torch.where(value == top, target.expand_as(result), result)
     return torch.where(phi.isfinite(), result, torch.full_like(result, -torch.inf))
 
 

@@ -89,7 +89,6 @@ def quantise(model: SidModel) -> None:
     model.kept_session = None  # what the float32 weights read
     spec = dict.fromkeys(quantisable(model), per_channel_dynamic_qconfig)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch advises torchao, whose CPU kernels want a compiler at run time
+        # torch advises torchao, whose CPU kernels want a compiler at run time
+        warnings.simplefilter("ignore")
         quantize_dynamic(model.inner, spec, dtype=torch.qint8, inplace=True)

@@ -34,9 +34,8 @@ def all_log_probs(session: PromptSession) -> torch.Tensor:
     trie, device = session.trie, session.model.device
     session.forget()
     log_p = torch.zeros(session.n_rows, 1, device=device)
-    slots = torch.zeros(
-        session.n_rows, 1, 0, dtype=torch.long, device=device
-    )  # [B, nodes, depth]: of the ancestors
+    # [B, nodes, depth]: of the ancestors
+    slots = torch.zeros(session.n_rows, 1, 0, dtype=torch.long, device=device)
     for depth in range(trie.n_levels):
         last, count = depth == trie.n_levels - 1, trie.n_nodes[depth]
         size, values, places = NODES_AT_ONCE if last else count, [], []

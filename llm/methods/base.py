@@ -26,9 +26,8 @@ class MethodConfig(StageConfig):
     trains: ClassVar[str]
     use: ClassVar[str]  # when to choose it
     is_trained: ClassVar[bool] = True
-    is_shared: ClassVar[bool] = (
-        True  # all processes of a training share each step; False: the main one trains alone
-    )
+    # all processes of a training share each step; False: the main one trains alone
+    is_shared: ClassVar[bool] = True
 
     key: str = Field("", pattern=r"^[a-z0-9_]*$")  # its name on the command line and in files
     name: str = ""  # its row's name

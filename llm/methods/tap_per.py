@@ -102,9 +102,8 @@ class RecordPrefix(nn.Module):
         self.second = seeded_linear(config.scorer_hidden, 1, generator)
         self.inner = seeded_linear(hidden, config.projection_hidden, generator)
         self.outer = seeded_linear(config.projection_hidden, out, generator)
-        with (
-            torch.no_grad()
-        ):  # soft tokens start at about the norm of a token embedding: a constant, and a part of the records
+        # soft tokens start at about the norm of a token embedding: a constant, and a part of the records
+        with torch.no_grad():
             scale = norm * hidden**-0.5
             self.outer.weight.mul_(scale)
             self.outer.bias.normal_(std=scale, generator=generator)
@@ -157,15 +156,13 @@ class TapPer(KeepsUserStates):
         self.config, self.seed = config, seed
         self.met = world.trained_users  # whose row has been trained: a user held out of learning has none
         self.later: dict[int, Tensor] = {}  # user integer -> row [L·h] of P_u that feedback has moved since
-        self.until: np.ndarray | None = (
-            None  # P_q's store of records was last filled then; see `Histories.of`
-        )
+        # P_q's store of records was last filled then; see `Histories.of`
+        self.until: np.ndarray | None = None
         model = world.model
         hidden, norm = model.hidden_size, world.embedding_norm
         self.model = _Frozen(model)
-        self.scale = (
-            norm * hidden**-0.5
-        )  # record and query vectors are divided by it: components of about 1 for the MLPs
+        # record and query vectors are divided by it: components of about 1 for the MLPs
+        self.scale = norm * hidden**-0.5
         self.search = world.search if config.prefilter else None
         self.recent = world.builder.config.recent_items
         self.records = world.records if config.records else None
@@ -175,9 +172,8 @@ class TapPer(KeepsUserStates):
         self.soft_tokens = config.length if config.records or config.user_state else 0
         self.p_q = RecordPrefix(hidden, out, norm, config, seed) if config.records else None
         self.p_u = nn.Parameter(torch.zeros(world.dataset.n_users, out)) if config.user_state else None
-        if (
-            self.p_u is not None and self.p_q is None
-        ):  # all-zero soft tokens have no direction: start as one constant prefix
+        # all-zero soft tokens have no direction: start as one constant prefix
+        if self.p_u is not None and self.p_q is None:
             constant = torch.randn(out, generator=torch_generator(seed, "p_u")) * norm * hidden**-0.5
             with torch.no_grad():
                 self.p_u.copy_(constant.expand_as(self.p_u))

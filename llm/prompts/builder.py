@@ -32,9 +32,8 @@ class PromptConfig(StageConfig):
     profile_titles: int = 3  # titles of the last items before the shown ones in a profile
     profile_tokens: int = 48  # cut of the profile
     query_tokens: int = 64  # cut of the query, whatever its length in characters
-    prefix_position: Literal["before_bos", "after_bos"] = (
-        "before_bos"  # the paper leaves it open; eq. 3 says first
-    )
+    # the paper leaves it open; eq. 3 says first
+    prefix_position: Literal["before_bos", "after_bos"] = "before_bos"
 
 
 class Context(Protocol):

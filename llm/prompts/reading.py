@@ -27,7 +27,8 @@ class Personalizer(nn.Module):
     per_user_parameters = 0  # numbers stored for each user
     user_rows: tuple[str, ...] = ()  # names of parameters whose row u is user u's
     step = 0  # of the training: what is random is keyed by it
-    first_row = 0  # place in the step's batch of the first request that is asked about, where processes share the batch
+    # place in the step's batch of the first request that is asked about, where processes share the batch
+    first_row = 0
 
     @property
     def shared_parameters(self) -> int:

@@ -84,9 +84,8 @@ class AdaptConfig(StageConfig):
     clip_norm: float = 1.0
     validate_every: int = 250  # steps
     patience: int = 4  # validations without a new best; 0: never stop early
-    asked_queries: int = Field(
-        100, ge=0
-    )  # queries of each kind by which its understanding is measured in the end
+    # queries of each kind by which its understanding is measured in the end
+    asked_queries: int = Field(100, ge=0)
     validation_instances: int = 500  # a seeded sample of validation instances
 
 

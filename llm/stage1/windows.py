@@ -77,9 +77,8 @@ class WindowBuilder:
 
     def window(self, events: np.ndarray, epoch: int) -> Window:
         shares = (self.shares.profile, self.shares.query, self.shares.records)
-        if not any(
-            shares
-        ):  # nothing to draw: a generator takes three times as long as the rest of a plain window
+        # nothing to draw: a generator takes three times as long as the rest of a plain window
+        if not any(shares):
             return self._many_targets(events, False, None)
         generator = rng(self.seed, "window", epoch, int(events[0]))
         with_profile, with_query, with_records = generator.random(3) < shares

@@ -26,10 +26,8 @@ from recsys.recommender import Request
 from recsys.seeds import rng
 from recsys.training import distributed
 
-TITLE, PHRASE = (
-    0.25,
-    0.25,
-)  # shares of the rows that go from words to an ID; the others stand behind a history
+# shares of the rows that go from words to an ID; the others stand behind a history
+TITLE, PHRASE = 0.25, 0.25
 
 
 @dataclass(frozen=True)

@@ -26,17 +26,15 @@ class ItemTotals:
     """What is known of each item [N] from everybody's training events (FIT and PERSONALIZE), and of nobody in particular."""
 
     counts: np.ndarray  # int64: how many events
-    last: (
-        np.ndarray
-    )  # int64: the place of its last event among all in time, a later row winning ties; −1: none
+    # int64: the place of its last event among all in time, a later row winning ties; −1: none
+    last: np.ndarray
 
     @classmethod
     def of(cls, items: np.ndarray, times: np.ndarray, n_items: int) -> ItemTotals:
         """Counted from events [E]: `items` and `times` (unix seconds)."""
         last = np.full(n_items, -1, np.int64)
-        last[items[np.argsort(times, kind="stable")]] = np.arange(
-            len(items)
-        )  # the last write of an item wins
+        # the last write of an item wins
+        last[items[np.argsort(times, kind="stable")]] = np.arange(len(items))
         return cls(np.bincount(items, minlength=n_items), last)
 
     @classmethod
@@ -60,9 +58,8 @@ class Dataset:
     `times[e]`. That is the one rule for ties: events of the same second are not in each other's history.
     """
 
-    user_ids: (
-        np.ndarray
-    )  # [U] str (object); "" where a person was deleted: the place stays, so that others keep theirs
+    # [U] str (object); "" where a person was deleted: the place stays, so that others keep theirs
+    user_ids: np.ndarray
     catalogue: Catalogue  # N items
     users: np.ndarray  # [E] int64
     items: np.ndarray  # [E] int64
@@ -76,9 +73,8 @@ class Dataset:
     user_groups: np.ndarray = None  # type: ignore[assignment]
     held_out_queries: float = 0.0  # share of query texts that no training reads (recsys.data.phrases)
     exclude_seen: bool = True  # the protocol's answer to: may what a user has had be recommended again?
-    totals: ItemTotals | None = (
-        None  # of data whose events were left out (serving.export.folder); None: counted
-    )
+    # of data whose events were left out (serving.export.folder); None: counted
+    totals: ItemTotals | None = None
     end: int = 0  # the moment after all that was read (unix seconds or an ordinal); 0: after the last event
     offsets: np.ndarray = field(init=False)  # [U + 1] int64: events of user u are offsets[u] : offsets[u + 1]
     history_end: np.ndarray = field(init=False)  # [E] int64

@@ -22,9 +22,8 @@ class LiveHistories:
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
         self._new: dict[str, int] = {}  # user id -> integer
-        self._merged: dict[
-            int, tuple[np.ndarray, np.ndarray]
-        ] = {}  # items and times of users with later events
+        # items and times of users with later events
+        self._merged: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def copy(self) -> LiveHistories:
         """The same histories; adding to one leaves the other as it is."""

@@ -49,9 +49,8 @@ class TextEncoder:
 
         `label` names them beside a progress bar; without one there is none.
         """
-        order = np.argsort(
-            [len(text) for text in texts], kind="stable"
-        )  # alike lengths together: little padding
+        # alike lengths together: little padding
+        order = np.argsort([len(text) for text in texts], kind="stable")
         result = np.zeros((len(texts), self.dim), np.float32)
         bar = tqdm(total=len(texts), desc=label, unit="text", mininterval=1.0, disable=label is None)
         for start in range(0, len(texts), batch):

@@ -38,9 +38,8 @@ PROFILE_TOKENS = 96  # cut of a profile text; about what the settings below writ
 class UserSplitConfig(StageConfig):
     """Which share of the users is held out from all learning. Off unless a share is given."""
 
-    random: float = Field(
-        default=0.0, ge=0, lt=1
-    )  # share of all users, sampled in proportion to the clusters
+    # share of all users, sampled in proportion to the clusters
+    random: float = Field(default=0.0, ge=0, lt=1)
     ood: float = Field(default=0.0, ge=0, lt=1)  # share of all users: small isolated clusters as a whole
     # clusters of users; the more there are, the smaller and the stranger the out-of-distribution ones
     clusters: int = Field(default=25, ge=2)

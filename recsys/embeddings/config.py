@@ -31,9 +31,8 @@ class EmbedConfig(StageConfig):
     text_encoder: str | None = "minilm"  # minilm, a folder, or null: item text vectors for tokenize
     user_embeddings: Path | None = None  # Parquet (user_id, timestamp, vector): used instead of the GNN's
     item_embeddings: Path | None = None  # Parquet (item_id, vector): with both given the GNN is skipped
-    embedding_space: str | None = (
-        None  # name of the brought space's version; default: the hash of the user file
-    )
+    # name of the brought space's version; default: the hash of the user file
+    embedding_space: str | None = None
     index: IndexKind = "auto"  # FAISS: flat (exact), hnsw, ivf; auto is exact up to a million items
     leak_margin: float = 0.25  # how far above validation (relative) the hit-rate on training targets may be
     check_instances: int = 3000  # instances a side that the checks use

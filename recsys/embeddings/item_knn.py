@@ -25,13 +25,11 @@ BLOCK = 1024  # items compared, or requests scored, at once: 1,024 × 12,000 flo
 
 
 class ItemKnnConfig(StageConfig):
-    neighbours: int = Field(
-        200, ge=1
-    )  # most alike items that each item keeps; more changes little and costs memory
+    # most alike items that each item keeps; more changes little and costs memory
+    neighbours: int = Field(200, ge=1)
     last_items: int = Field(50, ge=1)  # items of a history that vote, the latest
-    half_lives: tuple[float | None, ...] = Field(
-        (None, 20, 10, 5, 2, 1, 0.5), min_length=1
-    )  # items; None: no fading
+    # items; None: no fading
+    half_lives: tuple[float | None, ...] = Field((None, 20, 10, 5, 2, 1, 0.5), min_length=1)
     shrinks: tuple[float, ...] = Field((0.0, 5.0, 20.0, 100.0), min_length=1)  # users; a pair's doubt
 
 

@@ -39,32 +39,26 @@ class SasRecConfig(StageConfig):
     dim: int = Field(128, ge=1)  # width of items and states; a multiple of `heads`
     layers: int = Field(2, ge=1)  # attention blocks; the paper's two
     heads: int = Field(2, ge=1)  # attention heads a block
-    dropout: float = Field(
-        0.5, ge=0, lt=1
-    )  # of embeddings, attention and both sub-layers; sparse data want much
-    max_items: int = Field(
-        50, ge=1
-    )  # items of a history that are read, the latest; the paper's 50 for Amazon
-    text: bool = (
-        False  # item vectors are free rows + a projection of their text vectors (needs embed.text_encoder)
-    )
+    # of embeddings, attention and both sub-layers; sparse data want much
+    dropout: float = Field(0.5, ge=0, lt=1)
+    # items of a history that are read, the latest; the paper's 50 for Amazon
+    max_items: int = Field(50, ge=1)
+    # item vectors are free rows + a projection of their text vectors (needs embed.text_encoder)
+    text: bool = False
     # None: logits are inner products, as published. A number: they are cosines divided by it (0.05 to 0.1 are usual), which
     # keeps popular items from winning by length
     temperature: float | None = Field(None, gt=0)
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=1
-    )  # share of a target's mass that is spread over the catalogue
+    # share of a target's mass that is spread over the catalogue
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
     batch: int = Field(256, ge=1)  # sequences a step; a step's logits are its positions × items
     steps: int = Field(6000, ge=1)  # at most, and the length of the cosine; Amazon Beauty has 88 to an epoch
     learning_rate: float = Field(1e-3, gt=0)  # AdamW's at its highest
-    weight_decay: float = Field(
-        0.0, ge=0
-    )  # AdamW's, on matrices alone; dropout is the regulariser that counts
+    # AdamW's, on matrices alone; dropout is the regulariser that counts
+    weight_decay: float = Field(0.0, ge=0)
     warmup: int = Field(200, ge=1)  # steps until the learning rate is at its highest
     clip_norm: float = Field(5.0, ge=0)  # of the whole gradient; 0: none. It only catches outliers
-    validate_every: int = Field(
-        200, ge=1
-    )  # steps; by NDCG@10 of the full ranking, and the best state is kept
+    # steps; by NDCG@10 of the full ranking, and the best state is kept
+    validate_every: int = Field(200, ge=1)
     patience: int = Field(10, ge=0)  # validations without a new best before stopping; 0: never
     validation_instances: int = Field(5000, ge=0)  # a seeded sample; 0: all
     device: str = "auto"  # cpu | cuda | auto; on CUDA the passes of a training step are bfloat16 (autocast)

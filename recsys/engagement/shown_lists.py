@@ -38,9 +38,8 @@ class ShownLists:
     """Q lists. List q holds items[offsets[q] : offsets[q + 1]] in the order in which they were shown."""
 
     users: np.ndarray  # [Q] int64
-    times: (
-        np.ndarray
-    )  # [Q] int64, unix seconds: the moment of asking; nothing that was shown is in the history before it
+    # [Q] int64, unix seconds: the moment of asking; nothing that was shown is in the history before it
+    times: np.ndarray
     queries: list[str]  # [Q]
     parts: np.ndarray  # [Q] int8: see PARTS
     held_out: np.ndarray  # [Q] bool: no training has read this query's text

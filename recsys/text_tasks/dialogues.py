@@ -65,9 +65,8 @@ def assign_personas(
     group = np.where(large, group.max() + 1 + np.arange(len(names)), group)
     units = np.unique(group, return_inverse=True)[1]
     order = rng(seed, "personas").permutation(units.max() + 1)
-    before = np.cumsum(np.bincount(units)[order]) / len(
-        names
-    )  # share of people up to each unit, itself included
+    # share of people up to each unit, itself included
+    before = np.cumsum(np.bincount(units)[order]) / len(names)
     role_of = np.zeros(len(order), int)
     role_of[order] = np.searchsorted(np.cumsum(shares)[:2], before - 1e-9, side="right")
     return {name: int(role_of[unit]) for name, unit in zip(names, units, strict=True)}

@@ -54,9 +54,8 @@ class P2PConfig(TrainedMethod):
     profile: Kind = "summary_and_records"
     # records in the profile; None: 2 where the profile has any. 0 is summary_only
     k: int | None = Field(None, ge=0, le=64)
-    summaries: Path | None = (
-        None  # Parquet user_id, timestamp, summary instead of the template; see Summaries
-    )
+    # Parquet user_id, timestamp, summary instead of the template; see Summaries
+    summaries: Path | None = None
     encoder: str = "minilm"  # minilm; backbone: the mean frozen input embedding; or a folder
     profile_tokens: int = Field(128, ge=1)  # cut of the profile
     rank: int = Field(8, ge=1)

@@ -128,9 +128,8 @@ class UserTable:
         """The table that `write_rows` left in one or more files."""
         parts = []
         for path in paths:
-            stored = load_user_rows(
-                path
-            )  # tensors that are backed by the file: pages are read when they are used
+            # tensors that are backed by the file: pages are read when they are used
+            stored = load_user_rows(path)
             if stored.users is None:
                 raise ValueError(f"{path} does not name the users of its rows")
             parts.append((stored.users.numpy(), stored.rows))

@@ -191,9 +191,8 @@ class Assembled(Personalizer):
             return self.base
         weights, _ = self.table.take(users, WEIGHTS)
         place = np.searchsorted(self.pool.sharers, named.numpy()).clip(max=len(self.pool.sharers) - 1)
-        here = torch.from_numpy(
-            self.pool.sharers[place] == named.numpy()
-        )  # false: a sharer who was forgotten
+        # false: a sharer who was forgotten
+        here = torch.from_numpy(self.pool.sharers[place] == named.numpy())
         weights = weights * here
         weights = (weights / weights.sum(2, keepdim=True).clamp(min=1e-12)).to(self._device)
         pieces = torch.from_numpy(place).to(self._device)

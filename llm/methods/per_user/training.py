@@ -30,7 +30,8 @@ from recsys.data.dataset import Dataset
 from recsys.seeds import torch_generator
 from recsys.training import loop
 
-COPIES = 6  # of a user's row while it is trained: itself, gradient, two of Adam, the one put aside, a part of a batch
+# of a user's row while it is trained: itself, gradient, two of Adam, the one put aside, a part of a batch
+COPIES = 6
 SAMPLE = 64  # instances whose longest prompt stands for all when groups are made
 
 
