@@ -33,7 +33,9 @@ class MethodConfig(StageConfig):
     name: str = ""  # its row's name
 
     def train(self, world: World, seed: int, folder: Path, checkpoint: Path, pilots: Path) -> dict[str, Any]:
-        """Train one replica, write its artifacts into `folder`, and report; see `train_by_gradient` for what."""
+        """Train one replica, write its artifacts into `folder`, and report;
+        see `train_by_gradient` for what.
+        """
         raise TypeError(f"{type(self).__name__} does not train")
 
     def load(self, world: World, seed: int) -> Reading:
@@ -41,8 +43,9 @@ class MethodConfig(StageConfig):
         raise TypeError(f"{type(self).__name__} does not load")
 
     def admit(self, world: World, reading: Reading, events: np.ndarray) -> None:
-        """Do all that a user with these `events` (oldest first) needs, whom the method has not met, before the first
-        recommendation. What is made is thrown away: this is for the clock. Here: read the user once.
+        """Do all that a user with these `events` (oldest first) needs, whom the method has not met, before
+        the first recommendation. What is made is thrown away: this is for the clock. Here: read the user
+        once.
         """
         data = world.dataset
         request = Request(

@@ -39,7 +39,8 @@ class PrepareConfig(StageConfig):
     # Distinct users an item needs: one that few have touched has no collaborative vector worth its name. The
     # default is 5 for ml-latest-small and lastfm, and 1 (any) elsewhere.
     k_core_items: int = Field(default=1, ge=0)
-    # Share of query texts that no training reads, so that answers to them show what is understood (recsys.data.phrases)
+    # Share of query texts that no training reads, so that answers to them show what is understood
+    # (recsys.data.phrases)
     held_out_queries: float = Field(default=0.1, ge=0, lt=1)
     # May what a user has had be recommended again? One answer for training, validation, test and serving.
     exclude_seen: bool = True

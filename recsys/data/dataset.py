@@ -23,7 +23,9 @@ TOTALS = "item_totals.parquet"  # in place of the events, where a run was export
 
 @dataclass(frozen=True)
 class ItemTotals:
-    """What is known of each item [N] from everybody's training events (FIT and PERSONALIZE), and of nobody in particular."""
+    """What is known of each item [N] from everybody's training events (FIT and PERSONALIZE),
+    and of nobody in particular.
+    """
 
     counts: np.ndarray  # int64: how many events
     # int64: the place of its last event among all in time, a later row winning ties; −1: none
@@ -69,7 +71,8 @@ class Dataset:
     queries: pd.DataFrame  # user (int, -1: nobody known), item (int), timestamp, query (str)
     ratings: np.ndarray | None = None  # [E] float32, NaN where there is none; None: the data has no ratings
     kinds: np.ndarray | None = None  # [E] str (object): the `event` column; None: the data has none
-    # [U] str (object): WARM, or what a user split made of the user (recsys.data.user_splits); None: all are WARM
+    # [U] str (object): WARM, or what a user split made of the user (recsys.data.user_splits); None: all are
+    # WARM
     user_groups: np.ndarray = None  # type: ignore[assignment]
     held_out_queries: float = 0.0  # share of query texts that no training reads (recsys.data.phrases)
     exclude_seen: bool = True  # the protocol's answer to: may what a user has had be recommended again?
@@ -170,7 +173,9 @@ class Dataset:
         )
 
     def without_users(self) -> Dataset:
-        """The same items, and nobody: one empty place for a user, no event, no query; totals of items stay."""
+        """The same items, and nobody: one empty place for a user, no event, no query;
+        totals of items stay.
+        """
         no_events: dict[str, Any] = {
             name: None if (values := getattr(self, name)) is None else values[:0]
             for name in ("users", "items", "times", "weights", "roles", "ratings", "kinds")
@@ -200,7 +205,9 @@ class Dataset:
 
     @cached_property
     def user_numbers(self) -> dict[str, int]:
-        """User id -> the integer that stands for it. A deleted person's place has no id, and is not reachable."""
+        """User id -> the integer that stands for it.
+        A deleted person's place has no id, and is not reachable.
+        """
         return {user_id: number for number, user_id in enumerate(self.user_ids) if user_id}
 
     def user_index(self, user_id: str) -> int | None:
@@ -255,7 +262,9 @@ class Dataset:
         }
 
     def facts(self) -> dict[str, Any]:
-        """`prepare.json`'s counts: of events, users, items and queries, of each role, and of what is held out."""
+        """`prepare.json`'s counts: of events, users, items and queries, of each role,
+        and of what is held out.
+        """
         by_role = np.bincount(self.roles, minlength=len(ROLE_NAMES))
         return {
             "counts": {

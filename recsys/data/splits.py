@@ -59,8 +59,8 @@ class SplitConfig(StageConfig):
     # Share of the training events, the latest, kept from Stage 1 for Stage 2 (which must train on what Stage
     # 1 and the graph have not fitted): of each user's events; for global_time, of all.
     personalize_fraction: float = Field(default=0.3, ge=0, lt=1)
-    # … or, by `users`, all training events of that share of the users, drawn at random: Stage 1 then has everybody else's histories
-    # up to their end, which short ones (Amazon: seven events a user) cannot spare.
+    # … or, by `users`, all training events of that share of the users, drawn at random: Stage 1 then has
+    # everybody else's histories up to their end, which short ones (Amazon: seven events a user) cannot spare.
     personalize_by: Literal["events", "users"] = "events"
     seed: int = 0  # of that draw
 
@@ -152,7 +152,8 @@ def _global_time(users: np.ndarray, times: np.ndarray, config: SplitConfig) -> n
 def hold_out_users(users: np.ndarray, roles: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """The roles [E] after whole users are held out: nothing is learned from a user whose group is not WARM.
 
-    `groups` [U] of RANDOM or OOD leaves a user their TEST events, DROPPED not even those; all else becomes UNUSED.
+    `groups` [U] of RANDOM or OOD leaves a user their TEST events, DROPPED not even those; all else becomes
+    UNUSED.
     """
     group = groups[users]
     kept = (group == WARM) | ((roles == TEST) & (group != DROPPED))

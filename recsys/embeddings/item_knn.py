@@ -1,11 +1,13 @@
-"""Item-kNN (Sarwar et al. 2001): what users of a history's items also had. A baseline that learns two numbers.
+"""Item-kNN (Sarwar et al. 2001): what users of a history's items also had.
 
-    sim(i, j)      = c_ij / (sqrt(n_i n_j) + shrink)                     c: users with both, n: users with the one
-    score(i | h)   = Σ_{j in the last m items of h} w_j sim(j, i),       w_j = 0.5 ** (age_j / half_life), Σ w² = 1
+A baseline that learns two numbers.
 
-With `shrink` 0 that is the cosine of co-occurrence; a larger one trusts rare pairs less (Bell & Koren 2007). Each item keeps its
-`neighbours` most alike. The half-life, which a ranking by time needs and the paper does not have, and the shrinkage are
-validation's choice.
+    sim(i, j)      = c_ij / (sqrt(n_i n_j) + shrink)               c: users with both, n: users with the one
+    score(i | h)   = Σ_{j in the last m items of h} w_j sim(j, i), w_j = 0.5 ** (age_j / half_life), Σ w² = 1
+
+With `shrink` 0 that is the cosine of co-occurrence; a larger one trusts rare pairs less (Bell & Koren 2007).
+Each item keeps its `neighbours` most alike. The half-life, which a ranking by time needs and the paper does
+not have, and the shrinkage are validation's choice.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class ItemKnnConfig(StageConfig):
 def similarities(
     users: np.ndarray, items: np.ndarray, n_items: int, shrink: float, neighbours: int
 ) -> sparse.csr_array:
-    """sim [N, N] of the edges (users[e], items[e]), each distinct edge once; a row holds its `neighbours` largest.
+    """sim [N, N] of the edges (users[e], items[e]), each distinct edge once;
+    a row holds its `neighbours` largest.
 
     Ties go to the lower item; no item is its own neighbour.
     """
@@ -62,8 +65,8 @@ def similarities(
 class ItemKnn:
     """`Recommender` by item similarities [N, N]; deterministic, so `temperature` and `seed` are unused.
 
-    Items that nothing in the history speaks for follow in the order of `fallback` [N] (popularity counts), which is thereby the
-    answer to an empty history.
+    Items that nothing in the history speaks for follow in the order of `fallback` [N] (popularity counts),
+    which is thereby the answer to an empty history.
     """
 
     name = "Item-kNN"
@@ -113,7 +116,9 @@ def choose_item_knn(
     fallback: np.ndarray,
     hit_rate: Callable[[ItemKnn], float],
 ) -> dict[str, Any]:
-    """The half-life and the shrinkage with the best validation `hit_rate`, and the rate of every pair, ready for JSON."""
+    """The half-life and the shrinkage with the best validation `hit_rate`, and the rate of every pair,
+    ready for JSON.
+    """
     rates: list[dict[str, Any]] = []
     for shrink in config.shrinks:
         similar = similarities(users, items, len(fallback), shrink, config.neighbours)
