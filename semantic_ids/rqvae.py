@@ -1,5 +1,4 @@
-"""RQ-VAE: an autoencoder with a residual code for a latent (Lee et al., 2203.01941; for items TIGER,
-2305.05065).
+"""RQ-VAE: an autoencoder with a residual code for a latent (Lee et al., 2203.01941; TIGER, 2305.05065).
 
 Where this departs from the papers:
 - Codebooks follow a moving average of what they code, as in Lee et al.; TIGER moves them by gradient.

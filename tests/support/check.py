@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 
 ROOMS = ("recsys", "semantic_ids", "llm", "evaluation", "serving")
 QUICK = "not slow and not gpu and not whole_run"
-BETWEEN = "tests/whole/test_rooms.py"
+BETWEEN = ("tests/whole/test_rooms.py", "tests/whole/test_docs.py")
 
 
 def git(*arguments: str) -> str:
@@ -58,7 +58,7 @@ def main() -> int:
     print(f"rooms: {', '.join(rooms) or 'none'}; what stands on whole runs is for `make test`", flush=True)
     if "--only-say" in sys.argv:
         return 0
-    paths = [BETWEEN, *(f"tests/{room}" for room in rooms)]
+    paths = [*BETWEEN, *(f"tests/{room}" for room in rooms)]
     return subprocess.call([sys.executable, "-m", "pytest", *sys.argv[1:], "-m", QUICK, *paths], cwd=ROOT)
 
 

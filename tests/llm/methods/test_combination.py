@@ -16,10 +16,10 @@ from tests.support.prompts import builder
 from tests.support.requests import make_requests
 
 
-def test_the_readme_tells_of_every_method():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_of_methods_tells_of_every_method():
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     for key in CATALOGUE:
-        assert f"`{key}`" in readme, f"the README's table of methods lacks {key}"
+        assert f"| `{key}` |" in page, f"the table of docs/methods.md lacks {key}"
 
 
 class _Constant(Personalizer):
