@@ -124,7 +124,7 @@ def adapt(config: AdaptConfig, run: Run) -> None:
             "row_parameters": sum(p.numel() for p in model.rows.parameters()),
             "best_step": curves.best_step,
             "validation_expected_hit_rate@30": curves.best_value,
-            "queries": _understanding(config, reading, phrases),
+            "queries": _understanding(config, reading, phrases.before_test()),
         }
         (folder / "adapt.json").write_text(json.dumps(report, indent=1))
         (folder / "curves.json").write_text(json.dumps({"Stage 1": curves.as_dict()}))

@@ -98,7 +98,9 @@ class WindowBuilder:
         # nothing to draw: a generator takes three times as long as the rest of a plain window
         if not any(shares):
             return self._many_targets(events, False, None)
-        generator = rng(self.seed, "window", epoch, int(events[0]))
+        first = int(events[0])  # by user and moment: an event's number counts other users' test events
+        moment = int(self.dataset.users[first]), int(self.dataset.times[first])
+        generator = rng(self.seed, "window", epoch, *moment)
         with_profile, with_query, with_records = generator.random(3) < shares
         items = self.dataset.items[events]
         query = self.phrases.query(int(items[-1]), generator) if with_query else None

@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -75,20 +76,32 @@ class Phrases:
     def _asked(self) -> list[list[str]]:
         """Queries that led to each item and that Stage 1 may read, in alphabetical order."""
         data = self.dataset
-        later = np.isin(data.roles, (PERSONALIZE, VALIDATION, TEST))
-        pairs = set(zip(data.users[later].tolist(), data.items[later].tolist(), strict=True))
-        moments = set(zip(data.items[later].tolist(), data.times[later].tolist(), strict=True))
+        about_later = self._about(PERSONALIZE, VALIDATION, TEST)
         asked: list[set[str]] = [set() for _ in range(data.n_items)]
-        columns = (data.queries[name] for name in ("user", "item", "timestamp", "query"))
-        for user, item, time, query in zip(*columns, strict=True):
+        columns = (data.queries[name] for name in ("user", "item", "query"))
+        for user, item, query, later in zip(*columns, about_later, strict=True):
             unseen = user >= 0 and data.user_groups[user] != WARM
-            about_later = (user, item) in pairs or (
-                item,
-                time,
-            ) in moments  # of a held-out event, whoever asked
-            if item >= 0 and not unseen and not about_later and not self.is_held_out(query):
+            if item >= 0 and not unseen and not later and not self.is_held_out(query):
                 asked[int(item)].add(query)
         return [sorted(some) for some in asked]
+
+    def _about(self, *roles: int) -> np.ndarray:
+        """Bool [Q]: is the query about an event of one of `roles`: its user's and item's, or at its moment, whoever asked?"""
+        data = self.dataset
+        those = np.isin(data.roles, roles)
+        pairs = set(zip(data.users[those].tolist(), data.items[those].tolist(), strict=True))
+        moments = set(zip(data.items[those].tolist(), data.times[those].tolist(), strict=True))
+        columns = (data.queries[name] for name in ("user", "item", "timestamp"))
+        about = [
+            (user, item) in pairs or (item, time) in moments
+            for user, item, time in zip(*columns, strict=True)
+        ]
+        return np.array(about, bool)
+
+    def before_test(self) -> Phrases:
+        """The same of the data without queries about anybody's TEST events: what a stage before the test may be measured by."""
+        queries = self.dataset.queries[~self._about(TEST)].reset_index(drop=True)
+        return Phrases(replace(self.dataset, queries=queries))
 
     @cached_property
     def _items_of_word(self) -> dict[str, np.ndarray]:
@@ -108,7 +121,7 @@ class Phrases:
         """Bool [N]: which items carry every word of `query`, in any column value or query of anyone;
         None if no item does.
 
-        For judging answers alone: it looks at what anyone has called an item at any time.
+        For judging answers alone: it looks at what anyone has called an item at any time (`before_test`: in no test event).
         """
         mask = np.ones(self.dataset.n_items, bool)
         for word in set(words(query)):
