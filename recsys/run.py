@@ -2,15 +2,16 @@
 
     runs/demo/
       config.yaml          as resolved, every default written out
-      manifest.json        per stage: what it was made from, and the sha256 of each artifact; deletions of persons
+      manifest.json        per stage: what it was made from, the sha256 of each artifact; deletions of persons
       prepare/ embed/ …    one folder per finished stage (its own copy of the manifest entry is in stage.json)
       .partial-adapt/      a stage at work; its checkpoint/ is what a killed stage resumes from
 
 A stage writes into `.partial-<name>`; the rename to `<name>` is the commit. A stage whose fingerprint (its
-configuration, the hashes of the stages it reads, the hashes of outside files) has not changed is not run again.
+configuration, the hashes of the stages it reads, the hashes of outside files) has not changed is not run
+again.
 
-Of several processes (`recsys.training.distributed`) the main one alone writes here: what the others put into a stage's folder is dropped.
-All of them must make the same calls in the same order, and see the same files.
+Of several processes (`recsys.training.distributed`) the main one alone writes here: what the others put into
+a stage's folder is dropped. All of them must make the same calls in the same order, and see the same files.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def sha256_of(path: Path) -> str:
 
 
 class Run:
-    """One run directory. `Run.create` makes or reopens one for writing, `Run.open` opens a finished one for reading."""
+    """One run directory. `Run.create` makes or reopens one for writing,
+    `Run.open` opens a finished one for reading.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -109,7 +112,7 @@ class Run:
             ) from None
         finish(self.path)
 
-    # -- stages -------------------------------------------------------------------------------------------------
+    # -- stages ----------------------------------------------------------------------------------------------
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """The manifest entry of a finished stage, or None."""
@@ -130,7 +133,9 @@ class Run:
         needs: Sequence[str] = (),
         outside: Mapping[str, str] | None = None,
     ) -> StageRun:
-        """Open stage `name`. `needs` are the stages it reads; `outside` maps names of outside inputs to their hashes."""
+        """Open stage `name`. `needs` are the stages it reads;
+        `outside` maps names of outside inputs to their hashes.
+        """
         upstream = {}
         for need in needs:
             entry = self.record(need)
@@ -208,11 +213,15 @@ class Run:
         return self.manifest().get("deletions", [])
 
     def exported(self) -> dict[str, Any] | None:
-        """What an exported or imported run was exported from, and how (`serving.export.folder`); None for a run of one's own."""
+        """What an exported or imported run was exported from, and how (`serving.export.folder`);
+        None for a run of one's own.
+        """
         return self.manifest().get("exported")
 
     def refuse_if_exported(self) -> None:
-        """Raises `RunError` for a run that was exported: it has what serving needs, and nothing to train with."""
+        """Raises `RunError` for a run that was exported:
+        it has what serving needs, and nothing to train with.
+        """
         if self.exported():
             raise RunError(
                 f"{self.path} was exported for serving: it has what answers need and nothing to train with, so no stage runs "
@@ -251,10 +260,11 @@ class StageRun:
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
-        """Yield the folder to write artifacts into; commit it on a clean exit, keep its `checkpoint/` on any other.
-        Raises `RunError` in an exported run.
+        """Yield the folder to write artifacts into;
+        commit it on a clean exit, keep its `checkpoint/` on any other. Raises `RunError` in an exported run.
 
-        A process that is not the main one gets a folder of its own, which is dropped, so that nobody needs to ask who writes.
+        A process that is not the main one gets a folder of its own, which is dropped, so that nobody needs to
+        ask who writes.
         """
         self.run.refuse_if_exported()
         distributed.by_main(self._clear)
@@ -286,7 +296,9 @@ class StageRun:
 
     @property
     def checkpoint(self) -> Path:
-        """Folder for what a killed stage resumes from; it is dropped when the stage commits. All processes have the same one."""
+        """Folder for what a killed stage resumes from; it is dropped when the stage commits.
+        All processes have the same one.
+        """
         path = self.partial / "checkpoint"
         path.mkdir(parents=True, exist_ok=True)
         return path

@@ -1,6 +1,7 @@
-"""Personal context in words and semantic IDs: profile, retrieved records (RAG), both (PAG), or a longer history.
+"""Personal context in words and semantic IDs: profile, retrieved records (RAG), both (PAG), or a history.
 
-All of them read only what came before the items that the prompt shows anyway, so none can hold a target (`llm.prompts.builder`).
+All of them read only what came before the items that the prompt shows anyway, so none can hold a target
+(`llm.prompts.builder`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from recsys.recommender import Request
 class RecordSearch:
     """BM25 (by `bm25s`) over what is known of items in words: which of a user's records fit a query?
 
-    A record is an item of the user's past. Term statistics are the catalogue's, so a score says the same for every user.
+    A record is an item of the user's past. Term statistics are the catalogue's, so a score says the same for
+    every user.
     """
 
     def __init__(self, catalogue: Catalogue):
@@ -37,7 +39,8 @@ class RecordSearch:
         return words or " ".join(self._texts[item] for item in shown)
 
     def best(self, query: str, records: np.ndarray, k: int) -> np.ndarray:
-        """Places in `records` [n] (items, oldest first) of the k that fit best, best first; of equals the later one.
+        """Places in `records` [n] (items, oldest first) of the k that fit best, best first;
+        of equals the later one.
 
         An item that occurs more than once counts once, where it occurs last.
         """
@@ -70,7 +73,9 @@ class Summaries:
 
     @classmethod
     def read(cls, path: Path, dataset: Dataset) -> Summaries:
-        """Parquet with user_id, summary and timestamp. Raises `ValueError` naming the file and what is wrong with it."""
+        """Parquet with user_id, summary and timestamp.
+        Raises `ValueError` naming the file and what is wrong with it.
+        """
         if not path.is_file():
             raise ValueError(f"{path}: no such file; summaries are Parquet: user_id, timestamp, summary")
         rows = pq.ParquetFile(path).read()
@@ -91,7 +96,8 @@ class Summaries:
 
 @dataclass
 class Profile:
-    """The text profile: `PromptBuilder.profile` of what came before the shown items, or a summary written elsewhere.
+    """The text profile: `PromptBuilder.profile` of what came before the shown items,
+    or a summary written elsewhere.
 
     A user without a summary of a moment up to the request's gets the template.
     """
@@ -109,7 +115,9 @@ class Profile:
 
 @dataclass
 class Records:
-    """RAG: the k earlier records that fit the query best (BM25), as semantic IDs, the best one last (nearest to the history)."""
+    """RAG: the k earlier records that fit the query best (BM25), as semantic IDs, the best one last
+    (nearest to the history).
+    """
 
     search: RecordSearch
     k: int

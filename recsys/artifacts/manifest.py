@@ -1,4 +1,4 @@
-"""What a run writes down about itself: the manifest, and the records of its stages when artifacts are rewritten."""
+"""What a run writes down about itself: the manifest, and the records of its stages."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ FORMAT = 1  # raised when artifacts of an older Prelude can no longer be read
 def manifest_text(
     stages: Mapping[str, dict], deletions: Sequence[dict], exported: Mapping[str, Any] | None = None
 ) -> str:
-    """What `manifest.json` holds: the stages' records in the order in which they finished, the deletions, and of an exported
-    run what it was exported from."""
+    """What `manifest.json` holds: the stages' records in the order in which they finished, the deletions,
+    and of an exported run what it was exported from.
+    """
     ordered = dict(sorted(stages.items(), key=lambda pair: pair[1]["finished_unix_s"]))
     whole: dict[str, Any] = {"format": FORMAT, "stages": ordered}
     if deletions:
@@ -27,11 +28,11 @@ def manifest_text(
 def rehashed(
     records: Mapping[str, dict[str, Any]], changed: Mapping[str, Mapping[str, str | None]]
 ) -> dict[str, dict[str, Any]]:
-    """The stages' records after artifacts were rewritten: `changed[stage][artifact]` is the new sha256, None where
-    the artifact is gone.
+    """The stages' records after artifacts were rewritten:
+    `changed[stage][artifact]` is the new sha256, None where the artifact is gone.
 
-    A stage that was made from what its upstream stages held counts as made from what they hold now, so what was done
-    stays done; a stage that was out of date stays out of date.
+    A stage that was made from what its upstream stages held counts as made from what they hold now, so what
+    was done stays done; a stage that was out of date stays out of date.
     """
     now = {
         stage: {

@@ -1,8 +1,9 @@
 """Files replaced whole: one by a rename, several by a journal and renames.
 
-A `Rewrite` stages the new files in `.rewrite/new/`, then writes `.rewrite/journal.json`, which is the commit, and then
-renames. A process that is killed before the commit has changed nothing; after it, `finish` does what is left, and doing
-a part of it twice changes nothing. `Run` calls `finish` before anything else looks at the files.
+A `Rewrite` stages the new files in `.rewrite/new/`, then writes `.rewrite/journal.json`, which is the commit,
+and then renames. A process that is killed before the commit has changed nothing; after it, `finish` does what
+is left, and doing a part of it twice changes nothing. `Run` calls `finish` before anything else looks at the
+files.
 """
 
 from __future__ import annotations

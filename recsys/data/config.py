@@ -13,18 +13,15 @@ from recsys.data import filters, loaders
 from recsys.data.splits import SplitConfig
 from recsys.data.user_splits import UserSplitConfig
 
-K_CORE_ITEMS = {
-    "ml-latest-small": 5,
-    "lastfm": 5,
-}  # users; the others stay as they are (amazon is 5-core already)
+# users; the others stay as they are (amazon is 5-core already)
+K_CORE_ITEMS = {"ml-latest-small": 5, "lastfm": 5}
 
 
 class PrepareConfig(StageConfig):
     """What to read, what to leave out, and how to split it."""
 
-    source: Literal["ml-latest-small", "amazon", "lastfm", "files"] = (
-        "ml-latest-small"  # who knows the format
-    )
+    # who knows the format
+    source: Literal["ml-latest-small", "amazon", "lastfm", "files"] = "ml-latest-small"
     path: Path | None = None  # folder of a known data set; None: the MovieLens copy that ships with Prelude
     interactions: Path | None = None  # source files: .csv .tsv .jsonl .json (each also .gz) or .parquet
     items: Path | None = None  # source files: optional, so that items have titles and text
@@ -32,19 +29,18 @@ class PrepareConfig(StageConfig):
     # Our column name → yours, e.g. {user_id: uid}. `items.item_id: sku` speaks of the items file alone.
     columns: dict[str, str] = Field(default_factory=dict)
     text_columns: list[str] | None = None  # columns that describe an item; None: all that are not numbers
-    min_rating: float | None = (
-        None  # stars or the like; None: every rating is an interaction, as in the sketch
-    )
+    # stars or the like; None: every rating is an interaction, as in the sketch
+    min_rating: float | None = None
     keep_events: list[str] | None = None  # kinds in the `event` column that count; None: all
-    repeats: filters.Repeats = (
-        "keep"  # a (user, item) pair at several times: listening repeats, and time tells
-    )
+    # a (user, item) pair at several times: listening repeats, and time tells
+    repeats: filters.Repeats = "keep"
     unknown_items: filters.UnknownItems = "keep"  # items that the items file lacks: keep calls them by id
     k_core_users: int = Field(default=1, ge=0)  # distinct items a user needs; 0 or 1: any
     # Distinct users an item needs: one that few have touched has no collaborative vector worth its name. The
     # default is 5 for ml-latest-small and lastfm, and 1 (any) elsewhere.
     k_core_items: int = Field(default=1, ge=0)
-    # Share of query texts that no training reads, so that answers to them show what is understood (recsys.data.phrases)
+    # Share of query texts that no training reads, so that answers to them show what is understood
+    # (recsys.data.phrases)
     held_out_queries: float = Field(default=0.1, ge=0, lt=1)
     # May what a user has had be recommended again? One answer for training, validation, test and serving.
     exclude_seen: bool = True

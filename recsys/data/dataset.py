@@ -23,20 +23,20 @@ TOTALS = "item_totals.parquet"  # in place of the events, where a run was export
 
 @dataclass(frozen=True)
 class ItemTotals:
-    """What is known of each item [N] from everybody's training events (FIT and PERSONALIZE), and of nobody in particular."""
+    """What is known of each item [N] from everybody's training events (FIT and PERSONALIZE),
+    and of nobody in particular.
+    """
 
     counts: np.ndarray  # int64: how many events
-    last: (
-        np.ndarray
-    )  # int64: the place of its last event among all in time, a later row winning ties; −1: none
+    # int64: the place of its last event among all in time, a later row winning ties; −1: none
+    last: np.ndarray
 
     @classmethod
     def of(cls, items: np.ndarray, times: np.ndarray, n_items: int) -> ItemTotals:
         """Counted from events [E]: `items` and `times` (unix seconds)."""
         last = np.full(n_items, -1, np.int64)
-        last[items[np.argsort(times, kind="stable")]] = np.arange(
-            len(items)
-        )  # the last write of an item wins
+        # the last write of an item wins
+        last[items[np.argsort(times, kind="stable")]] = np.arange(len(items))
         return cls(np.bincount(items, minlength=n_items), last)
 
     @classmethod
@@ -60,9 +60,8 @@ class Dataset:
     `times[e]`. That is the one rule for ties: events of the same second are not in each other's history.
     """
 
-    user_ids: (
-        np.ndarray
-    )  # [U] str (object); "" where a person was deleted: the place stays, so that others keep theirs
+    # [U] str (object); "" where a person was deleted: the place stays, so that others keep theirs
+    user_ids: np.ndarray
     catalogue: Catalogue  # N items
     users: np.ndarray  # [E] int64
     items: np.ndarray  # [E] int64
@@ -72,13 +71,13 @@ class Dataset:
     queries: pd.DataFrame  # user (int, -1: nobody known), item (int), timestamp, query (str)
     ratings: np.ndarray | None = None  # [E] float32, NaN where there is none; None: the data has no ratings
     kinds: np.ndarray | None = None  # [E] str (object): the `event` column; None: the data has none
-    # [U] str (object): WARM, or what a user split made of the user (recsys.data.user_splits); None: all are WARM
+    # [U] str (object): WARM, or what a user split made of the user (recsys.data.user_splits); None: all are
+    # WARM
     user_groups: np.ndarray = None  # type: ignore[assignment]
     held_out_queries: float = 0.0  # share of query texts that no training reads (recsys.data.phrases)
     exclude_seen: bool = True  # the protocol's answer to: may what a user has had be recommended again?
-    totals: ItemTotals | None = (
-        None  # of data whose events were left out (serving.export.folder); None: counted
-    )
+    # of data whose events were left out (serving.export.folder); None: counted
+    totals: ItemTotals | None = None
     end: int = 0  # the moment after all that was read (unix seconds or an ordinal); 0: after the last event
     offsets: np.ndarray = field(init=False)  # [U + 1] int64: events of user u are offsets[u] : offsets[u + 1]
     history_end: np.ndarray = field(init=False)  # [E] int64
@@ -174,7 +173,9 @@ class Dataset:
         )
 
     def without_users(self) -> Dataset:
-        """The same items, and nobody: one empty place for a user, no event, no query; totals of items stay."""
+        """The same items, and nobody: one empty place for a user, no event, no query;
+        totals of items stay.
+        """
         no_events: dict[str, Any] = {
             name: None if (values := getattr(self, name)) is None else values[:0]
             for name in ("users", "items", "times", "weights", "roles", "ratings", "kinds")
@@ -204,7 +205,9 @@ class Dataset:
 
     @cached_property
     def user_numbers(self) -> dict[str, int]:
-        """User id -> the integer that stands for it. A deleted person's place has no id, and is not reachable."""
+        """User id -> the integer that stands for it.
+        A deleted person's place has no id, and is not reachable.
+        """
         return {user_id: number for number, user_id in enumerate(self.user_ids) if user_id}
 
     def user_index(self, user_id: str) -> int | None:
@@ -259,7 +262,9 @@ class Dataset:
         }
 
     def facts(self) -> dict[str, Any]:
-        """`prepare.json`'s counts: of events, users, items and queries, of each role, and of what is held out."""
+        """`prepare.json`'s counts: of events, users, items and queries, of each role,
+        and of what is held out.
+        """
         by_role = np.bincount(self.roles, minlength=len(ROLE_NAMES))
         return {
             "counts": {

@@ -1,8 +1,9 @@
-"""What people call items: phrases, which of them are kept from all training, and which items carry the words of a query.
+"""What people call items: phrases, those kept from all training, and the items that carry a query.
 
-A query text is held out if the hash of its words says so: a fixed part of all texts, the same in every stage and every run, whoever
-asks. Words in another order are the same text ("drama comedy"). Titles and the single values of the catalogue's own columns (a
-genre) are never held out. What was held out stands in no training prompt, so an answer to it shows what the model has understood.
+A query text is held out if the hash of its words says so: a fixed part of all texts, the same in every stage
+and every run, whoever asks. Words in another order are the same text ("drama comedy"). Titles and the single
+values of the catalogue's own columns (a genre) are never held out. What was held out stands in no training
+prompt, so an answer to it shows what the model has understood.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def hash_share(text: str) -> float:
 class Phrases:
     """The phrases of each item of a data set: its column values, and queries that led to it.
 
-    `of[item]` may be read in Stage 1: a query of a user about an item of their own later events (those that Stage 2, validation and
-    test ask about) is left out, and so are those of held-out users, and every held-out text. `matching(query)` knows all of them, for it
-    judges answers.
+    `of[item]` may be read in Stage 1: a query of a user about an item of their own later events (those that
+    Stage 2, validation and test ask about) is left out, and so are those of held-out users, and every
+    held-out text. `matching(query)` knows all of them, for it judges answers.
     """
 
     def __init__(self, dataset: Dataset):
@@ -60,7 +61,9 @@ class Phrases:
         return hash_share(text) < self.share and normal(text) not in self.values
 
     def query(self, item: int, generator: np.random.Generator) -> str | None:
-        """One or two of the item's phrases as somebody would ask for it, a text that may be trained on; None if it has none."""
+        """One or two of the item's phrases as somebody would ask for it, a text that may be trained on;
+        None if it has none.
+        """
         phrases = self.of[item]
         if not phrases:
             return None
@@ -97,7 +100,8 @@ class Phrases:
         return {word: np.array(sorted(items), dtype=np.int64) for word, items in found.items()}
 
     def matching(self, query: str) -> np.ndarray | None:
-        """Bool [N]: which items carry every word of `query`, in any column value or query of anyone; None if no item does.
+        """Bool [N]: which items carry every word of `query`, in any column value or query of anyone;
+        None if no item does.
 
         For judging answers alone: it looks at what anyone has called an item at any time.
         """

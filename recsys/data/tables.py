@@ -290,9 +290,8 @@ def _as_strings(values: Any, path: Path, column: str) -> pa.Array:
         values = values.dictionary_decode()
         kind = values.type
     if pa.types.is_floating(kind):
-        values = pc.if_else(
-            pc.is_finite(values), values, pa.scalar(None, kind)
-        )  # NaN is how pandas says "nothing"
+        # NaN is how pandas says "nothing"
+        values = pc.if_else(pc.is_finite(values), values, pa.scalar(None, kind))
         largest = pc.max(pc.abs(values)).as_py()
         if (largest or 0) < 2**53 and pc.all(pc.equal(pc.trunc(values), values)).as_py() is not False:
             values = values.cast(pa.int64())  # 42.0 is how pandas writes 42 beside a missing value

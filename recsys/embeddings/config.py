@@ -20,8 +20,9 @@ class EmbedConfig(StageConfig):
     lightgcn: LightGCNConfig = LightGCNConfig()
     # how fast a history fades in the retrieval baseline's vectors, in items; validation picks by hit-rate
     half_lives: tuple[float | None, ...] = (None, 50, 20, 10, 5, 2, 1)
-    # the same for the vectors that condition the generator. Its prompt shows the latest items already, so what a
-    # prefix can add is the longer past: retrieval's favourite (2 to 5 items) would only repeat the prompt
+    # the same for the vectors that condition the generator. Its prompt shows the latest items already, so
+    # what a prefix can add is the longer past: retrieval's favourite (2 to 5 items) would only repeat the
+    # prompt
     user_half_lives: tuple[float | None, ...] = (50,)
     refit_for_retrieval: bool = True  # a second LightGCN on all training edges for the retrieval baseline
     sasrec: SasRecConfig | None = None  # a SASRec beside LightGCN: a row of its own; null: none
@@ -31,9 +32,8 @@ class EmbedConfig(StageConfig):
     text_encoder: str | None = "minilm"  # minilm, a folder, or null: item text vectors for tokenize
     user_embeddings: Path | None = None  # Parquet (user_id, timestamp, vector): used instead of the GNN's
     item_embeddings: Path | None = None  # Parquet (item_id, vector): with both given the GNN is skipped
-    embedding_space: str | None = (
-        None  # name of the brought space's version; default: the hash of the user file
-    )
+    # name of the brought space's version; default: the hash of the user file
+    embedding_space: str | None = None
     index: IndexKind = "auto"  # FAISS: flat (exact), hnsw, ivf; auto is exact up to a million items
     leak_margin: float = 0.25  # how far above validation (relative) the hit-rate on training targets may be
     check_instances: int = 3000  # instances a side that the checks use

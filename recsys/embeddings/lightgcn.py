@@ -3,11 +3,11 @@
     e^(k+1) = D^-1/2 A D^-1/2 e^(k)          (eq. 3: no weights, no non-linearity)
     e       = (1 / (K+1)) Σ_k e^(k)           (eq. 4: the mean over the layers)
 
-over the two-way user–item graph. Degrees and normalisation are torch-geometric's (`gcn_norm`). Eq. 3 is linear and its
-matrix symmetric, so the gradient of eq. 4 is eq. 4 of the gradient: K products forward, K backward, by Horner's rule.
-A product is an `embedding_bag` (a bag a row, the weights beside it), whose kernel reads ahead: 3 to 5 times as fast as
-the CSR product on CPU. The tests hold both against PyG's `LightGCN` and its loss. Departures: sampled softmax beside
-BPR, and dropout of nothing at all.
+over the two-way user–item graph. Degrees and normalisation are torch-geometric's (`gcn_norm`). Eq. 3 is
+linear and its matrix symmetric, so the gradient of eq. 4 is eq. 4 of the gradient: K products forward, K
+backward, by Horner's rule. A product is an `embedding_bag` (a bag a row, the weights beside it), whose kernel
+reads ahead: 3 to 5 times as fast as the CSR product on CPU. The tests hold both against PyG's `LightGCN` and
+its loss. Departures: sampled softmax beside BPR, and dropout of nothing at all.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class LightGCNConfig(StageConfig):
 
 
 def normalised_adjacency(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> torch.Tensor:
-    """D^-1/2 A D^-1/2 as CSR [(U+I), (U+I)] with int32 indices, users first; each distinct edge once in both ways."""
+    """D^-1/2 A D^-1/2 as CSR [(U+I), (U+I)] with int32 indices, users first;
+    each distinct edge once in both ways.
+    """
     pairs = np.unique(np.stack([users, items]), axis=1)
     edges = torch.from_numpy(np.ascontiguousarray(pairs)).clone()
     edges[1] += n_users
@@ -60,7 +62,9 @@ def normalised_adjacency(users: np.ndarray, items: np.ndarray, n_users: int, n_i
 
 
 def product(adjacency: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """`adjacency @ x` for a CSR `adjacency` [n, n] and `x` [n, d]; the order of a row's sum does not depend on threads."""
+    """`adjacency @ x` for a CSR `adjacency` [n, n] and `x` [n, d];
+    the order of a row's sum does not depend on threads.
+    """
     return nn.functional.embedding_bag(
         adjacency.col_indices(),
         x,
@@ -108,7 +112,9 @@ class WeightedSquares(torch.autograd.Function):
 
 
 class LightGCN(nn.Module):
-    """Rows 0..U−1 of the graph are users, U..U+I−1 items; `embedding` holds the layer-0 vectors [(U+I), dim]."""
+    """Rows 0..U−1 of the graph are users, U..U+I−1 items;
+    `embedding` holds the layer-0 vectors [(U+I), dim].
+    """
 
     def __init__(self, adjacency: torch.Tensor, n_users: int, config: LightGCNConfig, seed: int):
         super().__init__()
@@ -136,8 +142,9 @@ class LightGCN(nn.Module):
     def message_table(self) -> torch.Tensor:
         """What each item adds to a user's vector [I, dim]: Σ_{k<K} e_i^(k) / sqrt(degree_i) / (K+1).
 
-        A user with history H then has the vector Σ_{i in H} message_i / sqrt(|H|): eq. 3 and 4 for a user node whose
-        own layer-0 vector is zero, so it exists for anyone at any moment. Items without an edge have a zero row.
+        A user with history H then has the vector Σ_{i in H} message_i / sqrt(|H|): eq. 3 and 4 for a user
+        node whose own layer-0 vector is zero, so it exists for anyone at any moment. Items without an edge
+        have a zero row.
         """
         row = self.adjacency.crow_indices()
         degree = (row[1:] - row[:-1])[self.n_users :].float()
@@ -167,9 +174,11 @@ def sampled_softmax_loss(
 def step_of_training(
     model: LightGCN, users: np.ndarray, items: np.ndarray, seed: int
 ) -> Callable[[int], torch.Tensor]:
-    """`step(index)` → the loss of that step, from edges (users[e], items[e]); an epoch is ⌈edges / batch⌉ steps.
+    """`step(index)` → the loss of that step, from edges (users[e], items[e]);
+    an epoch is ⌈edges / batch⌉ steps.
 
-    What a step draws depends on `(seed, index)` alone. An epoch's permutation is drawn once, with its first step.
+    What a step draws depends on `(seed, index)` alone. An epoch's permutation is drawn once, with its first
+    step.
     """
     config, n_users = model.config, model.n_users
     n_nodes, n_edges = len(model.embedding), len(users)
@@ -226,7 +235,9 @@ def train_lightgcn(
     validate: Callable[[LightGCN], float],
     label: str = "LightGCN",
 ) -> tuple[LightGCN, loop.Curves]:
-    """Learn from edges (users[e], items[e]); `validate(model)` is a retrieval hit-rate, and the best state is kept."""
+    """Learn from edges (users[e], items[e]); `validate(model)` is a retrieval hit-rate,
+    and the best state is kept.
+    """
     model = LightGCN(normalised_adjacency(users, items, n_users, n_items), n_users, config, seed)
     model = model.moved(resolve_device(config.device))
     steps_an_epoch = steps_of_epoch(len(users), config)

@@ -16,7 +16,8 @@ class EngagementConfig(StageConfig):
     """How labelled lists are made. See the module for what each source calls engaged."""
 
     seed: int = 0
-    # file: `lists` below; ratings: the run's ratings; tags: its queries; auto: the first of these that the run has
+    # file: `lists` below; ratings: the run's ratings; tags: its queries; auto: the first of these that the
+    # run has
     source: Literal["auto", "file", "ratings", "tags"] = "auto"
     lists: Path | None = None  # CSV, TSV, JSON lines or Parquet: user_id, timestamp, query, item_id, engaged
     columns: dict[str, str] = Field(default_factory=dict)  # our column name → yours, in that file

@@ -15,10 +15,12 @@ from recsys.data.tables import read_table
 
 
 def read_lists(path: Path, columns: Mapping[str, str], data: Dataset, notices: Notices) -> pd.DataFrame:
-    """Rows `user, timestamp, query, item, engaged`, in the file's order, ids as the run's integers (user −1: unknown).
+    """Rows `user, timestamp, query, item, engaged`, in the file's order, ids as the run's integers
+    (user −1: unknown).
 
-    Raises `DataError` with file and line for a blank query, a label other than 0 and 1, an item shown twice in a list, and whatever
-    the shared doors refuse. Rows of items outside the catalogue are dropped and counted.
+    Raises `DataError` with file and line for a blank query, a label other than 0 and 1, an item shown twice
+    in a list, and whatever the shared doors refuse. Rows of items outside the catalogue are dropped and
+    counted.
     """
     table = read_table(path)
     names = find_columns(table, "lists", (*SHARED, "query", "engaged"), (), columns)

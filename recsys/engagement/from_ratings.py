@@ -1,4 +1,4 @@
-"""Labelled lists from ratings: what a user rated within one session and that has a phrase in common (`recsys.engagement.label_lists`)."""
+"""Labelled lists from ratings: what a user rated within one session and that has a phrase in common."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def _sessions(data: Dataset, user: int, usable: np.ndarray, gap_s: int) -> Itera
 
 
 class _Said:
-    """Tags of items as of a moment: those that anyone gave before it. (Later ones are opinions that may tell the label.)"""
+    """Tags of items as of a moment: those that anyone gave before it.
+    (Later ones are opinions that may tell the label.)
+    """
 
     def __init__(self, data: Dataset):
         self._tags: dict[int, list[tuple[int, str]]] = defaultdict(list)
@@ -69,7 +71,9 @@ def _common(
     remaining: list[int],
     generator: np.random.Generator,
 ) -> tuple[str, list[int]]:
-    """A query for the first of `remaining`, and the events (at most `max_shown`) whose items have its phrases."""
+    """A query for the first of `remaining`, and the events (at most `max_shown`) whose items have its
+    phrases.
+    """
     time = int(data.times[remaining[0]])
     has = {event: said.of(int(data.items[event]), time) for event in remaining}
     own = has[remaining[0]]
