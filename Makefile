@@ -2,26 +2,45 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+DOCS := .venv/.installed-docs
+TWO := --numprocesses 2  # processes of one thread each; tests/conftest.py says who does what
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: help demo test check test-slow lint format docs findings clean
 
 demo: $(INSTALLED)  ## the main job on the embedded data: table, report, recommendations (15 minutes on 2 cores)
 	$(BIN)/prelude run configs/demo.yaml --run runs/demo
 
-test: lint  ## lint, types and the whole test suite, offline
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-test-slow: $(INSTALLED)
+test: lint  ## lint, types and the whole test suite, offline
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(TWO)
+
+check: lint  ## lint, types and the quick tests of the rooms that differ from main (at most 90 seconds for one room)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.check $(TWO)
+
+test-slow: $(INSTALLED)  ## the tests that take minutes each
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow"
 
-lint: $(INSTALLED)
+lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(INSTALLED)
+format: $(INSTALLED)  ## ruff mends what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(DOCS)  ## the site, with the API reference, in build/site; any warning is an error
+	$(BIN)/python docs/site/tour.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean -f docs/site/mkdocs.yml
+
+findings:  ## run every finding in findings/, and say which has changed
+	@findings/run
+
+$(DOCS): docs/site/requirements.txt $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r docs/site/requirements.txt
+	touch $@
 
 $(INSTALLED): requirements.txt requirements-models.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Prelude needs Python 3.11 or newer; try: make PYTHON=python3.11")'
@@ -31,5 +50,5 @@ $(INSTALLED): requirements.txt requirements-models.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove the environment, caches and the site
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache

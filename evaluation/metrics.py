@@ -1,4 +1,4 @@
-"""One metric, one small pure function on plain arrays. Every function gives one value per instance, [R].
+"""Hit-rate, expected hit-rate, recall, NDCG, entropy: small pure functions, one value an instance, [R].
 
 A ranked or drawn list is a row of item integers; a list shorter than the others is padded with −1, which is
 no item.

@@ -253,6 +253,7 @@ class StageRun:
         self.run, self.name, self.made_from = run, name, made_from
         self.fingerprint = hash_json(made_from)
         self.path, self.partial = run.inside(name), run.inside(f".partial-{name}")
+        self.started = time.monotonic()  # what is read and checked before anything is written counts too
 
     def is_done(self) -> bool:
         """True if the stage finished with this fingerprint and every artifact still has its hash."""
@@ -283,9 +284,8 @@ class StageRun:
             self._check_is_shared()
             folder = self.partial / OTHERS / str(distributed.number())
             folder.mkdir(parents=True)
-        started = time.monotonic()
         yield folder
-        distributed.by_main(lambda: self._commit(time.monotonic() - started))
+        distributed.by_main(lambda: self._commit(time.monotonic() - self.started))
         self.run._verified.clear()
 
     def _clear(self) -> None:

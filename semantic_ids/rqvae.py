@@ -1,5 +1,4 @@
-"""RQ-VAE: an autoencoder with a residual code for a latent (Lee et al., 2203.01941; for items TIGER,
-2305.05065).
+"""RQ-VAE: an autoencoder with a residual code for a latent (Lee et al., 2203.01941; TIGER, 2305.05065).
 
 Where this departs from the papers:
 - Codebooks follow a moving average of what they code, as in Lee et al.; TIGER moves them by gradient.
@@ -22,7 +21,7 @@ from torch.nn import functional
 
 from recsys.config import StageConfig
 from recsys.seeds import derive, rng, torch_generator
-from recsys.training.loop import cosine, fit, trainable_state
+from recsys.training import loop
 from semantic_ids.quantizer import Quantizer, kmeans, nearest
 
 
@@ -116,14 +115,14 @@ class RQVAE(Quantizer):
         draw_weights(self, seed)
         self.train()
 
-        curves = fit(
+        curves = loop.fit(
             "RQ-VAE",
             config.steps,
-            trainable_state(self),
+            loop.trainable_state(self),
             self.optimizer(),
             lambda index: self.training_step(rows, seed, index),
             checkpoint,
-            schedule=lambda index: cosine(index, config.steps, 20),
+            schedule=lambda index: loop.cosine(index, config.steps, 20),
             quiet=quiet,
         )
         if not bool(self.started):  # steps ≤ warmup

@@ -1,5 +1,6 @@
-"""Single figures of semantic IDs that take seconds and no generator, for choosing among tables; `prelude compare-ids` tells
-which of them go with the generator's recall.
+"""Single figures of semantic IDs that take seconds and no generator, for choosing among tables.
+
+`prelude compare-ids` tells which of them go with the generator's recall.
 """
 
 from __future__ import annotations

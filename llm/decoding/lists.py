@@ -9,7 +9,7 @@ way to it and the rest of its codes (`PromptSession.extend`). What a method know
 a generated LoRA) stays as of the request. The model has seen as many items in a row as `adapt.window_items`; a longer list
 goes on where training ended.
 
-*Within caps* (`recsys.data.caps`), from one prompt: the list that `generate.distinct` or `generate.beam` would make if it were long
+*Within caps* (`recsys.data.caps`), from one prompt: the list that `draws.distinct` or `draws.beam` would make if it were long
 enough, walked down, passing over what does not fit. So drawing is drawing without replacement with rejection, exactly, and
 caps that never bind change nothing. It isn't what excluding nodes would give: a node's exclusion hands its probability to its
 siblings alone, and a rejected draw's goes to all items. To look for the rest of a list, the search is narrowed down to what

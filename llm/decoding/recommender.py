@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from llm.backbone.batching import BUDGET, by_length
-from llm.decoding import draws as generate
-from llm.decoding import lists, scoring
+from llm.decoding import draws, lists, scoring
 from llm.decoding.draws import BEAM
+from llm.decoding.session import PromptSession
 from llm.decoding.whole_catalogue import all_log_probs, nodes_at_once
 from llm.prompts.reading import Reading
 from recsys.data.caps import WIDEN, Caps
@@ -41,9 +41,9 @@ class SidRecommender:
         answers: list[Ranked | None] = [None] * len(requests)
         for rows, some, session in self._sessions(requests, max(n, BEAM)):
             if temperature > 0:
-                found = generate.distinct(session, some, n, seed, temperature)
+                found = draws.distinct(session, some, n, seed, temperature)
             else:
-                found = generate.beam(session, n, max(n, BEAM))
+                found = draws.beam(session, n, max(n, BEAM))
             for row, (items, scores) in zip(rows, found, strict=True):
                 answers[row] = Ranked(items, scores)
         return [answer for answer in answers if answer is not None]
@@ -90,7 +90,7 @@ class SidRecommender:
         items = np.empty((len(requests), n), np.int64)
         values = np.empty((len(requests), n))
         for rows, some, session in self._sessions(requests, n):
-            items[rows], values[rows] = generate.draw(session, some, n, seed, temperature)
+            items[rows], values[rows] = draws.draw(session, some, n, seed, temperature)
         return items, values
 
     def scores(self, requests: Sequence[Request]) -> np.ndarray:
@@ -112,16 +112,14 @@ class SidRecommender:
         if (kept := self._kept(requests)) is not None:
             rows, _, session = kept
             values = np.empty((len(requests), len(temperatures)))
-            values[rows] = generate.score(session, np.asarray(items)[rows], temperatures)
+            values[rows] = draws.score(session, np.asarray(items)[rows], temperatures)
             return values
         return scoring.log_probs_of(self.reading, requests, items, temperatures, self.budget)
 
     def context_tokens(self, requests: Sequence[Request]) -> float:
         return self.reading.context_tokens(requests[:200])
 
-    def _kept(
-        self, requests: Sequence[Request]
-    ) -> tuple[np.ndarray, list[Request], generate.PromptSession] | None:
+    def _kept(self, requests: Sequence[Request]) -> tuple[np.ndarray, list[Request], PromptSession] | None:
         """What this recommender left with the model, if it was for these very requests."""
         owner, before, kept = self.model.kept_session or (None, [], None)
         same = owner is self and len(before) == len(requests)
@@ -160,7 +158,7 @@ class SidRecommender:
 
     def _sessions(
         self, requests: Sequence[Request], nodes: int, growth: int = 0
-    ) -> Iterator[tuple[np.ndarray, list[Request], generate.PromptSession]]:
+    ) -> Iterator[tuple[np.ndarray, list[Request], PromptSession]]:
         """Prompts read, a batch at a time, with room for `nodes` a level and `growth` columns. The last call's is kept if it was one batch, so that drawing,
         listing, ranking and scoring for the same requests read their prompts once.
         """
@@ -180,9 +178,7 @@ class SidRecommender:
             some = [requests[row] for row in rows]
             with torch.no_grad():
                 placed, condition = reading.conditioned([prompts[row] for row in rows], some)
-            session = generate.PromptSession(
-                model, placed, condition, scoring.constraints_of(model.trie, some)
-            )
+            session = PromptSession(model, placed, condition, scoring.constraints_of(model.trie, some))
             session.planned = nodes, growth
             if len(rows) == len(requests):
                 self.model.kept_session = (self, list(requests), (rows, some, session))

@@ -37,16 +37,16 @@ def prepare(config: PrepareConfig, run: Run) -> None:
             "would bring back whoever is still in the source files. Take them out of the files, and prepare a new run "
             "directory"
         )
-    with stage.writing() as folder:
-        notices = Notices()
-        source = _load(config, notices)
-        interactions = _filter(source, config, notices)
-        dataset = build(interactions, source, config, notices)
-        held_out = split_users(dataset, config.user_split) if config.user_split.is_on else None
-        check_roles(dataset, config, notices)
-        report = _report(dataset, config, source, interactions, notices, hashes)
-        if held_out:
-            report["user_split"] = config.user_split.model_dump(mode="json") | held_out
+    notices = Notices()
+    source = _load(config, notices)
+    interactions = _filter(source, config, notices)
+    dataset = build(interactions, source, config, notices)
+    held_out = split_users(dataset, config.user_split) if config.user_split.is_on else None
+    check_roles(dataset, config, notices)
+    report = _report(dataset, config, source, interactions, notices, hashes)
+    if held_out:
+        report["user_split"] = config.user_split.model_dump(mode="json") | held_out
+    with stage.writing() as folder:  # what is refused has left nothing behind
         dataset.save(folder)
         write_text_atomically(folder / "prepare.json", json.dumps(report, indent=1))
     counts = report["counts"]

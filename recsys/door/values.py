@@ -1,7 +1,7 @@
-"""One rule for each thing, at every door: what is an id, a number, a text, and what is nothing. (Moments: `times.py`.)
+"""One rule for each thing, at every door: what is an id, a number, a text, and what is nothing.
 
 An id is text: 7, "7", 7.0, "7.0" and the decimal 7.00 are the id `7`; spaces around it do not count, and `007` and `1e5` stay as they
-are. Nothing is written in many ways (`BLANK`), in any case. `one_id` says of one Python value what `id_array` says of a column.
+are. Moments are in `times.py`. Nothing is written in many ways (`BLANK`), in any case. `one_id` says of one Python value what `id_array` says of a column.
 """
 
 from __future__ import annotations

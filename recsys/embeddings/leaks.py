@@ -1,6 +1,4 @@
-"""Checks that nothing sees its own target. Each raises `LeakError` with what leaked, both figures and the
-remedy.
-"""
+"""Checks that nothing sees its own target: each raises `LeakError` with what leaked, figures and remedy."""
 
 from __future__ import annotations
 

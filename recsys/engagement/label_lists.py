@@ -1,4 +1,6 @@
-"""Stage `engagement`: labelled playlists from a file of one's own, from ratings, or from tags. Exactly how labels are made:
+"""Stage `engagement`: labelled playlists from a file of one's own, from ratings, or from tags.
+
+Exactly how labels are made:
 
 file      Rows `user_id, timestamp, query, item_id, engaged` (0 or 1), in the order in which items were shown; rows of the same user,
           second and query are one list.

@@ -1,5 +1,4 @@
-"""Dialogues and essays of people with a profile: Persona-Chat, Synthetic-Persona-Chat, Personal Reddit, Empathetic
-Conversation.
+"""Dialogues and essays of people with a profile: Persona-Chat, Personal Reddit, Empathetic Conversation.
 
 - Persona-Chat (Zhang et al. 2018): the common JSON (`personality`, `utterances` with `history` and `candidates`, the
   last of which is the reply) or ParlAI's text (`1 your persona: …`, then `n said<TAB>reply`).

@@ -103,15 +103,9 @@ def fit(
     is not finite.
     """
     keep_freed_memory()
-    curves, best, bad, start = Curves(), None, 0, 0
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    loaded = _load(checkpoint, state, optimizer)
-    if loaded:
-        curves, best, bad, start = loaded
-    pending: list[float] = []
-    saved_at = time.monotonic()
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    writes = distributed.is_main()
+    training = _Training(label, state, optimizer, step, checkpoint)
+    training.load()
+    start, saved_at, writes = training.index, time.monotonic(), distributed.is_main()
     bar = tqdm(
         total=steps,
         initial=start,
@@ -121,55 +115,94 @@ def fit(
         mininterval=1.0,
         leave=True,
     )
-    stopped = bool(patience) and bad >= patience
-    index = start
-    while index < steps and not stopped:
-        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-            group["lr"] = rate * schedule(index)
-        optimizer.zero_grad(set_to_none=True)
-        made = step(index)
-        loss, count = made if isinstance(made, tuple) else (made, 1)
-        if (
-            loss.requires_grad or distributed.processes() == 1
-        ):  # a share may have nothing that is trained in it
-            loss.backward()
-        value = distributed.average(loss, count, parameters)
-        if value != value or value in (float("inf"), float("-inf")):
-            raise FloatingPointError(f"{label}: the loss of step {index} is {value}; lower the learning rate")
-        if clip_norm:
-            torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
-        optimizer.step()
-        pending.append(value)
-        index += 1
+    while training.index < steps and not (patience and training.bad >= patience):
+        training.take_step(schedule(training.index), clip_norm)
         bar.update(1)
-        if index % log_every == 0 or index == steps:
-            curves.losses.append((index, sum(pending) / len(pending)))
-            bar.set_postfix(
-                loss=f"{curves.losses[-1][1]:.4f}", best=f"{curves.best_value:.4f}", refresh=False
-            )
-            pending.clear()
-        if validate and (index == steps or (validate_every and index % validate_every == 0)):
-            # the main process's: with a last bit between them, processes would not stop together
-            measured = distributed.by_main(partial(float, validate()))
-            curves.validation.append((index, measured))
-            if measured > curves.best_value:
-                curves.best_value, curves.best_step, bad = measured, index, 0
-                best = {name: tensor.detach().clone() for name, tensor in state.items()}
-            else:
-                bad += 1
-                stopped = bool(patience) and bad >= patience
+        at = training.index
+        if at % log_every == 0 or at == steps:
+            training.log(bar)
+        if validate and (at == steps or (validate_every and at % validate_every == 0)):
+            training.validate(validate)
         # only at log boundaries, so that the logged means come out the same after a resume
-        if writes and not pending and time.monotonic() - saved_at > checkpoint_every_s:
-            _save(checkpoint, state, optimizer, curves, best, bad, index)
+        if writes and not training.pending and time.monotonic() - saved_at > checkpoint_every_s:
+            training.save()
             saved_at = time.monotonic()
     bar.close()
-    if (
-        writes and index > start
-    ):  # so that a stage of several trainings, killed in a later one, repeats nothing
-        _save(checkpoint, state, optimizer, curves, best, bad, index)
-    if best is not None:
-        _copy_into(state, best)
-    return curves
+    # so that a stage of several trainings, killed in a later one, repeats nothing
+    if writes and training.index > start:
+        training.save()
+    if training.best is not None:
+        _copy_into(state, training.best)
+    return training.curves
+
+
+@dataclass
+class _Training:
+    """A training under way: what it moves, and where it stands after `index` steps."""
+
+    label: str
+    state: State
+    optimizer: torch.optim.Optimizer
+    step: Callable[[int], torch.Tensor | tuple[torch.Tensor, int]]
+    checkpoint: Path
+    curves: Curves = field(default_factory=Curves)
+    best: dict[str, torch.Tensor] | None = None  # the best validated state
+    bad: int = 0  # validations since the best one
+    index: int = 0
+    pending: list[float] = field(default_factory=list)  # losses since the last logged row
+
+    def __post_init__(self) -> None:
+        groups = self.optimizer.param_groups
+        self.rates: list[float] = [group["lr"] for group in groups]
+        self.parameters: list[torch.nn.Parameter] = [one for group in groups for one in group["params"]]
+
+    def load(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        loaded = _load(self.checkpoint, self.state, self.optimizer)
+        if loaded:
+            self.curves, self.best, self.bad, self.index = loaded
+
+    def save(self) -> None:
+        _save(self.checkpoint, self.state, self.optimizer, self.curves, self.best, self.bad, self.index)
+
+    def take_step(self, factor: float, clip_norm: float) -> None:
+        """One update, with the learning rates times `factor`."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        made = self.step(self.index)
+        loss, count = made if isinstance(made, tuple) else (made, 1)
+        # a share may have nothing that is trained in it
+        if loss.requires_grad or distributed.processes() == 1:
+            loss.backward()
+        value = distributed.average(loss, count, self.parameters)
+        if value != value or value in (float("inf"), float("-inf")):
+            raise FloatingPointError(
+                f"{self.label}: the loss of step {self.index} is {value}; lower the learning rate"
+            )
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, clip_norm)
+        self.optimizer.step()
+        self.pending.append(value)
+        self.index += 1
+
+    def log(self, bar: tqdm) -> None:
+        """A row of the curve: the mean loss since the last one."""
+        self.curves.losses.append((self.index, sum(self.pending) / len(self.pending)))
+        loss, best = self.curves.losses[-1][1], self.curves.best_value
+        bar.set_postfix(loss=f"{loss:.4f}", best=f"{best:.4f}", refresh=False)
+        self.pending.clear()
+
+    def validate(self, measure: Callable[[], float]) -> None:
+        """Measure the state as it is now, and keep a copy of it if it is the best so far."""
+        # the main process's: with a last bit between them, processes would not stop together
+        measured = distributed.by_main(partial(float, measure()))
+        self.curves.validation.append((self.index, measured))
+        if measured > self.curves.best_value:
+            self.curves.best_value, self.curves.best_step, self.bad = measured, self.index, 0
+            self.best = {name: tensor.detach().clone() for name, tensor in self.state.items()}
+        else:
+            self.bad += 1
 
 
 def _copy_into(state: State, source: State) -> None:
@@ -178,7 +211,15 @@ def _copy_into(state: State, source: State) -> None:
             tensor.copy_(source[name])
 
 
-def _save(folder: Path, state, optimizer, curves: Curves, best, bad: int, index: int) -> None:
+def _save(
+    folder: Path,
+    state: State,
+    optimizer: torch.optim.Optimizer,
+    curves: Curves,
+    best: State | None,
+    bad: int,
+    index: int,
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"state.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     tensors |= {f"best.{name}": tensor.cpu().contiguous() for name, tensor in (best or {}).items()}
@@ -194,7 +235,10 @@ def _save(folder: Path, state, optimizer, curves: Curves, best, bad: int, index:
     os.replace(temporary, folder / "checkpoint.safetensors")
 
 
-def _load(folder: Path, state: State, optimizer: torch.optim.Optimizer):
+def _load(
+    folder: Path, state: State, optimizer: torch.optim.Optimizer
+) -> tuple[Curves, dict[str, torch.Tensor] | None, int, int] | None:
+    """Put what the checkpoint holds into `state` and `optimizer`: curves, best state, `bad` and `index` of then."""
     path = folder / "checkpoint.safetensors"
     if not path.exists():
         return None

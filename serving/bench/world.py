@@ -19,7 +19,7 @@ from llm.backbone.conditions import NOTHING, Condition
 from llm.backbone.load import BackboneConfig, load_backbone
 from llm.backbone.sid_model import SidModel
 from llm.backbone.vocabulary import SidRows
-from llm.decoding import draws
+from llm.decoding.session import PromptSession
 from recsys.recommender import Request
 from recsys.seeds import rng
 from semantic_ids.constraints import Constraints
@@ -59,9 +59,9 @@ def requests(n: int) -> list[Request]:
     return [Request(f"bench {index}", index, 1) for index in range(n)]
 
 
-def session(model: SidModel, prompts: list[list[int]], condition: Condition = NOTHING) -> draws.PromptSession:
+def session(model: SidModel, prompts: list[list[int]], condition: Condition = NOTHING) -> PromptSession:
     nothing = [np.zeros(0, np.int64)] * len(prompts)
-    return draws.PromptSession(model, prompts, condition, Constraints(model.trie, nothing))
+    return PromptSession(model, prompts, condition, Constraints(model.trie, nothing))
 
 
 def causal_lm(model: SidModel, layers: int | None = None) -> Any:

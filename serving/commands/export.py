@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from recsys import terminal
 from recsys.terminal import escaped, shown
 from serving.commands.options import RunPath
 
@@ -110,7 +109,8 @@ def export_adapter(
 
 def _print(found: Summary, title: str) -> None:
     facts, console = found.exported, Console()
-    table = Table(title=terminal.title(title), title_justify="left")
+    typer.echo(escaped(title))  # a path as it is: a table's title is folded at the table's width
+    table = Table()
     table.add_column("part")
     table.add_column("KiB", justify="right")
     for name, size in sorted(found.sizes.items(), key=lambda pair: -pair[1]):

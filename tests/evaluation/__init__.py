@@ -1,0 +1,1 @@
+"""Tests of evaluation: what they load is of this room and of recsys."""

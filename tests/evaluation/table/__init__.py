@@ -1,0 +1,1 @@
+"""Tests of the evaluation job and of its table."""

@@ -1,0 +1,1 @@
+"""Tests of the backbone and of passes through it."""

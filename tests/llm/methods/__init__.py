@@ -1,0 +1,1 @@
+"""Tests of the methods of personalization that need no run."""

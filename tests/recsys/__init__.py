@@ -1,0 +1,1 @@
+"""Tests of recsys: what they load is of this room alone."""

@@ -1,0 +1,1 @@
+"""Tests of the door: formats, ids, times, vectors, and that nothing vanishes uncounted."""

@@ -1,0 +1,1 @@
+"""Tests of the text tasks and of their files."""

@@ -1,0 +1,1 @@
+"""Tests of answering requests and of absorbing feedback."""

@@ -1,0 +1,1 @@
+"""Tests of the stages that serving adds to a run."""

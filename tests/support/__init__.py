@@ -1,0 +1,1 @@
+"""What tests share: worlds, models, requests, references, workers. Each module loads only the rooms that its tests may."""

@@ -1,0 +1,105 @@
+"""Slow references of decoding: one sequence at a time, softmax by hand over a dict of legal codes, lists by plain forward passes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from llm.backbone.conditions import Condition
+from llm.backbone.vocabulary import PREFIX
+from llm.decoding.session import PromptSession
+from recsys.data.catalogue import Catalogue
+from recsys.recommender import Request
+from semantic_ids.constraints import Constraints
+
+
+def slow_distribution(model, prompt, prefix, excluded, temperature) -> np.ndarray:
+    """p [N] by plain loops: no padding, no cache, no batch, no trie."""
+    codes = model.item_tokens - model.text_size - model.rows.offsets[:-1]
+    allowed = [item for item in range(len(codes)) if item not in set(excluded.tolist())]
+    result = np.zeros(len(codes))
+    memo: dict = {}
+    for item in allowed:
+        total = 0.0
+        for level in range(codes.shape[1]):
+            before = tuple(codes[item, :level])
+            if before not in memo:
+                embeds = model.embed(model.pack([[*prompt, *model.item_tokens[item, :level]]]), prefix)
+                with torch.no_grad():
+                    hidden = model.inner(inputs_embeds=embeds[None]).last_hidden_state[0, -1]
+                logits = (hidden @ model.rows.output.T).double().numpy()
+                memo[before] = logits[model.rows.offsets[level] : model.rows.offsets[level + 1]] / temperature
+            legal = {codes[other, level] for other in allowed if tuple(codes[other, :level]) == before}
+            normaliser = math.log(sum(math.exp(memo[before][code]) for code in legal))
+            total += memo[before][codes[item, level]] - normaliser
+        result[item] = math.exp(total)
+    return result
+
+
+def inputs(model, requests: list[Request], with_prefix: bool):
+    prompts = [
+        ([PREFIX] if with_prefix else [])
+        + [256, 65, 66]
+        + model.item_tokens[request.history].reshape(-1).tolist()
+        for request in requests
+    ]
+    soft = (
+        torch.randn(len(requests), 1, 64, generator=torch.Generator().manual_seed(0)) if with_prefix else None
+    )
+    return prompts, soft
+
+
+def session_of(model, requests, prompts, soft):
+    exclusions = Constraints(model.trie, [request.exclude for request in requests])
+    return PromptSession(model, prompts, Condition(soft), exclusions)
+
+
+COLOURS = ["red", "green", "blue", "grey"]
+
+
+def coloured(n: int = 30) -> Catalogue:
+    """Items of one or two colours each; every seventh has none."""
+    generator = np.random.default_rng(4)
+    colours = [
+        []
+        if item % 7 == 6
+        else sorted(generator.choice(COLOURS, generator.integers(1, 3), replace=False).tolist())
+        for item in range(n)
+    ]
+    ids = np.array([f"i{item}" for item in range(n)], dtype=object)
+    return Catalogue(ids, ids.tolist(), {"colour": colours, "half": [[str(i // 15)] for i in range(n)]})
+
+
+def closed_by(catalogue: Catalogue, limits: dict[str, int], items) -> set[int]:
+    """Items that cannot follow `items`: by counting, apart from the code under test."""
+    closed = set(map(int, items))
+    for column, limit in limits.items():
+        values = catalogue.columns[column]
+        for value in {value for some in values for value in some}:
+            if sum(value in values[item] for item in items) >= limit:
+                closed |= {item for item in range(len(values)) if value in values[item]}
+    return closed
+
+
+def slow_next(model, prompt, soft, excluded, before, closed, temperature=1.0) -> np.ndarray:
+    """p [N] of the item after `before`: a plain forward pass over the prompt and their codes."""
+    longer = [*prompt, *model.item_tokens[list(before)].reshape(-1).tolist()]
+    return slow_distribution(
+        model, longer, soft, np.array(sorted({*excluded.tolist(), *closed})), temperature
+    )
+
+
+def rows_of(soft, row):
+    return None if soft is None else soft[row : row + 1]
+
+
+class Prompts:
+    """Prompts that are there already, of users 0, 1, …"""
+
+    def __init__(self, prompts):
+        self.prompts = prompts
+
+    def prompt(self, request: Request, context=None) -> list[int]:
+        return self.prompts[request.user]

@@ -1,0 +1,1 @@
+"""Tests of all rooms together: whole runs, the rooms themselves, several processes."""

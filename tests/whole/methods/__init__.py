@@ -1,0 +1,1 @@
+"""Tests of methods of personalization on a run."""

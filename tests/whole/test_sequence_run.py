@@ -1,0 +1,127 @@
+"""A run whose generator is conditioned on SASRec: its vectors, its leaks, and runs without it."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys.data.dataset import Dataset
+from recsys.data.prepare import prepare
+from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
+from recsys.embeddings import sequence_parts
+from recsys.embeddings.embed import (
+    embed,
+    load_conditioning_items,
+    load_item_vectors,
+    load_retrieval,
+    load_user_vectors,
+)
+from recsys.embeddings.leaks import Events, LeakError, check_planted_answer
+from recsys.embeddings.sasrec import (
+    Ranking,
+    ndcg_at,
+    train_sasrec,
+)
+from recsys.embeddings.user_vectors import HistoryVectors
+from recsys.run import Run, RunError
+from serving.answering.methods import Methods
+from tests.support.worlds import small_config
+
+# -- in a run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sequence_run(small_run, tmp_path_factory):
+    """The small run's data, its generator conditioned on SASRec."""
+    config, run = small_run
+    other = Run.create(tmp_path_factory.mktemp("sequence") / "run")
+    (other.path / "prepare").symlink_to(run.path / "prepare")
+    settings = config.embed.model_copy(update={"users_from": "sasrec", "refit_for_retrieval": False})
+    embed(settings, other)
+    return settings, other
+
+
+def test_the_generators_vectors_are_of_a_sasrec_that_saw_fit_alone(sequence_run, tmp_path):
+    settings, run = sequence_run
+    report, data, users = run.read_json("embed", "embed.json"), Dataset.load(run), load_user_vectors(run)
+    assert users.space == report["space"]
+    assert users.space.startswith("sasrec:")
+    assert users.dim == report["dim"] == 16
+    assert isinstance(report["leak_check"], dict)
+    learned, held_out = data.roles == FIT, data.events(VALIDATION)
+    events = (data.users[learned], data.items[learned], data.times[learned])
+    ranking = Ranking(data.requests(held_out, data.exclude_seen), data.items[held_out], 50)
+    model, _ = train_sasrec(*events, data.n_items, settings.sasrec, settings.seed, tmp_path, ranking)
+    np.testing.assert_array_equal(load_conditioning_items(run), model.item_table().numpy())
+    ndcg = report["sasrec_users"]["validation_ndcg@10"]
+    assert ndcg == pytest.approx(ndcg_at(ranking.ranks(model), 10))
+    assert report["sasrec_retrieval"]["validation_ndcg@10"] != ndcg
+
+
+def test_semantic_ids_and_the_retrieval_row_go_on_with_lightgcn(sequence_run, small_run):
+    _, run = sequence_run
+    ours, data = load_item_vectors(run)["collaborative"], Dataset.load(run)
+    np.testing.assert_array_equal(ours, load_item_vectors(small_run[1])["collaborative"])
+    retrieval = load_retrieval(run, data)
+    assert isinstance(retrieval.users, HistoryVectors)
+    np.testing.assert_array_equal(retrieval.items, ours)
+
+
+def test_the_planted_answer_changes_no_vector(sequence_run):
+    _, run = sequence_run
+    data, users = Dataset.load(run), load_user_vectors(run)
+    event = int(data.events(3)[0])
+    user, time, target = int(data.users[event]), int(data.times[event]), int(data.items[event])
+
+    def build(events: Events) -> dict[str, np.ndarray]:
+        before = (events.users == user) & (events.times < time)
+        return {"vector": users.of_histories([events.items[before]])[0]}
+
+    check_planted_answer(build, Events(data.users, data.items, data.times), user, time, target)
+
+
+def test_a_sasrec_that_was_trained_on_the_targets_stops_the_run(tmp_path, monkeypatch):
+    """Items without any order: what finds a training target has learned it by heart."""
+    config = small_config(tmp_path)
+    generator = np.random.default_rng(0)
+    rows = [(f"u{u}", f"i{generator.integers(60)}", 1000 * step) for u in range(40) for step in range(24)]
+    pd.DataFrame(rows, columns=["uid", "iid", "ts"]).to_csv(config.prepare.interactions, index=False)
+    run = Run.create(tmp_path / "run")
+    prepare(config.prepare, run)
+    by_heart = {"dim": 32, "steps": 100, "dropout": 0.0, "learning_rate": 1e-2, "validate_every": 100}
+    sasrec = config.embed.sasrec.model_copy(update=by_heart)
+    settings = config.embed.model_copy(update={"users_from": "sasrec", "sasrec": sasrec})
+    monkeypatch.setattr("recsys.embeddings.embed.K", 5)
+    embed(settings, run)  # without the leak the same settings pass
+    shutil.rmtree(run.path / "embed")
+    monkeypatch.setitem(sequence_parts.ROLES, "sasrec_users", (FIT, PERSONALIZE))
+    with pytest.raises(LeakError, match="training targets"):
+        embed(settings, run)
+    assert not (run.path / "embed").exists()
+
+
+def test_a_run_without_a_sasrec_says_so(small_run):
+    config, run = small_run
+    without = config.model_copy(update={"embed": config.embed.model_copy(update={"sasrec": None})})
+    assert "sasrec" not in Methods(run, without).available()
+    assert "sasrec" in Methods(run, config).available()
+    with pytest.raises(ValueError, match="no method 'sasrec'"):
+        Methods(run, without).build("sasrec")
+
+
+def test_a_report_without_the_rows_is_refused_with_the_remedy(small_run, monkeypatch):
+    config, run = small_run
+    methods, read = Methods(run, config), run.read_json
+
+    def older(stage: str, name: str):
+        found = read(stage, name)
+        return {key: found[key] for key in found if key not in ("item_knn", "sasrec_retrieval")}
+
+    monkeypatch.setattr(run, "read_json", older)
+    with pytest.raises(RunError, match=r"set embed\.sasrec"):
+        methods.build("sasrec")
+    with pytest.raises(RunError, match="older than item-kNN"):
+        methods.build("item_knn")
