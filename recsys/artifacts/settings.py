@@ -22,7 +22,7 @@ class Difference:
     """A setting that is not what its stage was made from."""
 
     stage: str
-    setting: str  # dotted; of a list of methods by key: personalize.methods[e2p].bottleneck
+    setting: str  # dotted; of a list of methods by key: personalize.methods[e2p].bottleneck, or [keys], which came and went
     then: Any
     now: Any
 
@@ -83,7 +83,8 @@ def _walk(name: str, then: Any, now: Any, narrowed: bool) -> Iterator[tuple[str,
     elif _is_keyed(then) and _is_keyed(now):
         before, after = ({one["key"]: one for one in some} for some in (then, now))
         if set(after) - set(before) or (not narrowed and list(before) != list(after)):
-            yield name, list(before), list(after)
+            gone, new = ([key for key in a if key not in b] for a, b in ((before, after), (after, before)))
+            yield f"{name}[keys]", *((gone, new) if gone or new else (list(before), list(after)))
         for key in after:
             if key in before:
                 yield from _walk(f"{name}[{key}]", before[key], after[key], narrowed)
