@@ -30,15 +30,12 @@ from typing import IO, Any
 import yaml
 
 from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text
-from recsys.artifacts.rewrite import finish, is_committed, write_text_atomically
+from recsys.artifacts.paths import RunError, inside, plain_name
+from recsys.artifacts.rewrite import finish, is_committed, no_link, write_text_atomically
 from recsys.config import StageConfig
 from recsys.training import distributed
 
 OTHERS = ".others"  # in a stage's partial folder: folders of the processes that are not the main one
-
-
-class RunError(ValueError):
-    """A run directory or an artifact in it that cannot be used; the message says which and what to do."""
 
 
 def sha256_of(path: Path) -> str:
@@ -74,7 +71,10 @@ class Run:
         return cls(path)._after_rewrites()
 
     def _after_rewrites(self) -> Run:
-        """Complete a rewrite of several files that was killed after its commit (`lock` does)."""
+        """Complete a rewrite of several files that was killed here after its commit (`lock` does).
+
+        One that came with the folder is refused (`RunError`), and nothing of it is done.
+        """
 
         def complete() -> None:
             if is_committed(self.path):
@@ -83,6 +83,18 @@ class Run:
 
         distributed.by_main(complete)
         return self
+
+    def inside(self, name: str, said_by: str | Path | None = None, folder: str = "") -> Path:
+        """The path of a file or folder of the run (below its `folder`), which lies in the run; `said_by` has the name.
+
+        A variant of compare-ids, RUN/ids/NAME, shares stages of RUN by links and is a part of it. Raises `OutsideError`.
+        """
+        above = self.path.parent.parent
+        is_variant = self.path.parent.name == "ids" and (above / "manifest.json").is_file()
+        base = self.path / folder
+        return inside(
+            above if is_variant else self.path, name, self.path if said_by is None else said_by, base
+        )
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the whole resolved configuration as `config.yaml`. Raises `RunError` for an exported run."""
@@ -94,12 +106,18 @@ class Run:
         path = self.path / "config.yaml"
         if not path.exists():
             raise RunError(f"{path} is missing")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            values = yaml.safe_load(self.inside("config.yaml").read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{path} is damaged: not valid YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise RunError(f"{path} is damaged: expected a mapping of stages, found {type(values).__name__}")
+        return values
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run against another command that would write it; raises `RunError` if one does."""
-        with open(self.path / ".lock", "a+") as file:
+        with open(self.path / ".lock", "a+", opener=no_link) as file:
             distributed.by_main(lambda: self._hold(file))
             yield
 
@@ -162,7 +180,7 @@ class Run:
         expected = None if entry is None else entry["artifacts"].get(name)
         if expected is None:
             raise self._lacks(stage, None if entry is None else name)
-        path = self.path / stage / name
+        path = self.inside(name, self.path / stage / "stage.json", folder=stage)
         if path in self._verified:
             return path
         if not path.exists():
@@ -232,7 +250,9 @@ class Run:
         """Commit every stage that was killed between its record and its rename."""
         for path in self.path.glob(".partial-*/stage.json"):
             made_from = json.loads(path.read_text(encoding="utf-8"))["made_from"]
-            StageRun(self, made_from["stage"], made_from)._finish_interrupted_commit()
+            stage = plain_name(made_from["stage"], path)
+            if path.parent.name == f".partial-{stage}":
+                StageRun(self, stage, made_from)._finish_interrupted_commit()
 
 
 class StageRun:
@@ -241,8 +261,7 @@ class StageRun:
     def __init__(self, run: Run, name: str, made_from: dict[str, Any]):
         self.run, self.name, self.made_from = run, name, made_from
         self.fingerprint = hash_json(made_from)
-        self.path = run.path / name
-        self.partial = run.path / f".partial-{name}"
+        self.path, self.partial = run.inside(name), run.inside(f".partial-{name}")
         self.started = time.monotonic()  # what is read and checked before anything is written counts too
 
     def is_done(self) -> bool:
@@ -254,10 +273,11 @@ class StageRun:
         entry = self.run.record(self.name)
         if entry is None or entry["fingerprint"] != self.fingerprint:
             return False
-        return all(
-            (self.path / name).exists() and sha256_of(self.path / name) == digest
-            for name, digest in entry["artifacts"].items()
-        )
+        there = {self._inside(name): digest for name, digest in entry["artifacts"].items()}
+        return all(path.exists() and sha256_of(path) == digest for path, digest in there.items())
+
+    def _inside(self, name: str) -> Path:
+        return self.run.inside(name, self.path / "stage.json", folder=self.name)
 
     @contextmanager
     def writing(self) -> Iterator[Path]:

@@ -10,11 +10,12 @@ keeps their integer and their vectors, and finished stages stay finished.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ import yaml
 from evaluation.table.results import Results
 from recsys.artifacts.manifest import manifest_text, rehashed
 from recsys.artifacts.rewrite import Rewrite, write_text_atomically
+from recsys.artifacts.sums import SUMS, sums_after
 from recsys.artifacts.user_rows import Columns, Person, forget, rows_of
 from recsys.data.card import facts
 from recsys.data.dataset import Dataset
 from recsys.data.splits import ROLE_NAMES
 from recsys.run import Run, sha256_of
-from serving.answering.live import LiveState
+from serving.answering.live import LIVE, LiveState, without_person
 from serving.answering.recommender import forget_loaded
 from serving.report.publish import with_costs, write_run_report
 
@@ -48,7 +50,9 @@ What changes for others: popularity, recency, item-kNN and the cold-start order 
 from the events when a run is loaded, now without theirs. Every trained method answers every other user as before, but for PER-PCS where
 they were a sharer: whoever was assembled from their pieces is assembled from the others'.
 What is outside the run: the source files and embeddings you brought still hold the person, so this run refuses to prepare
-again; exports that you made; and services that have the run loaded, which must load it again."""
+again; exports that you made, and the run that this one was exported from: delete the person there too, or they come back with it;
+and services that have the run loaded, which must load it again. Feedback of theirs has lost its batch's id and hash: sent once more, it
+is new, so whoever sends feedback must not send it again."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def delete(run: Run, user_id: str) -> dict[str, Any]:
         for pattern in (*LEFT_OVERS, "report.html"):
             for path in sorted(run.path.glob(pattern)):
                 rewrite.remove(path.relative_to(run.path).as_posix())
-        record = _record_deletion(run, rewrite)
+        record = _record_deletion(run, person, rewrite)
         rewrite.commit()
     forget_loaded()  # of this process
     return record
@@ -254,17 +258,17 @@ def _without_example(run: Run, person: Person, rewrite: Rewrite) -> None:
         rewrite.new("config.yaml").write_text(text, encoding="utf-8")
 
 
-def _record_deletion(run: Run, rewrite: Rewrite) -> dict[str, Any]:
+def _record_deletion(run: Run, person: Person, rewrite: Rewrite) -> dict[str, Any]:
     """Stage the stages' new records and the manifest, which says when and what was rewritten,
     and not of whom.
     """
-    deletion = {
+    deletion: dict[str, Any] = {
         "unix_s": int(time.time()),
         "people": 1,
         "rewritten": sorted(rewrite.replaced),
         "removed": sorted(rewrite.removed),
     }
-    changed: dict[str, dict[str, str]] = {}
+    changed: dict[str, dict[str, str | None]] = {}
     for path in list(rewrite.replaced):
         stage, _, name = path.partition("/")
         if name:
@@ -274,10 +278,35 @@ def _record_deletion(run: Run, rewrite: Rewrite) -> dict[str, Any]:
         for path in run.path.glob("*/stage.json")
     }
     after = rehashed(records, changed)
+    _without_batches(after, person, changed.get(LIVE, {}))
     for stage, record in after.items():
         if record != records[stage]:
             text = json.dumps(record, indent=1)
             rewrite.new(f"{stage}/stage.json").write_text(text, encoding="utf-8")
     text = manifest_text(after, [*run.deletions(), deletion], run.exported())
     rewrite.new("manifest.json").write_text(text, encoding="utf-8")
+    _new_sums(run, rewrite)
     return deletion
+
+
+def _without_batches(records: dict[str, dict], person: Person, rewritten: Collection[str]) -> None:
+    """Ids and hashes of feedback of theirs go, also those that weights say they were trained on (Online-Full)."""
+    if LIVE not in records:
+        return
+    records[LIVE] = copy.deepcopy(records[LIVE])
+    gone = without_person(records[LIVE], person.number, rewritten)
+    for stage, record in records.items():
+        if any(part.get("events") in gone for part in record.get("continued", ())):
+            parts = [
+                part | ({"events": None} if part["events"] in gone else {}) for part in record["continued"]
+            ]
+            records[stage] = record | {"continued": parts}
+
+
+def _new_sums(run: Run, rewrite: Rewrite) -> None:
+    """An exported or imported run is whole after a deletion as it was before."""
+    if not (run.path / SUMS).is_file():
+        return
+    changed = {name: sha256_of(rewrite.folder / "new" / name) for name in rewrite.replaced}
+    text = sums_after(run.inside(SUMS).read_text(encoding="utf-8"), changed | dict.fromkeys(rewrite.removed))
+    rewrite.new(SUMS).write_text(text, encoding="utf-8")

@@ -18,6 +18,7 @@ from evaluation.report.plots import by_group, code_use, forest, training_curves,
 from evaluation.report.tables import NONE, Column, TitledTable, all_tables, describe, text
 from evaluation.table.results import Results
 from recsys.artifacts.rewrite import write_text_atomically
+from recsys.terminal import shown
 
 TERMINAL_WIDTH = 136  # of the widest table; narrower terminals wrap its lines rather than lose its digits
 
@@ -68,7 +69,7 @@ def print_tables(tables: Sequence[TitledTable], sentences: Sequence[str], consol
     for title, columns, rows in tables:
         _print(console, title, columns, rows)
     for line in sentences:
-        console.print(line, highlight=False)
+        console.print(shown(line), highlight=False)
 
 
 def wide(console: Console) -> Console:
@@ -78,17 +79,16 @@ def wide(console: Console) -> Console:
 
 def _print(console: Console, title: str, columns: Sequence[Column], rows: Sequence[Mapping]) -> None:
     table = Table(
-        title=title,
+        title=shown(title, "bold"),
         box=SIMPLE_HEAD,
         title_justify="left",
         padding=(0, 1),
         collapse_padding=True,
-        title_style="bold",
     )
     for place, (heading, _, _) in enumerate(columns):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
+        table.add_column(shown(heading), justify="left" if place == 0 else "right", no_wrap=True)
     for row in rows:
-        cells = [show(row[key]) for _, key, show in columns]
+        cells = [shown(show(row[key])) for _, key, show in columns]
         table.add_row(*cells, style="bold red" if row.get("sampled_agrees") is False else "")
     console.print(table)
 

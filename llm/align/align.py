@@ -30,6 +30,7 @@ from llm.prompts.reading import Personalizer, Reading
 from llm.stage1.adapt import AdaptConfig
 from recsys.engagement.shown_lists import ShownLists
 from recsys.run import Run, RunError
+from recsys.terminal import escaped
 from recsys.training import distributed
 
 NEEDS = ("prepare", "embed", "tokenize", "adapt", "engagement")
@@ -222,7 +223,7 @@ class Alignment:
         collapsed = [kind for kind, value in of_row.items() if value < of_reference[kind] / 2]
         for kind in collapsed if distributed.is_main() else ():
             print(
-                f"align: warning: {row.name}, seed {seed}, is collapsing: {kind.replace('_', ' ')} {of_row[kind]:.3f} against "
+                f"align: warning: {escaped(row.name)}, seed {seed}, is collapsing: {kind.replace('_', ' ')} {of_row[kind]:.3f} against "
                 f"{of_reference[kind]:.3f} of its reference; raise align.beta, or lower the learning rate"
             )
         return of_row | {"reference": of_reference, "collapsed": bool(collapsed)}

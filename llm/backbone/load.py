@@ -150,7 +150,9 @@ def _own_head(name: str, like: torch.Tensor) -> torch.Tensor:
     from transformers import AutoModelForCausalLM
 
     with _quiet():
-        head = AutoModelForCausalLM.from_pretrained(name, dtype=like.dtype).get_output_embeddings()
+        head = AutoModelForCausalLM.from_pretrained(
+            name, dtype=like.dtype, trust_remote_code=False
+        ).get_output_embeddings()
     if head is None:
         raise ValueError(f"backbone {name!r} has no output head; text tasks need a causal language model")
     return head.weight.detach().to(like.device)
@@ -171,13 +173,17 @@ def _from_folder(source: str | Path, layers: int | None) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if layers is not None and layers <= config.num_hidden_layers:
             config.num_hidden_layers = layers  # the deeper weights are then not even read
         model = AutoModel.from_pretrained(
-            source, config=config, dtype=torch.float32, attn_implementation=ragged.NAME
+            source,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=ragged.NAME,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"backbone {source!r} cannot be loaded by transformers: {error}") from None
     return model, tokenizer
@@ -208,8 +214,10 @@ def _converted_smollm2() -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     tokenizer.save_pretrained(folder)
     tensors = {f"model.{k}": v.contiguous().clone() for k, v in model.model.state_dict().items()}
     temporary = folder / f".model.{os.getpid()}.tmp"

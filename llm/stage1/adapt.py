@@ -20,6 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
+from llm.backbone.adapter import save_adapter
 from llm.backbone.conditions import NOTHING
 from llm.backbone.load import Backbone, BackboneConfig, load_backbone, text_head, weights_hash
 from llm.backbone.regularise import BranchDropout
@@ -289,8 +290,7 @@ def save_adapted(model: SidModel, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model.inner, PeftModel):
-        model.inner.save_pretrained(str(folder / "adapter"))
-        (folder / "adapter" / "README.md").unlink(missing_ok=True)
+        save_adapter(model.inner, folder / "adapter")
     else:
         weights = {name: tensor.detach().contiguous() for name, tensor in model.inner.state_dict().items()}
         save_file(weights, folder / "weights.safetensors")

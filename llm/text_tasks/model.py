@@ -211,7 +211,7 @@ class TextModel(nn.Module):
 
         config, ours = self.inner.config, self.inner.config._attn_implementation
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         setattr(model, model.base_model_prefix, self.inner)
         model.get_output_embeddings().weight = self.head
         try:

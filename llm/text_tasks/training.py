@@ -21,6 +21,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llm.backbone.adapter import save_adapter
 from llm.methods.prefixes import E2P, StaticPrefix, parameter_count
 from llm.text_tasks.model import TextModel
 from recsys.config import StageConfig
@@ -130,8 +131,7 @@ def adapt_text_model(
         clip_norm=1.0,
         log_every=10,
     )
-    peft.save_pretrained(str(folder / "adapter"))
-    (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    save_adapter(peft, folder / "adapter")
     count = sum(parameter.numel() for parameter in parameters)
     return {"trainable_parameters": count, "instances": len(examples), "curves": curve.as_dict()}
 

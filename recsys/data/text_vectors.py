@@ -40,8 +40,12 @@ class TextEncoder:
         folder = minilm_folder() if encoder == "minilm" else Path(encoder)
         if not folder.is_dir():
             raise ValueError(f"the text encoder {encoder!r} is neither minilm nor a folder")
-        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        model = AutoModel.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+        model = AutoModel.from_pretrained(
+            str(folder), local_files_only=True, dtype=torch.float32, trust_remote_code=False
+        )
         self._model = model.to(device).eval().requires_grad_(False)
         self.dim: int = model.config.hidden_size
         self._max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", max_tokens))

@@ -4,7 +4,9 @@
       events-000001.parquet       user (integer), user_id, item, time of a batch's events
       states-000001.safetensors   the users' new rows of P_u, by method; sparse: `users` says whose
                                   (`user_rows` in its metadata)
-      stage.json                  the batches in order, the sha256 of each file, what the journal goes with
+      stage.json                  the batches in order (each with its id, a hash of its events, and `people`:
+                                  the integers of all whose events were given), the sha256 of each file, what
+                                  the journal goes with
 
 A batch's files are written first, under temporary names, flushed and renamed; the rename of `stage.json` is
 the commit. So a batch is absorbed whole or not at all, wherever a process is killed. Replaying the journal
@@ -17,7 +19,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,7 +172,7 @@ class LiveState:
     ) -> None:
         """Write a batch: its events, and `states` (method key -> rows [n, L·h] of `users` [n], ascending)."""
         assert self.only is None, "a state that leaves batches out cannot number the next"
-        folder = self.run.path / LIVE
+        folder = self.run.inside(LIVE)
         folder.mkdir(exist_ok=True)
         number = len(self.batches) + 1
         batch = {
@@ -178,6 +180,7 @@ class LiveState:
             "digest": digest,
             "events": f"events-{number:06}.parquet",
             "states": None,
+            "people": np.unique(feedback.given[:, 0]).tolist(),
         } | facts
         table = pa.table(
             {
@@ -210,7 +213,7 @@ class LiveState:
             "finished_unix_s": time.time(),
             "batches": batches,
         }
-        write_text_atomically(folder / "stage.json", json.dumps(record, indent=1))
+        write_text_atomically(self.run.inside(f"{LIVE}/stage.json"), json.dumps(record, indent=1))
         to_disk(folder)
 
     def _made_from(self) -> dict[str, Any]:
@@ -220,6 +223,25 @@ class LiveState:
 def digest_of(events: Sequence[Event]) -> str:
     """A hash of events, whatever their order."""
     return hashlib.sha256(json.dumps(sorted(map(list, events))).encode()).hexdigest()
+
+
+def without_person(record: dict[str, Any], number: int, rewritten: Collection[str]) -> set[str]:
+    """Take a person's batches out of reach, in place, in the journal's record or in one that is built on it.
+
+    Of each batch that had an event of theirs (new or known before) the id and the hash go: whoever guesses the events
+    could confirm them by either. Its place in the order stays, and so do the ids and hashes of all other batches, by which
+    those are still absorbed once. Batches of older journals do not say whose events were known before, so they count as
+    touched. `rewritten`: names of the journal's files that held rows of theirs. Returns the ids that went.
+    """
+    gone = set()
+    for batch in record["batches"]:
+        people = batch.get("people")
+        if people is None or number in people or {batch["events"], batch["states"]} & set(rewritten):
+            gone.add(batch["id"])
+            batch |= {"id": None, "digest": None}
+            if people is not None:
+                batch["people"] = [one for one in people if one != number]
+    return gone - {None}
 
 
 def checked(place: int, event: Any) -> Event:
@@ -237,6 +259,7 @@ def checked(place: int, event: Any) -> Event:
 def write_durably(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under a temporary name, flush it to disk, and rename it into place."""
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # what lies there may be a link to somewhere else
     write(temporary)
     to_disk(temporary)
     os.replace(temporary, path)

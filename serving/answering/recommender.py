@@ -20,7 +20,7 @@ from serving.answering.live import Event, LiveState, Update
 from serving.answering.methods import Methods
 from serving.answering.ordering import Order, check_order, ordered
 from serving.answering.requests import answer, caps_of, check_options, path_of, request_of
-from serving.config.run import load_config
+from serving.config.truth import config_of
 
 DEFAULT_RUN = "runs/demo"
 PREFERRED = ("e2p", "no_context")  # the default method: the first of these that the run has
@@ -80,7 +80,7 @@ class Recommender:
         `int8` quantises the weights (CPUs only); what that does to the distribution is measured and printed.
         """
         opened = Run.open(run)
-        return cls(Methods(opened, load_config(None, base=opened.read_config()), int8))
+        return cls(Methods(opened, config_of(opened), int8))
 
     @cached_property
     def live(self) -> LiveState:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from recsys import terminal
+from recsys.terminal import escaped, shown
 from serving.commands.options import Changes, RunPath
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
@@ -77,7 +79,7 @@ the old one stays as it is."""
     from serving.studies.online_full import online_full
 
     _print_update(online_full(run, _read(events, column), out))
-    Console().print(f"The new run: {out}", highlight=False)
+    Console().print(shown(f"The new run: {out}"), highlight=False)
 
 
 def attention(
@@ -103,12 +105,14 @@ as a picture and a table."""
     found = attention_of(service, user, method, query, time)
     asked = f", who asks for “{query}”" if query else ""
     path.write_bytes(found.picture(f"User {user}{asked}: attention over {len(found.items):,} records"))
-    table = Table(title=f"What is looked at most; the picture is {path}", title_justify="left")
+    table = Table(
+        title=terminal.title(f"What is looked at most; the picture is {path}"), title_justify="left"
+    )
     for column in ("title", "days ago", *found.weights):
-        table.add_column(column, justify="left" if column == "title" else "right")
+        table.add_column(shown(column), justify="left" if column == "title" else "right")
     for row in found.top(service, n):
         table.add_row(
-            row["title"], f"{row['days_ago']:,.1f}", *(f"{row[name]:.4f}" for name in found.weights)
+            shown(row["title"]), f"{row['days_ago']:,.1f}", *(f"{row[name]:.4f}" for name in found.weights)
         )
     Console().print(table)
 
@@ -120,15 +124,15 @@ def _experiment(path: Path, changes: list[str], name: str, stage: Any) -> None:
     with run.lock():
         report = stage(config, run)
     print_over_time(report, Console())
-    Console().print(f"{name}: {run.path / name}", highlight=False)
+    Console().print(shown(f"{name}: {run.path / name}"), highlight=False)
 
 
 def _opened(path: Path, changes: list[str]) -> tuple[RunConfig, Run]:
     from recsys.run import Run
-    from serving.config.run import load_config
+    from serving.config.truth import config_of
 
     run = Run.open(path)
-    return load_config(None, changes, base=run.read_config()), run
+    return config_of(run, changes), run
 
 
 def _read(path: Path, column: list[str] | None) -> list[Event]:
@@ -144,15 +148,16 @@ def _read(path: Path, column: list[str] | None) -> list[Event]:
 
 def _print_update(done: Update) -> None:
     if not done.absorbed:
-        typer.echo(f"batch {done.batch_id} had been absorbed before; nothing was done")
+        typer.echo(escaped(f"batch {done.batch_id} had been absorbed before; nothing was done"))
         return
     trained = (
         f"{done.steps} steps on their rows of {done.method}"
         if done.steps
         else "no method with rows of users to train"
     )
-    typer.echo(
+    said = (
         f"absorbed {done.events:,} events of {done.users:,} users ({done.new_users:,} of them new, "
         f"{done.known:,} events known before); "
         f"{trained}; {done.seconds:.1f} s; batch {done.batch_id}"
     )
+    typer.echo(escaped(said))

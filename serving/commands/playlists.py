@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from recsys.terminal import escaped
 from serving.commands.options import Cap, InSequence, ListOrder, MethodName, RunPath, Strength
 
 
@@ -89,4 +90,4 @@ of one kind). They do depend on the run and on every setting but --engine, --wor
         memory_mb=memory_mb,
     )
     manifest = job.playlists(run, requests, out, choose.engine(engine, workers, gpus), settings, restart)
-    typer.echo(job.summary(manifest, out))
+    typer.echo(escaped(job.summary(manifest, out)))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from recsys import terminal
 from serving.commands.options import Cap, InSequence, ListOrder, MethodName, RunPath, Strength
 
 
@@ -55,8 +56,6 @@ def recommend(
     list's). A list is shorter than n when nothing is left that is available
     and fits the caps.
     """
-    import json
-
     from serving.answering.recommender import Recommender
     from serving.pipeline import print_recommendations
 
@@ -79,7 +78,7 @@ def recommend(
     if as_json:
         rows = [vars(item) for item in found]
         answer = {"method": found.method, "path": found.path, "items": rows}
-        typer.echo(json.dumps(answer, ensure_ascii=False, indent=1))
+        typer.echo(terminal.as_json(answer))
     else:
         asked = f" who asks for “{query}”" if query else ""
         print_recommendations(found, f"For user {user}{asked}", Console())

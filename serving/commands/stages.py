@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from recsys.terminal import shown
 from recsys.training import distributed
 from serving.commands.options import Changes, ConfigPath, RunPath
 from serving.engines.base import Engine
@@ -140,28 +141,35 @@ def evaluate(
 
 
 def status(run: RunPath) -> None:
-    """Show which stages of a run are finished, and how long they took."""
+    """Show which stages of a run are finished, how long they took, and where its configuration says something \
+else of them."""
     from recsys.run import Run
-    from serving.pipeline import print_timings
+    from serving.pipeline import print_differences, print_timings
 
-    print_timings(Run.open(run), Console())
+    opened = Run.open(run)
+    print_timings(opened, Console())
+    print_differences(opened, Console())
 
 
 def run_one(
     name: str, path: Path, config: Path | None, changes: list[str], engine: Engine | None = None
 ) -> None:
     """Run one stage of the run at `path`, with `config` (or its own) and `changes`; say where it is."""
-    from serving.pipeline import run_stage
+    from serving.config.truth import UPSTREAM, refuse_other_settings
+    from serving.pipeline import print_differences, run_stage
 
     resolved, run = _prepared(path, config, changes)
     with run.lock():
+        run.refuse_if_exported()
+        refuse_other_settings(run, resolved, UPSTREAM[name])
         run.write_config(resolved.model_dump(mode="json"))
         run_stage(name, resolved, run, engine)
     record = run.record(name)
     assert record is not None
     Console(quiet=not distributed.is_main()).print(
-        f"{name}: {run.path / name} ({record['seconds']:.1f} s when it ran)", highlight=False
+        shown(f"{name}: {run.path / name} ({record['seconds']:.1f} s when it ran)"), highlight=False
     )
+    print_differences(run, Console(quiet=not distributed.is_main()))
 
 
 def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[RunConfig, Run]:

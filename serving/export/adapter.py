@@ -8,7 +8,7 @@ from llm.methods import peft_export
 from recsys.recommender import Request
 from recsys.run import Run
 from serving.answering.methods import Methods
-from serving.config.run import load_config
+from serving.config.truth import config_of
 
 
 def export_adapter(
@@ -26,7 +26,7 @@ def export_adapter(
     moment.
     """
     opened = Run.open(run)
-    methods = Methods(opened, load_config(None, base=opened.read_config()))
+    methods = Methods(opened, config_of(opened))
     if method not in methods.available():
         raise ValueError(f"this run has no method {method!r}; it has {', '.join(methods.available())}")
     data = methods.dataset

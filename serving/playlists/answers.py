@@ -21,7 +21,7 @@ from serving.answering.methods import Methods
 from serving.answering.ordering import ordered
 from serving.answering.recommender import PREFERRED, Recommender
 from serving.answering.requests import answer, caps_of, request_of
-from serving.config.run import load_config
+from serving.config.truth import config_of
 from serving.engines.base import Task
 from serving.engines.memory import peak_bytes
 from serving.playlists.plan import Settings, identity_of
@@ -90,7 +90,7 @@ def service_of(run: Run, settings: Settings, absorbed: int | None = None) -> Rec
     """The run's recommender as it was after `absorbed` batches of feedback,
     its batches within `settings.memory_mb`.
     """
-    config = load_config(None, base=run.read_config())
+    config = config_of(run)
     budget = config.evaluate.model_copy(update={"memory_mb": settings.memory_mb})
     return Recommender(Methods(run, config.model_copy(update={"evaluate": budget})), absorbed)
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from recsys.artifacts.settings import differences, refuse
 from recsys.run import Run, RunError
 from serving.answering.ordering import check_order
 from serving.answering.untrained import is_of_nobody, no_such_method, untrained
@@ -88,6 +89,7 @@ def refuse_impossible(run: Run, settings: Settings) -> None:
     method that only ranks. (As `serving.answering.methods` would, which loads torch.)
     """
     config, method = run.read_config(), settings.method
+    _refuse_other_settings(run, config)
     of_nobody = is_of_nobody(run)
     ranking = untrained(config["embed"].get("sasrec") is not None, of_nobody)
     available = [*ranking, *(row["key"] for row in config["personalize"]["methods"])]
@@ -108,6 +110,19 @@ def refuse_impossible(run: Run, settings: Settings) -> None:
         from recsys.data.catalogue import Catalogue
 
         Caps(Catalogue.load(run.artifact("prepare", "items.parquet").parent), settings.caps)
+
+
+def _refuse_other_settings(run: Run, config: dict[str, Any]) -> None:
+    """Raises `RunError` where the configuration, as it is written, is not what stages were made from.
+
+    (Workers compare it once more with all defaults filled in: `serving.config.truth`, which loads torch.)
+    """
+    exported, found = run.exported() is not None, []
+    for stage in (*SERVED, *IF_THERE):
+        record, now = run.record(stage), config.get(stage)
+        if record is not None and isinstance(now, dict):
+            found += differences(stage, record["made_from"]["config"], now, narrowed=exported, whole=False)
+    refuse(found, run.path, exported)
 
 
 def products_of(run: Run, config: dict[str, Any]) -> list[str]:

@@ -249,7 +249,11 @@ def test_brought_embeddings_replace_the_gnn(small_run, tmp_path):
     generator = np.random.default_rng(0)
     taste = np.array([[1.0, 0.2], [0.2, 1.0]])
     rows = [
-        (user_id, 1_000_000 + 1000 * step + int(user_id[1:]), taste[int(user_id[1:]) % 2] + 0.1 * generator.normal(size=2))
+        (
+            user_id,
+            1_000_000 + 1000 * step + int(user_id[1:]),
+            taste[int(user_id[1:]) % 2] + 0.1 * generator.normal(size=2),
+        )
         for user_id in data.user_ids
         for step in range(24)
     ]

@@ -18,6 +18,7 @@ from serving.playlists.job import playlists
 from serving.playlists.plan import Settings, identity_of, refuse_impossible
 from tests.support.engines import Here
 from tests.support.exports import KNOWN, NEWCOMER, PRODUCTS, STRANGER, answers, with_products
+from tests.support.records import made_with
 
 
 def test_products_and_their_experts_answer_the_same_elsewhere(combined, tmp_path):
@@ -62,7 +63,7 @@ def test_experts_alone_where_no_generator_is_exported(small_run, tmp_path):
     run = with_products(small_run, tmp_path / "run", "sasrec", "popularity")
     values = run.read_config()
     values["combine"]["generators"] = ["e2p"]
-    run.write_config(values)
+    made_with(run.path, values)
     export_run(run.path, tmp_path / "out", ["tap_per"])
     service, original = Recommender.load(tmp_path / "out"), Recommender.load(run.path)
     assert list(service.methods.product_names) == ["experts_product"]
