@@ -17,7 +17,6 @@ a stage's folder is dropped. All of them must make the same calls in the same or
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -29,19 +28,13 @@ from typing import IO, Any
 
 import yaml
 
-from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text
+from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, sha256_of
 from recsys.artifacts.paths import RunError, inside, plain_name
 from recsys.artifacts.rewrite import finish, is_committed, no_link, write_text_atomically
 from recsys.config import StageConfig
 from recsys.training import distributed
 
 OTHERS = ".others"  # in a stage's partial folder: folders of the processes that are not the main one
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Run:
@@ -71,10 +64,7 @@ class Run:
         return cls(path)._after_rewrites()
 
     def _after_rewrites(self) -> Run:
-        """Complete a rewrite of several files that was killed here after its commit (`lock` does).
-
-        One that came with the folder is refused (`RunError`), and nothing of it is done.
-        """
+        """Complete a rewrite that was killed here after its commit; one that came with the folder is refused (`RunError`)."""
 
         def complete() -> None:
             if is_committed(self.path):
@@ -91,10 +81,8 @@ class Run:
         """
         above = self.path.parent.parent
         is_variant = self.path.parent.name == "ids" and (above / "manifest.json").is_file()
-        base = self.path / folder
-        return inside(
-            above if is_variant else self.path, name, self.path if said_by is None else said_by, base
-        )
+        root = above if is_variant else self.path
+        return inside(root, name, self.path if said_by is None else said_by, self.path / folder)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the whole resolved configuration as `config.yaml`. Raises `RunError` for an exported run."""
@@ -103,11 +91,11 @@ class Run:
         distributed.by_main(lambda: write_text_atomically(self.path / "config.yaml", text))
 
     def read_config(self) -> dict[str, Any]:
-        path = self.path / "config.yaml"
+        path = self.inside("config.yaml")
         if not path.exists():
             raise RunError(f"{path} is missing")
         try:
-            values = yaml.safe_load(self.inside("config.yaml").read_text(encoding="utf-8"))
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RunError(f"{path} is damaged: not valid YAML: {error}") from None
         if not isinstance(values, dict):
@@ -299,7 +287,7 @@ class StageRun:
         self.run._verified.clear()
 
     def _clear(self) -> None:
-        if not _same_fingerprint(self.partial, self.fingerprint):
+        if not self._is_ours():
             shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(exist_ok=True)
         for left_over in self.partial.iterdir():  # all but the checkpoint is written afresh
@@ -307,8 +295,12 @@ class StageRun:
                 shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         (self.partial / "fingerprint").write_text(self.fingerprint)
 
+    def _is_ours(self) -> bool:
+        path = self.partial / "fingerprint"
+        return path.exists() and path.read_text() == self.fingerprint
+
     def _check_is_shared(self) -> None:
-        if not _same_fingerprint(self.partial, self.fingerprint):
+        if not self._is_ours():
             raise RunError(
                 f"process {distributed.number()} does not see what the main process wrote to {self.partial}; the run "
                 "directory must be on a file system that all machines share"
@@ -354,8 +346,3 @@ class StageRun:
             entry = json.loads((self.partial / "stage.json").read_text(encoding="utf-8"))
             if entry["fingerprint"] == self.fingerprint:
                 self._swap_in()
-
-
-def _same_fingerprint(partial: Path, fingerprint: str) -> bool:
-    path = partial / "fingerprint"
-    return path.exists() and path.read_text() == fingerprint

@@ -24,14 +24,14 @@ import numpy as np
 import yaml
 
 from evaluation.table.results import Results
-from recsys.artifacts.manifest import manifest_text, rehashed
+from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
 from recsys.artifacts.rewrite import Rewrite, write_text_atomically
 from recsys.artifacts.sums import SUMS, sums_after
 from recsys.artifacts.user_rows import Columns, Person, forget, rows_of
 from recsys.data.card import facts
 from recsys.data.dataset import Dataset
 from recsys.data.splits import ROLE_NAMES
-from recsys.run import Run, sha256_of
+from recsys.run import Run
 from serving.answering.live import LIVE, LiveState, without_person
 from serving.answering.recommender import forget_loaded
 from serving.report.publish import with_costs, write_run_report

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+from recsys.artifacts.manifest import sha256_of
 from recsys.artifacts.user_rows import save_user_rows
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, ROLE_NAMES, VALIDATION
@@ -36,7 +37,7 @@ from recsys.embeddings.sequence_vectors import SequenceVectors
 from recsys.embeddings.summary import print_summary
 from recsys.embeddings.user_vectors import BroughtVectors, HistoryVectors, UserVectors
 from recsys.recommender import Request
-from recsys.run import Run, sha256_of
+from recsys.run import Run
 from recsys.seeds import rng
 
 K = 30  # the cut of every retrieval hit-rate here

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from recsys.artifacts.manifest import sha256_of
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
 from recsys.embeddings.item_knn import ItemKnn, ItemKnnConfig, choose_item_knn, similarities
@@ -24,7 +25,7 @@ from recsys.embeddings.sequence_vectors import (
     save_sasrec,
 )
 from recsys.recommender import Request
-from recsys.run import Run, RunError, sha256_of
+from recsys.run import Run, RunError
 from recsys.seeds import rng
 from recsys.training.loop import Curves
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from recsys.artifacts.manifest import sha256_of
 from recsys.config import StageConfig
 from recsys.data.loaders import EMBEDDED
 from recsys.door.tables import DataError
-from recsys.run import sha256_of
 from recsys.text_tasks.dialogues import (
     load_empathetic,
     load_persona_chat,

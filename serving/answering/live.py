@@ -30,13 +30,14 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 
+from recsys.artifacts.manifest import sha256_of
 from recsys.artifacts.rewrite import to_disk, write_text_atomically
 from recsys.artifacts.user_rows import save_user_rows
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.later_events import LiveHistories
 from recsys.door.times import MILLISECONDS
-from recsys.run import Run, RunError, sha256_of
+from recsys.run import Run, RunError
 
 LIVE = "live"
 NEEDS = ("prepare", "adapt", "personalize")  # what user integers and rows of P_u are worth nothing without

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from llm.decoding.recommender import SidRecommender
 from llm.methods.base import save_personalizer
+from recsys.artifacts.manifest import sha256_of
 from recsys.artifacts.rewrite import write_text_atomically
-from recsys.run import Run, sha256_of
+from recsys.run import Run
 from serving.answering.absorb import update
 from serving.answering.live import Event, Update, checked, digest_of, write_durably
 from serving.answering.recommender import Recommender

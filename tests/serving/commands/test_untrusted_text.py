@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from evaluation.report.report import print_tables
-from recsys.artifacts.manifest import rehashed
-from recsys.run import Run, sha256_of
+from recsys.artifacts.manifest import rehashed, sha256_of
+from recsys.run import Run
 from semantic_ids.quality import print_quality
 from serving.export.folder import export_run
 from serving.studies.compare_ids import print_comparison

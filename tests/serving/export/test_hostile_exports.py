@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recsys.run import Run, RunError, sha256_of
+from recsys.artifacts.manifest import sha256_of
+from recsys.run import Run, RunError
 from serving import Recommender
 from serving.export.folder import SUMS, export_run, import_run, verify
 from serving.playlists.plan import Settings, refuse_impossible

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.artifacts.manifest import sha256_of
 from recsys.data.caps import within
-from recsys.run import Run, sha256_of
+from recsys.run import Run
 from serving import Recommender
 from serving.answering.requests import caps_of, request_of
 from serving.export.folder import export_run, import_run
