@@ -3,8 +3,9 @@
 A baseline that learns two numbers.
 
 With `shrink` 0 that is the cosine of co-occurrence; a larger one trusts rare pairs less (Bell & Koren 2007). Each item keeps its
-`neighbours` most alike. Where events have weights, c_ij is Σ_u sqrt(w_ui w_uj) and n_i is Σ_u w_ui, w_ui being the largest weight of
-the pair's events: a user all of whose events weigh two counts as two users. The half-life, which a ranking by time needs and the paper does not have, and the shrinkage are
+`neighbours` most alike. Where events have weights, c_ij is Σ_u w_uj over the users with both: j, which is recommended, counts as much
+as their event with it weighs (the strongest of several), i, which stands in a history and has no weight there, as one. n stays a number
+of users: a cosine of weights would cancel what an item's events have in common, purchases against views. The half-life, which a ranking by time needs and the paper does not have, and the shrinkage are
 validation's choice.
 """
 
@@ -49,12 +50,13 @@ def similarities(
     """
     pairs, strengths = strongest_of_pairs(users, items, weights)
     shape = (int(pairs[0].max(initial=-1)) + 1, n_items)
-    shares = np.ones(pairs.shape[1], np.float32) if strengths is None else np.sqrt(strengths)
-    seen = sparse.csr_array((shares, (pairs[0], pairs[1])), shape=shape)
-    by_item, roots = seen.T.tocsr(), np.sqrt(np.bincount(pairs[1], strengths, minlength=n_items))
+    ones = np.ones(pairs.shape[1], np.float32)
+    seen = sparse.csr_array((ones, (pairs[0], pairs[1])), shape=shape)
+    by_item, roots = seen.T.tocsr(), np.sqrt(np.bincount(pairs[1], minlength=n_items))
+    taken = seen if strengths is None else sparse.csr_array((strengths, (pairs[0], pairs[1])), shape=shape)
     blocks = []
     for start in range(0, n_items, BLOCK):
-        block = (by_item[start : start + BLOCK] @ seen).tocoo()
+        block = (by_item[start : start + BLOCK] @ taken).tocoo()
         row, column, together = block.row + start, block.col, block.data
         other = row != column
         row, column, together = row[other], column[other], together[other]

@@ -43,5 +43,5 @@ def _opinions(data: Dataset) -> Opinions:
     frame = pd.concat(sides)
     frame = frame[~frame["role"].isin((FIT, UNUSED))]
     frame = frame.sort_values(["user", "time", "engaged", "item"], ascending=[True, True, False, True])
-    columns = (frame[name].to_numpy(np.int64) for name in ("user", "item", "time", "role"))
-    return Opinions(*columns, frame["engaged"].to_numpy(bool), frame["time"].to_numpy(np.int64))
+    user, item, time, role = (frame[name].to_numpy(np.int64) for name in ("user", "item", "time", "role"))
+    return Opinions(user, item, time, role, frame["engaged"].to_numpy(bool), keys=time)

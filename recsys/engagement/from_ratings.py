@@ -30,10 +30,15 @@ class Opinions:
 def lists_from_ratings(config: EngagementConfig, data: Dataset, phrases: Phrases) -> Drafts:
     assert data.ratings is not None
     rated = np.flatnonzero(np.isfinite(data.ratings) & ~np.isin(data.roles, (FIT, UNUSED)))
-    columns = (values[rated] for values in (data.users, data.items, data.times, data.roles))
-    return lists_of(
-        config, data, phrases, Opinions(*columns, data.ratings[rated] >= config.like_rating, rated)
+    opinions = Opinions(
+        users=data.users[rated],
+        items=data.items[rated],
+        times=data.times[rated],
+        roles=data.roles[rated],
+        engaged=data.ratings[rated] >= config.like_rating,
+        keys=rated,
     )
+    return lists_of(config, data, phrases, opinions)
 
 
 def lists_of(

@@ -19,12 +19,15 @@ def rows_of_epoch(n: int, weights: np.ndarray | None, seed: int, *keys: Key) -> 
 def in_proportion(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """As many rows as there are `weights` [n] (all above 0), shuffled; row i comes n · w_i / Σw times on average.
 
-    Systematic sampling: row i comes ⌊n · w_i / Σw⌋ or ⌈n · w_i / Σw⌉ times, never farther from its share. Equal weights give a
-    permutation.
+    Systematic sampling in an order that is drawn too: row i comes ⌊n · w_i / Σw⌋ or ⌈n · w_i / Σw⌉ times, never farther from its
+    share, and neighbours in the table have nothing in common. Equal weights give a permutation.
     """
-    n, ends = len(weights), np.cumsum(weights, dtype=np.float64)
-    ticks = (np.arange(n) + generator.random()) * (ends[-1] / n) if n else ends
-    drawn = np.minimum(
-        np.searchsorted(ends, ticks, side="right"), max(n - 1, 0)
-    )  # a last tick may round to the end
+    n, order = len(weights), generator.permutation(len(weights))
+    if not n:
+        return order
+    ends = np.cumsum(weights[order], dtype=np.float64)
+    ticks = (np.arange(n) + generator.random()) * (ends[-1] / n)
+    drawn = order[
+        np.minimum(np.searchsorted(ends, ticks, side="right"), n - 1)
+    ]  # a last tick may round to the end
     return generator.permutation(drawn)

@@ -46,8 +46,10 @@ def labels_of(data: Dataset, **settings) -> dict[tuple[int, int], bool]:
 
 
 def test_what_was_taken_is_engaged_and_what_was_turned_down_is_not():
-    data = world([(0, 1, 100), (0, 0, 110)], [PERSONALIZE] * 2, [(0, 2, 120), (0, 3, 130)])
+    likes = [(0, 1, 100), (0, 0, 110), (0, 5, 99_999)]
+    data = world(likes, [PERSONALIZE] * 3, [(0, 2, 120), (0, 3, 130)])
     made = lists_from_kinds(EngagementConfig(pair_share=0), data, Phrases(data)).rows
+    assert made.pop()[3] == [5]  # of a session of its own
     found = {item: label for row in made for item, label in zip(row[3], row[4], strict=True)}
     assert found == {1: True, 0: True, 2: False, 3: False}
     assert sorted((row[2], row[3], row[4]) for row in made) == [

@@ -19,9 +19,9 @@ def test_each_row_comes_as_often_as_its_share_and_never_a_whole_time_off(spread)
     )
     assert (counts.sum(1) == 400).all()
     assert (np.abs(counts - shares) < 1 + 1e-9).all()
-    # the mean of 300 draws, each ⌊share⌋ or ⌈share⌉: five standard errors
+    # the mean of 300 draws, each ⌊share⌋ or ⌈share⌉: five standard errors, and three draws for what hardly ever comes
     part = shares - np.floor(shares)
-    assert (np.abs(counts.mean(0) - shares) <= 5 * np.sqrt(part * (1 - part) / 300) + 1e-9).all()
+    assert (np.abs(counts.mean(0) - shares) <= 5 * np.sqrt(part * (1 - part) / 300) + 0.01).all()
 
 
 def test_equal_weights_are_a_permutation_and_the_order_is_drawn():
