@@ -56,7 +56,12 @@ def _link(source: Path, target: Path) -> None:
         except OSError:
             shutil.copy2(one, other)
 
-    hidden = shutil.ignore_patterns(".*", "report.html", "results.json", "SHA256SUMS")
+    of_the_run = {"report.html", "results.json", "SHA256SUMS"}  # at its top; a stage's own results.json is an artifact
+
+    def hidden(folder: str, names: list[str]) -> set[str]:
+        top = of_the_run if Path(folder) == source else set()
+        return {name for name in names if name.startswith(".") or name in top}
+
     shutil.copytree(source, target, copy_function=link, ignore=hidden)
 
 
