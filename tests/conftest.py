@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")  # before anything imports torch
 # fixtures that are whole runs, or a cluster; what stands on one is for `make test` alone
 WHOLE_RUNS = {"small_run", "music_run", "world_run", "cluster"}
 # folders whose files share what one process makes for them
-TOGETHER = ("tests/serving/export/", "tests/whole/align/")
+TOGETHER = ("tests/serving/export/", "tests/whole/align/", "tests/whole/leaks/")
 
 
 @pytest.hookimpl(tryfirst=True)
