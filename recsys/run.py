@@ -28,6 +28,7 @@ from typing import IO, Any
 
 import yaml
 
+from recsys.artifacts import calls
 from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text
 from recsys.artifacts.rewrite import finish, is_committed, write_text_atomically
 from recsys.config import StageConfig
@@ -181,6 +182,11 @@ class Run:
             return RunError(f"{self.path} has no finished stage '{stage}'; run: prelude {stage} {self.path}")
         return RunError(f"stage '{stage}' of {self.path} made no artifact '{name}'")
 
+    def unfinished_seconds(self, stage: str) -> float:
+        """Seconds of calls of a stage that were killed or failed: before it finished, and since."""
+        finished = (self.record(stage) or {}).get("unfinished_seconds", 0.0)
+        return finished + calls.spent(self.path / f".partial-{stage}")
+
     def read_json(self, stage: str, name: str) -> Any:
         return json.loads(self.artifact(stage, name).read_text(encoding="utf-8"))
 
@@ -264,7 +270,12 @@ class StageRun:
             folder = self.partial / OTHERS / str(distributed.number())
             folder.mkdir(parents=True)
         started = time.monotonic()
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if distributed.is_main():
+                calls.fail(self.partial)
+            raise
         distributed.by_main(lambda: self._commit(time.monotonic() - started))
         self.run._verified.clear()
 
@@ -272,8 +283,9 @@ class StageRun:
         if not _same_fingerprint(self.partial, self.fingerprint):
             shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(exist_ok=True)
+        calls.begin(self.partial)
         for left_over in self.partial.iterdir():  # all but the checkpoint is written afresh
-            if left_over.name not in ("checkpoint", "fingerprint"):
+            if left_over.name not in ("checkpoint", "fingerprint", calls.NAME):
                 shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         (self.partial / "fingerprint").write_text(self.fingerprint)
 
@@ -295,6 +307,7 @@ class StageRun:
         for dropped in ("checkpoint", OTHERS):
             shutil.rmtree(self.partial / dropped, ignore_errors=True)
         (self.partial / "fingerprint").unlink()
+        before = calls.finish(self.partial)
         files = sorted(path for path in self.partial.rglob("*") if path.is_file())
         entry = {
             "fingerprint": self.fingerprint,
@@ -303,6 +316,8 @@ class StageRun:
             "seconds": round(seconds, 2),
             "finished_unix_s": time.time(),
         }
+        if before > 0:  # of calls that were killed or failed, from whose checkpoint this one may have gone on
+            entry["unfinished_seconds"] = round(before, 2)
         write_text_atomically(self.partial / "stage.json", json.dumps(entry, indent=1))
         self._swap_in()
 
