@@ -73,7 +73,14 @@ def print_card(
     """Print the card, no wider than the terminal: what is long is wrapped, and no figure is cut."""
     console = console or Console()
     for title, columns, rows in card_tables(prepared, embedded):
-        table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", padding=(0, 1))
+        table = Table(
+            title=title,
+            box=SIMPLE_HEAD,
+            title_justify="left",
+            title_style="bold",
+            padding=(0, 1),
+            show_header=any(heading for heading, _, _ in columns),
+        )
         for heading, key, _ in columns:
             is_text = key in ("what", "value", "first", "role")
             table.add_column(

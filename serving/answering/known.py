@@ -31,8 +31,8 @@ class Counted:
     count: int
     first: str
 
-    def of(self, what: str) -> str:
-        return f"{self.count:,} {what} (the first: {self.first})"
+    def __str__(self) -> str:
+        return f"{self.count:,} (the first: {self.first})"
 
 
 @dataclass(frozen=True, eq=False)

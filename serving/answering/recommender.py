@@ -61,10 +61,9 @@ class Recommendations:
         return iter(self.items)
 
     def notes(self) -> list[str]:
-        """A sentence for each kind of ids that were left out."""
+        """A sentence for each list of which ids were left out."""
         return [
-            f"{counted.of(f'ids in {what}')}: unknown to the run, ignored"
-            for what, counted in self.ignored.items()
+            f"ignored, unknown to the run: ids in {what}: {found}" for what, found in self.ignored.items()
         ]
 
     def __len__(self) -> int:

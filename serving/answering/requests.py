@@ -147,27 +147,25 @@ def why_nothing(asked: Asked, n_items: int) -> str | None:
     if allowed is None:
         if len(request.exclude) < n_items:
             return None
-        return f"all {n_items:,} items are {_excluded(request.exclude, asked.seen)}"
+        return f"no item of the catalogue is left: {_excluded(request.exclude, asked.seen)}"
     if not allowed.given:
         return "allow is a list without an id"
+    unknown = f"unknown to the run: {allowed.ignored}" if allowed.ignored else ""
     if request.allow is None or not len(request.allow):
-        assert allowed.ignored is not None
-        return f"the run knows none of the {allowed.ignored.of('allowed ids')}"
+        return f"no allowed item is left: {unknown}"
     if request.available(request.allow).any():
         return None
-    rest = f", and {allowed.ignored.of('more unknown to the run')}" if allowed.ignored else ""
-    return f"all {len(request.allow):,} allowed items are {_excluded(request.allow, asked.seen)}{rest}"
+    why = _excluded(request.allow, asked.seen)
+    return f"no allowed item is left: {why}{'; ' if unknown else ''}{unknown}"
 
 
 def _excluded(items: np.ndarray, seen: np.ndarray) -> str:
     """How `items`, none of which may be returned, divide into had before and excluded."""
     had = int(np.isin(items, seen).sum())
-    had_before = "had before, and exclude_seen keeps what was had from coming again"
-    if had == len(items):
-        return had_before
-    if not had:
-        return "excluded"
-    return f"excluded ({len(items) - had:,}) or {had_before} ({had:,})"
+    parts = [f"excluded: {len(items) - had:,}"] if had < len(items) else []
+    if had:
+        parts.append(f"had before: {had:,} (exclude_seen keeps what was had from coming again)")
+    return "; ".join(parts)
 
 
 def answer(

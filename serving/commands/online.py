@@ -173,10 +173,10 @@ def _print_update(done: Update, file: FeedbackFile) -> None:
     for reason, rows in file.left_out.items():
         typer.echo(f"left out as prepare leaves them out: {rows:,} rows ({reason})")
     for counted in done.ignored.values():
-        typer.echo(f"ignored: {counted.of('events of items that the run does not know')}")
+        typer.echo(f"ignored, as the run does not know their items: events: {counted}")
     said = {
-        "before": "lie before the run's first event; are their times right?",
-        "after": f"lie more than {FAR_DAYS} days after the run's last event; are their times right, or is the run old?",
+        "before": "from before the run's first event (are their times right?)",
+        "after": f"from more than {FAR_DAYS} days after the run's last event (are their times right, or is the run old?)",
     }
     for when, counted in done.odd.items():
-        typer.echo(f"absorbed, but {counted.of('events')} {said[when]}")
+        typer.echo(f"absorbed, but {said[when]}: events: {counted}")
