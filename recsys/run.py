@@ -28,7 +28,8 @@ from typing import IO, Any
 
 import yaml
 
-from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, sha256_of
+from recsys.artifacts import calls
+from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, read_mapping, sha256_of
 from recsys.artifacts.paths import RunError, inside, plain_name
 from recsys.artifacts.rewrite import finish, is_committed, no_link, write_text_atomically
 from recsys.config import StageConfig
@@ -38,9 +39,7 @@ OTHERS = ".others"  # in a stage's partial folder: folders of the processes that
 
 
 class Run:
-    """One run directory. `Run.create` makes or reopens one for writing,
-    `Run.open` opens a finished one for reading.
-    """
+    """One run directory. `Run.create` makes or reopens one for writing, `Run.open` opens a finished one for reading."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -91,16 +90,7 @@ class Run:
         distributed.by_main(lambda: write_text_atomically(self.path / "config.yaml", text))
 
     def read_config(self) -> dict[str, Any]:
-        path = self.inside("config.yaml")
-        if not path.exists():
-            raise RunError(f"{path} is missing")
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RunError(f"{path} is damaged: not valid YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise RunError(f"{path} is damaged: expected a mapping of stages, found {type(values).__name__}")
-        return values
+        return read_mapping(self.inside("config.yaml"))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -113,9 +103,8 @@ class Run:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(
-                f"{self.path} is being written by another prelude process; wait for it to end"
-            ) from None
+            why = "is being written by another prelude process; wait for it to end"
+            raise RunError(f"{self.path} {why}") from None
         finish(self.path)
 
     # -- stages ----------------------------------------------------------------------------------------------
@@ -192,15 +181,18 @@ class Run:
             return RunError(f"{self.path} has no finished stage '{stage}'; run: prelude {stage} {self.path}")
         return RunError(f"stage '{stage}' of {self.path} made no artifact '{name}'")
 
+    def unfinished_seconds(self, stage: str) -> float:
+        """Seconds of calls of a stage that were killed or failed: before it finished, and since."""
+        finished = (self.record(stage) or {}).get("unfinished_seconds", 0.0)
+        return finished + calls.spent(self.path / f".partial-{stage}")
+
     def read_json(self, stage: str, name: str) -> Any:
         return json.loads(self.artifact(stage, name).read_text(encoding="utf-8"))
 
     def update_manifest(self) -> None:
         """Gather the stages' own records into `manifest.json`."""
-        stages = {}
-        for path in sorted(self.path.glob("*/stage.json")):
-            entry = json.loads(path.read_text(encoding="utf-8"))
-            stages[path.parent.name] = entry
+        paths = sorted(self.path.glob("*/stage.json"))
+        stages = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
         text = manifest_text(stages, self.deletions(), self.exported())
         write_text_atomically(self.path / "manifest.json", text)
 
@@ -282,7 +274,12 @@ class StageRun:
             self._check_is_shared()
             folder = self.partial / OTHERS / str(distributed.number())
             folder.mkdir(parents=True)
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if distributed.is_main():
+                calls.fail(self.partial)
+            raise
         distributed.by_main(lambda: self._commit(time.monotonic() - self.started))
         self.run._verified.clear()
 
@@ -290,8 +287,9 @@ class StageRun:
         if not self._is_ours():
             shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(exist_ok=True)
+        calls.begin(self.partial)
         for left_over in self.partial.iterdir():  # all but the checkpoint is written afresh
-            if left_over.name not in ("checkpoint", "fingerprint"):
+            if left_over.name not in ("checkpoint", "fingerprint", calls.NAME):
                 shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         (self.partial / "fingerprint").write_text(self.fingerprint)
 
@@ -319,6 +317,7 @@ class StageRun:
         for dropped in ("checkpoint", OTHERS):
             shutil.rmtree(self.partial / dropped, ignore_errors=True)
         (self.partial / "fingerprint").unlink()
+        before = calls.finish(self.partial)
         files = sorted(path for path in self.partial.rglob("*") if path.is_file())
         entry = {
             "fingerprint": self.fingerprint,
@@ -327,6 +326,8 @@ class StageRun:
             "seconds": round(seconds, 2),
             "finished_unix_s": time.time(),
         }
+        if before > 0:  # of calls that were killed or failed, from whose checkpoint this one may have gone on
+            entry["unfinished_seconds"] = round(before, 2)
         write_text_atomically(self.partial / "stage.json", json.dumps(entry, indent=1))
         self._swap_in()
 

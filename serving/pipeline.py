@@ -97,15 +97,24 @@ def run_all(config: RunConfig, run: Run, until: str | None = None, console: Cons
 
 
 def print_timings(run: Run, console: Console) -> None:
+    """Seconds of each stage; where there are any, those of calls that were killed or failed stand beside them."""
+    rows, lost = [], 0.0
+    for name in COMBINED_STAGES + PLAYLIST_STAGES:
+        record, unfinished = run.record(name), run.unfinished_seconds(name)
+        lost += unfinished
+        if record or unfinished:
+            rows.append((name, record["seconds"] if record else None, unfinished))
     table = Table(title="Time of each stage", title_justify="left")
     table.add_column("stage")
     table.add_column("seconds", justify="right")
-    total = 0.0
-    for name in COMBINED_STAGES + PLAYLIST_STAGES:
-        if record := run.record(name):
-            table.add_row(name, f"{record['seconds']:.1f}")
-            total += record["seconds"]
-    table.add_row("all", f"{total:.1f}", style="bold")
+    if lost:
+        table.add_column("killed calls", justify="right")
+    rows.append(("all", sum(seconds or 0.0 for _, seconds, _ in rows), lost))
+    for name, seconds, unfinished in rows:
+        cells = [name, "unfinished" if seconds is None else f"{seconds:.1f}"]
+        if lost:
+            cells.append(f"{unfinished:.1f}" if unfinished else "")
+        table.add_row(*cells, style="bold" if name == "all" else None)
     console.print(table)
 
 

@@ -28,10 +28,11 @@ from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
 from recsys.artifacts.rewrite import Rewrite, write_text_atomically
 from recsys.artifacts.sums import SUMS, sums_after
 from recsys.artifacts.user_rows import Columns, Person, forget, rows_of
-from recsys.data.card import facts
+from recsys.data.card import facts, of_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.splits import ROLE_NAMES
 from recsys.run import Run
+from serving.answering.known import known_user
 from serving.answering.live import LIVE, LiveState, without_person
 from serving.answering.recommender import forget_loaded
 from serving.report.publish import with_costs, write_run_report
@@ -71,7 +72,7 @@ def show(run: Run, user_id: str) -> list[Holding]:
     """
     data = Dataset.load(run)
     return [
-        Holding(name, _length(rows), _facts(rows))
+        Holding(name, _length(rows), _facts(rows, data))
         for name, rows in _holdings(run, _person(data, run, user_id))
     ]
 
@@ -90,9 +91,10 @@ def export(run: Run, user_id: str, out: Path) -> int:
     if out.resolve().is_relative_to(run.path.resolve()):
         raise ValueError(f"{out} is inside the run; a person's data is exported to a place outside it")
     data = Dataset.load(run)
-    artifacts = {name: _records(rows, data) for name, rows in _holdings(run, _person(data, run, user_id))}
+    person = _person(data, run, user_id)
+    artifacts = {name: _records(rows, data) for name, rows in _holdings(run, person)}
     whole = {
-        "user_id": user_id,
+        "user_id": person.user_id,
         "run": run.path.resolve().name,
         "exported_unix_s": int(time.time()),
         "artifacts": artifacts,
@@ -143,14 +145,14 @@ def remake_report(run: Run) -> bool:
 
 def _person(data: Dataset, run: Run, user_id: str) -> Person:
     # the journal may know somebody whom the data does not
-    number = LiveState(run, data).histories.user_index(user_id)
-    if number is None:
+    known = known_user(LiveState(run, data).histories, user_id)
+    if known is None:
         raise ValueError(
             f"user {user_id!r} is unknown to {run.path}: it holds nothing under that id; ids are those of "
             "the "
             "interactions file, and a deleted one is unknown too"
         )
-    return Person(user_id, number)
+    return Person(*known)
 
 
 def _artifacts(run: Run) -> Iterator[str]:
@@ -178,9 +180,9 @@ def _length(rows: Columns) -> int:
     return len(next(iter(rows.values())))
 
 
-def _facts(rows: Columns) -> dict[str, Any]:
+def _facts(rows: Columns, data: Dataset) -> dict[str, Any]:
     """First and last time, roles, shapes of vectors;
-    where there is one row, its plain values (a group, a label).
+    where there is one row, its plain values (a group, a label) and its item, by id and title.
     """
     facts: dict[str, Any] = {}
     for name, values in rows.items():
@@ -191,6 +193,9 @@ def _facts(rows: Columns) -> dict[str, Any]:
             facts["roles"] = {ROLE_NAMES[role]: counts[role] for role in sorted(counts)}
         elif np.ndim(values[0]):
             facts[name] = f"{' × '.join(map(str, np.shape(values[0])))} values"
+        elif name == "item":
+            if len(values) == 1:
+                facts["item"] = f"{data.catalogue.item_ids[values[0]]} ({data.catalogue.titles[values[0]]})"
         elif len(values) == 1 and name not in ("user", "users", "user_id"):
             facts[name] = values[0]
     return facts
@@ -231,7 +236,26 @@ def _without_dataset_rows(run: Run, data: Dataset, person: Person, rewrite: Rewr
     for name in OWN[1:]:
         rewrite.new(f"prepare/{name}")
     report = run.read_json("prepare", "prepare.json") | facts(rest)
+    if "card" in report:
+        report["card"] |= of_dataset(rest)
+    report = _unnamed(report, person.user_id)
     rewrite.new("prepare/prepare.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    if (
+        run.record("embed") is not None
+    ):  # what brought vectors cover has a first example, who may be the person
+        before = run.read_json("embed", "embed.json")
+        after = _unnamed(before, person.user_id)
+        if after != before:
+            rewrite.new("embed/embed.json").write_text(json.dumps(after, indent=1), encoding="utf-8")
+
+
+def _unnamed(value: Any, user_id: str) -> Any:
+    """A report without a person's id where its sentences quote it, as all of them do."""
+    if isinstance(value, dict):
+        return {key: _unnamed(inner, user_id) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_unnamed(inner, user_id) for inner in value]
+    return value.replace(f"'{user_id}'", "(deleted)") if isinstance(value, str) else value
 
 
 def _without_old_picture(run: Run, rewrite: Rewrite) -> None:

@@ -104,13 +104,15 @@ def write_report(
     extra: Mapping | None = None,
     more_pictures: Sequence[tuple[str, str, bytes | None]] = (),
     sections: Sequence[Section] = (),
+    data: Section | None = None,
 ) -> None:
     """Write one self-contained HTML file.
 
     `curves[name]` = {"losses": [(step, value)], "validation": [(step, value)]}; `code_counts`: per level,
     items per code; `tsne` = {"embeddings" [U, d], "prefixes" [U, h], "labels" [U]}; `quality`: figures of the
     semantic IDs; `timings`: stage -> seconds; `extra`: heading -> text or mapping; `more_pictures`: (heading,
-    caption, PNG); `sections` stand behind them. What is None is left out.
+    caption, PNG); `sections` stand behind them, and `data`, the data card, before all else. What is None is
+    left out.
     """
     environment = Environment(
         loader=PackageLoader("evaluation.report", "."),
@@ -120,6 +122,7 @@ def write_report(
     )
     html = environment.get_template("report.html.j2").render(
         sentences=describe(results),
+        data=None if data is None else _section(data),
         is_sample=results.protocol["is_sample"],
         tables=[_html_table(*table, results.primary["a"]) for table in all_tables(results)],
         methods=[

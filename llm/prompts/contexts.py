@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from llm.prompts.builder import PromptBuilder
 from recsys.data.catalogue import Catalogue
 from recsys.data.dataset import Dataset
+from recsys.door.times import one_moment
+from recsys.door.values import one_id
 from recsys.recommender import Request
 
 
@@ -89,9 +91,16 @@ class Summaries:
                 f"{path}: column 'timestamp' is missing (unix seconds; the summary holds only events before it): a summary that has "
                 "seen what is asked for would hand over the answer"
             )
-        users = [dataset.user_index(str(user)) for user in rows["user_id"].to_pylist()]
+        names = [one_id(user) for user in rows["user_id"].to_pylist()]
+        users = [None if name is None else dataset.user_index(name) for name in names]
         given = zip(users, rows["timestamp"].to_pylist(), rows["summary"].to_pylist(), strict=True)
-        return cls([(user, int(moment), text) for user, moment, text in given if user is not None and text])
+        return cls(
+            [
+                (user, one_moment(moment, f"{path}: timestamp"), text)
+                for user, moment, text in given
+                if user is not None and text
+            ]
+        )
 
 
 @dataclass

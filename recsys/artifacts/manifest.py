@@ -8,7 +8,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from recsys.artifacts.paths import RunError
+
 FORMAT = 1  # raised when artifacts of an older Prelude can no longer be read
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises `RunError` for one that is missing or damaged."""
+    if not path.exists():
+        raise RunError(f"{path} is missing")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{path} is damaged: expected a mapping of stages, found {type(values).__name__}")
+    return values
 
 
 def sha256_of(path: Path) -> str:

@@ -76,12 +76,10 @@ class Phrases:
     def _asked(self) -> list[list[str]]:
         """Queries that led to each item and that Stage 1 may read, in alphabetical order."""
         data = self.dataset
-        about_later = self._about(PERSONALIZE, VALIDATION, TEST)
+        barred = self._about(PERSONALIZE, VALIDATION, TEST) | self._unseen()
         asked: list[set[str]] = [set() for _ in range(data.n_items)]
-        columns = (data.queries[name] for name in ("user", "item", "query"))
-        for user, item, query, later in zip(*columns, about_later, strict=True):
-            unseen = user >= 0 and data.user_groups[user] != WARM
-            if item >= 0 and not unseen and not later and not self.is_held_out(query):
+        for item, query, not_read in zip(data.queries["item"], data.queries["query"], barred, strict=True):
+            if item >= 0 and not not_read and not self.is_held_out(query):
                 asked[int(item)].add(query)
         return [sorted(some) for some in asked]
 
@@ -98,9 +96,14 @@ class Phrases:
         ]
         return np.array(about, bool)
 
+    def _unseen(self) -> np.ndarray:
+        """Bool [Q]: was the query asked by a user who is held out of learning?"""
+        users = self.dataset.queries["user"].to_numpy()
+        return (users >= 0) & (self.dataset.user_groups[users] != WARM)
+
     def before_test(self) -> Phrases:
-        """The same of the data without queries about anybody's TEST events: what a stage before the test may be measured by."""
-        queries = self.dataset.queries[~self._about(TEST)].reset_index(drop=True)
+        """The same without queries of anybody's TEST events or of held-out users: all that a stage before the test looks at."""
+        queries = self.dataset.queries[~(self._about(TEST) | self._unseen())].reset_index(drop=True)
         return Phrases(replace(self.dataset, queries=queries))
 
     @cached_property

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,20 @@ from recsys.artifacts.user_rows import save_user_rows
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.later_events import LiveHistories
-from recsys.door.times import MILLISECONDS
+from recsys.door.times import one_moment
 from recsys.run import Run, RunError
+from serving.answering.known import Counted, checked_id
 
 LIVE = "live"
 NEEDS = ("prepare", "adapt", "personalize")  # what user integers and rows of P_u are worth nothing without
+# Feedback later than so many days after the run's last event is absorbed, and said: another clock, or a run long out of date
+FAR_DAYS = 366
 Event = tuple[str, str, int]  # user id, item id, unix seconds
+
+
+def place_in_list(number: int) -> str:
+    """How messages name an event of a list."""
+    return f"events[{number}]"
 
 
 class _Nothing(StageConfig):
@@ -60,6 +68,7 @@ class Feedback:
     given: np.ndarray
     known: int  # events that were in the histories before, or given twice, and are not taken again
     after: LiveHistories
+    unknown_items: Counted | None = None  # events of items that the catalogue lacks; they are left out
 
     def __len__(self) -> int:
         return len(self.users)
@@ -77,6 +86,11 @@ class Update:
     new_users: int = 0
     steps: int = 0  # gradient steps on rows of P_u; 0 where the run has no method with such rows
     method: str | None = None  # whose rows
+    ignored: dict[str, Counted] = field(
+        default_factory=dict
+    )  # "item_id": events of items that the run does not know
+    # absorbed, but "before" the run's first event, or more than `FAR_DAYS` days "after" its last
+    odd: dict[str, Counted] = field(default_factory=dict)
     seconds: float = field(compare=False, default=0.0)
 
 
@@ -131,20 +145,23 @@ class LiveState:
                 return True
         return False
 
-    def check(self, events: Sequence[Event]) -> Feedback:
+    def check(self, events: Sequence[Event], place: Callable[[int], str] = place_in_list) -> Feedback:
         """`checked` events as integers, by (user, time), without those that the histories hold.
 
-        Raises `ValueError` naming the place of an item that the catalogue lacks.
+        Events of items that the catalogue lacks are left out and counted; whoever has no other is no new
+        user.
         """
         after, catalogue = self.histories.copy(), self.histories.dataset.catalogue
-        rows, seen = [], set()
-        for place, event in enumerate(events):
-            user_id, item_id, moment = event
-            try:
-                item = catalogue.index_of(item_id)
-            except ValueError as error:
-                raise ValueError(f"events[{place}]: {error}; prepare a run that has it") from None
-            rows.append((user_id, after.number(user_id), item, moment))
+        rows, seen, unknown = [], set(), []
+        for number, (user_id, item_id, moment) in enumerate(events):
+            item = catalogue.number(item_id)
+            if item is None:
+                unknown.append(number)
+            else:
+                rows.append((user_id, after.number(user_id), item, moment))
+        left_out = None
+        if unknown:
+            left_out = Counted(len(unknown), f"{place(unknown[0])}, {events[unknown[0]][1]!r}")
         people = {row[1]: after.events(row[1]) for row in rows}
         held = {user: set(zip(i.tolist(), t.tolist(), strict=True)) for user, (i, t) in people.items()}
         fresh = []
@@ -160,7 +177,7 @@ class LiveState:
         given = np.unique(np.array([row[1:] for row in rows], np.int64).reshape(-1, 3)[:, [0, 2, 1]], axis=0)[
             :, [0, 2, 1]
         ]
-        return Feedback(user_ids, users, items, times, given, len(rows) - len(fresh), after)
+        return Feedback(user_ids, users, items, times, given, len(rows) - len(fresh), after, left_out)
 
     def commit(
         self,
@@ -245,16 +262,40 @@ def without_person(record: dict[str, Any], number: int, rewritten: Collection[st
     return gone - {None}
 
 
-def checked(place: int, event: Any) -> Event:
-    """An event as (user id, item id, unix seconds). Raises `ValueError` naming its place in the list."""
+def checked(place: str, event: Any) -> Event:
+    """An event as (user id, item id, unix seconds). Raises `ValueError` naming its place."""
     if not isinstance(event, Sequence) or isinstance(event, str) or len(event) != 3:
-        raise ValueError(f"events[{place}]: expected (user_id, item_id, unix seconds), got {event!r}")
-    user_id, item_id, moment = event
-    if not isinstance(moment, int | np.integer) or isinstance(moment, bool) or not 0 <= moment < MILLISECONDS:
-        raise ValueError(f"events[{place}]: time {moment!r} is not a Unix time; expected whole seconds")
-    if user_id is None or not str(user_id).strip():
-        raise ValueError(f"events[{place}]: user_id is blank; feedback belongs to somebody")
-    return str(user_id).strip(), str(item_id).strip(), int(moment)
+        raise ValueError(f"{place}: expected (user_id, item_id, unix seconds), got {event!r}")
+    user_id, item_id = (
+        checked_id(value, f"{place}: {name}")
+        for name, value in zip(("user_id", "item_id"), event[:2], strict=True)
+    )
+    moment = one_moment(event[2], f"{place}: time")
+    if user_id is None:
+        raise ValueError(f"{place}: user_id is blank; feedback belongs to somebody")
+    if item_id is None:
+        raise ValueError(f"{place}: item_id is blank; feedback is about something")
+    return user_id, item_id, moment
+
+
+def odd_times(
+    prepared: Mapping[str, Any], events: Sequence[Event], place: Callable[[int], str]
+) -> dict[str, Counted]:
+    """How many events lie before the run's first, and how many far after its last, each with the first of them.
+
+    `prepared` is the run's prepare.json. Where the data has an order and no clock, nothing is far after.
+    """
+    first, last = prepared["time_range"]
+    far = last + FAR_DAYS * 86_400 if prepared["time"] == "unix_seconds" else float("inf")
+    found = {
+        "before": [number for number, event in enumerate(events) if event[2] < first],
+        "after": [number for number, event in enumerate(events) if event[2] > far],
+    }
+    return {
+        when: Counted(len(numbers), f"{place(numbers[0])}, time {events[numbers[0]][2]}")
+        for when, numbers in found.items()
+        if numbers
+    }
 
 
 def write_durably(path: Path, write: Callable[[Path], Any]) -> None:

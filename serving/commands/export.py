@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.terminal import escaped, shown
-from serving.commands.options import RunPath
+from serving.commands.options import Moment, RunPath
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from serving.export.folder import Summary
@@ -99,7 +99,7 @@ def export_adapter(
     ] = None,
     method: Annotated[str, typer.Option(help="A method whose update is a LoRA.")] = "p2p",
     seed: Annotated[int | None, typer.Option(help="Trained replica; default: the first.")] = None,
-    time: Annotated[int | None, typer.Option(help="Unix seconds: hide everything at or after.")] = None,
+    time: Moment = None,
 ) -> None:
     """Write the LoRA that a method uses for one user (and query) as a PEFT adapter."""
     from serving.export import adapter

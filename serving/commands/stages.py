@@ -92,14 +92,29 @@ def tokenize(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> N
     run_one("tokenize", run, config, set_ or [])
 
 
-def inspect(run: RunPath) -> None:
+def inspect(
+    run: RunPath,
+    data: Annotated[
+        bool,
+        typer.Option(
+            "--data", help="The data card: what was read, left out and matched; needs prepare alone."
+        ),
+    ] = False,
+) -> None:
     """Judge the semantic IDs before any generator is trained: use, perplexity, collisions, \
-neighbours, scores."""
+neighbours, scores. With --data, the data instead."""
     from recsys.run import Run
+
+    opened = Run.open(run)
+    if data:
+        from evaluation.report.data_card import print_card
+
+        embedded = opened.read_json("embed", "embed.json") if opened.record("embed") is not None else None
+        print_card(opened.read_json("prepare", "prepare.json"), embedded)
+        return
     from semantic_ids.quality import print_quality
     from semantic_ids.scores import print_scores, scores_of
 
-    opened = Run.open(run)
     print_quality(opened.read_json("tokenize", "quality.json"))
     print_scores(scores_of(opened))
 
