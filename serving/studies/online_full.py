@@ -57,14 +57,6 @@ def _link(source: Path, target: Path) -> None:
         except OSError:
             shutil.copy2(one, other)
 
-<<<<<<< HEAD
-    def left(folder: str, names: list[str]) -> set[str]:
-        """What is hidden; and at the top, not in a stage, what was published of the old run."""
-        published = {"report.html", "results.json", "SHA256SUMS"} if Path(folder) == source else set()
-        return {name for name in names if name.startswith(".") or name in published}
-
-    shutil.copytree(source, target, copy_function=link, ignore=left)
-=======
     of_the_run = {
         "report.html",
         "results.json",
@@ -76,7 +68,6 @@ def _link(source: Path, target: Path) -> None:
         return {name for name in names if name.startswith(".") or name in top}
 
     shutil.copytree(source, target, copy_function=link, ignore=hidden)
->>>>>>> door
 
 
 def _save_weights(service: Recommender, run: Run, answer: Update) -> None:
