@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluation.report.tables import NONE, Column, TitledTable, text
+from recsys.terminal import escaped
 
 HEADING = "The data"
 NO_CARD = (
@@ -63,8 +64,8 @@ def card_sentences(prepared: Mapping[str, Any]) -> list[str]:
     """How the files were understood, and what was warned of; of a run without a card, that it has none."""
     if "card" not in prepared:
         return [NO_CARD]
-    readings = [printable(sentence) for sentence in prepared["card"]["readings"]]
-    return [*readings, *(f"Warning: {printable(warning['message'])}" for warning in prepared["warnings"])]
+    readings = [escaped(sentence) for sentence in prepared["card"]["readings"]]
+    return [*readings, *(f"Warning: {escaped(warning['message'])}" for warning in prepared["warnings"])]
 
 
 def print_card(
@@ -93,17 +94,12 @@ def print_card(
         console.print(Text(sentence))
 
 
-def printable(value: object) -> str:
-    """Text from outside without control characters, which would reach the terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(value))
-
-
 # -- the tables --------------------------------------------------------------------------------------------------
 
 
 def _pairs(title: str, pairs: Sequence[tuple[str, Any]]) -> TitledTable:
     columns: list[Column] = [("", "what", text), ("", "value", text)]
-    return title, columns, [{"what": what, "value": printable(value)} for what, value in pairs]
+    return title, columns, [{"what": what, "value": escaped(value)} for what, value in pairs]
 
 
 def _table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> TitledTable:
@@ -125,7 +121,7 @@ def _read(card: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _who(card: Mapping[str, Any]) -> list[tuple[str, Any]]:
     kinds = [
-        (f"events: {printable(kind) or '(blank)'}", f"{n:,}") for kind, n in card["events_by_kind"].items()
+        (f"events: {escaped(kind) or '(blank)'}", f"{n:,}") for kind, n in card["events_by_kind"].items()
     ]
     first, last = (_moment(at, card["time"]) for at in card["time_range"])
     return [
@@ -167,9 +163,7 @@ def _lengths(card: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _words(card: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    columns = [
-        (f"read as text: {printable(name)}", f"{n:,} items") for name, n in card["text_columns"].items()
-    ]
+    columns = [(f"read as text: {escaped(name)}", f"{n:,} items") for name, n in card["text_columns"].items()]
     return [
         *(columns or [("read as text", "titles alone")]),
         ("items without a title", f"{card['items_without_title']:,}"),
@@ -186,9 +180,9 @@ def _covered(found: Mapping[str, Any]) -> dict[str, Any]:
     share = found["matched"] / found["total"] if found["total"] else 1.0
     first = found["example"] if found["example"] is not None and found["matched"] < found["total"] else NONE
     return {
-        "what": printable(found["what"]),
+        "what": escaped(found["what"]),
         "matched": f"{found['matched']:,}",
         "total": f"{found['total']:,}",
         "share": f"{share:.1%}",
-        "first": printable(first),
+        "first": escaped(first),
     }

@@ -5,8 +5,8 @@
       states-000001.safetensors   the users' new rows of P_u, by method; sparse: `users` says whose
                                   (`user_rows` in its metadata)
       stage.json                  the batches in order (each with its id, a hash of its events, and `people`:
-                                  the integers of all whose events were given), the sha256 of each file, what
-                                  the journal goes with
+                                  the integers of all whose events were given, null where one of them has none),
+                                  the sha256 of each file, what the journal goes with
 
 A batch's files are written first, under temporary names, flushed and renamed; the rename of `stage.json` is
 the commit. So a batch is absorbed whole or not at all, wherever a process is killed. Replaying the journal
@@ -68,6 +68,8 @@ class Feedback:
     given: np.ndarray
     known: int  # events that were in the histories before, or given twice, and are not taken again
     after: LiveHistories
+    # integers of all whose events were given, whatever came of those; None: of somebody whom nobody knows
+    people: list[int] | None
     unknown_items: Counted | None = None  # events of items that the catalogue lacks; they are left out
 
     def __len__(self) -> int:
@@ -162,8 +164,8 @@ class LiveState:
         left_out = None
         if unknown:
             left_out = Counted(len(unknown), f"{place(unknown[0])}, {events[unknown[0]][1]!r}")
-        people = {row[1]: after.events(row[1]) for row in rows}
-        held = {user: set(zip(i.tolist(), t.tolist(), strict=True)) for user, (i, t) in people.items()}
+        known = {row[1]: after.events(row[1]) for row in rows}
+        held = {user: set(zip(i.tolist(), t.tolist(), strict=True)) for user, (i, t) in known.items()}
         fresh = []
         for row in sorted(rows, key=lambda row: (row[1], row[3])):
             _, user, item, moment = row
@@ -177,7 +179,11 @@ class LiveState:
         given = np.unique(np.array([row[1:] for row in rows], np.int64).reshape(-1, 3)[:, [0, 2, 1]], axis=0)[
             :, [0, 2, 1]
         ]
-        return Feedback(user_ids, users, items, times, given, len(rows) - len(fresh), after, left_out)
+        people = {after.user_index(events[number][0]) for number in unknown} | known.keys()
+        everyone = None if None in people else sorted(map(int, people))
+        return Feedback(
+            user_ids, users, items, times, given, len(rows) - len(fresh), after, everyone, left_out
+        )
 
     def commit(
         self,
@@ -198,7 +204,7 @@ class LiveState:
             "digest": digest,
             "events": f"events-{number:06}.parquet",
             "states": None,
-            "people": np.unique(feedback.given[:, 0]).tolist(),
+            "people": feedback.people,
         } | facts
         table = pa.table(
             {
@@ -248,8 +254,8 @@ def without_person(record: dict[str, Any], number: int, rewritten: Collection[st
 
     Of each batch that had an event of theirs (new or known before) the id and the hash go: whoever guesses the events
     could confirm them by either. Its place in the order stays, and so do the ids and hashes of all other batches, by which
-    those are still absorbed once. Batches of older journals do not say whose events were known before, so they count as
-    touched. `rewritten`: names of the journal's files that held rows of theirs. Returns the ids that went.
+    those are still absorbed once. A batch that does not say whose events it was given counts as touched: one of an older
+    journal, or with events of somebody whom nobody knew. `rewritten`: names of the journal's files that held rows of theirs. Returns the ids that went.
     """
     gone = set()
     for batch in record["batches"]:

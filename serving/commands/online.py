@@ -176,7 +176,7 @@ def _print_update(done: Update, file: FeedbackFile) -> None:
     )
     typer.echo(escaped(said))
     for reason, rows in file.left_out.items():
-        typer.echo(f"left out as prepare leaves them out: {rows:,} rows ({reason})")
+        typer.echo(escaped(f"left out as prepare leaves them out: {rows:,} rows ({reason})"))
     for counted in done.ignored.values():
         typer.echo(escaped(f"ignored, as the run does not know their items: events: {counted}"))
     why = {

@@ -84,7 +84,7 @@ def recommend(
         asked = f" who asks for “{query}”" if query else ""
         print_recommendations(found, f"For user {user}{asked}", Console())
     for note in found.notes():
-        typer.echo(note, err=True)
+        typer.echo(terminal.escaped(note), err=True)
     if len(found) < n:
         typer.echo(f"{len(found)} of {n} items: nothing else is available and fits", err=True)
 

@@ -112,6 +112,21 @@ def test_an_export_of_a_run_with_feedback_forgets_alike(run, tmp_path):
     assert not [digest for digest in guesses([*THEIRS, *BOTH]) if digest in texts(imported.path)]
 
 
+def test_events_that_were_left_out_count_as_given(small_run, tmp_path):
+    """Of items that the run does not know: they are in no file, and in the hash."""
+    run = copy(small_run[1], tmp_path / "run")
+    service = Recommender.load(run.path)
+    left_out = [
+        [(PERSON, "nowhere", NOW), ("u3", "i5", NOW + 1)],
+        [("stranger", "nowhere", NOW), ("u3", "i7", NOW + 2)],
+    ]
+    for name, events in zip(("known", "unknown"), left_out, strict=True):
+        assert service.update(events, name).events == 1
+    assert [batch["people"] for batch in run.record("live")["batches"]] == [[3, 7], None]  # type: ignore[index]
+    delete(run, PERSON)
+    assert not [digest for digest in map(digest_of, left_out) if digest in texts(run.path)]
+
+
 def test_journals_that_do_not_say_whose_events_were_known_lose_all_ids():
     """Of versions before this one: any of their batches may have held the person's."""
     batches = [
