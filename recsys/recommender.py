@@ -1,4 +1,4 @@
-"""The one call that everything here answers: popularity, embedding retrieval, and every personalization method.
+"""The one call that everything here answers: popularity, retrieval, and every personalization method.
 
 Items and users are integers inside (see `recsys.data.interactions`); raw ids live at the edges.
 """
@@ -19,9 +19,9 @@ class Request:
     """What is asked: a user at a moment, the events strictly before it, and optionally words.
 
     `history` and `history_times` (unix seconds) are oldest first, and hold nothing at or after `time`.
-    `exclude` lists items that may not be returned, `allow`, where given, the only ones that may: an item is available
-    iff it is in `allow` (or there is none) and not in `exclude`. It holds in the sampler and in the scorer alike.
-    Requests that share an allow-list had better share the array: it is looked at once.
+    `exclude` lists items that may not be returned, `allow`, where given, the only ones that may: an item is
+    available iff it is in `allow` (or there is none) and not in `exclude`. It holds in the sampler and in the
+    scorer alike. Requests that share an allow-list had better share the array: it is looked at once.
     """
 
     request_id: str
@@ -51,9 +51,10 @@ class Ranked:
 class Recommender(Protocol):
     """Answers requests with ranked lists.
 
-    `temperature == 0` asks for the best n in order. Above 0 it asks for n distinct items drawn without replacement
-    from the method's own distribution at that temperature, in draw order; a recommender that has no distribution
-    ignores it and says so with `draws = False`. The same seed gives the same list, alone or in a batch.
+    `temperature == 0` asks for the best n in order. Above 0 it asks for n distinct items drawn without
+    replacement from the method's own distribution at that temperature, in draw order; a recommender that has
+    no distribution ignores it and says so with `draws = False`. The same seed gives the same list, alone or
+    in a batch.
     """
 
     name: str

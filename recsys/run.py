@@ -2,21 +2,21 @@
 
     runs/demo/
       config.yaml          as resolved, every default written out
-      manifest.json        per stage: what it was made from, and the sha256 of each artifact; deletions of persons
+      manifest.json        per stage: what it was made from, the sha256 of each artifact; deletions of persons
       prepare/ embed/ …    one folder per finished stage (its own copy of the manifest entry is in stage.json)
       .partial-adapt/      a stage at work; its checkpoint/ is what a killed stage resumes from
 
 A stage writes into `.partial-<name>`; the rename to `<name>` is the commit. A stage whose fingerprint (its
-configuration, the hashes of the stages it reads, the hashes of outside files) has not changed is not run again.
+configuration, the hashes of the stages it reads, the hashes of outside files) has not changed is not run
+again.
 
-Of several processes (`recsys.training.distributed`) the main one alone writes here: what the others put into a stage's folder is dropped.
-All of them must make the same calls in the same order, and see the same files.
+Of several processes (`recsys.training.distributed`) the main one alone writes here: what the others put into
+a stage's folder is dropped. All of them must make the same calls in the same order, and see the same files.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -28,22 +28,14 @@ from typing import IO, Any
 
 import yaml
 
-from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text
-from recsys.artifacts.rewrite import finish, is_committed, write_text_atomically
+from recsys.artifacts import calls
+from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, read_mapping, sha256_of
+from recsys.artifacts.paths import RunError, inside, plain_name
+from recsys.artifacts.rewrite import finish, is_committed, no_link, write_text_atomically
 from recsys.config import StageConfig
 from recsys.training import distributed
 
 OTHERS = ".others"  # in a stage's partial folder: folders of the processes that are not the main one
-
-
-class RunError(ValueError):
-    """A run directory or an artifact in it that cannot be used; the message says which and what to do."""
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Run:
@@ -71,7 +63,7 @@ class Run:
         return cls(path)._after_rewrites()
 
     def _after_rewrites(self) -> Run:
-        """Complete a rewrite of several files that was killed after its commit (`lock` does)."""
+        """Complete a rewrite that was killed here after its commit; one that came with the folder is refused (`RunError`)."""
 
         def complete() -> None:
             if is_committed(self.path):
@@ -81,6 +73,16 @@ class Run:
         distributed.by_main(complete)
         return self
 
+    def inside(self, name: str, said_by: str | Path | None = None, folder: str = "") -> Path:
+        """The path of a file or folder of the run (below its `folder`), which lies in the run; `said_by` has the name.
+
+        A variant of compare-ids, RUN/ids/NAME, shares stages of RUN by links and is a part of it. Raises `OutsideError`.
+        """
+        above = self.path.parent.parent
+        is_variant = self.path.parent.name == "ids" and (above / "manifest.json").is_file()
+        root = above if is_variant else self.path
+        return inside(root, name, self.path if said_by is None else said_by, self.path / folder)
+
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the whole resolved configuration as `config.yaml`. Raises `RunError` for an exported run."""
         self.refuse_if_exported()
@@ -88,15 +90,12 @@ class Run:
         distributed.by_main(lambda: write_text_atomically(self.path / "config.yaml", text))
 
     def read_config(self) -> dict[str, Any]:
-        path = self.path / "config.yaml"
-        if not path.exists():
-            raise RunError(f"{path} is missing")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return read_mapping(self.inside("config.yaml"))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run against another command that would write it; raises `RunError` if one does."""
-        with open(self.path / ".lock", "a+") as file:
+        with open(self.path / ".lock", "a+", opener=no_link) as file:
             distributed.by_main(lambda: self._hold(file))
             yield
 
@@ -104,12 +103,11 @@ class Run:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(
-                f"{self.path} is being written by another prelude process; wait for it to end"
-            ) from None
+            why = "is being written by another prelude process; wait for it to end"
+            raise RunError(f"{self.path} {why}") from None
         finish(self.path)
 
-    # -- stages -------------------------------------------------------------------------------------------------
+    # -- stages ----------------------------------------------------------------------------------------------
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """The manifest entry of a finished stage, or None."""
@@ -130,7 +128,9 @@ class Run:
         needs: Sequence[str] = (),
         outside: Mapping[str, str] | None = None,
     ) -> StageRun:
-        """Open stage `name`. `needs` are the stages it reads; `outside` maps names of outside inputs to their hashes."""
+        """Open stage `name`. `needs` are the stages it reads;
+        `outside` maps names of outside inputs to their hashes.
+        """
         upstream = {}
         for need in needs:
             entry = self.record(need)
@@ -157,7 +157,7 @@ class Run:
         expected = None if entry is None else entry["artifacts"].get(name)
         if expected is None:
             raise self._lacks(stage, None if entry is None else name)
-        path = self.path / stage / name
+        path = self.inside(name, self.path / stage / "stage.json", folder=stage)
         if path in self._verified:
             return path
         if not path.exists():
@@ -181,15 +181,18 @@ class Run:
             return RunError(f"{self.path} has no finished stage '{stage}'; run: prelude {stage} {self.path}")
         return RunError(f"stage '{stage}' of {self.path} made no artifact '{name}'")
 
+    def unfinished_seconds(self, stage: str) -> float:
+        """Seconds of calls of a stage that were killed or failed: before it finished, and since."""
+        finished = (self.record(stage) or {}).get("unfinished_seconds", 0.0)
+        return finished + calls.spent(self.path / f".partial-{stage}")
+
     def read_json(self, stage: str, name: str) -> Any:
         return json.loads(self.artifact(stage, name).read_text(encoding="utf-8"))
 
     def update_manifest(self) -> None:
         """Gather the stages' own records into `manifest.json`."""
-        stages = {}
-        for path in sorted(self.path.glob("*/stage.json")):
-            entry = json.loads(path.read_text(encoding="utf-8"))
-            stages[path.parent.name] = entry
+        paths = sorted(self.path.glob("*/stage.json"))
+        stages = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
         text = manifest_text(stages, self.deletions(), self.exported())
         write_text_atomically(self.path / "manifest.json", text)
 
@@ -208,11 +211,15 @@ class Run:
         return self.manifest().get("deletions", [])
 
     def exported(self) -> dict[str, Any] | None:
-        """What an exported or imported run was exported from, and how (`serving.export.folder`); None for a run of one's own."""
+        """What an exported or imported run was exported from, and how (`serving.export.folder`);
+        None for a run of one's own.
+        """
         return self.manifest().get("exported")
 
     def refuse_if_exported(self) -> None:
-        """Raises `RunError` for a run that was exported: it has what serving needs, and nothing to train with."""
+        """Raises `RunError` for a run that was exported:
+        it has what serving needs, and nothing to train with.
+        """
         if self.exported():
             raise RunError(
                 f"{self.path} was exported for serving: it has what answers need and nothing to train with, so no stage runs "
@@ -223,7 +230,9 @@ class Run:
         """Commit every stage that was killed between its record and its rename."""
         for path in self.path.glob(".partial-*/stage.json"):
             made_from = json.loads(path.read_text(encoding="utf-8"))["made_from"]
-            StageRun(self, made_from["stage"], made_from)._finish_interrupted_commit()
+            stage = plain_name(made_from["stage"], path)
+            if path.parent.name == f".partial-{stage}":
+                StageRun(self, stage, made_from)._finish_interrupted_commit()
 
 
 class StageRun:
@@ -232,8 +241,7 @@ class StageRun:
     def __init__(self, run: Run, name: str, made_from: dict[str, Any]):
         self.run, self.name, self.made_from = run, name, made_from
         self.fingerprint = hash_json(made_from)
-        self.path = run.path / name
-        self.partial = run.path / f".partial-{name}"
+        self.path, self.partial = run.inside(name), run.inside(f".partial-{name}")
         self.started = time.monotonic()  # what is read and checked before anything is written counts too
 
     def is_done(self) -> bool:
@@ -245,17 +253,19 @@ class StageRun:
         entry = self.run.record(self.name)
         if entry is None or entry["fingerprint"] != self.fingerprint:
             return False
-        return all(
-            (self.path / name).exists() and sha256_of(self.path / name) == digest
-            for name, digest in entry["artifacts"].items()
-        )
+        there = {self._inside(name): digest for name, digest in entry["artifacts"].items()}
+        return all(path.exists() and sha256_of(path) == digest for path, digest in there.items())
+
+    def _inside(self, name: str) -> Path:
+        return self.run.inside(name, self.path / "stage.json", folder=self.name)
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
-        """Yield the folder to write artifacts into; commit it on a clean exit, keep its `checkpoint/` on any other.
-        Raises `RunError` in an exported run.
+        """Yield the folder to write artifacts into;
+        commit it on a clean exit, keep its `checkpoint/` on any other. Raises `RunError` in an exported run.
 
-        A process that is not the main one gets a folder of its own, which is dropped, so that nobody needs to ask who writes.
+        A process that is not the main one gets a folder of its own, which is dropped, so that nobody needs to
+        ask who writes.
         """
         self.run.refuse_if_exported()
         distributed.by_main(self._clear)
@@ -264,21 +274,31 @@ class StageRun:
             self._check_is_shared()
             folder = self.partial / OTHERS / str(distributed.number())
             folder.mkdir(parents=True)
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if distributed.is_main():
+                calls.fail(self.partial)
+            raise
         distributed.by_main(lambda: self._commit(time.monotonic() - self.started))
         self.run._verified.clear()
 
     def _clear(self) -> None:
-        if not _same_fingerprint(self.partial, self.fingerprint):
+        if not self._is_ours():
             shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(exist_ok=True)
+        calls.begin(self.partial)
         for left_over in self.partial.iterdir():  # all but the checkpoint is written afresh
-            if left_over.name not in ("checkpoint", "fingerprint"):
+            if left_over.name not in ("checkpoint", "fingerprint", calls.NAME):
                 shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         (self.partial / "fingerprint").write_text(self.fingerprint)
 
+    def _is_ours(self) -> bool:
+        path = self.partial / "fingerprint"
+        return path.exists() and path.read_text() == self.fingerprint
+
     def _check_is_shared(self) -> None:
-        if not _same_fingerprint(self.partial, self.fingerprint):
+        if not self._is_ours():
             raise RunError(
                 f"process {distributed.number()} does not see what the main process wrote to {self.partial}; the run "
                 "directory must be on a file system that all machines share"
@@ -286,7 +306,9 @@ class StageRun:
 
     @property
     def checkpoint(self) -> Path:
-        """Folder for what a killed stage resumes from; it is dropped when the stage commits. All processes have the same one."""
+        """Folder for what a killed stage resumes from; it is dropped when the stage commits.
+        All processes have the same one.
+        """
         path = self.partial / "checkpoint"
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -295,6 +317,7 @@ class StageRun:
         for dropped in ("checkpoint", OTHERS):
             shutil.rmtree(self.partial / dropped, ignore_errors=True)
         (self.partial / "fingerprint").unlink()
+        before = calls.finish(self.partial)
         files = sorted(path for path in self.partial.rglob("*") if path.is_file())
         entry = {
             "fingerprint": self.fingerprint,
@@ -303,6 +326,8 @@ class StageRun:
             "seconds": round(seconds, 2),
             "finished_unix_s": time.time(),
         }
+        if before > 0:  # of calls that were killed or failed, from whose checkpoint this one may have gone on
+            entry["unfinished_seconds"] = round(before, 2)
         write_text_atomically(self.partial / "stage.json", json.dumps(entry, indent=1))
         self._swap_in()
 
@@ -322,8 +347,3 @@ class StageRun:
             entry = json.loads((self.partial / "stage.json").read_text(encoding="utf-8"))
             if entry["fingerprint"] == self.fingerprint:
                 self._swap_in()
-
-
-def _same_fingerprint(partial: Path, fingerprint: str) -> bool:
-    path = partial / "fingerprint"
-    return path.exists() and path.read_text() == fingerprint

@@ -1,14 +1,14 @@
 """Which items each request may get, node by node inside the trie.
 
-One definition, for sampler and scorer alike: an item is available to a request iff it is in the request's allow-list
-(or there is none) and not excluded; a node is live iff an available item is under it. Probabilities are those of the
-trie of live nodes, at every level.
+One definition, for sampler and scorer alike: an item is available to a request iff it is in the request's
+allow-list (or there is none) and not excluded; a node is live iff an available item is under it.
+Probabilities are those of the trie of live nodes, at every level.
 
-Nothing of the catalogue's size is made. An allow-list is the sorted nodes of each depth that have a listed item under
-them; exclusions are the sorted (request, node) pairs of each depth that are dead because of them, found from the
-leaves up. Children of a node are consecutive, so those that are in such a list are one range of it: two binary
-searches a node, however many children it has. Cost and memory grow with what is listed and excluded, and with the
-logarithm of it, never with the catalogue.
+Nothing of the catalogue's size is made. An allow-list is the sorted nodes of each depth that have a listed
+item under them; exclusions are the sorted (request, node) pairs of each depth that are dead because of them,
+found from the leaves up. Children of a node are consecutive, so those that are in such a list are one range
+of it: two binary searches a node, however many children it has. Cost and memory grow with what is listed and
+excluded, and with the logarithm of it, never with the catalogue.
 """
 
 from __future__ import annotations
@@ -43,13 +43,15 @@ class AllowList:
 
 
 class Constraints:
-    """What each of R requests may get: an array of items that are `excluded`, and an allow-list or None (all items).
+    """What each of R requests may get: an array of items that are `excluded`, and an allow-list or None
+    (all items).
 
-    Arrays may be in any order, hold duplicates, and be empty. One array given to several requests (the same object)
-    is stored once; an `AllowList` is also sorted once for all calls. Without `allowed` nobody has an allow-list.
-    Raises `ValueError` naming the request and the item for an item that the trie does not hold.
+    Arrays may be in any order, hold duplicates, and be empty. One array given to several requests (the same
+    object) is stored once; an `AllowList` is also sorted once for all calls. Without `allowed` nobody has an
+    allow-list. Raises `ValueError` naming the request and the item for an item that the trie does not hold.
 
-    Keys number pairs: request · (nodes of the depth) + node in `dead`, list · (nodes of the depth) + node in `live`.
+    Keys number pairs: request · (nodes of the depth) + node in `dead`, list · (nodes of the depth) + node in
+    `live`.
     """
 
     def __init__(
@@ -71,7 +73,8 @@ class Constraints:
         self.dead = self._dead([nothing] * (trie.n_levels + 1), *_flat(trie, excluded))
 
     def without(self, rows: Tensor, items: Tensor) -> Constraints:
-        """These constraints, with `items` [K] excluded from the requests `rows` [K] besides; lists are shared.
+        """These constraints, with `items` [K] excluded from the requests `rows` [K] besides;
+        lists are shared.
 
         Only what is above these items is looked at.
         """
@@ -96,7 +99,8 @@ class Constraints:
     def mask(
         self, scores: Tensor, depth: int, first: Tensor, count: Tensor, rows: Tensor, by_code: bool = False
     ) -> Tensor:
-        """`scores` [P, W] of the children `first .. first + count − 1` [P] of nodes of `depth`, dead ones at −inf.
+        """`scores` [P, W] of the children `first .. first + count − 1` [P] of nodes of `depth`,
+        dead ones at −inf.
 
         Column j is child `first + j`, or the child with code j.
         """
@@ -115,7 +119,8 @@ class Constraints:
         return scores
 
     def _dead(self, before: list[Tensor], rows: Tensor, leaves: Tensor) -> list[Tensor]:
-        """Sorted keys, per depth, of the nodes that have listed leaves and whose listed leaves are all excluded.
+        """Sorted keys, per depth, of the nodes that have listed leaves and whose listed leaves are all
+        excluded.
 
         `before` are those without the excluded `leaves` [K] of `rows` [K].
         """
@@ -149,7 +154,9 @@ class Constraints:
         return torch.searchsorted(dead, base + end) - torch.searchsorted(dead, base + first)
 
     def _n_live_children(self, depth: int, nodes: Tensor, rows: Tensor) -> Tensor:
-        """Children [K] of `nodes` [K] of `depth` that hold a listed item; all of them where there is no list."""
+        """Children [K] of `nodes` [K] of `depth` that hold a listed item;
+        all of them where there is no list.
+        """
         first, end = self.trie.child_start[depth][nodes], self.trie.child_start[depth][nodes + 1]
         if self.list_of is None:
             return end - first
@@ -182,8 +189,8 @@ def _merged(keys: Tensor, more: Tensor) -> Tensor:
 def _cells(
     keys: Tensor, base: Tensor, first: Tensor, count: Tensor, width: int, code: IntArray | None
 ) -> Tensor:
-    """p · width + column for every p and every child in `first[p] .. first[p] + count[p] − 1` with base[p] + child in
-    the sorted `keys`. Its column is its place among these, or its `code`.
+    """p · width + column for every p and every child in `first[p] .. first[p] + count[p] − 1` with base[p] +
+    child in the sorted `keys`. Its column is its place among these, or its `code`.
     """
     if not len(keys):
         return first.new_zeros(0)
@@ -193,9 +200,8 @@ def _cells(
     total = int(found.sum())
 
     def of_cells(values: Tensor) -> Tensor:
-        return values.repeat_interleave(
-            found, output_size=total
-        )  # told, it does not wait for the device again
+        # told, it does not wait for the device again
+        return values.repeat_interleave(found, output_size=total)
 
     at = torch.arange(total, device=keys.device)
     key = keys.index_select(0, at + of_cells(begin + found - found.cumsum(0)))

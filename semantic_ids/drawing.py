@@ -26,12 +26,12 @@ def draw_children(
 ) -> tuple[Tensor, Tensor]:
     """The child [D] that each draw falls on, a node of depth + 1, and its log-probability [D] (float64).
 
-    Draw d is at `nodes[member[d]]`, of `depth`, and takes the child where the cumulative distribution over the node's
-    live children, in their order, passes `uniform[d]` in [0, 1) (float64): the inverse-CDF draw. A child of
-    probability 0 is never taken. `nodes`, `logits`, `temperature`, `constraints` and `rows` as in
-    `Trie.child_log_probs`; draws may be in any order. Probabilities are float32 and sums of blocks too, so a draw
-    differs from exact arithmetic only where its number is within about 1e-7 of a boundary. Raises `ValueError` for a
-    node without a live child.
+    Draw d is at `nodes[member[d]]`, of `depth`, and takes the child where the cumulative distribution over
+    the node's live children, in their order, passes `uniform[d]` in [0, 1) (float64): the inverse-CDF draw. A
+    child of probability 0 is never taken. `nodes`, `logits`, `temperature`, `constraints` and `rows` as in
+    `Trie.child_log_probs`; draws may be in any order. Probabilities are float32 and sums of blocks too, so a
+    draw differs from exact arithmetic only where its number is within about 1e-7 of a boundary. Raises
+    `ValueError` for a node without a live child.
     """
     scores, first = trie.child_scores(depth, nodes, logits, constraints, rows, by_code=True)
     probability = tempered(scores, temperature).softmax(1)
@@ -40,7 +40,8 @@ def draw_children(
         probability = functional.pad(probability, (0, -probability.shape[1] % block))
     width = probability.shape[1]
     blocks = probability.view(-1, block)
-    # One running sum over all rows: it grows by 1 a row, so float64 keeps 12 digits of a row's after 1e4 rows.
+    # One running sum over all rows: it grows by 1 a row, so float64 keeps 12 digits of a row's after 1e4
+    # rows.
     reached = torch.cat([uniform.new_zeros(1), blocks.sum(1).double().cumsum(0)])
     edges = reached[:: width // block]
     if len(nodes) and not edges[-1].isfinite():
@@ -61,5 +62,5 @@ def draw_children(
 
 
 def _below(value: Tensor, bound: Tensor) -> Tensor:
-    """`value`, but strictly below `bound`: rounding must not step over the last child of probability above 0."""
+    """`value`, but strictly below `bound`: rounding must not step over the last child of probability > 0."""
     return torch.minimum(value, torch.nextafter(bound, torch.zeros_like(bound)))

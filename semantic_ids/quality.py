@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.seeds import rng
+from recsys.terminal import shown
 from semantic_ids.new_items import chance_of_sharing
 from semantic_ids.quantizer import Quantizer
 
@@ -142,10 +143,10 @@ def print_quality(report: dict[str, Any], console: Console | None = None) -> Non
     console.print(table)
     facts = Table(show_header=False)
     for name, value in _facts(report):
-        facts.add_row(name, value)
+        facts.add_row(name, shown(value))
     console.print(facts)
     for warning in report["warnings"]:
-        console.print(f"[yellow]warning:[/yellow] {warning}")
+        console.print(shown("warning:", "yellow"), shown(warning))
 
 
 def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:

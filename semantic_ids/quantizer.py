@@ -82,8 +82,10 @@ def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _nearest(rows: Tensor, codebook: Tensor, norms: Tensor, position: Tensor) -> Tensor:
-    """‖x − e‖² less ‖x‖²; a row's least becomes 0, any other far above K, and with the position added the least of them is
-    the position: passes that vectorise, where torch's argmin on CPU does not (2.7 times as long)."""
+    """‖x − e‖² less ‖x‖²; a row's least becomes 0, any other far above K, and with the position added the
+    least of them is the position: passes that vectorise, where torch's argmin on CPU does not (2.7 times as
+    long).
+    """
     distance = torch.addmm(norms, rows, codebook.T, alpha=-2)
     distance.sub_(distance.amin(1, keepdim=True))
     torch.add(position, distance, alpha=1e30, out=distance)

@@ -77,7 +77,9 @@ class RQVAE(Quantizer):
 
     @torch.no_grad()
     def quantise(self, z: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Of each level the codes [n], the residuals [n, d] that it coded, and what it left over, z − ẑ_l of [L, n, d]."""
+        """Of each level the codes [n], the residuals [n, d] that it coded, and what it left over,
+        z − ẑ_l of [L, n, d].
+        """
         codes, rest = [], [z]
         for codebook in self.codebooks:
             codes.append(nearest(rest[-1], codebook))
@@ -92,7 +94,9 @@ class RQVAE(Quantizer):
         )
 
     def training_step(self, rows: Tensor, seed: int, index: int) -> Tensor:
-        """The loss of step `index` on its batch of `rows` [N, dim]; past the warm-up the codebooks move with it."""
+        """The loss of step `index` on its batch of `rows` [N, dim];
+        past the warm-up the codebooks move with it.
+        """
         config = self.config
         batch = _batch(rows, config.batch, seed, index)
         if index < config.warmup:

@@ -38,18 +38,19 @@ SCORES = {
 
 
 def id_scores(quality: dict[str, Any], codes: np.ndarray, dataset: Dataset) -> dict[str, float]:
-    """The figures of `SCORES`, those that exist; `quality` is the report of the tokenize stage, `codes` [N, L] the table's.
+    """The figures of `SCORES`, those that exist;
+    `quality` is the report of the tokenize stage, `codes` [N, L] the table's.
 
     transition_*: see `semantic_ids.transitions`; of validation instances, never of the test.
-    neighbours_first (two): of the 10 items nearest by cosine, the share with an item's own first code (two codes); not where
-    these are all codes, which no two items share.
+    neighbours_first (two): of the 10 items nearest by cosine, the share with an item's own first code (two
+    codes); not where these are all codes, which no two items share.
     relative_error: Σ‖x − decode(codes)‖² / Σ‖x − mean‖², with the table's codes after the collision policy.
     share_moved: items moved by the policy / N.
-    entropy of level l: H(c_l) / ln(size_l), H = ln(perplexity) in nats; 1 where all codes are used alike. A level with one
-    code is left out.
+    entropy of level l: H(c_l) / ln(size_l), H = ln(perplexity) in nats; 1 where all codes are used alike. A
+    level with one code is left out.
 
-    Neighbours and relative error are of the quantizer's own input space: between tables of different sources they compare
-    spaces too.
+    Neighbours and relative error are of the quantizer's own input space: between tables of different sources
+    they compare spaces too.
     """
     near = quality["neighbours"]
     scores = transition_scores(codes, dataset)

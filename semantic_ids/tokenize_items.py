@@ -23,19 +23,15 @@ from semantic_ids.tokenizer import ItemTokenizer, make_quantizer
 
 
 class TokenizeConfig(StageConfig):
-    quantizer: Literal["rqvae", "residual_kmeans"] = (
-        "rqvae"  # residual_kmeans: no network, seconds at any size
-    )
+    # residual_kmeans: no network, seconds at any size
+    quantizer: Literal["rqvae", "residual_kmeans"] = "rqvae"
     source: Source = "collaborative"  # what items are alike by: who takes them, their text, or both joined
-    text_weight: float = Field(
-        0.5, gt=0
-    )  # of the text block where joined; its share of distance is w² / (1 + w²)
-    text_dims: int = Field(
-        default=64, ge=1
-    )  # principal axes kept of the text vectors: the rest is mostly wording
-    levels: int = Field(
-        default=3, ge=1
-    )  # codes an item; TIGER's choice, and each level costs the generator a token
+    # of the text block where joined; its share of distance is w² / (1 + w²)
+    text_weight: float = Field(0.5, gt=0)
+    # principal axes kept of the text vectors: the rest is mostly wording
+    text_dims: int = Field(default=64, ge=1)
+    # codes an item; TIGER's choice, and each level costs the generator a token
+    levels: int = Field(default=3, ge=1)
     size: int | tuple[int, ...] = 64  # codes a level (or one number a level); 64³ = 262,144 IDs
     collision: Policy = "reassign"  # or extra_level, TIGER's fourth code; see table.make_unique
     seed: int = 0

@@ -1,20 +1,21 @@
 """A count model of what follows what, in codes: how much semantic IDs alone say about the next item.
 
-Every consecutive pair (item a, next item b) of a user is counted, once a level and once a prefix of a. With b's path through
-the trie, u₀ (the root) … u_L (b itself), and a's prefixes s₁ ⊃ … ⊃ s_L (a itself),
+Every consecutive pair (item a, next item b) of a user is counted, once a level and once a prefix of a. With
+b's path through the trie, u₀ (the root) … u_L (b itself), and a's prefixes s₁ ⊃ … ⊃ s_L (a itself),
 
     p(b | a)      = Π_l p_L(u_{l+1} | u_l, a)
-    p_d(c | u, a) = (n(s_d, c) + μ · p_{d−1}(c | u, a)) / (n(s_d, u) + μ)       d = 1 … L, one μ a level and depth d
+    p_d(c | u, a) = (n(s_d, c) + μ · p_{d−1}(c | u, a)) / (n(s_d, u) + μ)   d = 1 … L, a μ a level and depth d
     p_0(c | u)    = (n(c) + leaves(c)) / (n(u) + leaves(u))
 
-n(s, x) counts pairs from an item under s to an item under node x. So the previous item backs off to its codes, one level at a
-time, and they to no context at all: Dirichlet priors (MacKay & Peto 1995, "A hierarchical Dirichlet language model")
-inside the trie. Each μ is the one of `CONCENTRATIONS` under which the last pair of each user is likeliest when the others are
-counted (∞: this depth says nothing here); then all are counted. Estimates from the counts themselves (Witten–Bell, absolute
-discounting) trusted them too much on ml-latest-small: by them IDs fell below popularity (−.95 and −.59 nats, now +.32).
+n(s, x) counts pairs from an item under s to an item under node x. So the previous item backs off to its
+codes, one level at a time, and they to no context at all: Dirichlet priors (MacKay & Peto 1995, "A
+hierarchical Dirichlet language model") inside the trie. Each μ is the one of `CONCENTRATIONS` under which the
+last pair of each user is likeliest when the others are counted (∞: this depth says nothing here); then all
+are counted. Estimates from the counts themselves (Witten–Bell, absolute discounting) trusted them too much on
+ml-latest-small: by them IDs fell below popularity (−.95 and −.59 nats, now +.32).
 
-p_0 telescopes over the levels to (n(b) + 1) / (n + N): popularity, the same for every table. So whatever a table gains over it
-is a matter of what its codes share.
+p_0 telescopes over the levels to (n(b) + 1) / (n + N): popularity, the same for every table. So whatever a
+table gains over it is a matter of what its codes share.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ CONCENTRATIONS = (*(4.0**power for power in range(8)), np.inf)  # μ, in pairs
 
 
 def next_items(dataset: Dataset, role: int) -> tuple[np.ndarray, np.ndarray]:
-    """(previous item, item) [P, 2] of the events of `role` that have a history, and their users [P], ascending.
+    """(previous item, item) [P, 2] of the events of `role` that have a history, and their users [P],
+    ascending.
 
     The previous item is the last of the events strictly earlier; of FIT events it has to be a FIT event too.
     """
@@ -47,10 +49,11 @@ def next_items(dataset: Dataset, role: int) -> tuple[np.ndarray, np.ndarray]:
 def transition_log_probs(
     codes: np.ndarray, pairs: np.ndarray, asked: np.ndarray, concentrations: np.ndarray
 ) -> np.ndarray:
-    """log p(b | a) and log p_0(b) in nats [R, 2], for the pairs (a, b) of `asked` [R, 2], counted on `pairs` [P, 2].
+    """log p(b | a) and log p_0(b) in nats [R, 2], for the pairs (a, b) of `asked` [R, 2],
+    counted on `pairs` [P, 2].
 
-    `codes` [N, L] are distinct rows; `concentrations` [L, L] is μ by level and depth of context. Exact inside the trie: over
-    all b the probabilities sum to 1.
+    `codes` [N, L] are distinct rows; `concentrations` [L, L] is μ by level and depth of context. Exact inside
+    the trie: over all b the probabilities sum to 1.
     """
     log_p = np.zeros((len(asked), 2))
     for step, chosen in zip(_steps(codes, pairs, asked), concentrations, strict=True):
@@ -63,9 +66,11 @@ def transition_log_probs(
 
 
 def fitted_concentrations(codes: np.ndarray, pairs: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """μ [L, L] by level and depth of context, chosen level by level and from the shortest context to the longest.
+    """μ [L, L] by level and depth of context, chosen level by level and from the shortest context to the
+    longest.
 
-    `users` [P], ascending, whose pairs they are: the last of each user's is left out and told from the others.
+    `users` [P], ascending, whose pairs they are: the last of each user's is left out and told from the
+    others.
     """
     last = np.append(users[1:] != users[:-1], True)
     chosen = np.full((codes.shape[1], codes.shape[1]), np.inf)
@@ -79,12 +84,15 @@ def fitted_concentrations(codes: np.ndarray, pairs: np.ndarray, users: np.ndarra
 
 
 def transition_scores(codes: np.ndarray, dataset: Dataset) -> dict[str, float]:
-    """How well the count model of FIT events tells the targets of VALIDATION events, means over instances with a history.
+    """How well the count model of FIT events tells the targets of VALIDATION events,
+    means over instances with a history.
 
-    `transition_nats`: mean of log p(b | a) − log p_0(b), nats an item over popularity. What is told without codes that mean
-    something, by the items' own pairs, is the score of shuffled codes: −.04 on ml-latest-small, .13 on Amazon Beauty.
-    `transition_hit_rate@30`: mean of 1 − (1 − p(b | a))³⁰, the expected hit-rate of 30 draws; like the generator's, but nothing
-    is excluded. Nothing of the test is read. {} where there is no such pair on either side.
+    `transition_nats`: mean of log p(b | a) − log p_0(b), nats an item over popularity. What is told without
+    codes that mean something, by the items' own pairs, is the score of shuffled codes: −.04 on
+    ml-latest-small, .13 on Amazon Beauty.
+    `transition_hit_rate@30`: mean of 1 − (1 − p(b | a))³⁰, the expected hit-rate of 30 draws; like the
+    generator's, but nothing is excluded. Nothing of the test is read. {} where there is no such pair on
+    either side.
     """
     (pairs, users), (asked, _) = next_items(dataset, FIT), next_items(dataset, VALIDATION)
     if not len(pairs) or not len(asked):
@@ -111,7 +119,9 @@ class _Context:
 
 @dataclass(frozen=True)
 class _Step:
-    """One level: p_0 [R] of the step that b takes there, and the counts under each prefix of a, shortest first."""
+    """One level: p_0 [R] of the step that b takes there, and the counts under each prefix of a,
+    shortest first.
+    """
 
     popularity: np.ndarray
     contexts: list[_Context]
@@ -133,7 +143,9 @@ def _steps(codes: np.ndarray, pairs: np.ndarray, asked: np.ndarray) -> Iterator[
 
 
 def _nodes(codes: np.ndarray) -> list[np.ndarray]:
-    """The trie's node [N] that each item passes at each depth: 0 at the root, numbered from 0 at every depth."""
+    """The trie's node [N] that each item passes at each depth:
+    0 at the root, numbered from 0 at every depth.
+    """
     depths = [np.zeros(len(codes), dtype=np.int64)]
     for level in codes.T:
         key = depths[-1] * (int(level.max()) + 1) + level

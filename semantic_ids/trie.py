@@ -2,9 +2,10 @@
 
 Items are sorted lexicographically by their codes, so the leaves under a node are one contiguous range and its
 children are consecutive nodes of the next depth. A node is a number within its depth; a compressed-sparse-row
-offset array (`child_start`) says where its children begin. The first depths, where nodes are few and well filled,
-have a dense table beside it, node × code; and where every node has every code as a child, as at the first depths of
-a large catalogue, nothing is looked up at all. The idea of a trie as flat arrays is that of STATIC (arXiv 2602.22647).
+offset array (`child_start`) says where its children begin. The first depths, where nodes are few and well
+filled, have a dense table beside it, node × code; and where every node has every code as a child, as at the
+first depths of a large catalogue, nothing is looked up at all. The idea of a trie as flat arrays is that of
+STATIC (arXiv 2602.22647).
 
 A constraint here never fails open: an unknown prefix raises, and the mask is applied before temperature and
 softmax, so the probabilities of a node's live children sum to one.
@@ -46,7 +47,7 @@ class Trie:
         leaf_item:      [N] item of a leaf;  item_leaf: [N] leaf of an item
         max_children:   per depth 0..L-1, the widest branching
         complete:       per depth 0..L-1, whether every node has every code as a child
-        dense:          per depth 0..L-1, its dense table, or None where it is complete, large, or far from filled
+        dense:          per depth 0..L-1, its dense table; None where it is complete, large or far from filled
     """
 
     def __init__(self, codes: Tensor | np.ndarray, sizes: Sequence[int]):
@@ -150,10 +151,11 @@ class Trie:
         rows: Tensor | None = None,
         by_code: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """The logits of each node's children, float32 [P, W], −inf at padding and at dead children; first child [P].
+        """The logits of each node's children, float32 [P, W], −inf at padding and at dead children;
+        first child [P].
 
-        Column j is child `first + j`, or, `by_code` at a depth with a dense table, the child with code j. The scores
-        may be `logits` itself, so do not write to them. Arguments as in `child_log_probs`.
+        Column j is child `first + j`, or, `by_code` at a depth with a dense table, the child with code j. The
+        scores may be `logits` itself, so do not write to them. Arguments as in `child_log_probs`.
         """
         if logits.shape != (len(nodes), self.sizes[depth]):
             wanted = (len(nodes), self.sizes[depth])
@@ -218,7 +220,9 @@ class Trie:
 
 
 def tempered(scores: Tensor, temperature: float) -> Tensor:
-    """`scores` / temperature up to a constant a row, the largest of which becomes 0, so that it cannot overflow."""
+    """`scores` / temperature up to a constant a row, the largest of which becomes 0,
+    so that it cannot overflow.
+    """
     if not temperature > 0 or math.isinf(temperature):
         raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
     if temperature == 1:
@@ -258,7 +262,8 @@ def _lexicographic_order(rows: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray
     bits = len(rows).bit_length()
     if math.prod(sizes) << bits >= 2**63:
         return np.argsort(key, kind="stable")
-    key <<= bits  # the item rides in the low bits: sorting values is four times as fast as sorting indices by them
+    # the item rides in the low bits: sorting values is four times as fast as sorting indices by them
+    key <<= bits
     key |= np.arange(len(rows))
     key.sort()
     key &= (1 << bits) - 1

@@ -1,4 +1,4 @@
-"""The arrays that a trie is made of: integers that take the bytes they need, and a dense table of children."""
+"""The arrays that a trie is made of: integers that take the bytes they need, dense tables of children."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class IntArray:
 
 @dataclass(frozen=True)
 class Dense:
-    """The children of a depth's nodes by code: `absent` [n, size] float32 is 0 where there is one and −inf elsewhere.
+    """The children of a depth's nodes by code:
+    `absent` [n, size] float32 is 0 where there is one and −inf elsewhere.
 
     `child` [n · size]: its number (0 where there is none).
     """
@@ -87,6 +88,8 @@ class Dense:
 
 
 def rows_of(values: Tensor, first: Tensor, width: int) -> Tensor:
-    """`values[first[p] + j]` for j < width, as [P, width]: a copy of whole rows, ten times an index's speed."""
+    """`values[first[p] + j]` for j < width, as [P, width]:
+    a copy of whole rows, ten times an index's speed.
+    """
     overlapping = values.as_strided((len(values) - width + 1, width), (1, 1))
     return overlapping.index_select(0, first)

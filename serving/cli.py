@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import typer
 
+from recsys.terminal import escaped
 from recsys.training import distributed
 from serving.commands import (
     analyse,
@@ -100,7 +101,7 @@ def main() -> None:
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         who = "prelude" if distributed.is_main() else f"prelude, process {distributed.number()}"
-        print(f"{who}: {message}", file=sys.stderr)
+        print(escaped(f"{who}: {message}", lines=True), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("prelude: interrupted; the same command resumes", file=sys.stderr)

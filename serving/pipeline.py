@@ -11,6 +11,7 @@ from rich.table import Table
 from llm.align.align import align
 from llm.methods.personalize import personalize
 from llm.stage1.adapt import adapt
+from recsys import terminal
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.splits import TEST
@@ -18,10 +19,12 @@ from recsys.embeddings.embed import embed
 from recsys.engagement.config import EngagementConfig
 from recsys.engagement.label_lists import make_lists
 from recsys.run import Run
+from recsys.terminal import shown
 from recsys.training import distributed
 from semantic_ids.tokenize_items import tokenize_items
 from serving.answering.recommender import Recommendations, Recommender
-from serving.config.run import RunConfig
+from serving.config.run import RunConfig, load_config
+from serving.config.truth import SECTIONS, UPSTREAM, refuse_other_settings, settings_changed
 from serving.engines.base import Engine
 from serving.report.publish import publish, publish_music
 from serving.stages.combine import combine
@@ -37,8 +40,9 @@ def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = No
     `evaluate` may be measured by an engine.
 
     Of several processes (`recsys.training.distributed`) all train the language model, and the main one does
-    the rest.
+    the rest. Raises `RunError` where the configuration says of an earlier stage what that was not made from.
     """
+    refuse_other_settings(run, config, UPSTREAM[name])
     stages: dict[str, Callable[[], None]] = {
         "prepare": lambda: prepare(config.prepare, run),
         "embed": lambda: embed(config.embed, run),
@@ -87,21 +91,44 @@ def run_all(config: RunConfig, run: Run, until: str | None = None, console: Cons
     if "evaluate" in stages:
         distributed.by_main(lambda: show_examples(config, run, console))
         console.print(
-            f"Report: {run.path / 'report.html'}    Figures: {run.path / 'results.json'}", highlight=False
+            shown(f"Report: {run.path / 'report.html'}    Figures: {run.path / 'results.json'}"),
+            highlight=False,
         )
 
 
 def print_timings(run: Run, console: Console) -> None:
+    """Seconds of each stage; where there are any, those of calls that were killed or failed stand beside them."""
+    rows, lost = [], 0.0
+    for name in COMBINED_STAGES + PLAYLIST_STAGES:
+        record, unfinished = run.record(name), run.unfinished_seconds(name)
+        lost += unfinished
+        if record or unfinished:
+            rows.append((name, record["seconds"] if record else None, unfinished))
     table = Table(title="Time of each stage", title_justify="left")
     table.add_column("stage")
     table.add_column("seconds", justify="right")
-    total = 0.0
-    for name in COMBINED_STAGES + PLAYLIST_STAGES:
-        if record := run.record(name):
-            table.add_row(name, f"{record['seconds']:.1f}")
-            total += record["seconds"]
-    table.add_row("all", f"{total:.1f}", style="bold")
+    if lost:
+        table.add_column("killed calls", justify="right")
+    rows.append(("all", sum(seconds or 0.0 for _, seconds, _ in rows), lost))
+    for name, seconds, unfinished in rows:
+        cells = [name, "unfinished" if seconds is None else f"{seconds:.1f}"]
+        if lost:
+            cells.append(f"{unfinished:.1f}" if unfinished else "")
+        table.add_row(*cells, style="bold" if name == "all" else None)
     console.print(table)
+
+
+def print_differences(run: Run, console: Console) -> None:
+    """A line for each setting that its finished stage was not made from; `recommend` and `evaluate` refuse such a run."""
+    try:
+        config = load_config(None, base=run.read_config())
+        told = [str(one) for one in settings_changed(run, config)]
+    except ValueError as error:
+        if not any(run.record(name) for name in SECTIONS):
+            return  # a run of text tasks
+        told = [str(error)]
+    for line in told:
+        console.print(shown(f"config.yaml: {line}"), highlight=False)
 
 
 def show_examples(config: RunConfig, run: Run, console: Console) -> None:
@@ -119,11 +146,11 @@ def show_examples(config: RunConfig, run: Run, console: Console) -> None:
 
 
 def print_recommendations(found: Recommendations, title: str, console: Console) -> None:
-    table = Table(title=f"{title} ({found.method}; {found.path})", title_justify="left")
+    table = Table(title=terminal.title(f"{title} ({found.method}; {found.path})"), title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column("item")
     table.add_column("title")
     table.add_column("score", justify="right")
     for rank, item in enumerate(found, 1):
-        table.add_row(str(rank), item.item_id, item.title, f"{item.score:.3f}")
+        table.add_row(str(rank), shown(item.item_id), shown(item.title), f"{item.score:.3f}")
     console.print(table)

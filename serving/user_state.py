@@ -10,11 +10,12 @@ keeps their integer and their vectors, and finished stages stay finished.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,16 @@ import numpy as np
 import yaml
 
 from evaluation.table.results import Results
-from recsys.artifacts.manifest import manifest_text, rehashed
+from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
 from recsys.artifacts.rewrite import Rewrite, write_text_atomically
+from recsys.artifacts.sums import SUMS, sums_after
 from recsys.artifacts.user_rows import Columns, Person, forget, rows_of
-from recsys.data.card import facts
+from recsys.data.card import facts, of_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.splits import ROLE_NAMES
-from recsys.run import Run, sha256_of
-from serving.answering.live import LiveState
+from recsys.run import Run
+from serving.answering.known import known_user
+from serving.answering.live import LIVE, LiveState, without_person
 from serving.answering.recommender import forget_loaded
 from serving.report.publish import with_costs, write_run_report
 
@@ -48,7 +51,9 @@ What changes for others: popularity, recency, item-kNN and the cold-start order 
 from the events when a run is loaded, now without theirs. Every trained method answers every other user as before, but for PER-PCS where
 they were a sharer: whoever was assembled from their pieces is assembled from the others'.
 What is outside the run: the source files and embeddings you brought still hold the person, so this run refuses to prepare
-again; exports that you made; and services that have the run loaded, which must load it again."""
+again; exports that you made, and the run that this one was exported from: delete the person there too, or they come back with it;
+and services that have the run loaded, which must load it again. Feedback of theirs has lost its batch's id and hash: sent once more, it
+is new, so whoever sends feedback must not send it again."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def show(run: Run, user_id: str) -> list[Holding]:
     """
     data = Dataset.load(run)
     return [
-        Holding(name, _length(rows), _facts(rows))
+        Holding(name, _length(rows), _facts(rows, data))
         for name, rows in _holdings(run, _person(data, run, user_id))
     ]
 
@@ -86,9 +91,10 @@ def export(run: Run, user_id: str, out: Path) -> int:
     if out.resolve().is_relative_to(run.path.resolve()):
         raise ValueError(f"{out} is inside the run; a person's data is exported to a place outside it")
     data = Dataset.load(run)
-    artifacts = {name: _records(rows, data) for name, rows in _holdings(run, _person(data, run, user_id))}
+    person = _person(data, run, user_id)
+    artifacts = {name: _records(rows, data) for name, rows in _holdings(run, person)}
     whole = {
-        "user_id": user_id,
+        "user_id": person.user_id,
         "run": run.path.resolve().name,
         "exported_unix_s": int(time.time()),
         "artifacts": artifacts,
@@ -119,7 +125,7 @@ def delete(run: Run, user_id: str) -> dict[str, Any]:
         for pattern in (*LEFT_OVERS, "report.html"):
             for path in sorted(run.path.glob(pattern)):
                 rewrite.remove(path.relative_to(run.path).as_posix())
-        record = _record_deletion(run, rewrite)
+        record = _record_deletion(run, person, rewrite)
         rewrite.commit()
     forget_loaded()  # of this process
     return record
@@ -139,14 +145,14 @@ def remake_report(run: Run) -> bool:
 
 def _person(data: Dataset, run: Run, user_id: str) -> Person:
     # the journal may know somebody whom the data does not
-    number = LiveState(run, data).histories.user_index(user_id)
-    if number is None:
+    known = known_user(LiveState(run, data).histories, user_id)
+    if known is None:
         raise ValueError(
             f"user {user_id!r} is unknown to {run.path}: it holds nothing under that id; ids are those of "
             "the "
             "interactions file, and a deleted one is unknown too"
         )
-    return Person(user_id, number)
+    return Person(*known)
 
 
 def _artifacts(run: Run) -> Iterator[str]:
@@ -174,9 +180,9 @@ def _length(rows: Columns) -> int:
     return len(next(iter(rows.values())))
 
 
-def _facts(rows: Columns) -> dict[str, Any]:
+def _facts(rows: Columns, data: Dataset) -> dict[str, Any]:
     """First and last time, roles, shapes of vectors;
-    where there is one row, its plain values (a group, a label).
+    where there is one row, its plain values (a group, a label) and its item, by id and title.
     """
     facts: dict[str, Any] = {}
     for name, values in rows.items():
@@ -187,6 +193,9 @@ def _facts(rows: Columns) -> dict[str, Any]:
             facts["roles"] = {ROLE_NAMES[role]: counts[role] for role in sorted(counts)}
         elif np.ndim(values[0]):
             facts[name] = f"{' × '.join(map(str, np.shape(values[0])))} values"
+        elif name == "item":
+            if len(values) == 1:
+                facts["item"] = f"{data.catalogue.item_ids[values[0]]} ({data.catalogue.titles[values[0]]})"
         elif len(values) == 1 and name not in ("user", "users", "user_id"):
             facts[name] = values[0]
     return facts
@@ -227,7 +236,26 @@ def _without_dataset_rows(run: Run, data: Dataset, person: Person, rewrite: Rewr
     for name in OWN[1:]:
         rewrite.new(f"prepare/{name}")
     report = run.read_json("prepare", "prepare.json") | facts(rest)
+    if "card" in report:
+        report["card"] |= of_dataset(rest)
+    report = _unnamed(report, person.user_id)
     rewrite.new("prepare/prepare.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    if (
+        run.record("embed") is not None
+    ):  # what brought vectors cover has a first example, who may be the person
+        before = run.read_json("embed", "embed.json")
+        after = _unnamed(before, person.user_id)
+        if after != before:
+            rewrite.new("embed/embed.json").write_text(json.dumps(after, indent=1), encoding="utf-8")
+
+
+def _unnamed(value: Any, user_id: str) -> Any:
+    """A report without a person's id where its sentences quote it, as all of them do."""
+    if isinstance(value, dict):
+        return {key: _unnamed(inner, user_id) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_unnamed(inner, user_id) for inner in value]
+    return value.replace(f"'{user_id}'", "(deleted)") if isinstance(value, str) else value
 
 
 def _without_old_picture(run: Run, rewrite: Rewrite) -> None:
@@ -254,17 +282,17 @@ def _without_example(run: Run, person: Person, rewrite: Rewrite) -> None:
         rewrite.new("config.yaml").write_text(text, encoding="utf-8")
 
 
-def _record_deletion(run: Run, rewrite: Rewrite) -> dict[str, Any]:
+def _record_deletion(run: Run, person: Person, rewrite: Rewrite) -> dict[str, Any]:
     """Stage the stages' new records and the manifest, which says when and what was rewritten,
     and not of whom.
     """
-    deletion = {
+    deletion: dict[str, Any] = {
         "unix_s": int(time.time()),
         "people": 1,
         "rewritten": sorted(rewrite.replaced),
         "removed": sorted(rewrite.removed),
     }
-    changed: dict[str, dict[str, str]] = {}
+    changed: dict[str, dict[str, str | None]] = {}
     for path in list(rewrite.replaced):
         stage, _, name = path.partition("/")
         if name:
@@ -274,10 +302,35 @@ def _record_deletion(run: Run, rewrite: Rewrite) -> dict[str, Any]:
         for path in run.path.glob("*/stage.json")
     }
     after = rehashed(records, changed)
+    _without_batches(after, person, changed.get(LIVE, {}))
     for stage, record in after.items():
         if record != records[stage]:
             text = json.dumps(record, indent=1)
             rewrite.new(f"{stage}/stage.json").write_text(text, encoding="utf-8")
     text = manifest_text(after, [*run.deletions(), deletion], run.exported())
     rewrite.new("manifest.json").write_text(text, encoding="utf-8")
+    _new_sums(run, rewrite)
     return deletion
+
+
+def _without_batches(records: dict[str, dict], person: Person, rewritten: Collection[str]) -> None:
+    """Ids and hashes of feedback of theirs go, also those that weights say they were trained on (Online-Full)."""
+    if LIVE not in records:
+        return
+    records[LIVE] = copy.deepcopy(records[LIVE])
+    gone = without_person(records[LIVE], person.number, rewritten)
+    for stage, record in records.items():
+        if any(part.get("events") in gone for part in record.get("continued", ())):
+            parts = [
+                part | ({"events": None} if part["events"] in gone else {}) for part in record["continued"]
+            ]
+            records[stage] = record | {"continued": parts}
+
+
+def _new_sums(run: Run, rewrite: Rewrite) -> None:
+    """An exported or imported run is whole after a deletion as it was before."""
+    if not (run.path / SUMS).is_file():
+        return
+    changed = {name: sha256_of(rewrite.folder / "new" / name) for name in rewrite.replaced}
+    text = sums_after(run.inside(SUMS).read_text(encoding="utf-8"), changed | dict.fromkeys(rewrite.removed))
+    rewrite.new(SUMS).write_text(text, encoding="utf-8")

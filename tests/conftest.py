@@ -46,7 +46,7 @@ def scope_of(nodeid: str) -> str:
     folder = file.rpartition("/")[0]
     if file == "tests/serving/engines/test_ray.py" or "ray_on_" in test or "_on_ray_" in test:
         return "cluster"
-    return folder if folder in ("tests/serving/export", "tests/whole/align") else file
+    return folder if folder in ("tests/serving/export", "tests/whole/align", "tests/whole/leaks") else file
 
 
 @pytest.hookimpl(optionalhook=True)

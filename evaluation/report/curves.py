@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 
-from evaluation.report.style import COLOURS, png, style
+from evaluation.report.style import COLOURS, plain, png, style
 from evaluation.statistics import Interval
 
 Point = tuple[float, float, tuple[float, float] | None]  # x, y, interval of y
@@ -132,6 +132,6 @@ def attention_strips(weights: Mapping[str, np.ndarray], days: np.ndarray, title:
     ticks = np.unique(np.linspace(0, len(days) - 1, min(8, len(days))).astype(int))
     axes[-1, 0].set_xticks(ticks, [f"{days[tick]:,.{0 if days[tick] >= 10 else 2}f} d" for tick in ticks])
     axes[-1, 0].set_xlabel("records, oldest first; days before the question")
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    figure.suptitle(plain(title), fontsize=10, x=0.01, ha="left")
     figure.colorbar(axes[0, 0].images[0], ax=axes[:, 0], label="α")
     return png(figure)

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
-from evaluation.report.style import COLOURS, png, style
+from evaluation.report.style import COLOURS, plain, png, style
 from evaluation.table.results import Results
 
 MAX_LABELS = 8  # tastes with a colour of their own; the rest are grey
@@ -100,7 +100,9 @@ def tsne_pair(
         rest = ~np.isin(tastes, named)
         axis.scatter(*places[rest].T, s=12, color="#c9c9c9", label="other" if rest.any() else None)
         for name, colour in zip(named, COLOURS, strict=False):
-            axis.scatter(*places[tastes == name].T, s=14, color=colour, label=name, alpha=0.8, linewidths=0)
+            axis.scatter(
+                *places[tastes == name].T, s=14, color=colour, label=plain(str(name)), alpha=0.8, linewidths=0
+            )
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     return png(figure)
 

@@ -18,6 +18,7 @@ from evaluation.report.plots import by_group, code_use, forest, training_curves,
 from evaluation.report.tables import NONE, Column, TitledTable, all_tables, describe, text
 from evaluation.table.results import Results
 from recsys.artifacts.rewrite import write_text_atomically
+from recsys.terminal import shown
 
 TERMINAL_WIDTH = 136  # of the widest table; narrower terminals wrap its lines rather than lose its digits
 
@@ -68,7 +69,7 @@ def print_tables(tables: Sequence[TitledTable], sentences: Sequence[str], consol
     for title, columns, rows in tables:
         _print(console, title, columns, rows)
     for line in sentences:
-        console.print(line, highlight=False)
+        console.print(shown(line), highlight=False)
 
 
 def wide(console: Console) -> Console:
@@ -78,17 +79,16 @@ def wide(console: Console) -> Console:
 
 def _print(console: Console, title: str, columns: Sequence[Column], rows: Sequence[Mapping]) -> None:
     table = Table(
-        title=title,
+        title=shown(title, "bold"),
         box=SIMPLE_HEAD,
         title_justify="left",
         padding=(0, 1),
         collapse_padding=True,
-        title_style="bold",
     )
     for place, (heading, _, _) in enumerate(columns):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
+        table.add_column(shown(heading), justify="left" if place == 0 else "right", no_wrap=True)
     for row in rows:
-        cells = [show(row[key]) for _, key, show in columns]
+        cells = [shown(show(row[key])) for _, key, show in columns]
         table.add_row(*cells, style="bold red" if row.get("sampled_agrees") is False else "")
     console.print(table)
 
@@ -104,13 +104,15 @@ def write_report(
     extra: Mapping | None = None,
     more_pictures: Sequence[tuple[str, str, bytes | None]] = (),
     sections: Sequence[Section] = (),
+    data: Section | None = None,
 ) -> None:
     """Write one self-contained HTML file.
 
     `curves[name]` = {"losses": [(step, value)], "validation": [(step, value)]}; `code_counts`: per level,
     items per code; `tsne` = {"embeddings" [U, d], "prefixes" [U, h], "labels" [U]}; `quality`: figures of the
     semantic IDs; `timings`: stage -> seconds; `extra`: heading -> text or mapping; `more_pictures`: (heading,
-    caption, PNG); `sections` stand behind them. What is None is left out.
+    caption, PNG); `sections` stand behind them, and `data`, the data card, before all else. What is None is
+    left out.
     """
     environment = Environment(
         loader=PackageLoader("evaluation.report", "."),
@@ -120,6 +122,7 @@ def write_report(
     )
     html = environment.get_template("report.html.j2").render(
         sentences=describe(results),
+        data=None if data is None else _section(data),
         is_sample=results.protocol["is_sample"],
         tables=[_html_table(*table, results.primary["a"]) for table in all_tables(results)],
         methods=[

@@ -1,9 +1,10 @@
-"""Stage `align`: prefixes and generated updates learn from engaged / not engaged on labelled lists, the model frozen.
+"""Stage `align`: prefixes and generated updates learn from labelled lists, the model frozen.
 
-A row of the table is a method and an objective: `lm` (the likelihood of the desirable targets), `engagement` (E2P eq. 5) or `kto` (KTO
-proper). The latter two start from the same method's lm row, and are held against a reference: nobody's prefix, or that very snapshot.
-Rows learn from the same lists, each request with its query in the prompt (lm from what was engaged with alone). What a generator
-that learns from feedback may lose is watched: the entropy of what it draws, and how many of its draws are distinct.
+A row of the table is a method and an objective: `lm` (the likelihood of the desirable targets), `engagement`
+(E2P eq. 5) or `kto` (KTO proper). The latter two start from the same method's lm row, and are held against a
+reference: nobody's prefix, or that very snapshot. Rows learn from the same lists, each request with its query
+in the prompt (lm from what was engaged with alone). What a generator that learns from feedback may lose is
+watched: the entropy of what it draws, and how many of its draws are distinct.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from llm.prompts.reading import Personalizer, Reading
 from llm.stage1.adapt import AdaptConfig
 from recsys.engagement.shown_lists import ShownLists
 from recsys.run import Run, RunError
+from recsys.terminal import escaped
 from recsys.training import distributed
 
 NEEDS = ("prepare", "embed", "tokenize", "adapt", "engagement")
@@ -77,7 +79,9 @@ def align(config: AlignConfig, adapt_config: AdaptConfig, run: Run) -> None:
 
 
 def labelled_world(world: World, config: AlignConfig) -> LabelledWorld:
-    """The run's frozen things around the labelled instances of its `engagement` stage; none where it was exported without them."""
+    """The run's frozen things around the labelled instances of its `engagement` stage;
+    none where it was exported without them.
+    """
     has_lists = world.run.record("engagement") is not None or not world.run.exported()
     shown = ShownLists.load(world.run) if has_lists else ShownLists.none()
     return LabelledWorld.around(world, config, shown, config.target)
@@ -191,7 +195,9 @@ class Alignment:
         return method.reading(self.world, personalizer), personalizer
 
     def _auc(self, reading: Reading, reference: Reference, seed: int) -> float | None:
-        """How well r = log π − log π_ref tells engaged from not engaged on validation; None where there is only one kind."""
+        """How well r = log π − log π_ref tells engaged from not engaged on validation;
+        None where there is only one kind.
+        """
         some = self.world.validation
         if some.labels.all() or not some.labels.any():
             return None
@@ -201,7 +207,9 @@ class Alignment:
         )
 
     def watch(self, reading: Reading) -> dict[str, float]:
-        """Of 30 i.i.d. draws a validation request at temperature 1: mean −log p (nats), and the share of distinct items."""
+        """Of 30 i.i.d. draws a validation request at temperature 1:
+        mean −log p (nats), and the share of distinct items.
+        """
         items, log_probs = SidRecommender("watched", reading).draw(self.watched, DRAWS)
         self.world.model.kept_session = None  # nobody asks for these requests again
         distinct = np.mean([len(np.unique(row)) / DRAWS for row in items])
@@ -217,7 +225,7 @@ class Alignment:
         collapsed = [kind for kind, value in of_row.items() if value < of_reference[kind] / 2]
         for kind in collapsed if distributed.is_main() else ():
             print(
-                f"align: warning: {row.name}, seed {seed}, is collapsing: {kind.replace('_', ' ')} {of_row[kind]:.3f} against "
+                f"align: warning: {escaped(row.name)}, seed {seed}, is collapsing: {kind.replace('_', ' ')} {of_row[kind]:.3f} against "
                 f"{of_reference[kind]:.3f} of its reference; raise align.beta, or lower the learning rate"
             )
         return of_row | {"reference": of_reference, "collapsed": bool(collapsed)}

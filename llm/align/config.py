@@ -1,4 +1,4 @@
-"""What the stage `align` is told: its rows (method × objective), the target, the reference and the weights."""
+"""Settings of the stage `align`: its rows (method × objective), target, reference and weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ NAMES = {"lm": "LM", "engagement": "KTO eq. 5", "kto": "KTO"}
 
 
 class AlignRow(StageConfig):
-    """One row: a method of `llm.methods` that is trained by gradient (a name, or settings of one's own), and what it is trained for."""
+    """One row: a method of `llm.methods` that is trained by gradient (a name, or settings of one's own),
+    and what it is trained for.
+    """
 
     method: Method
     objective: Literal["lm", "engagement", "kto"] = "lm"
@@ -62,7 +64,9 @@ class AlignRow(StageConfig):
         return self.objective != "lm" and self.start == "lm"
 
     def shares_snapshot(self, other: AlignRow) -> bool:
-        """May this row start from what the other ended with? How they are trained may differ, what they are may not."""
+        """May this row start from what the other ended with? How they are trained may differ,
+        what they are may not.
+        """
         apart = {"key", "name", "steps", "learning_rates"}
         return self.method.model_dump(exclude=apart) == other.method.model_dump(exclude=apart)
 
@@ -83,7 +87,8 @@ class AlignConfig(Stage2Config):
     )
     batch: int = Field(32, ge=2)  # targets a step; of one alone there is no KL pair
     target: Target = "item"  # what is engaged with: a shown item, or the list (if more than half of it was)
-    # no_personalization: the frozen model with the same prompt, prefix and updates off; lm_snapshot: the method's lm row
+    # no_personalization: the frozen model with the same prompt, prefix and updates off; lm_snapshot: the
+    # method's lm row
     reference: ReferenceName = "no_personalization"
     beta: float = Field(0.1, gt=0)  # how fast the value saturates in the log-ratio; both objectives
     alpha: float | None = Field(None, gt=0)  # of E2P eq. 5; None: λ_U / λ_D of `balanced_weights`

@@ -1,8 +1,9 @@
 """Labelled targets, what they are compared with, and the objectives on them that Stage 2 trains by.
 
-An instance is a request (its query in the prompt) and a target with a label: one shown item and whether it was engaged with, or the
-whole shown list and whether most of it was. Policy and reference read the same prompt and share one normaliser: the trie without what
-the request excludes. Log-probabilities are of the target's codes alone, so no soft token is ever counted.
+An instance is a request (its query in the prompt) and a target with a label: one shown item and whether it
+was engaged with, or the whole shown list and whether most of it was. Policy and reference read the same
+prompt and share one normaliser: the trie without what the request excludes. Log-probabilities are of the
+target's codes alone, so no soft token is ever counted.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ Target = Literal["item", "list"]
 class Labelled(Instances):
     """n instances of some shown lists; those whose user has no vector are left out, for every row alike.
 
-    `lists` are the targets (arrays of items, of one where the target is an item), `labels` [n] (bool) whether they were engaged with:
-    of a list, whether more than half of it was. `left_out` counts instances.
+    `lists` are the targets (arrays of items, of one where the target is an item), `labels` [n] (bool) whether
+    they were engaged with: of a list, whether more than half of it was. `left_out` counts instances.
     """
 
     def __init__(
@@ -92,7 +93,9 @@ def _refuse_repeats(index: int, items: np.ndarray) -> None:
 
 @dataclass
 class LabelledWorld(World):
-    """A world whose instances are the labelled ones of the generator's parts, and whose artifacts are those of `align`."""
+    """A world whose instances are the labelled ones of the generator's parts,
+    and whose artifacts are those of `align`.
+    """
 
     shown: ShownLists = field(kw_only=True)
     target: Target = field(kw_only=True)
@@ -109,7 +112,9 @@ class LabelledWorld(World):
 
     @cached_property
     def validation(self) -> Labelled:
-        """At most `validation_instances`, in an order drawn once: neighbours are of different requests, as in training."""
+        """At most `validation_instances`, in an order drawn once:
+        neighbours are of different requests, as in training.
+        """
         whole = self._part(GENERATOR_VALIDATION, "generator_validation")
         order = rng(0, "labelled validation").permutation(len(whole))
         return whole.only(order[: self.settings.validation_instances or len(whole)])
@@ -134,15 +139,15 @@ class LabelledWorld(World):
         return found
 
 
-# -- the reference ------------------------------------------------------------------------------------------------
+# -- the reference -------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Reference:
     """What π_ref is, and its log-probabilities of the instances, computed once and kept in `folder`.
 
-    `reading(seed)` is the reference of a replica; `name(seed)` names its files. Of the training instances only those are scored that
-    `steps` steps come to.
+    `reading(seed)` is the reference of a replica; `name(seed)` names its files. Of the training instances
+    only those are scored that `steps` steps come to.
     """
 
     world: LabelledWorld
@@ -186,7 +191,7 @@ class Reference:
         temporary.replace(path)
 
 
-# -- objectives -----------------------------------------------------------------------------------------------------
+# -- objectives ----------------------------------------------------------------------------------------------
 
 
 def target_log_probs(
@@ -203,7 +208,9 @@ def _log_probs(reading: Reading, prompts, condition, requests: Sequence[Request]
 
 @dataclass
 class Likelihood:
-    """−mean log π(y | x) of the desirable targets alone (E2P eq. 4): what the engaged items, or lists, are like."""
+    """−mean log π(y | x) of the desirable targets alone (E2P eq. 4):
+    what the engaged items, or lists, are like.
+    """
 
     world: LabelledWorld
     measure = "minus_loss"
@@ -228,10 +235,12 @@ class Likelihood:
 
 @dataclass
 class Feedback:
-    """Both labels, against a reference: `engagement` (E2P eq. 5) or `kto`, with the `weights` that `llm.align.objectives` names.
+    """Both labels, against a reference: `engagement` (E2P eq. 5) or `kto`,
+    with the `weights` that `llm.align.objectives` names.
 
-    A KL pair of KTO is a request with the target of the one before it in its batch: prompt, prefix and updates stay with their request. A
-    rotated target that the request excludes is made available for that pair, to policy and reference alike; a batch of one has no pair.
+    A KL pair of KTO is a request with the target of the one before it in its batch: prompt, prefix and
+    updates stay with their request. A rotated target that the request excludes is made available for that
+    pair, to policy and reference alike; a batch of one has no pair.
     """
 
     world: LabelledWorld
@@ -269,7 +278,9 @@ class Feedback:
         seed: int,
         mean: Callable[[torch.Tensor, int], torch.Tensor],
     ) -> torch.Tensor:
-        """Of the rows `mine` of a batch; the KL baseline is the whole batch's: `mean` divides a sum by a count, over all processes."""
+        """Of the rows `mine` of a batch; the KL baseline is the whole batch's:
+        `mean` divides a sum by a count, over all processes.
+        """
         some = instances.only(batch[mine])
         prompts, condition = reading.conditioned(reading.prompts(some.requests), some.requests)
         log_probs = _log_probs(reading, prompts, condition, some.requests, some.lists)

@@ -1,4 +1,4 @@
-"""How many requests are forwarded at once: as many as a stated number of bytes can hold, alike lengths together."""
+"""How many requests are forwarded at once: as many as fit into a number of bytes, alike lengths together."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 BUDGET = 1 << 30  # bytes; what a batch may take beside the weights
-KEPT_LEVELS = (
-    4  # nodes of earlier calls that a session keeps, in levels of the call at hand (llm.decoding.draws)
-)
+# nodes of earlier calls that a session keeps, in levels of the call at hand (llm.decoding.draws)
+KEPT_LEVELS = 4
 
 
 class Footprint:
     """Bytes that inference takes, from the shape of a model: an upper bound by count of the live tensors.
 
-    A token keeps its key and value in every layer (`kept`). While a layer runs, a token has the residual, the normed
-    input, queries, keys, values and their spread copies, and in the MLP gate, up and their product (`working`); a
-    node of the trie has logits, a mask and a float64 distribution over the widest level (`node`).
+    A token keeps its key and value in every layer (`kept`). While a layer runs, a token has the residual, the
+    normed input, queries, keys, values and their spread copies, and in the MLP gate, up and their product
+    (`working`); a node of the trie has logits, a mask and a float64 distribution over the widest level
+    (`node`).
     """
 
     def __init__(self, config: Any, widest_level: int, itemsize: int):
@@ -45,10 +45,11 @@ def by_length(
     budget: int = BUDGET,
     extra: int = 0,
 ) -> Iterator[np.ndarray]:
-    """Indices of prompts of `lengths` tokens, alike lengths together, as many as fit into `budget` bytes; at least one.
+    """Indices of prompts of `lengths` tokens, alike lengths together, as many as fit into `budget` bytes;
+    at least one.
 
-    A batch's longest prompt counts for all of its prompts: attention is over rows of that width. `extra` are bytes that
-    each prompt takes besides (its condition).
+    A batch's longest prompt counts for all of its prompts: attention is over rows of that width. `extra` are
+    bytes that each prompt takes besides (its condition).
     """
     if budget < 1:
         raise ValueError(f"a memory budget must be at least a byte, got {budget}")

@@ -1,8 +1,8 @@
-"""What a method tells the frozen model about each of R requests: soft tokens in front, and updates of linear layers.
+"""What a method tells the frozen model about each request: soft tokens in front, and updates of layers.
 
-A shared update (a bridge LoRA) and one update a request (a generated LoRA, a user's own) take the same road: forward hooks on
-the linear layers, which look up the row that each packed token belongs to. So no copy of the model is made per user, and the
-nodes of a request's tree share its update as they share its prompt.
+A shared update (a bridge LoRA) and one update a request (a generated LoRA, a user's own) take the same road:
+forward hooks on the linear layers, which look up the row that each packed token belongs to. So no copy of the
+model is made per user, and the nodes of a request's tree share its update as they share its prompt.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class Update(Protocol):
 
 @dataclass(frozen=True)
 class Condition:
-    """`prefix` [R, m, h]; `known` [R] says which requests get those soft tokens (None: all); `updates` by layer name."""
+    """`prefix` [R, m, h]; `known` [R] says which requests get those soft tokens (None: all);
+    `updates` by layer name.
+    """
 
     prefix: Tensor | None = None
     known: np.ndarray | None = None
@@ -105,8 +107,8 @@ class Condition:
     def scaled(self, strength: float) -> Condition:
         """Soft tokens and updates times `strength`; at 0 there are no soft tokens at all.
 
-        A backbone that normalises its input by its root mean square sees a soft token's direction whatever its length, so a weak
-        prefix still speaks: only 0 is silence (LOG.md).
+        A backbone that normalises its input by its root mean square sees a soft token's direction whatever
+        its length, so a weak prefix still speaks: only 0 is silence (LOG.md).
         """
         if strength == 1.0:
             return self
@@ -118,7 +120,9 @@ class Condition:
         return Condition(self.prefix * strength, self.known, updates)
 
     def beside(self, other: Condition) -> Condition:
-        """Both: soft tokens one after the other, updates added. A request that either does not know gets no soft token."""
+        """Both: soft tokens one after the other, updates added.
+        A request that either does not know gets no soft token.
+        """
         known = [one.known for one in (self, other) if one.known is not None]
         prefixes = [one.prefix for one in (self, other) if one.prefix is not None]
         updates = {
@@ -141,7 +145,9 @@ NOTHING = Condition()
 
 
 class Updates:
-    """Hooks on a model's linear layers that add a condition's updates to what they compute, while one is set."""
+    """Hooks on a model's linear layers that add a condition's updates to what they compute,
+    while one is set.
+    """
 
     def __init__(self, model: nn.Module):
         self._model = model
@@ -150,7 +156,8 @@ class Updates:
         self._layouts: dict[int, Layout] = {}  # by number of tokens
 
     def layers(self, kinds: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """(in, out) of every linear layer whose name ends with one of `kinds`, such as q_proj, in the model's order.
+        """(in, out) of every linear layer whose name ends with one of `kinds`, such as q_proj,
+        in the model's order.
 
         Raises `ValueError` for a kind that the model does not have.
         """
@@ -166,7 +173,9 @@ class Updates:
 
     @contextmanager
     def applied(self, condition: Condition, layout: Layout, wanted: Tensor | None) -> Iterator[None]:
-        """Within this block every forward pass over `layout` is updated; the last MLP may see only `wanted` of its tokens."""
+        """Within this block every forward pass over `layout` is updated;
+        the last MLP may see only `wanted` of its tokens.
+        """
         if not condition.updates:
             yield
             return

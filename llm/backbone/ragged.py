@@ -1,12 +1,13 @@
 """Forward passes without padding: the linear layers see packed tokens, and attention alone sees rows.
 
-B sequences of different lengths are laid one after the other as one sequence of Q = Σ lengths tokens, so norms and
-matrix products, which are nearly all of the work, spend nothing on padding. Only inside attention are queries, keys and
-values spread to [B, longest], and what comes out is gathered again. That is a function registered with transformers
-(`AttentionInterface`), so it serves any architecture there, wrapped by PEFT or not, forward and backward.
+B sequences of different lengths are laid one after the other as one sequence of Q = Σ lengths tokens, so
+norms and matrix products, which are nearly all of the work, spend nothing on padding. Only inside attention
+are queries, keys and values spread to [B, longest], and what comes out is gathered again. That is a function
+registered with transformers (`AttentionInterface`), so it serves any architecture there, wrapped by PEFT or
+not, forward and backward.
 
-A `Memory` keeps the keys and values of a batch of prompts once. Later calls (the nodes of a trie level) append theirs
-and say with `sees` who sees whom; nothing of a prompt is copied per candidate.
+A `Memory` keeps the keys and values of a batch of prompts once. Later calls (the nodes of a trie level)
+append theirs and say with `sees` who sees whom; nothing of a prompt is copied per candidate.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ UNSUPPORTED = ("softcap", "s_aux", "position_bias")  # what some architectures p
 class Layout:
     """Where Q packed tokens stand: row b holds the `lengths[b]` tokens after those of the rows before it.
 
-    row, place [Q]: a token's row and its place in it; width: the longest row; ends [B]: one past a row's last token.
-    `begins` [B] is where rows start, in NumPy, for who would else wait for the device.
+    row, place [Q]: a token's row and its place in it; width: the longest row; ends [B]: one past a row's last
+    token. `begins` [B] is where rows start, in NumPy, for who would else wait for the device.
     """
 
     def __init__(self, lengths: Sequence[int] | np.ndarray | Tensor, device: torch.device):
@@ -58,7 +59,9 @@ class Layout:
 
 
 class Memory:
-    """Keys and values [B, columns, heads, d] of each layer, in buffers with room behind; `used` columns are filled."""
+    """Keys and values [B, columns, heads, d] of each layer, in buffers with room behind;
+    `used` columns are filled.
+    """
 
     def __init__(self) -> None:
         self.used = 0
@@ -85,7 +88,9 @@ class Memory:
         self.used = used
 
     def keep(self, columns: Tensor, at: int) -> None:
-        """Move the columns numbered `columns` [B, K] (a row its own) to `at`, and forget what is behind them."""
+        """Move the columns numbered `columns` [B, K] (a row its own) to `at`,
+        and forget what is behind them.
+        """
         for held in self._layers.values():
             for x in held:
                 x[:, at : at + columns.shape[1]] = torch.take_along_dim(x, columns[:, :, None, None], 1)
@@ -118,17 +123,16 @@ def ragged_attention(
 ) -> tuple[Tensor, None]:
     """Attention over packed `query` [1, H, Q, d], `key` and `value` [1, K, Q, d] -> [1, Q, H, d].
 
-    Without `sees` each row is causal in itself (and is written to an empty `memory` if one is given). With `sees`
-    [B, W, columns] (bool) row b's W places look where it says among the memory's columns and their own.
-    A call without a layout is transformers' own, on an unpadded batch.
+    Without `sees` each row is causal in itself (and is written to an empty `memory` if one is given). With
+    `sees` [B, W, columns] (bool) row b's W places look where it says among the memory's columns and their
+    own. A call without a layout is transformers' own, on an unpadded batch.
     """
     if layout is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    for (
-        feature
-    ) in UNSUPPORTED:  # to leave one out would be another model's attention, and nobody would notice
+    # to leave one out would be another model's attention, and nobody would notice
+    for feature in UNSUPPORTED:
         if kwargs.get(feature) is not None:
             raise ValueError(
                 f"the backbone's attention uses {feature}, which packed forward passes do not have"
@@ -156,7 +160,9 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, dropout: flo
 
 
 def _masked(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, scaling: float | None) -> Tensor:
-    """The query heads that share a key head are laid side by side as places, so that keys are not repeated."""
+    """The query heads that share a key head are laid side by side as places,
+    so that keys are not repeated.
+    """
     rows, width, heads, d = q.shape
     kv_heads = k.shape[2]
     groups = heads // kv_heads
@@ -177,10 +183,11 @@ AttentionInterface.register(NAME, ragged_attention)
 
 
 class LastMLPOnlyWhere:
-    """While `wanted` [S] is set, the last layer's MLP is computed for those packed tokens alone, and is 0 elsewhere.
+    """While `wanted` [S] is set, the last layer's MLP is computed for those packed tokens alone,
+    and is 0 elsewhere.
 
-    The other tokens' last hidden states are then wrong, and nobody reads them: their keys and values come from before
-    that MLP. At 6 layers this is an eighth of a forward pass.
+    The other tokens' last hidden states are then wrong, and nobody reads them: their keys and values come
+    from before that MLP. At 6 layers this is an eighth of a forward pass.
     """
 
     def __init__(self, mlp: nn.Module):

@@ -14,10 +14,12 @@ from recsys.training import distributed
 
 
 class BranchDropout:
-    """Dropout of what every attention and MLP block adds to the residual stream, and of what enters the first (Srivastava et al. 2014).
+    """Dropout of what every attention and MLP block adds to the residual stream, and of what enters the first
+    (Srivastava et al. 2014).
 
-    It is there only inside `on(step)`, and what it drops depends on (seed, step) alone, so that a killed training ends in the
-    same bytes. (Of several processes each drops by numbers of its own: their step is then not that of one process.)
+    It is there only inside `on(step)`, and what it drops depends on (seed, step) alone, so that a killed
+    training ends in the same bytes. (Of several processes each drops by numbers of its own: their step is
+    then not that of one process.)
     """
 
     def __init__(self, layers: Sequence[Any], rate: float, seed: int):

@@ -2,8 +2,9 @@
 
     log p(item | prompt) = Σ_l log softmax_trie(z_l)[code_l],      z_l = W_l · h_l
 
-where h_l is the hidden state after the prompt and the first l codes, W_l are the output rows of level l, and the
-softmax runs over the node's children in the trie alone: the same normaliser in training, scoring and sampling.
+where h_l is the hidden state after the prompt and the first l codes, W_l are the output rows of level l, and
+the softmax runs over the node's children in the trie alone: the same normaliser in training, scoring and
+sampling.
 """
 
 from __future__ import annotations
@@ -79,10 +80,13 @@ class SidModel(nn.Module):
         return Packed(every, of_items, places, layout, int(a_row.max()))
 
     def embed(self, packed: Packed, prefix: torch.Tensor | None) -> torch.Tensor:
-        """Input embeddings [Q, h] of packed tokens; the PREFIX places of row b take `prefix[b]` [m, h] in order."""
+        """Input embeddings [Q, h] of packed tokens;
+        the PREFIX places of row b take `prefix[b]` [m, h] in order.
+        """
         tokens, sid, soft = packed.tokens, packed.sid, packed.soft
         embedded = self.inner.get_input_embeddings()(tokens.clamp(0, self.text_size - 1))
-        # not by indexing: the gradient of an index with repeats is summed in an order that varies from run to run
+        # not by indexing: the gradient of an index with repeats is summed in an order that varies from run to
+        # run
         rows = nn.functional.embedding(tokens[sid] - self.text_size, self.rows.input)
         embedded = embedded.index_copy(0, sid, rows.to(embedded.dtype))
         if not len(soft):
@@ -168,10 +172,11 @@ class SidModel(nn.Module):
         rows: torch.Tensor | None = None,
         smoothing: float = 0.0,
     ) -> torch.Tensor:
-        """log p [n] of `items` [n] (see `Trie.path`) from `states` [n, L, h]: the hidden states that predict their L codes.
+        """log p [n] of `items` [n] (see `Trie.path`) from `states` [n, L, h]:
+        the hidden states that predict their L codes.
 
-        `smoothing` ε makes it the target of label smoothing: at each level (1 − ε) log p(code) + ε · the mean of log p over the
-        codes that the trie has there (Szegedy et al. 2016, eq. 3, inside the trie).
+        `smoothing` ε makes it the target of label smoothing: at each level (1 − ε) log p(code) + ε · the mean
+        of log p over the codes that the trie has there (Szegedy et al. 2016, eq. 3, inside the trie).
         """
         path = self.trie.path(items)
         total = states.new_zeros(len(items), dtype=torch.float32)
@@ -192,7 +197,9 @@ class SidModel(nn.Module):
     def item_states(
         self, prompts: Sequence[Sequence[int]], items: np.ndarray, condition: Condition = NOTHING
     ) -> torch.Tensor:
-        """Hidden states [B, L, h] that predict the L codes of one item after each prompt, in one packed pass."""
+        """Hidden states [B, L, h] that predict the L codes of one item after each prompt,
+        in one packed pass.
+        """
         codes = self.item_tokens[items, :-1].tolist()
         packed = self.pack([[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)])
         last = torch.arange(-self.trie.n_levels, 0, device=self.device)
@@ -219,18 +226,21 @@ class SidModel(nn.Module):
         excluded: Sequence[np.ndarray] | None = None,
         allowed: Sequence[np.ndarray | AllowList | None] | None = None,
     ) -> torch.Tensor:
-        """log p [B] of a whole list of items (at least one) after each prompt, at temperature 1; differentiable.
+        """log p [B] of a whole list of items (at least one) after each prompt, at temperature 1;
+        differentiable.
 
             log p(y_1 … y_k | prompt) = Σ_j log p(y_j | prompt, y_1 … y_{j−1})
 
-        in one packed pass. An item reads the codes of those before it as if they were history, and is drawn from what is
-        neither in `excluded` [B] nor one of them, and in `allowed` [B] where that is given: a list with an item twice has −inf.
+        in one packed pass. An item reads the codes of those before it as if they were history, and is drawn
+        from what is neither in `excluded` [B] nor one of them, and in `allowed` [B] where that is given: a
+        list with an item twice has −inf.
         """
         lengths = [len(items) for items in lists]
         codes = [self.item_tokens[items].reshape(-1)[:-1].tolist() for items in lists]
         packed = self.pack([[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)])
         levels = self.trie.n_levels
-        # a list's codes are predicted by the last states of its row, as many as there are codes: soft tokens never count
+        # a list's codes are predicted by the last states of its row, as many as there are codes: soft tokens
+        # never count
         ends = packed.layout.ends.repeat_interleave(packed.layout.ends.new_tensor(lengths) * levels)
         steps = np.concatenate([np.arange(-length * levels, 0) for length in lengths])
         states = self.hidden(packed, condition, ends + torch.from_numpy(steps).to(self.device))

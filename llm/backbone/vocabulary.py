@@ -1,8 +1,8 @@
 """The semantic-ID vocabulary: token numbers for (level, code), and a table of rows of our own for them.
 
-Prompts are integer sequences over one numbering: text tokens are 0..V−1 as in the backbone, the token of code c at
-level l is `V + offsets[l] + c`. The rows live beside the backbone rather than in its embedding matrix: input rows are
-fed through `inputs_embeds`, and logits are taken over the codes of one level alone.
+Prompts are integer sequences over one numbering: text tokens are 0..V−1 as in the backbone, the token of code
+c at level l is `V + offsets[l] + c`. The rows live beside the backbone rather than in its embedding matrix:
+input rows are fed through `inputs_embeds`, and logits are taken over the codes of one level alone.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ PREFIX = -1  # where a soft token goes
 class SidRows(nn.Module):
     """Input rows and output rows [Σ sizes, h] of the semantic-ID tokens.
 
-    Both start from what is known of a code, scaled to the norm of a text embedding, so that codes that are alike start near here:
-    its vector in the codebook, under one random projection; the words of its items, as the mean of their token embeddings (a query's
-    words then start out near the codes of what they describe); or both. They are trained apart from then on.
+    Both start from what is known of a code, scaled to the norm of a text embedding, so that codes that are
+    alike start near here: its vector in the codebook, under one random projection; the words of its items, as
+    the mean of their token embeddings (a query's words then start out near the codes of what they describe);
+    or both. They are trained apart from then on.
     """
 
     def __init__(self, sizes: Sequence[int], hidden_size: int):
@@ -42,11 +43,11 @@ class SidRows(nn.Module):
         words: Sequence[torch.Tensor] | None = None,
         output_norm: float = 1.0,
     ) -> None:
-        """Set all rows from `codebooks` (one [size, d] a level; None: random rows): input rows of mean norm `norm`, output rows of
-        `output_norm`.
+        """Set all rows from `codebooks` (one [size, d] a level; None: random rows):
+        input rows of mean norm `norm`, output rows of `output_norm`.
 
-        `words` (one [size, h] a level) are mean embeddings of the codes' items in words (`words_of_codes`); both are then scaled alike
-        and added.
+        `words` (one [size, h] a level) are mean embeddings of the codes' items in words (`words_of_codes`);
+        both are then scaled alike and added.
         """
         hidden = self.input.shape[1]
         for level, size in enumerate(self.sizes):
@@ -81,8 +82,9 @@ def _to_norm(rows: torch.Tensor, norm: float) -> torch.Tensor:
 def words_of_codes(items: torch.Tensor, codes: np.ndarray, sizes: Sequence[int]) -> list[torch.Tensor]:
     """What the items of each code have in common in words: one [size, h] a level.
 
-    `items` [N, h]: mean token embeddings of the items' texts (`llm.stage1.records.BackboneEncoder.means`); `codes` [N, L]. A row is the mean over the code's items of what sets
-    them apart from the whole catalogue; a code without an item has zeros.
+    `items` [N, h]: mean token embeddings of the items' texts (`llm.stage1.records.BackboneEncoder.means`);
+    `codes` [N, L]. A row is the mean over the code's items of what sets them apart from the whole catalogue;
+    a code without an item has zeros.
     """
     apart = items.float() - items.float().mean(0)
     result = []

@@ -1,4 +1,4 @@
-"""From a prompt to items: draws with and without replacement, lists in sequence, exact scores, all inside the trie.
+"""From a prompt to items: draws, lists in sequence and exact scores, all inside the trie.
 
 May import: `llm.backbone`, `llm.prompts`.
 Read first: `session.py`, then `draws.py` and `scoring.py`; `recommender.py` answers requests by them.

@@ -1,11 +1,11 @@
 """Drawing items inside the trie: i.i.d. sampling, sampling without replacement, beam search. All are exact.
 
-A prompt is read once, and each level forwards only the *distinct* prefixes that some draw has reached (`llm.decoding.session`).
-Exclusions and allow-lists are inside the constraint, node by node.
+A prompt is read once, and each level forwards only the *distinct* prefixes that some draw has reached
+(`llm.decoding.session`). Exclusions and allow-lists are inside the constraint, node by node.
 
-Random numbers are derived from (seed, user, request id, time), never from a batch. Logits may differ in the last bits
-with the shape of a batch (about 1e-6 relative), so a draw can differ between batchings only where a uniform number
-falls that near to a boundary.
+Random numbers are derived from (seed, user, request id, time), never from a batch. Logits may differ in the
+last bits with the shape of a batch (about 1e-6 relative), so a draw can differ between batchings only where a
+uniform number falls that near to a boundary.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ Noise = Callable[[np.ndarray, np.ndarray, int], np.ndarray]  # rows [P], nodes [
 def draw(
     session: PromptSession, requests: Sequence[Request], n: int, seed: int, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`n` i.i.d. draws a request: items [R, n] and log-probabilities [R, n]; −1 and −inf where nothing is allowed.
+    """`n` i.i.d. draws a request: items [R, n] and log-probabilities [R, n];
+    −1 and −inf where nothing is allowed.
 
     Draw d of a request uses row d of its own uniform numbers, so the first draws do not depend on `n`.
     """
@@ -73,9 +74,10 @@ def distinct(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """`n` items a request without replacement, in draw order, with their log-probabilities.
 
-    Gumbel top-k over the leaves, top-down (stochastic beam search, Kool et al. 2019, arXiv 1903.06059, Alg. 1): a
-    node carries the largest perturbed log-probability below it; children are drawn conditioned on that maximum. A
-    node's noise is its own, whatever else is looked at, so a shorter list is the head of a longer one.
+    Gumbel top-k over the leaves, top-down (stochastic beam search, Kool et al. 2019, arXiv 1903.06059, Alg.
+    1): a node carries the largest perturbed log-probability below it; children are drawn conditioned on that
+    maximum. A node's noise is its own, whatever else is looked at, so a shorter list is the head of a longer
+    one.
     """
     session.make_room(n)
     return [
@@ -84,7 +86,9 @@ def distinct(
 
 
 def beam(session: PromptSession, n: int, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The best `n` of a beam of `width` nodes a level (≥ n), most likely first, with their log-probabilities."""
+    """The best `n` of a beam of `width` nodes a level (≥ n), most likely first,
+    with their log-probabilities.
+    """
     session.make_room(max(width, n))
     return [(one.items[:n], one.scores[:n]) for one in top_k(session, max(width, n))]
 
@@ -105,7 +109,8 @@ def gumbels(session: PromptSession, requests: Sequence[Request], seed: int) -> N
 
 @dataclass(frozen=True)
 class Best:
-    """The best leaves of a request that a search came to: `items` [k], log-probabilities, and what ranks them, falling.
+    """The best leaves of a request that a search came to:
+    `items` [k], log-probabilities, and what ranks them, falling.
 
     A leaf that the search did not come to has a rank of at most `dropped`.
     """
@@ -200,22 +205,25 @@ def score(session: PromptSession, items: np.ndarray, temperatures: Sequence[floa
 
 
 def _conditioned(phi: torch.Tensor, gumbel: torch.Tensor, maximum: torch.Tensor) -> torch.Tensor:
-    """Gumbel(phi) for each child [P, W], conditioned on their maximum being `maximum` [P] (Kool et al., appendix B)."""
+    """Gumbel(phi) for each child [P, W], conditioned on their maximum being `maximum` [P]
+    (Kool et al., appendix B).
+    """
     value = phi + gumbel
     top = value.max(1, keepdim=True).values
     target = maximum[:, None]
     v = target - value + torch.log1p(-torch.exp((value - top).clamp(max=0)))
     result = target - v.clamp(min=0) - torch.log1p(torch.exp(-v.abs()))
-    result = torch.where(
-        value == top, target.expand_as(result), result
-    )  # v = −inf there: exactly the maximum
+    # v = −inf there: exactly the maximum
+    result = torch.where(value == top, target.expand_as(result), result)
     return torch.where(phi.isfinite(), result, torch.full_like(result, -torch.inf))
 
 
 def _best_of_each_row(
     row: torch.Tensor, value: torch.Tensor, n_rows: int, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of the k largest values of each row (all of them where there are fewer), and those of the others."""
+    """Indices of the k largest values of each row (all of them where there are fewer),
+    and those of the others.
+    """
     by_value = torch.argsort(value, descending=True, stable=True)
     order = by_value[torch.argsort(row[by_value], stable=True)]
     starts = torch.searchsorted(row[order], torch.arange(n_rows, device=row.device))

@@ -1,10 +1,11 @@
 """Eight-bit weights for inference on CPUs, and what they do to the distribution.
 
-The linear layers' weights become int8 (one scale an output channel), and their inputs are quantised on the fly
-(torch's dynamic quantisation, which needs no further library and runs on any x86 with AVX2). Embeddings, norms,
-attention, the semantic-ID rows and `down_proj` stay float32: the gated product that it reads has outliers, and with
-it quantised SmolLM2's divergence was 30 times as large (LOG.md). It is an option because it changes what the model
-believes: `Effect` says by how much, on instances of one's own, and is printed wherever the option is taken.
+The linear layers' weights become int8 (one scale an output channel), and their inputs are quantised on the
+fly (torch's dynamic quantisation, which needs no further library and runs on any x86 with AVX2). Embeddings,
+norms, attention, the semantic-ID rows and `down_proj` stay float32: the gated product that it reads has
+outliers, and with it quantised SmolLM2's divergence was 30 times as large (LOG.md). It is an option because
+it changes what the model believes: `Effect` says by how much, on instances of one's own, and is printed
+wherever the option is taken.
 """
 
 from __future__ import annotations
@@ -89,7 +90,6 @@ def quantise(model: SidModel) -> None:
     model.kept_session = None  # what the float32 weights read
     spec = dict.fromkeys(quantisable(model), per_channel_dynamic_qconfig)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch advises torchao, whose CPU kernels want a compiler at run time
+        # torch advises torchao, whose CPU kernels want a compiler at run time
+        warnings.simplefilter("ignore")
         quantize_dynamic(model.inner, spec, dtype=torch.qint8, inplace=True)

@@ -1,19 +1,21 @@
-"""Lists made one item at a time: in sequence, each item after those before it, or from one prompt within caps.
+"""Lists made one item at a time: in sequence, each after those before it, or from one prompt within caps.
 
-*In sequence.* A chosen item is read behind the prompt as if it stood in the history, and is not available from then on:
+*In sequence.* A chosen item is read behind the prompt as if it stood in the history, and is not available
+from then on:
 
-    log p(list) = Σ_k log p(item_k | prompt, item_1 … item_{k−1}),     p over what is available without item_1 … item_{k−1}
+    log p(list) = Σ_k log p(item_k | prompt, item_1 … item_{k−1}),     p over what is available without those
 
-with exclusions inside the trie, node by node, as everywhere. A prompt is read once; an item costs the nodes met on the
-way to it and the rest of its codes (`PromptSession.extend`). What a method knows of the user besides (a vector, records,
-a generated LoRA) stays as of the request. The model has seen as many items in a row as `adapt.window_items`; a longer list
-goes on where training ended.
+with exclusions inside the trie, node by node, as everywhere. A prompt is read once; an item costs the nodes
+met on the way to it and the rest of its codes (`PromptSession.extend`). What a method knows of the user
+besides (a vector, records, a generated LoRA) stays as of the request. The model has seen as many items in a
+row as `adapt.window_items`; a longer list goes on where training ended.
 
-*Within caps* (`recsys.data.caps`), from one prompt: the list that `draws.distinct` or `draws.beam` would make if it were long
-enough, walked down, passing over what does not fit. So drawing is drawing without replacement with rejection, exactly, and
-caps that never bind change nothing. It isn't what excluding nodes would give: a node's exclusion hands its probability to its
-siblings alone, and a rejected draw's goes to all items. To look for the rest of a list, the search is narrowed down to what
-still fits (`top_k`'s `among`) while probabilities and noise stay those of the whole.
+*Within caps* (`recsys.data.caps`), from one prompt: the list that `draws.distinct` or `draws.beam` would make
+if it were long enough, walked down, passing over what does not fit. So drawing is drawing without replacement
+with rejection, exactly, and caps that never bind change nothing. It isn't what excluding nodes would give: a
+node's exclusion hands its probability to its siblings alone, and a rejected draw's goes to all items. To look
+for the rest of a list, the search is narrowed down to what still fits (`top_k`'s `among`) while probabilities
+and noise stay those of the whole.
 
 In sequence, what breaks a cap is excluded like any other item: the next item's prompt is another one anyway.
 """
@@ -61,11 +63,12 @@ def in_sequence(
     temperature: float = 0.0,
     caps: Caps | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`n` items a request, each after those before it, and their log-probabilities given those (at 1 for temperature 0).
+    """`n` items a request, each after those before it, and their log-probabilities given those
+    (at 1 for temperature 0).
 
-    Temperature above 0 draws, with numbers of (request, position); 0 takes the most likely item each time (of a beam of
-    `BEAM`, if a narrow one does not prove it). A list is shorter than n where nothing is left that is available and fits.
-    The session is left as it was.
+    Temperature above 0 draws, with numbers of (request, position); 0 takes the most likely item each time (of
+    a beam of `BEAM`, if a narrow one does not prove it). A list is shorter than n where nothing is left that
+    is available and fits. The session is left as it was.
     """
     made = [_Growing(caps) for _ in requests]
     try:
@@ -92,8 +95,8 @@ def log_prob(
 ) -> list[np.ndarray]:
     """log p of each item of one list a request, given those before it; its sum is the list's log-probability.
 
-    −inf at an item that is not available there (excluded, listed before, or breaking a cap). Lists may differ in length.
-    The session is left as it was. Raises `ValueError` for an item that the trie does not hold.
+    −inf at an item that is not available there (excluded, listed before, or breaking a cap). Lists may differ
+    in length. The session is left as it was. Raises `ValueError` for an item that the trie does not hold.
     """
     longest = max((len(items) for items in given), default=0)
     padded = np.full((len(given), longest), -1, np.int64)
@@ -135,11 +138,12 @@ def within_caps(
     temperature: float = 0.0,
     width: int = BEAM,
 ) -> list[Found]:
-    """The first `n` items a request that fit, of the draws without replacement (temperature 0: of the ranking by beams).
+    """The first `n` items a request that fit, of the draws without replacement
+    (temperature 0: of the ranking by beams).
 
-    `width` (≥ n) nodes a level are looked at, again and again among what still fits. Of draws only what is proven to come next
-    is taken; a row that can prove nothing is left unfinished, and a wider call gives the same items and more. Scores are
-    log-probabilities at `temperature` (at 1 for the beam).
+    `width` (≥ n) nodes a level are looked at, again and again among what still fits. Of draws only what is
+    proven to come next is taken; a row that can prove nothing is left unfinished, and a wider call gives the
+    same items and more. Scores are log-probabilities at `temperature` (at 1 for the beam).
     """
     noise = gumbels(session, requests, seed) if temperature > 0 else None
     made, unfinished = [_Growing(caps) for _ in requests], [False] * len(requests)
@@ -170,7 +174,9 @@ def _walk(made: _Growing, best: Best, n: int, proven: bool) -> np.ndarray:
 
 
 def _finished(made: _Growing, finished: bool, sort: bool) -> Found:
-    """A later beam may find an item that an earlier one had lost on the way: the list is sorted where it ranks."""
+    """A later beam may find an item that an earlier one had lost on the way:
+    the list is sorted where it ranks.
+    """
     items, scores = np.array(made.items, np.int64), np.array(made.scores)
     order = np.argsort(-scores, kind="stable") if sort else np.arange(len(items))
     return Found(items[order], scores[order], finished)

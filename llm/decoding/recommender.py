@@ -1,4 +1,4 @@
-"""The generator as a `ProbabilisticRecommender`: one class for every row of a table that the language model writes."""
+"""The generator as a `ProbabilisticRecommender`: one class for every row that the language model writes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from recsys.recommender import Ranked, Request
 class SidRecommender:
     """A method's reading of requests, answered by the frozen model.
 
-    A request whose user vector is unknown (a new user, or nothing before `time`) is read without a vector's soft token: No
-    Context is a trained mode, and the stated cold-start path.
+    A request whose user vector is unknown (a new user, or nothing before `time`) is read without a vector's
+    soft token: No Context is a trained mode, and the stated cold-start path.
     """
 
     draws = True
@@ -34,7 +34,9 @@ class SidRecommender:
     def recommend(
         self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
     ) -> list[Ranked]:
-        """Temperature 0: a beam of max(n, 30), most likely first. Above: drawn without replacement, in draw order.
+        """Temperature 0: a beam of max(n, 30), most likely first.
+
+        Above: drawn without replacement, in draw order.
 
         Scores are log-probabilities inside the trie (at `temperature`, or at 1 for the beam).
         """
@@ -57,10 +59,11 @@ class SidRecommender:
         in_sequence: bool = False,
         caps: Caps | None = None,
     ) -> list[Ranked]:
-        """A list a request: as `recommend` makes it, but `in_sequence` and within `caps` where that is asked for (`llm.decoding.lists`).
+        """A list a request: as `recommend` makes it, but `in_sequence` and within `caps` where that is asked
+        for (`llm.decoding.lists`).
 
-        Scores are log p(item | prompt), or, in sequence, log p(item | prompt, the items before it), whose sum is the
-        list's. Fewer than n items come back when no more are available or fit.
+        Scores are log p(item | prompt), or, in sequence, log p(item | prompt, the items before it), whose sum
+        is the list's. Fewer than n items come back when no more are available or fit.
         """
         if in_sequence:
             return self._in_sequence(requests, n, temperature, seed, caps)
@@ -75,7 +78,9 @@ class SidRecommender:
         temperature: float = 1.0,
         caps: Caps | None = None,
     ) -> list[np.ndarray]:
-        """Exact log p of the items of one list a request, each after those before it (see `lists.log_prob`)."""
+        """Exact log p of the items of one list a request, each after those before it
+        (see `lists.log_prob`).
+        """
         answers = [np.zeros(0)] * len(requests)
         longest = max((len(items) for items in given), default=0)
         for rows, _, session in self._sessions(requests, 1, self._growth(longest)):
@@ -94,7 +99,9 @@ class SidRecommender:
         return items, values
 
     def scores(self, requests: Sequence[Request]) -> np.ndarray:
-        """log p [R, N] (float32) of every item at temperature 1, with nothing excluded: a tree pass (`llm.decoding.whole_catalogue`)."""
+        """log p [R, N] (float32) of every item at temperature 1, with nothing excluded:
+        a tree pass (`llm.decoding.whole_catalogue`).
+        """
         scores = np.empty((len(requests), self.model.trie.n_items), np.float32)
         for rows, _, session in self._sessions(requests, nodes_at_once(self.model.trie)):
             scores[rows] = all_log_probs(session).float().cpu().numpy()
@@ -135,7 +142,9 @@ class SidRecommender:
         return [answer for answer in answers if answer is not None]
 
     def _within_caps(self, requests, n, temperature, seed, caps, width) -> list[Ranked]:
-        """A request whose list needs a wider search than was planned for is read again, with fewer beside it."""
+        """A request whose list needs a wider search than was planned for is read again,
+        with fewer beside it.
+        """
         answers: list[Ranked | None] = [None] * len(requests)
         again: list[int] = []
         for rows, some, session in self._sessions(requests, width):
@@ -153,14 +162,18 @@ class SidRecommender:
         return [answer for answer in answers if answer is not None]
 
     def _growth(self, n: int) -> int:
-        """Columns that a list of n items takes behind a prompt: a path's nodes and its codes, in buffers with room."""
+        """Columns that a list of n items takes behind a prompt:
+        a path's nodes and its codes, in buffers with room.
+        """
         return 2 * n * (2 * self.model.trie.n_levels - 1)
 
     def _sessions(
         self, requests: Sequence[Request], nodes: int, growth: int = 0
     ) -> Iterator[tuple[np.ndarray, list[Request], PromptSession]]:
-        """Prompts read, a batch at a time, with room for `nodes` a level and `growth` columns. The last call's is kept if it was one batch, so that drawing,
-        listing, ranking and scoring for the same requests read their prompts once.
+        """Prompts read, a batch at a time, with room for `nodes` a level and `growth` columns.
+
+        The last call's is kept if it was one batch, so that drawing, listing, ranking and scoring for the
+        same requests read their prompts once.
         """
         if not requests:
             return

@@ -34,7 +34,8 @@ def log_probs(
 ) -> np.ndarray:
     """log p [R, G] (float64) of `items` [R] after `prompts` at each of G temperatures, from one forward pass.
 
-    −inf where an item is not available to its request in `requests`. `budget` (bytes) bounds what a batch takes.
+    −inf where an item is not available to its request in `requests`. `budget` (bytes) bounds what a batch
+    takes.
     """
     result = np.empty((len(prompts), len(temperatures)))
     levels = model.trie.n_levels
@@ -59,7 +60,9 @@ def log_probs_of(
     temperatures: Sequence[float] = (1.0,),
     budget: int = BUDGET,
 ) -> np.ndarray:
-    """`log_probs` [R, G] of one item a request, as a method reads the requests; conditions are made a batch at a time."""
+    """`log_probs` [R, G] of one item a request, as a method reads the requests;
+    conditions are made a batch at a time.
+    """
     result = np.empty((len(requests), len(temperatures)))
     prompts, model = reading.prompts(requests), reading.model
     levels = model.trie.n_levels
@@ -77,7 +80,9 @@ def log_probs_of(
 def list_log_probs_of(
     reading: Reading, requests: Sequence[Request], lists: Sequence[np.ndarray], budget: int = BUDGET
 ) -> np.ndarray:
-    """log p [R] (float64) of a whole list a request (`SidModel.list_log_probs`), with the request's exclusions and allow-list."""
+    """log p [R] (float64) of a whole list a request (`SidModel.list_log_probs`),
+    with the request's exclusions and allow-list.
+    """
     result = np.empty(len(requests))
     prompts, model = reading.prompts(requests), reading.model
     longest = max((len(items) for items in lists), default=1) * model.trie.n_levels
@@ -99,7 +104,9 @@ def expected_hit_rate(
 
 
 def shared_hit_rate(reading: Reading, requests: Sequence[Request], targets: np.ndarray, n: int = 30) -> float:
-    """`expected_hit_rate`, of which each process of a training computes its share; all of them must call it."""
+    """`expected_hit_rate`, of which each process of a training computes its share;
+    all of them must call it.
+    """
     mine = distributed.share(len(requests))
     rates = _hit_rates(reading, requests[mine], targets[mine], n)
     return float(distributed.mean(torch.tensor(rates.sum()), len(rates)))

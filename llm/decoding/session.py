@@ -1,11 +1,12 @@
 """Prompts read once, and the trie's nodes under them: what drawing, listing and scoring share.
 
-Level by level only those nodes are forwarded that somebody asks for and that no earlier call has forwarded, all requests
-at once, with a tree attention mask over the shared key-value cache (a node sees its prompt, its ancestors and itself);
-a node with a single leaf below it forwards nothing.
+Level by level only those nodes are forwarded that somebody asks for and that no earlier call has forwarded,
+all requests at once, with a tree attention mask over the shared key-value cache (a node sees its prompt, its
+ancestors and itself); a node with a single leaf below it forwards nothing.
 
-A prompt may grow: `extend` reads an item behind it, as if it stood in the history. The keys and values of those of its
-codes that were forwarded as nodes are taken over, so an item costs the nodes met on the way and the rest of its path.
+A prompt may grow: `extend` reads an item behind it, as if it stood in the history. The keys and values of
+those of its codes that were forwarded as nodes are taken over, so an item costs the nodes met on the way and
+the rest of its path.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from semantic_ids.constraints import Constraints
 
 @dataclass
 class Nodes:
-    """P distinct nodes of one depth, ordered by request: their request `row`, trie `node`, and cache slots so far."""
+    """P distinct nodes of one depth, ordered by request:
+    their request `row`, trie `node`, and cache slots so far.
+    """
 
     row: torch.Tensor  # [P]
     node: torch.Tensor  # [P]
@@ -33,7 +36,9 @@ class Nodes:
 
 @dataclass
 class Known:
-    """Nodes of one depth that were forwarded already: sorted keys [K] (row · nodes + node), cache columns, logits."""
+    """Nodes of one depth that were forwarded already:
+    sorted keys [K] (row · nodes + node), cache columns, logits.
+    """
 
     keys: torch.Tensor
     slots: torch.Tensor
@@ -56,8 +61,8 @@ class Known:
 class PromptSession:
     """B prompts read once, ready to be drawn from any number of times, at any temperature.
 
-    What was forwarded stays known: a node that i.i.d. draws, draws without replacement, a beam and a scored item have
-    in common is forwarded once.
+    What was forwarded stays known: a node that i.i.d. draws, draws without replacement, a beam and a scored
+    item have in common is forwarded once.
     """
 
     @torch.no_grad()
@@ -98,7 +103,9 @@ class PromptSession:
 
     @torch.no_grad()
     def extend(self, items: torch.Tensor) -> None:
-        """Read an item behind each prompt: `items` [B], −1 where a prompt stays as it is. Nodes are forgotten."""
+        """Read an item behind each prompt: `items` [B], −1 where a prompt stays as it is.
+        Nodes are forgotten.
+        """
         trie, rows = self.trie, torch.nonzero(items >= 0)[:, 0]
         if not len(rows):
             return
@@ -131,7 +138,8 @@ class PromptSession:
     def _take_over(self, rows: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
         """Keep the columns of the nodes of `path` [A, L + 1] that were forwarded, and drop all others.
 
-        Returns how many codes of each path [A] that were: its first ones, as a node is forwarded after its ancestors.
+        Returns how many codes of each path [A] that were: its first ones, as a node is forwarded after its
+        ancestors.
         """
         trie = self.trie
         slots = path.new_full((len(rows), trie.n_levels - 1), -1)
@@ -162,12 +170,16 @@ class PromptSession:
         return Known(empty, empty, self.root_logits.new_zeros(0, size))
 
     def make_room(self, nodes: int) -> None:
-        """Drop the nodes known so far where they take more than `KEPT_LEVELS` times what `nodes` a level will."""
+        """Drop the nodes known so far where they take more than `KEPT_LEVELS` times what `nodes` a level
+        will.
+        """
         if self.memory.used - self.width > KEPT_LEVELS * nodes:
             self.forget()
 
     def root(self, wanted: torch.Tensor | None = None) -> Nodes:
-        """The root of every request that has an item left, or of those of them that are `wanted` (bool [B])."""
+        """The root of every request that has an item left, or of those of them that are `wanted`
+        (bool [B]).
+        """
         rows = torch.nonzero(self.alive if wanted is None else self.alive & wanted)[:, 0]
         return Nodes(rows, torch.zeros_like(rows), rows.new_zeros(len(rows), 0))
 
@@ -195,7 +207,7 @@ class PromptSession:
         return result
 
     def _forward(self, depth: int, nodes: Nodes, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Forward nodes[which] in one call: their hidden states [Q, h] and the cache columns they took [Q]."""
+        """Forward nodes[which] in one call: their hidden states [Q, h] and the columns they took [Q]."""
         device = self.model.device
         row, node, ancestors = nodes.row[which], nodes.node[which], nodes.slots[which]
         layout = Layout(torch.bincount(row, minlength=self.n_rows), device)

@@ -1,10 +1,13 @@
-"""The log-probability of every item at once, by one pass over the trie: for catalogues whose inner nodes can all be forwarded.
+"""The log-probability of every item at once, by one pass over the trie.
+
+For catalogues whose inner nodes can all be forwarded:
 
     log p(item) = log p(node) + log p(item | node),     over all nodes, depth after depth
 
-A prompt is read once and every node with more than one leaf below it is forwarded once, so a request costs as many tokens as the
-trie has such nodes: 256 for two levels of 256 codes, thousands for three levels. Nothing is excluded here: who combines these
-with other scores conditions the distribution as a whole (`evaluation.softmax.SoftmaxOver`).
+A prompt is read once and every node with more than one leaf below it is forwarded once, so a request costs as
+many tokens as the trie has such nodes: 256 for two levels of 256 codes, thousands for three levels. Nothing
+is excluded here: who combines these with other scores conditions the distribution as a whole
+(`evaluation.softmax.SoftmaxOver`).
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ NODES_AT_ONCE = 512  # of the last inner depth, whose keys and values nobody nee
 
 
 def inner_nodes(trie: Trie) -> int:
-    """How many nodes a request forwards for the whole catalogue: those below the root with more than one leaf below them."""
+    """How many nodes a request forwards for the whole catalogue:
+    those below the root with more than one leaf below them.
+    """
     starts = [trie.leaf_start[depth][:] for depth in range(1, trie.n_levels)]
     return sum(int((some[1:] - some[:-1] > 1).sum()) for some in starts)
 
@@ -30,13 +35,14 @@ def nodes_at_once(trie: Trie) -> int:
 
 @torch.no_grad()
 def all_log_probs(session: PromptSession) -> torch.Tensor:
-    """log p [B, N] (float32) of every item after each of the session's prompts, at temperature 1 and with nothing excluded."""
+    """log p [B, N] (float32) of every item after each of the session's prompts,
+    at temperature 1 and with nothing excluded.
+    """
     trie, device = session.trie, session.model.device
     session.forget()
     log_p = torch.zeros(session.n_rows, 1, device=device)
-    slots = torch.zeros(
-        session.n_rows, 1, 0, dtype=torch.long, device=device
-    )  # [B, nodes, depth]: of the ancestors
+    # [B, nodes, depth]: of the ancestors
+    slots = torch.zeros(session.n_rows, 1, 0, dtype=torch.long, device=device)
     for depth in range(trie.n_levels):
         last, count = depth == trie.n_levels - 1, trie.n_nodes[depth]
         size, values, places = NODES_AT_ONCE if last else count, [], []
@@ -63,8 +69,9 @@ def _widths(trie: Trie, depth: int, nodes: torch.Tensor) -> torch.Tensor:
 def _children(
     session: PromptSession, depth: int, nodes: torch.Tensor, slots: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p(child | node) of all children of `nodes` [n] for every row, in the order of their numbers [B, Σ children]; and the cache
-    columns of the nodes and their ancestors [B, n, …]. `slots` [B, n, …] are those of the ancestors.
+    """log p(child | node) of all children of `nodes` [n] for every row, in the order of their numbers [B, Σ
+    children]; and the cache columns of the nodes and their ancestors [B, n, …]. `slots` [B, n, …] are those
+    of the ancestors.
     """
     rows, n = session.n_rows, len(nodes)
     row = torch.arange(rows, device=nodes.device).repeat_interleave(n)

@@ -26,15 +26,16 @@ class MethodConfig(StageConfig):
     trains: ClassVar[str]
     use: ClassVar[str]  # when to choose it
     is_trained: ClassVar[bool] = True
-    is_shared: ClassVar[bool] = (
-        True  # all processes of a training share each step; False: the main one trains alone
-    )
+    # all processes of a training share each step; False: the main one trains alone
+    is_shared: ClassVar[bool] = True
 
     key: str = Field("", pattern=r"^[a-z0-9_]*$")  # its name on the command line and in files
     name: str = ""  # its row's name
 
     def train(self, world: World, seed: int, folder: Path, checkpoint: Path, pilots: Path) -> dict[str, Any]:
-        """Train one replica, write its artifacts into `folder`, and report; see `train_by_gradient` for what."""
+        """Train one replica, write its artifacts into `folder`, and report;
+        see `train_by_gradient` for what.
+        """
         raise TypeError(f"{type(self).__name__} does not train")
 
     def load(self, world: World, seed: int) -> Reading:
@@ -42,8 +43,9 @@ class MethodConfig(StageConfig):
         raise TypeError(f"{type(self).__name__} does not load")
 
     def admit(self, world: World, reading: Reading, events: np.ndarray) -> None:
-        """Do all that a user with these `events` (oldest first) needs, whom the method has not met, before the first
-        recommendation. What is made is thrown away: this is for the clock. Here: read the user once.
+        """Do all that a user with these `events` (oldest first) needs, whom the method has not met, before
+        the first recommendation. What is made is thrown away: this is for the clock. Here: read the user
+        once.
         """
         data = world.dataset
         request = Request(

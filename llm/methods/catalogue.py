@@ -36,7 +36,9 @@ CATALOGUE: dict[str, dict[str, Any]] = {
 
 
 def named(value: Any) -> Any:
-    """A method's settings, from its name or from settings of one's own. Raises `ValueError` naming what there is."""
+    """A method's settings, from its name or from settings of one's own.
+    Raises `ValueError` naming what there is.
+    """
     if isinstance(value, str):
         if value not in CATALOGUE:
             raise ValueError(f"there is no method {value!r}; there are {', '.join(CATALOGUE)}, or: all")

@@ -39,7 +39,9 @@ AnyMethod = Annotated[
 
 
 def listed(value: Any) -> Any:
-    """`all` as the whole catalogue. In a list, what follows it replaces the rows of the same key: [all, {key: e2p, bottleneck: 64}]."""
+    """`all` as the whole catalogue.
+    In a list, what follows it replaces the rows of the same key: [all, {key: e2p, bottleneck: 64}].
+    """
     given = [value] if value == "all" else value
     if not isinstance(given, list | tuple) or "all" not in given:
         return given

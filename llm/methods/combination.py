@@ -1,4 +1,4 @@
-"""Several parts at once, trained together: soft tokens one after the other, updates of layers added (E2P + P_q)."""
+"""Several parts trained together: soft tokens one after the other, updates of layers added (E2P + P_q)."""
 
 from __future__ import annotations
 

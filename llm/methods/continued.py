@@ -1,4 +1,6 @@
-"""No Context, continued: Stage 1's adapter and rows go on training on all that Stage 2 sees; no prefix. A control."""
+"""No Context, continued: Stage 1's adapter and rows go on training on all that Stage 2 sees; no prefix.
+A control.
+"""
 
 from __future__ import annotations
 

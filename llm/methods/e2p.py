@@ -1,4 +1,4 @@
-"""E2P (Embedding-to-Prefix): a user's own vector, projected into one soft token; and its control, about nobody."""
+"""E2P (Embedding-to-Prefix): a user's own vector, projected into one soft token; and its control."""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class SharedLora(Personalizer):
-    """One LoRA of rank r on all layers of the given kinds: A random, B = 0 (as PEFT starts), scale alpha / r."""
+    """One LoRA of rank r on all layers of the given kinds:
+    A random, B = 0 (as PEFT starts), scale alpha / r.
+    """
 
     def __init__(self, layers: dict[str, tuple[int, int]], rank: int, alpha: float, seed: int):
         super().__init__()

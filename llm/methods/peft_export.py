@@ -1,4 +1,4 @@
-"""A request's low-rank update as an adapter file of PEFT: what P2P generates, what OPPU trained, what a bridge shares."""
+"""A request's low-rank update as an adapter file of PEFT: what P2P generates, what OPPU trained."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from recsys.recommender import Request
 
 @torch.no_grad()
 def export_adapter(reading: Reading, request: Request, folder: Path) -> dict[str, int]:
-    """Write `adapter_config.json` and `adapter_model.safetensors` for the request; returns `rank`, `layers`, `parameters`.
+    """Write `adapter_config.json` and `adapter_model.safetensors` for the request;
+    returns `rank`, `layers`, `parameters`.
 
     The adapter belongs on the *merged* Stage 1 model:
 
         PeftModel.from_pretrained(load_adapted(run, config.adapt).inner, folder)
 
-    then gives the hidden states that we compute for this request; its prompt is the method's (`reading.prompts`). The scale
-    alpha / r is inside B, so that alpha = r. Raises `ValueError` where an adapter file cannot say all that the method does.
+    then gives the hidden states that we compute for this request; its prompt is the method's
+    (`reading.prompts`). The scale alpha / r is inside B, so that alpha = r. Raises `ValueError` where an
+    adapter file cannot say all that the method does.
     """
     condition = reading.conditioned(reading.prompts([request]), [request])[1]
     if condition.prefix is not None:
@@ -55,7 +57,9 @@ def export_adapter(reading: Reading, request: Request, folder: Path) -> dict[str
 
 
 def _pairs(condition: Condition) -> Mapping[str, tuple[Tensor, Tensor]]:
-    """A [r, in] and B [out, r] of each layer for the only request; several updates of a layer are laid side by side."""
+    """A [r, in] and B [out, r] of each layer for the only request;
+    several updates of a layer are laid side by side.
+    """
     if not condition.updates:
         raise ValueError("this method updates no layer for the request, so there is no adapter to export")
     pairs = {}

@@ -11,9 +11,9 @@ from recsys.seeds import torch_generator
 class E2P(nn.Module):
     """Embedding-to-Prefix (E2P paper, eq. 2):  φ(c) = LayerNorm(ReLU(W₁ c)) W₂ + b, one soft token.
 
-    c [B, d] user embeddings -> [B, 1, h]. W₁ [d_c, d] has no bias (eq. 2 shows none), W₂ [d_c, h] is used in row
-    convention, and b [h] is the paper's. The input is brought to norm sqrt(d), which the paper does not say; W₂ starts
-    such that ‖φ(c)‖ is about `norm`, the mean norm of a token embedding.
+    c [B, d] user embeddings -> [B, 1, h]. W₁ [d_c, d] has no bias (eq. 2 shows none), W₂ [d_c, h] is used in
+    row convention, and b [h] is the paper's. The input is brought to norm sqrt(d), which the paper does not
+    say; W₂ starts such that ‖φ(c)‖ is about `norm`, the mean norm of a token embedding.
     """
 
     soft_tokens = 1

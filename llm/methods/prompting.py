@@ -5,8 +5,9 @@
   pag             the profile, and k records
   full_history    as many of the most recent items as fit into `history_tokens`
 
-Stage 1 has seen profiles and records in a part of its windows (`adapt.profile_share`, `adapt.records_share`), so that these rows
-are trained for. Summaries written elsewhere (by the backbone: `prelude summarize`, or by hand) may stand in for the template.
+Stage 1 has seen profiles and records in a part of its windows (`adapt.profile_share`, `adapt.records_share`),
+so that these rows are trained for. Summaries written elsewhere (by the backbone: `prelude summarize`, or by
+hand) may stand in for the template.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class _Prompting(StageConfig):
     method: Literal["prompt_context", "rag", "pag", "full_history"]
     k: int = Field(2, ge=1, le=64)  # records (rag, pag); the papers use 1, 2 and 4
     history_tokens: int = Field(256, ge=8)  # full_history: tokens of items
-    # Parquet user_id, timestamp, summary: what stands in for the template profile from its moment on (`prelude summarize`)
+    # Parquet user_id, timestamp, summary: what stands in for the template profile from its moment on
+    # (`prelude summarize`)
     summaries: Path | None = None
 
     def context(self, world: World) -> Context:

@@ -1,7 +1,8 @@
-"""What every way to personalize shares: the instances it trains on, the loss, and how its learning rate is found.
+"""What every way to personalize shares: its instances, the loss, and how its learning rate is found.
 
-Every method trains on the same PERSONALIZE instances, in the same order, for the same number of steps. An instance is one
-target; what conditions it holds only what came strictly before it, so no sequence shares a prefix across times.
+Every method trains on the same PERSONALIZE instances, in the same order, for the same number of steps. An
+instance is one target; what conditions it holds only what came strictly before it, so no sequence shares a
+prefix across times.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Stage2Config(StageConfig):
     seeds: tuple[int, ...] = (0,)  # each method is trained once a seed; figures average them
     steps: int = 1000
     batch: int = 32  # instances a step
-    # of AdamW: a pilot of `pilot_steps` from each candidate, validation picks; the papers' rates do not transfer
+    # of AdamW: a pilot of `pilot_steps` from each candidate, validation picks; the papers' rates do not
+    # transfer
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     pilot_steps: int = 100
     weight_decay: float = 0.01
@@ -53,15 +55,19 @@ class Stage2Config(StageConfig):
     validate_every: int = 200  # steps
     patience: int = 4  # validations without a new best; 0: never stop early
     validation_instances: int = 500
-    # of methods that train rows of single users (OPPU, PER-PCS): a user's latest events that are learned from; None: all
+    # of methods that train rows of single users (OPPU, PER-PCS): a user's latest events that are learned
+    # from; None: all
     own_events: int | None = Field(None, ge=1)
-    # … and whether users whom prepare.user_split holds out get rows too, from their own events before their first test event,
-    # as the papers do with test users. These are files of their own, and nobody else's bytes move
+    # … and whether users whom prepare.user_split holds out get rows too, from their own events before their
+    # first test event, as the papers do with test users. These are files of their own, and nobody else's
+    # bytes move
     held_out_users: bool = False
 
 
 class Instances:
-    """Requests and targets of some events; events whose user has no vector yet are left out, for every method alike."""
+    """Requests and targets of some events; events whose user has no vector yet are left out,
+    for every method alike.
+    """
 
     weights: np.ndarray | None = None  # [n] how often each is trained on; None: all alike
 
@@ -121,16 +127,22 @@ class World:
         return RecordSearch(self.dataset.catalogue)
 
     def made(self, name: str) -> Path:
-        """An artifact of the stage, finished or at work: what an earlier method left may be read by a later one."""
+        """An artifact of the stage, finished or at work:
+        what an earlier method left may be read by a later one.
+        """
         return self.run.artifact("personalize", name) if self.folder is None else self.folder / name
 
     def outside(self, path: Path) -> Path:
-        """Where a file lies that a method's settings name: there, or in an exported run, where its copy came along."""
+        """Where a file lies that a method's settings name:
+        there, or in an exported run, where its copy came along.
+        """
         return path if self.run.record(OUTSIDE) is None else self.run.artifact(OUTSIDE, str(path))
 
     @cached_property
     def records(self) -> torch.Tensor:
-        """Record vectors [N, h] on disk (`llm.stage1.records`); made the first time, while the stage is at work."""
+        """Record vectors [N, h] on disk (`llm.stage1.records`);
+        made the first time, while the stage is at work.
+        """
         path = self.made(RECORDS)
         if not path.exists():
             write_record_vectors(path, self.model, self.builder)
@@ -152,7 +164,9 @@ def batch_rows(n: int, batch: int, step: int, seed: int, weights: np.ndarray | N
 
 
 def lm_loss(reading: Reading, requests: Sequence[Request], targets: np.ndarray) -> torch.Tensor:
-    """−mean log p(target | [soft prefix; prompt]) (E2P eq. 4), inside the trie with the request's exclusions."""
+    """−mean log p(target | [soft prefix; prompt]) (E2P eq. 4),
+    inside the trie with the request's exclusions.
+    """
     prompts, condition = reading.conditioned(reading.prompts(requests), requests)
     model = reading.model
     return -model.item_log_probs(prompts, targets, condition, constraints_of(model.trie, requests)).mean()
@@ -164,7 +178,9 @@ class Objective(Protocol):
     measure: str
 
     def loss(self, reading: Reading, step: int, seed: int) -> tuple[torch.Tensor, int]:
-        """The loss of this process's share of a step's batch, differentiable in the personalizer, and what it is a mean over."""
+        """The loss of this process's share of a step's batch, differentiable in the personalizer,
+        and what it is a mean over.
+        """
         ...
 
     def value(self, reading: Reading, seed: int) -> float:
@@ -192,7 +208,9 @@ class NextItem:
 
 
 def own_share(reading: Reading, n: int) -> slice:
-    """The rows of a batch of `n` that this process computes; its personalizer is told, so that what is random is of the whole batch."""
+    """The rows of a batch of `n` that this process computes;
+    its personalizer is told, so that what is random is of the whole batch.
+    """
     mine = distributed.share(n)
     if reading.personalizer is not None:
         reading.personalizer.first_row = mine.start
@@ -210,10 +228,12 @@ def train_by_gradient(
     steps: int,
     objective: Objective | None = None,
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Choose the rate by pilots, then train; returns the trained module, its best state in it, and the method's report.
+    """Choose the rate by pilots, then train; returns the trained module, its best state in it,
+    and the method's report.
 
-    `new_reading(seed)` gives a fresh reading and the module in it that is trained. All seeds of a method share the pilots of
-    the first: `pilots` is their checkpoint's folder. Without an `objective` it is `NextItem`.
+    `new_reading(seed)` gives a fresh reading and the module in it that is trained. All seeds of a method
+    share the pilots of the first: `pilots` is their checkpoint's folder. Without an `objective` it is
+    `NextItem`.
     """
     settings, values = world.settings, {}
     goal = NextItem(world) if objective is None else objective

@@ -1,14 +1,18 @@
-"""TAP-PER: a user-state prefix, a query-aware record prefix with temporal biases, and a shared bridge LoRA (Stage 2 of the paper).
+"""TAP-PER: a user-state prefix, a query-aware record prefix with temporal biases, and a bridge LoRA.
+
+Stage 2 of the paper:
 
     s_j = MLP(z_q ‖ z_j ‖ z_q − z_j ‖ z_q ⊙ z_j)                           (eq. 4)
     s̃_j = s_j − λ_t log(1 + Δt_j) − λ_o log(1 + Δπ_j),  α = softmax(s̃)      (eq. 5, 6)
     P_q = MLP(Σ_j α_j z_j),  P = P_u + P_q                                  (eq. 7, 8)
 
-The paper leaves open, and here: Δt is in days, Δπ counts records back from the query (the latest is 1), λ start at
-`decay_start` and are free to change sign; both MLPs have bottlenecks; z_q is the mean of the shown items' record vectors and, where
-there is one, the query's mean token embedding. P_u starts at zero beside P_q, whose output bias starts as a constant prefix. In training P_u
-is dropped for a random part of the instances, so that P_q alone is a trained mode: that is what a new user gets.
-Feedback that comes later moves rows of P_u alone (`llm.methods.user_states`): they lie in `TapPer.later`, and the trained table stays as it is.
+The paper leaves open, and here: Δt is in days, Δπ counts records back from the query (the latest is 1), λ
+start at `decay_start` and are free to change sign; both MLPs have bottlenecks; z_q is the mean of the shown
+items' record vectors and, where there is one, the query's mean token embedding. P_u starts at zero beside
+P_q, whose output bias starts as a constant prefix. In training P_u is dropped for a random part of the
+instances, so that P_q alone is a trained mode: that is what a new user gets. Feedback that comes later moves
+rows of P_u alone (`llm.methods.user_states`): they lie in `TapPer.later`, and the trained table stays as it
+is.
 """
 
 from __future__ import annotations
@@ -41,7 +45,9 @@ DAY = 86_400.0  # seconds
 
 @dataclass
 class Histories:
-    """R histories laid one after the other: `items`, and gaps to the query in days and in records [T]; `lengths` [R]."""
+    """R histories laid one after the other: `items`, and gaps to the query in days and in records [T];
+    `lengths` [R].
+    """
 
     items: Tensor
     days: Tensor
@@ -57,10 +63,12 @@ class Histories:
         recent: int = 5,
         until: np.ndarray | None = None,
     ) -> Histories:
-        """The whole history of each request, strictly before its time; with k only the records that BM25 finds best.
+        """The whole history of each request, strictly before its time;
+        with k only the records that BM25 finds best.
 
-        `until` [U] (unix seconds): a store of records that was last filled then holds only user u's records before `until[u]`,
-        and counts their order from its own end. Raises `ValueError` for a history that reaches its own moment.
+        `until` [U] (unix seconds): a store of records that was last filled then holds only user u's records
+        before `until[u]`, and counts their order from its own end. Raises `ValueError` for a history that
+        reaches its own moment.
         """
         ends = [_stored(request, until) for request in requests]
         kept = [np.arange(end) for end in ends]
@@ -93,7 +101,9 @@ def _stored(request: Request, until: np.ndarray | None) -> int:
 
 
 class RecordPrefix(nn.Module):
-    """P_q (eq. 4–7): z_q [R, h] and histories of any lengths -> [R, L·h]. An empty history gives the MLP of zeros."""
+    """P_q (eq. 4–7): z_q [R, h] and histories of any lengths -> [R, L·h].
+    An empty history gives the MLP of zeros.
+    """
 
     def __init__(self, hidden: int, out: int, norm: float, config: TapPerConfig, seed: int):
         super().__init__()
@@ -102,9 +112,8 @@ class RecordPrefix(nn.Module):
         self.second = seeded_linear(config.scorer_hidden, 1, generator)
         self.inner = seeded_linear(hidden, config.projection_hidden, generator)
         self.outer = seeded_linear(config.projection_hidden, out, generator)
-        with (
-            torch.no_grad()
-        ):  # soft tokens start at about the norm of a token embedding: a constant, and a part of the records
+        # soft tokens start at about the norm of a token embedding: a constant, and a part of the records
+        with torch.no_grad():
             scale = norm * hidden**-0.5
             self.outer.weight.mul_(scale)
             self.outer.bias.normal_(std=scale, generator=generator)
@@ -113,9 +122,12 @@ class RecordPrefix(nn.Module):
         self.order_decay = nn.Parameter(start.clone()) if config.order_decay else None
 
     def attention(self, query: Tensor, z: Tensor, histories: Histories, biased: bool = True) -> Tensor:
-        """α [T] for the records z [T, h]; sums to one within each history that is not empty. `biased=False`: as if λ were 0.
+        """α [T] for the records z [T, h]; sums to one within each history that is not empty.
 
-        Eq. 4's first layer in parts: W [q; j; q−j; q⊙j] = (W₁ + W₃) q + (W₂ − W₃) j + W₄ (q⊙j), the first once a request.
+        `biased=False`: as if λ were 0.
+
+        Eq. 4's first layer in parts: W [q; j; q−j; q⊙j] = (W₁ + W₃) q + (W₂ − W₃) j + W₄ (q⊙j), the first
+        once a request.
         """
         row = torch.repeat_interleave(torch.arange(len(query), device=z.device), histories.lengths)
         w1, w2, w3, w4 = self.first.weight.chunk(4, dim=1)
@@ -157,15 +169,13 @@ class TapPer(KeepsUserStates):
         self.config, self.seed = config, seed
         self.met = world.trained_users  # whose row has been trained: a user held out of learning has none
         self.later: dict[int, Tensor] = {}  # user integer -> row [L·h] of P_u that feedback has moved since
-        self.until: np.ndarray | None = (
-            None  # P_q's store of records was last filled then; see `Histories.of`
-        )
+        # P_q's store of records was last filled then; see `Histories.of`
+        self.until: np.ndarray | None = None
         model = world.model
         hidden, norm = model.hidden_size, world.embedding_norm
         self.model = _Frozen(model)
-        self.scale = (
-            norm * hidden**-0.5
-        )  # record and query vectors are divided by it: components of about 1 for the MLPs
+        # record and query vectors are divided by it: components of about 1 for the MLPs
+        self.scale = norm * hidden**-0.5
         self.search = world.search if config.prefilter else None
         self.recent = world.builder.config.recent_items
         self.records = world.records if config.records else None
@@ -175,9 +185,8 @@ class TapPer(KeepsUserStates):
         self.soft_tokens = config.length if config.records or config.user_state else 0
         self.p_q = RecordPrefix(hidden, out, norm, config, seed) if config.records else None
         self.p_u = nn.Parameter(torch.zeros(world.dataset.n_users, out)) if config.user_state else None
-        if (
-            self.p_u is not None and self.p_q is None
-        ):  # all-zero soft tokens have no direction: start as one constant prefix
+        # all-zero soft tokens have no direction: start as one constant prefix
+        if self.p_u is not None and self.p_q is None:
             constant = torch.randn(out, generator=torch_generator(seed, "p_u")) * norm * hidden**-0.5
             with torch.no_grad():
                 self.p_u.copy_(constant.expand_as(self.p_u))
@@ -243,8 +252,8 @@ class TapPer(KeepsUserStates):
     def start_states(self, users: np.ndarray) -> Tensor:
         """Rows [n, L·h] from which the users' P_u is trained on: as it is, and for who has none a start.
 
-        A new user starts at zero beside P_q (which is how P_q alone is trained), else at the mean row: no soft token may be
-        without a direction.
+        A new user starts at zero beside P_q (which is how P_q alone is trained), else at the mean row: no
+        soft token may be without a direction.
         """
         assert self.p_u is not None
         states = self.user_states([Request(f"u{user}", int(user), 0) for user in users]).detach().clone()
@@ -262,7 +271,8 @@ class TapPer(KeepsUserStates):
     def _dropped(self, states: Tensor) -> Tensor:
         """In training beside P_q some of the `states` [R, L·h] become zeros, others by the step.
 
-        Drawn for the step's batch from its start, so that a process with a share of it drops what one process would.
+        Drawn for the step's batch from its start, so that a process with a share of it drops what one process
+        would.
         """
         if not (self.training and self.p_q is not None and self.config.user_drop):
             return states
@@ -280,7 +290,9 @@ class _Frozen:
 
 
 class TapPerConfig(TrainedMethod):
-    """Ablations are switches: bridge, records (P_q), user_state (P_u), time_decay, order_decay, prefilter, length."""
+    """Ablations are switches: bridge, records (P_q), user_state (P_u), time_decay, order_decay, prefilter,
+    length.
+    """
 
     method: Literal["tap_per"] = "tap_per"
     reads = "recent items, history before t (P_q); P_u and the bridge also train on earlier events"
@@ -313,7 +325,9 @@ class TapPerConfig(TrainedMethod):
         return TapPer(self, world, seed)
 
     def admit(self, world: World, reading: Reading, events: np.ndarray) -> None:
-        """With P_u, a row is trained from the user's events as streamed feedback would be (Online-Emb); without, they are read."""
+        """With P_u, a row is trained from the user's events as streamed feedback would be (Online-Emb);
+        without, they are read.
+        """
         if not self.user_state:
             return super().admit(world, reading, events)
         data, trained = world.dataset, reading.personalizer

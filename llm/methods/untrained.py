@@ -1,4 +1,4 @@
-"""Rows that train nothing in Stage 2: No Context, and personal context in the prompt alone (`llm.methods.prompting`)."""
+"""Rows that train nothing in Stage 2: No Context, and personal context in the prompt alone."""
 
 from __future__ import annotations
 

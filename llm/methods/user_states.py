@@ -1,7 +1,7 @@
-"""Feedback that comes later moves rows of users' states: a few steps for them alone (Online-Emb), or for all (Online-Full).
+"""Later feedback moves users' states: a few steps for their rows alone (Online-Emb), or for all.
 
-`absorb` is one update: gradient steps on new events, at most a stated number of them (TAP-PER, 4.6). It asks for a
-personalizer that keeps a trained state for each user, `KeepsUserStates`; that is TAP-PER with its P_u.
+`absorb` is one update: gradient steps on new events, at most a stated number of them (TAP-PER, 4.6). It asks
+for a personalizer that keeps a trained state for each user, `KeepsUserStates`; that is TAP-PER with its P_u.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from recsys.training import loop
 
 
 class KeepsUserStates(Personalizer, ABC):
-    """A personalizer with a trained state for each user: row u of its parameter P_u, and what feedback has made of it.
+    """A personalizer with a trained state for each user:
+    row u of its parameter P_u, and what feedback has made of it.
 
     Whose row has moved since is in `later`: user integer -> row. The trained table stays as it is.
     """
@@ -35,15 +36,21 @@ class KeepsUserStates(Personalizer, ABC):
 
     @abstractmethod
     def start_states(self, users: np.ndarray) -> Tensor:
-        """Rows [n, width] from which the states of `users` [n] are trained on, also of users who have none yet."""
+        """Rows [n, width] from which the states of `users` [n] are trained on,
+        also of users who have none yet.
+        """
 
     @abstractmethod
     def conditioned_on(self, requests: Sequence[Request], states: Tensor | None) -> Condition:
-        """The condition of `requests` with `states` [R, width] in place of the users' own. Differentiable in both."""
+        """The condition of `requests` with `states` [R, width] in place of the users' own.
+        Differentiable in both.
+        """
 
 
 class OnlineConfig(StageConfig):
-    """What absorbing feedback may cost (`passes`, `max_steps`, `batch`), in serving and in the experiment alike."""
+    """What absorbing feedback may cost (`passes`, `max_steps`, `batch`),
+    in serving and in the experiment alike.
+    """
 
     seed: int = 0
     method: str = "tap_per"  # key of the run's method whose P_u follows the feedback
@@ -58,7 +65,9 @@ class OnlineConfig(StageConfig):
 
 
 class UserStates(Personalizer):
-    """A personalizer with states of its own for some users, which are trained; the rest of it only if `full`."""
+    """A personalizer with states of its own for some users, which are trained;
+    the rest of it only if `full`.
+    """
 
     def __init__(self, trained: KeepsUserStates, users: np.ndarray, full: bool):
         super().__init__()
@@ -104,8 +113,8 @@ def absorb(
 ) -> Absorbed:
     """Train on feedback: each request's answer was `targets` [R]. `reading` must be of a TapPer with a P_u.
 
-    Online-Emb: rows of P_u of the requests' users alone, which are then kept in `later`; nothing else changes.
-    With `full` P_q and the bridge are trained with them (Online-Full), in place.
+    Online-Emb: rows of P_u of the requests' users alone, which are then kept in `later`; nothing else
+    changes. With `full` P_q and the bridge are trained with them (Online-Full), in place.
     """
     trained = reading.personalizer
     assert isinstance(trained, KeepsUserStates), "only TAP-PER has states of users to train"

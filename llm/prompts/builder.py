@@ -1,13 +1,15 @@
 """What the model reads: [soft tokens] [BOS] [context] history [query], as token numbers.
 
-    <soft token> <BOS>Profile: likes Drama, Crime; enjoyed Fargo; Heat.\nHistory: <12><201><7><3>…\nQuery: dark comedy
+    <soft token> <BOS>Profile: likes Drama; enjoyed Heat.\nHistory: <12><201><7><3>…\nQuery: dark comedy
 
-Without a query the next item's codes follow the last item directly, so in Stage 1 every item of a window is a target in the very form
-it has at test time. A query stands last, where the model looks first: the items of a playlist follow it (LOG.md has what it was worth).
-No chat template and no generation default of the backbone is used.
+Without a query the next item's codes follow the last item directly, so in Stage 1 every item of a window is a
+target in the very form it has at test time. A query stands last, where the model looks first: the items of a
+playlist follow it (LOG.md has what it was worth). No chat template and no generation default of the backbone
+is used.
 
-A context (`llm.prompts.contexts`) tells in the prompt of what came *before the first item shown*: the shown items speak for themselves,
-and a context is then exactly as stale for a window in training as for an instance at test (and can hold no target).
+A context (`llm.prompts.contexts`) tells in the prompt of what came *before the first item shown*: the shown
+items speak for themselves, and a context is then exactly as stale for a window in training as for an instance
+at test (and can hold no target).
 """
 
 from __future__ import annotations
@@ -32,9 +34,8 @@ class PromptConfig(StageConfig):
     profile_titles: int = 3  # titles of the last items before the shown ones in a profile
     profile_tokens: int = 48  # cut of the profile
     query_tokens: int = 64  # cut of the query, whatever its length in characters
-    prefix_position: Literal["before_bos", "after_bos"] = (
-        "before_bos"  # the paper leaves it open; eq. 3 says first
-    )
+    # the paper leaves it open; eq. 3 says first
+    prefix_position: Literal["before_bos", "after_bos"] = "before_bos"
 
 
 class Context(Protocol):
@@ -50,7 +51,9 @@ class Context(Protocol):
 
 
 class PromptBuilder:
-    """Makes prompts from requests. `encode` is the backbone's text -> token ids; `item_tokens` [N, L] its ID tokens."""
+    """Makes prompts from requests.
+    `encode` is the backbone's text -> token ids; `item_tokens` [N, L] its ID tokens.
+    """
 
     def __init__(
         self,
@@ -81,7 +84,9 @@ class PromptBuilder:
         return [*self._bos, *context, *self._history]
 
     def asked(self, query: str | None) -> list[int]:
-        """What stands behind the items: the query, whose last word is then what the next item's first code is predicted from."""
+        """What stands behind the items: the query, whose last word is then what the next item's first code is
+        predicted from.
+        """
         if not query or not query.strip():
             return []
         words = " ".join(query.split())
@@ -101,7 +106,9 @@ class PromptBuilder:
         return self.encode(text)[:at_most] + self._newline
 
     def profile(self, history: np.ndarray) -> str | None:
-        """A user in words, from items oldest first: frequent column values and last titles; None without history."""
+        """A user in words, from items oldest first: frequent column values and last titles;
+        None without history.
+        """
         history = history[-PROFILE_READS:]
         if len(history) == 0:
             return None

@@ -1,6 +1,7 @@
-"""Personal context in words and semantic IDs: profile, retrieved records (RAG), both (PAG), or a longer history.
+"""Personal context in words and semantic IDs: profile, retrieved records (RAG), both (PAG), or a history.
 
-All of them read only what came before the items that the prompt shows anyway, so none can hold a target (`llm.prompts.builder`).
+All of them read only what came before the items that the prompt shows anyway, so none can hold a target
+(`llm.prompts.builder`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import pyarrow.parquet as pq
 from llm.prompts.builder import PromptBuilder
 from recsys.data.catalogue import Catalogue
 from recsys.data.dataset import Dataset
+from recsys.door.times import one_moment
+from recsys.door.values import one_id
 from recsys.recommender import Request
 
 
 class RecordSearch:
     """BM25 (by `bm25s`) over what is known of items in words: which of a user's records fit a query?
 
-    A record is an item of the user's past. Term statistics are the catalogue's, so a score says the same for every user.
+    A record is an item of the user's past. Term statistics are the catalogue's, so a score says the same for
+    every user.
     """
 
     def __init__(self, catalogue: Catalogue):
@@ -37,7 +41,8 @@ class RecordSearch:
         return words or " ".join(self._texts[item] for item in shown)
 
     def best(self, query: str, records: np.ndarray, k: int) -> np.ndarray:
-        """Places in `records` [n] (items, oldest first) of the k that fit best, best first; of equals the later one.
+        """Places in `records` [n] (items, oldest first) of the k that fit best, best first;
+        of equals the later one.
 
         An item that occurs more than once counts once, where it occurs last.
         """
@@ -70,7 +75,9 @@ class Summaries:
 
     @classmethod
     def read(cls, path: Path, dataset: Dataset) -> Summaries:
-        """Parquet with user_id, summary and timestamp. Raises `ValueError` naming the file and what is wrong with it."""
+        """Parquet with user_id, summary and timestamp.
+        Raises `ValueError` naming the file and what is wrong with it.
+        """
         if not path.is_file():
             raise ValueError(f"{path}: no such file; summaries are Parquet: user_id, timestamp, summary")
         rows = pq.ParquetFile(path).read()
@@ -84,14 +91,22 @@ class Summaries:
                 f"{path}: column 'timestamp' is missing (unix seconds; the summary holds only events before it): a summary that has "
                 "seen what is asked for would hand over the answer"
             )
-        users = [dataset.user_index(str(user)) for user in rows["user_id"].to_pylist()]
+        names = [one_id(user) for user in rows["user_id"].to_pylist()]
+        users = [None if name is None else dataset.user_index(name) for name in names]
         given = zip(users, rows["timestamp"].to_pylist(), rows["summary"].to_pylist(), strict=True)
-        return cls([(user, int(moment), text) for user, moment, text in given if user is not None and text])
+        return cls(
+            [
+                (user, one_moment(moment, f"{path}: timestamp"), text)
+                for user, moment, text in given
+                if user is not None and text
+            ]
+        )
 
 
 @dataclass
 class Profile:
-    """The text profile: `PromptBuilder.profile` of what came before the shown items, or a summary written elsewhere.
+    """The text profile: `PromptBuilder.profile` of what came before the shown items,
+    or a summary written elsewhere.
 
     A user without a summary of a moment up to the request's gets the template.
     """
@@ -109,7 +124,9 @@ class Profile:
 
 @dataclass
 class Records:
-    """RAG: the k earlier records that fit the query best (BM25), as semantic IDs, the best one last (nearest to the history)."""
+    """RAG: the k earlier records that fit the query best (BM25), as semantic IDs, the best one last
+    (nearest to the history).
+    """
 
     search: RecordSearch
     k: int

@@ -19,7 +19,8 @@ Prompts = list[list[int]]
 class Personalizer(nn.Module):
     """One way to condition the frozen model on users. Its parameters are what the method trains.
 
-    `soft_tokens` is how many soft tokens it puts in front; `row_bytes` what a condition takes in memory for one request.
+    `soft_tokens` is how many soft tokens it puts in front; `row_bytes` what a condition takes in memory for
+    one request.
     """
 
     soft_tokens = 0
@@ -27,7 +28,8 @@ class Personalizer(nn.Module):
     per_user_parameters = 0  # numbers stored for each user
     user_rows: tuple[str, ...] = ()  # names of parameters whose row u is user u's
     step = 0  # of the training: what is random is keyed by it
-    first_row = 0  # place in the step's batch of the first request that is asked about, where processes share the batch
+    # place in the step's batch of the first request that is asked about, where processes share the batch
+    first_row = 0
 
     @property
     def shared_parameters(self) -> int:
@@ -35,7 +37,9 @@ class Personalizer(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def condition(self, requests: Sequence[Request]) -> Condition:
-        """The condition of each request, from what stands strictly before its time. Differentiable in the parameters."""
+        """The condition of each request, from what stands strictly before its time.
+        Differentiable in the parameters.
+        """
         raise TypeError(f"{type(self).__name__} does not say how it conditions")
 
 
@@ -83,7 +87,9 @@ class OfAnother(Personalizer):
     """A control: each request is conditioned as another one is, such as another user's (E2P-Random)."""
 
     def __init__(self, trained: Personalizer, requests: Sequence[Request], partner: np.ndarray):
-        """`partner` [R]: the index in `requests` that request r borrows from (`recsys.embeddings.user_vectors.partners_of_other_users`)."""
+        """`partner` [R]: the index in `requests` that request r borrows from
+        (`recsys.embeddings.user_vectors.partners_of_other_users`).
+        """
         super().__init__()
         self.trained, self.soft_tokens, self.row_bytes = trained, trained.soft_tokens, trained.row_bytes
         self._of = {

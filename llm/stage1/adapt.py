@@ -1,8 +1,9 @@
 """Stage `adapt` (Stage 1): teach the backbone to write semantic IDs from everyone's data, then freeze it.
 
-Trained are the rows of the semantic-ID tokens and a PEFT LoRA on the inner model, with the log-likelihood of items
-inside the trie (`llm.backbone.sid_model`). Saved are the adapter, in PEFT's own format, and the rows: the backbone's weights are
-not copied. Loading merges the adapter. That model, with no prefix and no profile, is *No Context*.
+Trained are the rows of the semantic-ID tokens and a PEFT LoRA on the inner model, with the log-likelihood of
+items inside the trie (`llm.backbone.sid_model`). Saved are the adapter, in PEFT's own format, and the rows:
+the backbone's weights are not copied. Loading merges the adapter. That model, with no prefix and no profile,
+is *No Context*.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
+from llm.backbone.adapter import save_adapter
 from llm.backbone.conditions import NOTHING
 from llm.backbone.load import Backbone, BackboneConfig, load_backbone, text_head, weights_hash
 from llm.backbone.regularise import BranchDropout
@@ -42,8 +44,9 @@ from semantic_ids.table import SemanticIdTable
 from semantic_ids.tokenizer import load_table, load_tokenizer
 from semantic_ids.trie import Trie
 
-# Of output rows at the start. At 1, SmolLM2's hidden states (norm 40 at h = 576) make logits of standard deviation 1.6: three levels of
-# that cost 4 nats above a uniform guess, and the first hundred steps would only unlearn them
+# Of output rows at the start. At 1, SmolLM2's hidden states (norm 40 at h = 576) make logits of standard
+# deviation 1.6: three levels of that cost 4 nats above a uniform guess, and the first hundred steps would
+# only unlearn them
 OUTPUT_NORM = 0.25
 
 
@@ -51,7 +54,8 @@ class AdaptConfig(StageConfig):
     seed: int = 0
     backbone: BackboneConfig = BackboneConfig()
     prompts: PromptConfig = PromptConfig()
-    # lora: an LLM stays as it is under an adapter; full: every weight is trained (and saved), for `scratch` backbones
+    # lora: an LLM stays as it is under an adapter; full: every weight is trained (and saved), for `scratch`
+    # backbones
     train: Literal["lora", "full"] = "lora"
     lora_rank: int = 16
     lora_alpha: int = 32
@@ -66,8 +70,8 @@ class AdaptConfig(StageConfig):
     window_items: int = 12  # items a window; every one is a target, so longer windows cost less a target
     profile_share: float = 0.5  # share of windows that carry the text profile: Prompt Context is trained for
     query_share: float = 0.15  # share of windows that carry a query about their last item
-    # what the rows of semantic-ID tokens start from: codebook vectors, or these and the words of a code's items; auto: words too,
-    # unless the backbone is trained from scratch and knows no words
+    # what the rows of semantic-ID tokens start from: codebook vectors, or these and the words of a code's
+    # items; auto: words too, unless the backbone is trained from scratch and knows no words
     rows_from: Literal["auto", "codebook", "words"] = "auto"
     words_batch: int = Field(16, ge=0)  # rows a step from words to an item's ID (llm.stage1.words)
     title_batch: int = Field(4, ge=0)  # rows a step from an item's ID to its title
@@ -76,17 +80,17 @@ class AdaptConfig(StageConfig):
     learning_rate: float = 1e-3  # of the LoRA, or of all weights (AdamW)
     rows_learning_rate: float = 5e-3  # of the semantic-ID rows, which start from nothing
     weight_decay: float = 0.01
-    # against learning training sequences by heart, for backbones trained from scratch (llm.backbone.regularise): the share of numbers dropped
-    # from what each block adds; the share of a target's probability that is given to the other codes of its node
+    # against learning training sequences by heart, for backbones trained from scratch
+    # (llm.backbone.regularise): the share of numbers dropped from what each block adds; the share of a
+    # target's probability that is given to the other codes of its node
     dropout: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     warmup: int = 50  # steps
     clip_norm: float = 1.0
     validate_every: int = 250  # steps
     patience: int = 4  # validations without a new best; 0: never stop early
-    asked_queries: int = Field(
-        100, ge=0
-    )  # queries of each kind by which its understanding is measured in the end
+    # queries of each kind by which its understanding is measured in the end
+    asked_queries: int = Field(100, ge=0)
     validation_instances: int = 500  # a seeded sample of validation instances
 
 
@@ -121,7 +125,7 @@ def adapt(config: AdaptConfig, run: Run) -> None:
             "row_parameters": sum(p.numel() for p in model.rows.parameters()),
             "best_step": curves.best_step,
             "validation_expected_hit_rate@30": curves.best_value,
-            "queries": _understanding(config, reading, phrases),
+            "queries": _understanding(config, reading, phrases.before_test()),
         }
         (folder / "adapt.json").write_text(json.dumps(report, indent=1))
         (folder / "curves.json").write_text(json.dumps({"Stage 1": curves.as_dict()}))
@@ -139,7 +143,9 @@ def adapt(config: AdaptConfig, run: Run) -> None:
 
 
 def _trainable(config: AdaptConfig) -> BackboneConfig:
-    """The backbone in a precision that it can be trained in. Raises `ValueError` where the configuration asks for another."""
+    """The backbone in a precision that it can be trained in.
+    Raises `ValueError` where the configuration asks for another.
+    """
     if config.train == "full" and config.backbone.dtype == "bfloat16":
         raise ValueError(
             "adapt.train is full and adapt.backbone.dtype bfloat16: an optimiser's small steps vanish in bfloat16 weights; set "
@@ -152,7 +158,9 @@ def _trainable(config: AdaptConfig) -> BackboneConfig:
 def new_model(
     backbone: Backbone, table: SemanticIdTable, codebooks, config: AdaptConfig, texts: Sequence[str] = ()
 ) -> SidModel:
-    """The untrained Stage 1 model: fresh rows, and a fresh LoRA (B = 0) around the frozen backbone. `texts` [N] are the items'."""
+    """The untrained Stage 1 model: fresh rows, and a fresh LoRA (B = 0) around the frozen backbone.
+    `texts` [N] are the items'.
+    """
     if config.train == "full":
         backbone.model.requires_grad_(True)
     else:
@@ -190,7 +198,8 @@ def train_on_windows(
     head: torch.Tensor | None,
     checkpoint: Path,
 ) -> loop.Curves:
-    """Train LoRA and rows on windows of FIT events and on words; the best validated state is left in the model.
+    """Train LoRA and rows on windows of FIT events and on words;
+    the best validated state is left in the model.
 
     `head` [V, h] gives logits over text, for rows that go from an ID to a title.
     """
@@ -235,7 +244,9 @@ def train_on_windows(
 
 
 def _understanding(config: AdaptConfig, reading: Reading, phrases: Phrases) -> dict[str, Any]:
-    """precision@10 of answers to queries that training has read and to held-out ones; {} where the data has no words."""
+    """precision@10 of answers to queries that training has read and to held-out ones;
+    {} where the data has no words.
+    """
     data, report = phrases.dataset, {}
     requests = data.requests(validation_events(data, config.asked_queries, config.seed), False)
     for name, queries in known_and_held_out(phrases, config.asked_queries, config.seed).items():
@@ -274,11 +285,12 @@ def window_loss(model: SidModel, windows: list[Window], smoothing: float = 0.0) 
 
 
 def save_adapted(model: SidModel, folder: Path) -> None:
-    """Write `adapter/` (PEFT's format; `weights.safetensors` where all was trained) and `sid_rows.safetensors`."""
+    """Write `adapter/` (PEFT's format; `weights.safetensors` where all was trained) and
+    `sid_rows.safetensors`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model.inner, PeftModel):
-        model.inner.save_pretrained(str(folder / "adapter"))
-        (folder / "adapter" / "README.md").unlink(missing_ok=True)
+        save_adapter(model.inner, folder / "adapter")
     else:
         weights = {name: tensor.detach().contiguous() for name, tensor in model.inner.state_dict().items()}
         save_file(weights, folder / "weights.safetensors")
@@ -291,9 +303,11 @@ def save_adapted(model: SidModel, folder: Path) -> None:
 def load_adapted(
     run: Run, config: AdaptConfig, stage: str = "adapt", folder: str = "", merge: bool = True
 ) -> SidModel:
-    """The adapted, merged and frozen model of a run (with `merge=False` the adapter is kept apart and trainable).
+    """The adapted, merged and frozen model of a run (with `merge=False` the adapter is kept apart and
+    trainable).
 
-    Raises `RunError` naming the artifact if the backbone or the semantic-ID table is not the one it was trained with.
+    Raises `RunError` naming the artifact if the backbone or the semantic-ID table is not the one it was
+    trained with.
     """
     table, report = load_table(run), run.read_json("adapt", "adapt.json")
     if report["table_hash"] != table.content_hash():

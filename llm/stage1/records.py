@@ -1,7 +1,8 @@
 """What P_q attends over: one frozen vector per item, made once, kept on disk, read through a memory map.
 
-A record's vector is the mean of the frozen input embeddings of its tokens: its text and its semantic ID (TAP-PER, 2.2). All of
-a history's records are rows of this one table, so histories of any length cost memory only while a batch is read.
+A record's vector is the mean of the frozen input embeddings of its tokens: its text and its semantic ID
+(TAP-PER, 2.2). All of a history's records are rows of this one table, so histories of any length cost memory
+only while a batch is read.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def mean_embedding(model: SidModel, sequences: list[list[int]]) -> torch.Tensor:
 
 
 class BackboneEncoder:
-    """Texts as means of the backbone's frozen input embeddings of their first `tokens` tokens; called, scaled to unit length."""
+    """Texts as means of the backbone's frozen input embeddings of their first `tokens` tokens;
+    called, scaled to unit length.
+    """
 
     def __init__(self, model: SidModel, tokens: int = TEXT_TOKENS):
         self._model, self._tokens = model, tokens

@@ -1,4 +1,4 @@
-"""Is a query understood? The share of answers that carry its words, with the query in the prompt and without."""
+"""Is a query understood? The share of answers that carry its words, with the query and without it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,11 @@ class Understanding:
 
 
 def known_and_held_out(phrases: Phrases, at_most: int, seed: int) -> dict[str, list[str]]:
-    """Queries to ask: `seen`, texts that training may read, and `held_out`, texts that it may not; each at most `at_most`.
+    """Queries to ask: `seen`, texts that training may read, and `held_out`, texts that it may not;
+    each at most `at_most`.
 
-    Texts are single phrases, and pairs of values of the catalogue's columns, that at least `LEAST_MATCHES` items carry.
+    Texts are single phrases, and pairs of values of the catalogue's columns, that at least `LEAST_MATCHES`
+    items carry.
     """
     data = phrases.dataset
     values = sorted(

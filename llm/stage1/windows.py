@@ -1,7 +1,7 @@
 """Stage 1's training sequences: windows of consecutive items of one user, in which every item is a target.
 
-Events of the same second are not in each other's history (the one rule for ties). So each epoch draws one event of
-every tie group, after which times rise strictly and "what stands before" is "what came before".
+Events of the same second are not in each other's history (the one rule for ties). So each epoch draws one
+event of every tie group, after which times rise strictly and "what stands before" is "what came before".
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Window:
 
 
 def windows_of_epoch(dataset: Dataset, role: int, size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Event indices of each window, shuffled: at most `size` consecutive events of one user, times strictly rising.
+    """Event indices of each window, shuffled: at most `size` consecutive events of one user,
+    times strictly rising.
 
     The cut points move from epoch to epoch. Events of `role` and of no other are used. Where events have weights, a window comes as
     often as its events weigh on average (`WindowBuilder` weighs them within it), so that each target counts in proportion.
@@ -66,10 +67,11 @@ class Shares:
 
 
 class WindowBuilder:
-    """Turns windows into token rows, some with a text profile, a query about their last item, or retrieved records.
+    """Turns windows into token rows, some with a text profile, a query about their last item,
+    or retrieved records.
 
-    A query speaks of one item, and records are retrieved for one, so in a window that carries either only the last item is a
-    target; one with records is the very prompt of its instance.
+    A query speaks of one item, and records are retrieved for one, so in a window that carries either only the
+    last item is a target; one with records is the very prompt of its instance.
     """
 
     def __init__(
@@ -93,11 +95,12 @@ class WindowBuilder:
 
     def _window(self, events: np.ndarray, epoch: int) -> Window:
         shares = (self.shares.profile, self.shares.query, self.shares.records)
-        if not any(
-            shares
-        ):  # nothing to draw: a generator takes three times as long as the rest of a plain window
+        # nothing to draw: a generator takes three times as long as the rest of a plain window
+        if not any(shares):
             return self._many_targets(events, False, None)
-        generator = rng(self.seed, "window", epoch, int(events[0]))
+        first = int(events[0])  # by user and moment: an event's number counts other users' test events
+        moment = int(self.dataset.users[first]), int(self.dataset.times[first])
+        generator = rng(self.seed, "window", epoch, *moment)
         with_profile, with_query, with_records = generator.random(3) < shares
         items = self.dataset.items[events]
         query = self.phrases.query(int(items[-1]), generator) if with_query else None

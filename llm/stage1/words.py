@@ -1,12 +1,15 @@
-"""Words ↔ semantic IDs: what Stage 1 learns beside histories, so that a query it has not seen reaches the right items.
+"""Words ↔ semantic IDs: what Stage 1 learns beside histories.
 
-    words → ID    "History:\\nQuery: blade runner" → <12><201><7>           an item's title, or one or two of its phrases
-                  "History: <…><…>\\nQuery: noir sci-fi" → <12><201><7>      the same behind a user's recent items, about the next one
-    ID → words    "Item: <12><201><7>\\nTitle:" → " Blade Runner\\n"          by the backbone's own head over its text vocabulary
+A query that it has not seen then reaches the right items.
 
-The first two are the very prompts that `recommend(user, query)` reads, with one target each. The third is what gives the rows of the
-semantic-ID tokens a meaning in words. Titles and phrases are of the catalogue and of training alone (`recsys.data.phrases`): a held-out
-query stands in none of them. (As LC-Rec does with instructions, arXiv 2311.09049; there all of the model is tuned.)
+    words → ID    "History:\\nQuery: blade runner" → <12><201><7>       a title, or one or two of the phrases
+                  "History: <…><…>\\nQuery: noir sci-fi" → <12><201><7>      the same behind recent items
+    ID → words    "Item: <12><201><7>\\nTitle:" → " Blade Runner\\n"    by the backbone's own head over text
+
+The first two are the very prompts that `recommend(user, query)` reads, with one target each. The third is
+what gives the rows of the semantic-ID tokens a meaning in words. Titles and phrases are of the catalogue and
+of training alone (`recsys.data.phrases`): a held-out query stands in none of them. (As LC-Rec does with
+instructions, arXiv 2311.09049; there all of the model is tuned.)
 """
 
 from __future__ import annotations
@@ -26,10 +29,8 @@ from recsys.recommender import Request
 from recsys.seeds import rng
 from recsys.training import distributed
 
-TITLE, PHRASE = (
-    0.25,
-    0.25,
-)  # shares of the rows that go from words to an ID; the others stand behind a history
+# shares of the rows that go from words to an ID; the others stand behind a history
+TITLE, PHRASE = 0.25, 0.25
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ class Words:
         return Window(tokens, np.array([item]), np.array([len(prompt)]))
 
     def titles(self, step: int) -> list[TextRow]:
-        """`title_batch` rows from an ID to the item's title; they are few, and every process computes all of them."""
+        """`title_batch` rows from an ID to the item's title;
+        they are few, and every process computes all of them.
+        """
         generator = rng(self.seed, "IDs to words", step)
         rows = []
         for item in generator.integers(self.dataset.n_items, size=self.title_batch).tolist():
@@ -90,7 +93,9 @@ class Words:
 
 
 def text_loss(model: SidModel, head: Tensor, rows: list[TextRow]) -> Tensor:
-    """−mean log p(token | what stands before it) over the answers of text rows; `head` [V, h] gives logits over text."""
+    """−mean log p(token | what stands before it) over the answers of text rows;
+    `head` [V, h] gives logits over text.
+    """
     packed = model.pack([row.tokens for row in rows])
     ends = packed.layout.ends.cpu().numpy()
     wanted = np.concatenate([np.arange(end - row.answer, end) for end, row in zip(ends, rows, strict=True)])

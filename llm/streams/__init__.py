@@ -1,4 +1,4 @@
-"""Methods while time goes on: feedback absorbed chunk by chunk (`prelude online`), embeddings that drift (`prelude drift`).
+"""Methods while time goes on: feedback absorbed by chunks (`prelude online`), drift (`prelude drift`).
 
 May import: `llm.methods` and what that may.
 Read first: `online.py`.

@@ -1,4 +1,4 @@
-"""Held-out events as a stream: chunks of each user's own later events, in order, and conditions that are as old as stated."""
+"""Held-out events as a stream: chunks of each user's own later events, and conditions as old as stated."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def chunks_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Events of `roles`, ascending [n], and the part [n] that each belongs to: 0, or a chunk 1 … `chunks`.
 
-    Of each user's events the first `before` (a share, rounded up) are part 0, the rest chunks of equal size by position. Events
-    of one user and second stay together, in the part of the first: no chunk holds what an earlier one has learned at that moment.
+    Of each user's events the first `before` (a share, rounded up) are part 0, the rest chunks of equal size
+    by position. Events of one user and second stay together, in the part of the first: no chunk holds what an
+    earlier one has learned at that moment.
     """
     events = np.flatnonzero(np.isin(dataset.roles, roles))
     users, times = dataset.users[events], dataset.times[events]
@@ -43,14 +44,18 @@ def starts_of(dataset: Dataset, events: np.ndarray) -> np.ndarray:
 
 
 def last_of_each_user(dataset: Dataset, events: np.ndarray) -> np.ndarray:
-    """The last of `events` (ascending) of each user who has two of them or more: what a training on the rest is validated on."""
+    """The last of `events` (ascending) of each user who has two of them or more:
+    what a training on the rest is validated on.
+    """
     users = dataset.users[events]
     last = np.append(users[1:] != users[:-1], True) if len(events) else np.zeros(0, bool)
     return events[last & (np.bincount(users, minlength=dataset.n_users)[users] > 1)]
 
 
 class AsOf:
-    """User vectors that were last computed at `until` [U] (unix seconds): what came at or after it is not in them."""
+    """User vectors that were last computed at `until` [U] (unix seconds):
+    what came at or after it is not in them.
+    """
 
     def __init__(self, users: UserVectors, until: np.ndarray):
         self.users, self.until = users, until

@@ -1,14 +1,19 @@
-"""E2P over time: φ stays as it was trained, and the embeddings that it reads go on (the E2P workshop paper's setting).
+"""E2P over time: φ stays as it was trained, and the embeddings that it reads go on.
 
-The held-out stream is cut into chunks of each user's events, in order. For each chunk φ is given the vectors of these conditions:
+The setting of the E2P workshop paper.
+
+The held-out stream is cut into chunks of each user's events, in order. For each chunk φ is given the vectors
+of these conditions:
 
     stale        as of the end of training
     refreshed    as of each instance, in the space that φ was trained in
-    retrained    as of each instance, by a LightGCN trained anew on everything before the chunk: an arbitrarily rotated space
-    aligned      the same, turned back by orthogonal Procrustes (Schönemann 1966) on the items that both spaces have
+    retrained    as of each instance, by a LightGCN trained anew on everything before the chunk: an
+                 arbitrarily rotated space
+    aligned      the same, turned back by orthogonal Procrustes (Schönemann 1966) on the items that both have
 
-Drift is the mean cosine distance between the vector that φ is given and the same user's stale one. A run refuses vectors of
-another space than its prefix was trained in; here they are made on purpose, under names of their own.
+Drift is the mean cosine distance between the vector that φ is given and the same user's stale one. A run
+refuses vectors of another space than its prefix was trained in; here they are made on purpose, under names of
+their own.
 """
 
 from __future__ import annotations
@@ -51,7 +56,9 @@ class DriftConfig(StageConfig):
 
 @dataclass(frozen=True)
 class Drifted:
-    """One condition on one chunk: rates [R], their users [R], the cosine distance [R] of each vector to the stale one."""
+    """One condition on one chunk: rates [R], their users [R],
+    the cosine distance [R] of each vector to the stale one.
+    """
 
     condition: str
     chunk: int
@@ -61,9 +68,11 @@ class Drifted:
 
 
 def align(new: np.ndarray, old: np.ndarray) -> np.ndarray:
-    """The rotation (or reflection) W [d, d] that brings `new` [N, d] nearest to `old`: min ‖new W − old‖ over orthogonal W.
+    """The rotation (or reflection) W [d, d] that brings `new` [N, d] nearest to `old`:
+    min ‖new W − old‖ over orthogonal W.
 
-    Rows count alike, by direction; rows that are zero in either space are left out. Raises `ValueError` without a shared row.
+    Rows count alike, by direction; rows that are zero in either space are left out. Raises `ValueError`
+    without a shared row.
     """
     norms = [np.linalg.norm(table, axis=1, keepdims=True) for table in (new, old)]
     both = ((norms[0] > 1e-12) & (norms[1] > 1e-12))[:, 0]
@@ -84,7 +93,9 @@ def cosine_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def drift(
     world: World, config: DriftConfig, embed: EmbedConfig, reading: Reading, checkpoint: Path
 ) -> list[Drifted]:
-    """Measure every condition on every chunk. `reading` is that of the trained φ; GNNs resume from `checkpoint`.
+    """Measure every condition on every chunk.
+
+    `reading` is that of the trained φ; GNNs resume from `checkpoint`.
 
     Raises `ValueError` for vectors that are not LightGCN's: there is no GNN of theirs to be trained anew.
     """
@@ -141,7 +152,9 @@ def given(reading: Reading, users: UserVectors) -> Reading:
 def retrained_messages(
     world: World, embed: EmbedConfig, edges: np.ndarray, seed: int, checkpoint: Path
 ) -> np.ndarray:
-    """Message table [N, d] of a LightGCN trained from scratch on events `edges`; each user's last one validates."""
+    """Message table [N, d] of a LightGCN trained from scratch on events `edges`;
+    each user's last one validates.
+    """
     path, data = checkpoint / "messages.safetensors", world.dataset
     if path.exists():
         return load_file(path)["messages"]

@@ -1,10 +1,10 @@
-"""The experiment of TAP-PER online (TAP-PER, 4.6): absorbing a stream against doing nothing and against training anew.
+"""The experiment of TAP-PER online (4.6): a stream absorbed, against doing nothing and training anew.
 
-Streamed feedback moves a few rows of P_u (Online-Emb), or all that Stage 2 trains (Online-Full); one update is
-`llm.methods.user_states.absorb`. The events are those that Stage 1 has not fitted. Departures: the paper evaluates
-every step on one later test set; here each chunk of the stream is itself predicted before it is absorbed
-(prequential), so all of the stream is a test. And the paper does not say whether P_q of the Static variant reads
-records that were streamed: both are measured.
+Streamed feedback moves a few rows of P_u (Online-Emb), or all that Stage 2 trains (Online-Full); one update
+is `llm.methods.user_states.absorb`. The events are those that Stage 1 has not fitted. Departures: the paper
+evaluates every step on one later test set; here each chunk of the stream is itself predicted before it is
+absorbed (prequential), so all of the stream is a test. And the paper does not say whether P_q of the Static
+variant reads records that were streamed: both are measured.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Measured:
 
 
 class Experiment:
-    """Every variant over every chunk. What is measured is kept in `checkpoint`, so that a killed run repeats nothing."""
+    """Every variant over every chunk.
+    What is measured is kept in `checkpoint`, so that a killed run repeats nothing.
+    """
 
     def __init__(self, world: World, config: OnlineConfig, method: TapPerConfig, checkpoint: Path):
         self.world, self.config, self.method, self.checkpoint = world, config, method, checkpoint
@@ -59,7 +61,9 @@ class Experiment:
         self.costs: list[dict[str, Any]] = []
 
     def run(self) -> list[Measured]:
-        """Predict each chunk with every variant, then let it absorb the chunk; the last one is predicted only."""
+        """Predict each chunk with every variant, then let it absorb the chunk;
+        the last one is predicted only.
+        """
         static = self._trained(0)
         readings = {
             STATIC: static,
@@ -80,7 +84,9 @@ class Experiment:
         return measured
 
     def _trained(self, chunk: int) -> Reading:
-        """Stage 2 from scratch on the bootstrap and the chunks up to `chunk`; the last event of each user validates."""
+        """Stage 2 from scratch on the bootstrap and the chunks up to `chunk`;
+        the last event of each user validates.
+        """
         data = self.world.dataset
         so_far = self.events[self.part <= chunk]
         held = last_of_each_user(data, so_far)

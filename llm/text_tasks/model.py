@@ -1,8 +1,11 @@
-"""The frozen backbone as a language model of text, conditioned on soft tokens: log-probabilities, labels, replies, vectors.
+"""The frozen backbone as a language model of text, conditioned on soft tokens.
 
-A sequence is [soft prefix][prompt][answer][end]. The soft prefix stands before everything, a BOS included. The
-prompt wears the tokenizer's chat template where it has one, with an empty system message (a default one would cost tokens
-and say nothing of the user), and else ends in "Answer: ". The answer's end is part of the answer: without it "indie" could only be likelier than "indie rock".
+It gives log-probabilities, labels, replies and vectors.
+
+A sequence is [soft prefix][prompt][answer][end]. The soft prefix stands before everything, a BOS included.
+The prompt wears the tokenizer's chat template where it has one, with an empty system message (a default one
+would cost tokens and say nothing of the user), and else ends in "Answer: ". The answer's end is part of the
+answer: without it "indie" could only be likelier than "indie rock".
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ SCALED = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # heads t
 
 
 class TextModel(nn.Module):
-    """`inner` maps inputs_embeds to hidden states, `head` [V, h] hidden states to logits (tied to the embeddings or not)."""
+    """`inner` maps inputs_embeds to hidden states, `head` [V, h] hidden states to logits
+    (tied to the embeddings or not).
+    """
 
     inner: Any
 
@@ -41,11 +46,13 @@ class TextModel(nn.Module):
         self.chat = chat and getattr(backbone.tokenizer, "chat_template", None) is not None
         self.end_id = _end_id(backbone.tokenizer)
 
-    # -- tokens ---------------------------------------------------------------------------------------------------
+    # -- tokens ----------------------------------------------------------------------------------------------
 
     def prompt(self, text: str, longest: int | None = None) -> list[int]:
-        """Tokens of a question, up to where the answer starts. Beyond `longest` its middle is left out: the question's
-        beginning tells the task, its end what is asked.
+        """Tokens of a question, up to where the answer starts.
+
+        Beyond `longest` its middle is left out: the question's beginning tells the task, its end what is
+        asked.
         """
         if self.chat:
             turns = [{"role": "system", "content": ""}, {"role": "user", "content": "\0"}]
@@ -64,12 +71,14 @@ class TextModel(nn.Module):
         tokens = [*self.encode(text), self.end_id]
         return tokens if longest is None else tokens[:longest]
 
-    # -- forward passes -------------------------------------------------------------------------------------------
+    # -- forward passes --------------------------------------------------------------------------------------
 
     def log_probs(
         self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], prefix: Tensor | None = None
     ) -> Tensor:
-        """log p(answer | prefix, prompt) [B], summed over the answer's tokens; differentiable in `prefix` [B, m, h]."""
+        """log p(answer | prefix, prompt) [B], summed over the answer's tokens;
+        differentiable in `prefix` [B, m, h].
+        """
         soft = 0 if prefix is None else prefix.shape[1]
         rows = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
         layout = Layout([soft + len(row) for row in rows], self.device)
@@ -90,8 +99,8 @@ class TextModel(nn.Module):
     ) -> list[Tensor]:
         """log p(label | prompt, one of the labels) [n_labels] of each row's closed set of labels.
 
-        One packed pass: a row is its prompt once, then all of its labels side by side, each seeing the prompt and
-        itself alone, at the positions that it would have right behind the prompt.
+        One packed pass: a row is its prompt once, then all of its labels side by side, each seeing the prompt
+        and itself alone, at the positions that it would have right behind the prompt.
         """
         soft = 0 if prefix is None else prefix.shape[1]
         rows, heads = [], [soft + len(prompt) for prompt in prompts]
@@ -116,7 +125,8 @@ class TextModel(nn.Module):
         return [part.log_softmax(0) for part in sums.split([len(options) for options in labels])]
 
     def text_vectors(self, texts: Sequence[str], longest: int) -> Tensor:
-        """The last layer's hidden state [B, h] (float32) of each text's last token, of its last `longest` tokens.
+        """The last layer's hidden state [B, h] (float32) of each text's last token,
+        of its last `longest` tokens.
 
         An empty text is its BOS alone, or its end where the tokenizer has no BOS.
         """
@@ -145,14 +155,16 @@ class TextModel(nn.Module):
         ).last_hidden_state[0]
 
     def _token_log_probs(self, hidden: Tensor, places: np.ndarray, tokens: Sequence[int]) -> Tensor:
-        """log p [S] of `tokens` [S] from the hidden states at `places` [S], each place's logits computed once."""
+        """log p [S] of `tokens` [S] from the hidden states at `places` [S],
+        each place's logits computed once.
+        """
         distinct, inverse = np.unique(places, return_inverse=True)
         states = hidden.index_select(0, torch.from_numpy(distinct).to(self.device))
         table = nn.functional.linear(states, self.head).float().log_softmax(-1)
         flat = torch.from_numpy(inverse * table.shape[1] + np.array(tokens)).to(self.device)
         return table.reshape(-1).index_select(0, flat)
 
-    # -- generation -----------------------------------------------------------------------------------------------
+    # -- generation ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def generate(
@@ -164,10 +176,11 @@ class TextModel(nn.Module):
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[str]:
-        """The answer to each prompt, at most `longest` tokens; greedy at temperature 0, else a draw from the whole model.
+        """The answer to each prompt, at most `longest` tokens;
+        greedy at temperature 0, else a draw from the whole model.
 
-        transformers' `generate`, every knob set here: the checkpoint's own generation settings are not read. A draw
-        depends on `seed` and the batch.
+        transformers' `generate`, every knob set here: the checkpoint's own generation settings are not read.
+        A draw depends on `seed` and the batch.
         """
         from transformers import GenerationConfig
 
@@ -191,12 +204,14 @@ class TextModel(nn.Module):
 
     @contextmanager
     def _causal_lm(self) -> Iterator[Any]:
-        """transformers' own causal LM around the very same weights, with its own attention while it is in use."""
+        """transformers' own causal LM around the very same weights,
+        with its own attention while it is in use.
+        """
         from transformers import AutoModelForCausalLM
 
         config, ours = self.inner.config, self.inner.config._attn_implementation
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         setattr(model, model.base_model_prefix, self.inner)
         model.get_output_embeddings().weight = self.head
         try:
@@ -213,7 +228,9 @@ class TextModel(nn.Module):
 
 
 def load_text_model(config: BackboneConfig, chat: bool = True) -> TextModel:
-    """Load and freeze the backbone with its text head. A truncated backbone's head reads states that it never learned."""
+    """Load and freeze the backbone with its text head.
+    A truncated backbone's head reads states that it never learned.
+    """
     backbone = load_backbone(config)
     return TextModel(backbone, text_head(backbone).detach(), chat).eval().requires_grad_(False)
 

@@ -1,8 +1,8 @@
-"""Training for text tasks: Stage 1 (a task LoRA, merged) and Stage 2 (E2P or the static control on the frozen model).
+"""Training for text tasks: Stage 1 (a task LoRA, merged) and Stage 2 (E2P or the static control).
 
-Stage 1 follows TAP-PER: LoRA on q, k, v, o by cross-entropy on answers, over users whom Stage 2 does not train on. A share
-of its prompts carries what the prompt method shows, so that this method is trained for too. Stage 2 is E2P's LM objective
-(eq. 2 to 4): −mean log p(answer | [φ(c); prompt]), the backbone frozen.
+Stage 1 follows TAP-PER: LoRA on q, k, v, o by cross-entropy on answers, over users whom Stage 2 does not
+train on. A share of its prompts carries what the prompt method shows, so that this method is trained for too.
+Stage 2 is E2P's LM objective (eq. 2 to 4): −mean log p(answer | [φ(c); prompt]), the backbone frozen.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llm.backbone.adapter import save_adapter
 from llm.methods.prefixes import E2P, StaticPrefix, parameter_count
 from llm.text_tasks.model import TextModel
 from recsys.config import StageConfig
@@ -100,7 +101,7 @@ def mean_loss(model: TextModel, examples: Examples, prefix, batch: int) -> float
     return total / tokens
 
 
-# -- Stage 1 ----------------------------------------------------------------------------------------------------------
+# -- Stage 1 -------------------------------------------------------------------------------------------------
 
 
 def adapt_text_model(
@@ -130,8 +131,7 @@ def adapt_text_model(
         clip_norm=1.0,
         log_every=10,
     )
-    peft.save_pretrained(str(folder / "adapter"))
-    (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    save_adapter(peft, folder / "adapter")
     count = sum(parameter.numel() for parameter in parameters)
     return {"trainable_parameters": count, "instances": len(examples), "curves": curve.as_dict()}
 
@@ -145,7 +145,7 @@ def merge_adapter(model: TextModel, adapter: Path) -> TextModel:
     return model.eval().requires_grad_(False)
 
 
-# -- Stage 2 ----------------------------------------------------------------------------------------------------------
+# -- Stage 2 -------------------------------------------------------------------------------------------------
 
 
 def new_text_prefix(method: str, dim: int, config: PrefixConfig, model: TextModel, seed: int):
@@ -207,13 +207,15 @@ def _fit(config: PrefixConfig, model, method, train, validation, rate, steps, ch
     return prefix, curve.best_value, curve
 
 
-# -- user vectors -----------------------------------------------------------------------------------------------------
+# -- user vectors --------------------------------------------------------------------------------------------
 
 
 def vectors_of(
     model: TextModel, texts: Sequence[str], longest: int, batch: int, checkpoint: Path, block: int = 64
 ) -> Tensor:
-    """Last hidden states [n, h] of texts, each distinct text read once; blocks already on disk are not read again."""
+    """Last hidden states [n, h] of texts, each distinct text read once;
+    blocks already on disk are not read again.
+    """
     from safetensors.torch import load_file
 
     distinct = sorted(set(texts), key=lambda text: (len(text), text))  # alike lengths together
@@ -235,7 +237,8 @@ def vectors_of(
 
 
 def other_users(users: Sequence[str], permutations: int, seed: int) -> np.ndarray:
-    """Rows [K, N]: whose vector an instance gets in each permutation of E2P-Random, never one of its own user.
+    """Rows [K, N]: whose vector an instance gets in each permutation of E2P-Random,
+    never one of its own user.
 
     Users stand in a random circle and each takes the vectors of the next; among several, one is drawn. Raises
     `ValueError` with fewer than two users.

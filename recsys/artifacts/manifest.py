@@ -1,20 +1,45 @@
-"""What a run writes down about itself: the manifest, and the records of its stages when artifacts are rewritten."""
+"""What a run writes down about itself: the manifest, and the records of its stages."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from recsys.artifacts.paths import RunError
+
 FORMAT = 1  # raised when artifacts of an older Prelude can no longer be read
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises `RunError` for one that is missing or damaged."""
+    if not path.exists():
+        raise RunError(f"{path} is missing")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{path} is damaged: expected a mapping of stages, found {type(values).__name__}")
+    return values
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def manifest_text(
     stages: Mapping[str, dict], deletions: Sequence[dict], exported: Mapping[str, Any] | None = None
 ) -> str:
-    """What `manifest.json` holds: the stages' records in the order in which they finished, the deletions, and of an exported
-    run what it was exported from."""
+    """What `manifest.json` holds: the stages' records in the order in which they finished, the deletions,
+    and of an exported run what it was exported from.
+    """
     ordered = dict(sorted(stages.items(), key=lambda pair: pair[1]["finished_unix_s"]))
     whole: dict[str, Any] = {"format": FORMAT, "stages": ordered}
     if deletions:
@@ -27,11 +52,11 @@ def manifest_text(
 def rehashed(
     records: Mapping[str, dict[str, Any]], changed: Mapping[str, Mapping[str, str | None]]
 ) -> dict[str, dict[str, Any]]:
-    """The stages' records after artifacts were rewritten: `changed[stage][artifact]` is the new sha256, None where
-    the artifact is gone.
+    """The stages' records after artifacts were rewritten:
+    `changed[stage][artifact]` is the new sha256, None where the artifact is gone.
 
-    A stage that was made from what its upstream stages held counts as made from what they hold now, so what was done
-    stays done; a stage that was out of date stays out of date.
+    A stage that was made from what its upstream stages held counts as made from what they hold now, so what
+    was done stays done; a stage that was out of date stays out of date.
     """
     now = {
         stage: {

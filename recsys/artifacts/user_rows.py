@@ -3,10 +3,11 @@
 An artifact that holds rows of users is one of these, and says so itself:
 
   Parquet        a column `user` (the run's integer) or `user_id` (the raw id), one of them in every row
-  safetensors    metadata `user_rows`: a JSON list of tensor names. Dense: their first dimension is the user's integer.
-                 Sparse: a tensor `users` [n] (integers, ascending) says whose each of their n rows is. `save_user_rows`
-                 writes both. (One metadata key: safetensors writes several in random order, and hashes would differ)
-  JSON           an object with a list `users` of integers; every list of that length beside it has a row for each
+  safetensors    metadata `user_rows`: a JSON list of tensor names. Dense: their first dimension is the
+                 user's integer. Sparse: a tensor `users` [n] (integers, ascending) says whose each of their
+                 n rows is. `save_user_rows` writes both. (One metadata key: safetensors writes several in
+                 random order, and hashes would differ)
+  JSON           an object with a list `users` of integers; every list of that length beside it has a row each
 
 Forgetting drops a person's rows; a dense row becomes zeros instead, so that everybody else's keeps its place.
 """
@@ -42,7 +43,9 @@ class Person:
 
 @dataclass(frozen=True)
 class UserRows:
-    """What `load_user_rows` read: `rows` by name, whose they are (None: row u is user u's), and the other tensors."""
+    """What `load_user_rows` read: `rows` by name, whose they are (None: row u is user u's),
+    and the other tensors.
+    """
 
     rows: dict[str, torch.Tensor]
     users: torch.Tensor | None = None
@@ -68,8 +71,9 @@ def save_user_rows(
 ) -> None:
     """Write tensors that are keyed by user, and `others` that are not, as safetensors.
 
-    Dense (`users` None): the first dimension of each of `rows` is the run's user integer. Sparse: row i of each is
-    user `users[i]`'s; `users` [n] is ascending, and a user may have several rows. Raises `ValueError` otherwise.
+    Dense (`users` None): the first dimension of each of `rows` is the run's user integer. Sparse: row i of
+    each is user `users[i]`'s; `users` [n] is ascending, and a user may have several rows. Raises `ValueError`
+    otherwise.
     """
     lengths = {name: len(tensor) for name, tensor in rows.items()}
     metadata = {KEY: json.dumps(sorted(rows))}
@@ -89,8 +93,9 @@ def save_user_rows(
 
 
 def _settle(path: Path) -> None:
-    """Put a safetensors file's metadata in order of name: the library's order changes from call to call, and with it the
-    bytes of an artifact."""
+    """Put a safetensors file's metadata in order of name:
+    the library's order changes from call to call, and with it the bytes of an artifact.
+    """
     with open(path, "r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -102,7 +107,9 @@ def _settle(path: Path) -> None:
 
 
 def load_user_rows(path: Path) -> UserRows:
-    """Read what `save_user_rows` wrote. Raises `ValueError` for a file that does not say which rows are users'."""
+    """Read what `save_user_rows` wrote.
+    Raises `ValueError` for a file that does not say which rows are users'.
+    """
     with safe_open(str(path), framework="pt") as file:
         names, sparse = _user_tensors(file)
         if not names:
@@ -145,7 +152,8 @@ def forget(path: Path, person: Person, to: Path) -> None:
 def forget_everyone(path: Path, to: Path) -> None:
     """Write an artifact as `to` without the rows of anybody; one that has none is copied as it is.
 
-    Parquet, JSON and sparse tensors keep no row; dense tensors keep one row of zeros, the place of a user who is nobody.
+    Parquet, JSON and sparse tensors keep no row; dense tensors keep one row of zeros, the place of a user who
+    is nobody.
     """
     shutil.copyfile(path, to)
     if path.suffix == ".parquet":
@@ -176,7 +184,7 @@ def is_nothing_but_rows(path: Path) -> bool:
         return bool(names) and set(file.keys()) <= {*names, USERS}
 
 
-# -- the three kinds ----------------------------------------------------------------------------------------------
+# -- the three kinds -----------------------------------------------------------------------------------------
 
 
 def _of_others(path: Path, person: Person) -> pa.ChunkedArray | None:
@@ -195,7 +203,9 @@ def _of_others(path: Path, person: Person) -> pa.ChunkedArray | None:
 
 
 def _user_tensors(file: Any) -> tuple[list[str], bool]:
-    """Names of the tensors that have rows of users (without `users` itself), and whether the form is sparse."""
+    """Names of the tensors that have rows of users (without `users` itself),
+    and whether the form is sparse.
+    """
     metadata, stored = file.metadata() or {}, list(file.keys())
     if KEY in metadata:
         return json.loads(metadata[KEY]), USERS in stored

@@ -1,7 +1,7 @@
-"""Caps: at most m items of a list that share a value of a catalogue column, such as three of a genre or one of an artist.
+"""Caps: at most m items of a list that share a value of a catalogue column, such as three of a genre.
 
-An item with several values counts for each of them; an item without one is never capped. A list that its caps cut
-short is short: nothing is put in to fill it.
+An item with several values counts for each of them; an item without one is never capped. A list that its caps
+cut short is short: nothing is put in to fill it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ WIDEN = 4  # a ranked list that caps leave too short is asked for again, so many
 
 
 class Caps:
-    """Which items share a value, and how many of them a list may hold. V values, of all capped columns side by side."""
+    """Which items share a value, and how many of them a list may hold.
+    V values, of all capped columns side by side.
+    """
 
     def __init__(self, catalogue: Catalogue, limits: Mapping[str, int]):
-        """`limits`: column -> at most so many items a value. Raises `ValueError` for a column that is not there."""
+        """`limits`: column -> at most so many items a value.
+        Raises `ValueError` for a column that is not there.
+        """
         parts, counts = [], []
         for column, limit in limits.items():
             if column not in catalogue.columns:
@@ -66,7 +70,9 @@ class CappedList:
         return bool((self._counts[values] < self._caps.limits[values]).all())
 
     def add(self, item: int) -> np.ndarray:
-        """Count an item. Returns the items [k] of the values that it filled, one perhaps twice: none fits any more."""
+        """Count an item. Returns the items [k] of the values that it filled, one perhaps twice:
+        none fits any more.
+        """
         values = self._caps.values_of(item)
         self._counts[values] += 1
         filled = values[self._counts[values] == self._caps.limits[values]]
@@ -86,7 +92,9 @@ def within(ranked: Ranked, caps: Caps, n: int) -> Ranked:
 
 
 def best_within(ranking: Callable[[int], Ranked], caps: Caps, n: int) -> Ranked:
-    """`within` of a ranking as long as it takes; `ranking(k)` is its first k items, fewer where there are no more."""
+    """`within` of a ranking as long as it takes;
+    `ranking(k)` is its first k items, fewer where there are no more.
+    """
     k = n
     while True:
         ranked = ranking(k)

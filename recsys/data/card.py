@@ -57,30 +57,37 @@ def _held_out(dataset: Dataset, role: int) -> dict[str, Any]:
 
 def card(dataset: Dataset, interactions: Interactions, notices: Notices) -> dict[str, Any]:
     """The card, as prepare.json keeps it. `rows_read` is `rows_kept` and the sum of `rows_dropped`."""
-    per_item = np.bincount(dataset.items, minlength=dataset.n_items)
     return {
         "rows_read": interactions.rows_read,
         "rows_kept": len(interactions.frame),
         "rows_dropped": interactions.dropped,
+        "time": "unix_seconds" if interactions.is_clock else "ordinal",
+        "time_range": [int(dataset.times.min()), int(dataset.times.max())],
+        **of_dataset(dataset),
+        "coverage": [found.__dict__ for found in notices.coverage],
+        "readings": notices.readings,
+    }
+
+
+def of_dataset(dataset: Dataset) -> dict[str, Any]:
+    """What of the card is counted from the events, and is counted again when a person is deleted."""
+    per_item = np.bincount(dataset.items, minlength=dataset.n_items)
+    per_user = np.bincount(dataset.users, minlength=dataset.n_users)
+    tested, training = dataset.events(TEST), np.isin(dataset.roles, (FIT, PERSONALIZE))
+    return {
         "users": len(dataset.user_numbers),
         "items": dataset.n_items,
         "items_without_events": int((per_item == 0).sum()),
         "events": len(dataset.users),
         "events_by_kind": _kinds(dataset),
         "events_against": 0 if dataset.against is None else len(dataset.against.users),
-        "time": "unix_seconds" if interactions.is_clock else "ordinal",
-        "time_range": [int(dataset.times.min()), int(dataset.times.max())],
         "tied_share": _tied(dataset, np.arange(len(dataset.users))),
-        "tied_share_of_test": _tied(dataset, dataset.events(TEST)),
+        "tied_share_of_test": _tied(dataset, tested),
         "largest_user": _largest(dataset.users, dataset.user_ids),
-        "largest_user_of_training": _largest(
-            dataset.users[np.isin(dataset.roles, (FIT, PERSONALIZE))], dataset.user_ids
-        ),
+        "largest_user_of_training": _largest(dataset.users[training], dataset.user_ids),
         "largest_item": _largest(dataset.items, dataset.catalogue.item_ids),
-        "events_a_user": _quantiles(np.bincount(dataset.users, minlength=dataset.n_users)),
-        "history_before_test": _quantiles(
-            (dataset.history_end - dataset.offsets[dataset.users])[dataset.events(TEST)]
-        ),
+        "events_a_user": _quantiles(per_user[dataset.user_ids != ""]),
+        "history_before_test": _quantiles((dataset.history_end - dataset.offsets[dataset.users])[tested]),
         "targets": {ROLE_NAMES[role]: _targets(dataset, role) for role in (PERSONALIZE, VALIDATION, TEST)},
         "exclude_seen": dataset.exclude_seen,
         "text_columns": {
@@ -93,8 +100,6 @@ def card(dataset: Dataset, interactions: Interactions, notices: Notices) -> dict
         ),
         "queries": len(dataset.queries),
         "queries_of_nobody_known": int((dataset.queries["user"] < 0).sum()),
-        "coverage": [found.__dict__ for found in notices.coverage],
-        "readings": notices.readings,
     }
 
 

@@ -40,6 +40,10 @@ class Catalogue:
     def _index(self) -> dict[str, int]:
         return {item_id: index for index, item_id in enumerate(self.item_ids)}
 
+    def number(self, item_id: str) -> int | None:
+        """The integer of an item id; None where the catalogue lacks it."""
+        return self._index.get(item_id)
+
     def index_of(self, item_id: str) -> int:
         """The integer of an item id. Raises `DataError` naming the id if the catalogue lacks it."""
         index = self._index.get(item_id)

@@ -24,9 +24,8 @@ K_CORE_ITEMS = {
 class PrepareConfig(StageConfig):
     """What to read, what to leave out, and how to split it."""
 
-    source: Literal["ml-latest-small", "amazon", "lastfm", "files"] = (
-        "ml-latest-small"  # who knows the format
-    )
+    # who knows the format
+    source: Literal["ml-latest-small", "amazon", "lastfm", "files"] = "ml-latest-small"
     path: Path | None = None  # folder of a known data set; None: the MovieLens copy that ships with Prelude
     # source files: whatever recsys.door.sources reads: text, packed or not, Parquet, Arrow, RecBole's files, or a folder of parts
     interactions: Path | None = None
@@ -57,9 +56,8 @@ class PrepareConfig(StageConfig):
         None  # stars or the like; None: every rating is an interaction, as in the sketch
     )
     keep_events: list[str] | None = None  # kinds in the `event` column that count; None: all
-    repeats: filters.Repeats = (
-        "keep"  # a (user, item) pair at several times: listening repeats, and time tells
-    )
+    # a (user, item) pair at several times: listening repeats, and time tells
+    repeats: filters.Repeats = "keep"
     unknown_items: filters.UnknownItems = "keep"  # items that the items file lacks: keep calls them by id
     k_core_users: int = Field(default=1, ge=0)  # distinct items a user needs; 0 or 1: any
     # Distinct users an item needs: one that few have touched has no collaborative vector worth its name. The default is 5 for

@@ -52,7 +52,9 @@ class Against:
 
 @dataclass(frozen=True)
 class ItemTotals:
-    """What is known of each item [N] from everybody's training events (FIT and PERSONALIZE), and of nobody in particular."""
+    """What is known of each item [N] from everybody's training events (FIT and PERSONALIZE),
+    and of nobody in particular.
+    """
 
     counts: (
         np.ndarray
@@ -213,7 +215,9 @@ class Dataset:
         )
 
     def without_users(self) -> Dataset:
-        """The same items, and nobody: one empty place for a user, no event, no query; totals of items stay."""
+        """The same items, and nobody: one empty place for a user, no event, no query;
+        totals of items stay.
+        """
         no_events: dict[str, Any] = {
             name: None if (values := getattr(self, name)) is None else values[:0]
             for name in ("users", "items", "times", "weights", "roles", "ratings", "kinds")
@@ -262,7 +266,9 @@ class Dataset:
 
     @cached_property
     def user_numbers(self) -> dict[str, int]:
-        """User id -> the integer that stands for it. A deleted person's place has no id, and is not reachable."""
+        """User id -> the integer that stands for it.
+        A deleted person's place has no id, and is not reachable.
+        """
         return {user_id: number for number, user_id in enumerate(self.user_ids) if user_id}
 
     def user_index(self, user_id: str) -> int | None:

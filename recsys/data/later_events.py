@@ -1,4 +1,6 @@
-"""Histories that go on: a run's data, and on top of it the events that have come since. The data itself stays as it is."""
+"""Histories that go on: a run's data, and on top of it the events that have come since.
+The data itself stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,15 @@ _NONE = np.zeros(0, np.int64)
 class LiveHistories:
     """Users and their events as of now. Users whom the data does not know get the integers after its own.
 
-    Roles, counts and everything else that was learned from stay those of the data: an event of one user changes nothing that
-    is read of another.
+    Roles, counts and everything else that was learned from stay those of the data: an event of one user
+    changes nothing that is read of another.
     """
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
         self._new: dict[str, int] = {}  # user id -> integer
-        self._merged: dict[
-            int, tuple[np.ndarray, np.ndarray]
-        ] = {}  # items and times of users with later events
+        # items and times of users with later events
+        self._merged: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def copy(self) -> LiveHistories:
         """The same histories; adding to one leaves the other as it is."""
@@ -62,7 +63,9 @@ class LiveHistories:
         return items[:end], times[:end]
 
     def moment(self, user: int | None) -> int:
-        """Now, for a user: after the end of the data and after all that they did. Others' events move nobody's clock."""
+        """Now, for a user: after the end of the data and after all that they did.
+        Others' events move nobody's clock.
+        """
         _, times = (_NONE, _NONE) if user is None else self.events(user)
         return max(self.dataset.end, int(times[-1]) + 1 if len(times) else 0)
 

@@ -1,8 +1,9 @@
-"""What people call items: phrases, which of them are kept from all training, and which items carry the words of a query.
+"""What people call items: phrases, those kept from all training, and the items that carry a query.
 
-A query text is held out if the hash of its words says so: a fixed part of all texts, the same in every stage and every run, whoever
-asks. Words in another order are the same text ("drama comedy"). Titles and the single values of the catalogue's own columns (a
-genre) are never held out. What was held out stands in no training prompt, so an answer to it shows what the model has understood.
+A query text is held out if the hash of its words says so: a fixed part of all texts, the same in every stage
+and every run, whoever asks. Words in another order are the same text ("drama comedy"). Titles and the single
+values of the catalogue's own columns (a genre) are never held out. What was held out stands in no training
+prompt, so an answer to it shows what the model has understood.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -60,7 +62,9 @@ class Phrases:
         return hash_share(text) < self.share and normal(text) not in self.values
 
     def query(self, item: int, generator: np.random.Generator) -> str | None:
-        """One or two of the item's phrases as somebody would ask for it, a text that may be trained on; None if it has none."""
+        """One or two of the item's phrases as somebody would ask for it, a text that may be trained on;
+        None if it has none.
+        """
         phrases = self.of[item]
         if not phrases:
             return None
@@ -72,20 +76,35 @@ class Phrases:
     def _asked(self) -> list[list[str]]:
         """Queries that led to each item and that Stage 1 may read, in alphabetical order."""
         data = self.dataset
-        later = np.isin(data.roles, (PERSONALIZE, VALIDATION, TEST))
-        pairs = set(zip(data.users[later].tolist(), data.items[later].tolist(), strict=True))
-        moments = set(zip(data.items[later].tolist(), data.times[later].tolist(), strict=True))
+        barred = self._about(PERSONALIZE, VALIDATION, TEST) | self._unseen()
         asked: list[set[str]] = [set() for _ in range(data.n_items)]
-        columns = (data.queries[name] for name in ("user", "item", "timestamp", "query"))
-        for user, item, time, query in zip(*columns, strict=True):
-            unseen = user >= 0 and data.user_groups[user] != WARM
-            about_later = (user, item) in pairs or (
-                item,
-                time,
-            ) in moments  # of a held-out event, whoever asked
-            if item >= 0 and not unseen and not about_later and not self.is_held_out(query):
+        for item, query, not_read in zip(data.queries["item"], data.queries["query"], barred, strict=True):
+            if item >= 0 and not not_read and not self.is_held_out(query):
                 asked[int(item)].add(query)
         return [sorted(some) for some in asked]
+
+    def _about(self, *roles: int) -> np.ndarray:
+        """Bool [Q]: is the query about an event of one of `roles`: its user's and item's, or at its moment, whoever asked?"""
+        data = self.dataset
+        those = np.isin(data.roles, roles)
+        pairs = set(zip(data.users[those].tolist(), data.items[those].tolist(), strict=True))
+        moments = set(zip(data.items[those].tolist(), data.times[those].tolist(), strict=True))
+        columns = (data.queries[name] for name in ("user", "item", "timestamp"))
+        about = [
+            (user, item) in pairs or (item, time) in moments
+            for user, item, time in zip(*columns, strict=True)
+        ]
+        return np.array(about, bool)
+
+    def _unseen(self) -> np.ndarray:
+        """Bool [Q]: was the query asked by a user who is held out of learning?"""
+        users = self.dataset.queries["user"].to_numpy(np.int64)
+        return (users >= 0) & (self.dataset.user_groups[users] != WARM)
+
+    def before_test(self) -> Phrases:
+        """The same without queries of anybody's TEST events or of held-out users: all that a stage before the test looks at."""
+        queries = self.dataset.queries[~(self._about(TEST) | self._unseen())].reset_index(drop=True)
+        return Phrases(replace(self.dataset, queries=queries))
 
     @cached_property
     def _items_of_word(self) -> dict[str, np.ndarray]:
@@ -102,9 +121,10 @@ class Phrases:
         return {word: np.array(sorted(items), dtype=np.int64) for word, items in found.items()}
 
     def matching(self, query: str) -> np.ndarray | None:
-        """Bool [N]: which items carry every word of `query`, in any column value or query of anyone; None if no item does.
+        """Bool [N]: which items carry every word of `query`, in any column value or query of anyone;
+        None if no item does.
 
-        For judging answers alone: it looks at what anyone has called an item at any time.
+        For judging answers alone: it looks at what anyone has called an item at any time (`before_test`: in no test event).
         """
         mask = np.ones(self.dataset.n_items, bool)
         for word in set(words(query)):

@@ -17,6 +17,7 @@ from recsys.door.notices import Notices
 from recsys.door.sources import source_hash
 from recsys.door.tables import DataError
 from recsys.run import Run, RunError
+from recsys.terminal import escaped
 
 
 def prepare(config: PrepareConfig, run: Run) -> None:
@@ -28,7 +29,7 @@ def prepare(config: PrepareConfig, run: Run) -> None:
     hashes = _hash_files(config)
     stage = run.stage("prepare", config, outside=hashes)
     if stage.is_done():
-        print(f"prepare: up to date ({run.path / 'prepare'})")
+        print(escaped(f"prepare: up to date ({run.path / 'prepare'})"))
         return
     if run.deletions():
         raise RunError(

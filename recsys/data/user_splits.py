@@ -1,18 +1,20 @@
-"""Whole users held out before anything is learned: a random part, and an out-of-distribution part (P2P, section 4).
+"""Whole users held out before anything is learned: a random and an out-of-distribution part (P2P, 4).
 
-Users are clustered by k-means on the normalised embeddings of their profile texts (titles and most frequent column
-values of their events before their test part).
+Users are clustered by k-means on the normalised embeddings of their profile texts (titles and most frequent
+column values of their events before their test part).
 
-- `random` samples users in proportion to the clusters, so that the held-out users look like those who are left.
-- `ood` takes whole clusters, the small and isolated ones first: by the mean distance of a cluster's centroid to the
-  other centroids, divided by (1 + the cluster's size). Of the first cluster that is too large for what is still
-  wanted, the users farthest from its centroid are taken, and the rest of it is dropped: nobody learns from a user of
-  an out-of-distribution cluster.
+- `random` samples users in proportion to the clusters, so that the held-out users look like those who are
+  left.
+- `ood` takes whole clusters, the small and isolated ones first: by the mean distance of a cluster's centroid
+  to the other centroids, divided by (1 + the cluster's size). Of the first cluster that is too large for what
+  is still wanted, the users farthest from its centroid are taken, and the rest of it is dropped: nobody
+  learns from a user of an out-of-distribution cluster.
 
-A held-out user's events before the test part stay in histories and serve nothing else; their test events stay test
-instances. So neither the graph, the semantic IDs, Stage 1, Stage 2 nor validation ever sees them. Departures from the
-paper: users without a test event are not taken (nobody could be measured on them), the number of clusters is a setting
-rather than the silhouette's choice, and both splits come from one clustering, so that one run can have both.
+A held-out user's events before the test part stay in histories and serve nothing else; their test events stay
+test instances. So neither the graph, the semantic IDs, Stage 1, Stage 2 nor validation ever sees them.
+Departures from the paper: users without a test event are not taken (nobody could be measured on them), the
+number of clusters is a setting rather than the silhouette's choice, and both splits come from one clustering,
+so that one run can have both.
 """
 
 from __future__ import annotations
@@ -38,9 +40,8 @@ PROFILE_TOKENS = 96  # cut of a profile text; about what the settings below writ
 class UserSplitConfig(StageConfig):
     """Which share of the users is held out from all learning. Off unless a share is given."""
 
-    random: float = Field(
-        default=0.0, ge=0, lt=1
-    )  # share of all users, sampled in proportion to the clusters
+    # share of all users, sampled in proportion to the clusters
+    random: float = Field(default=0.0, ge=0, lt=1)
     ood: float = Field(default=0.0, ge=0, lt=1)  # share of all users: small isolated clusters as a whole
     # clusters of users; the more there are, the smaller and the stranger the out-of-distribution ones
     clusters: int = Field(default=25, ge=2)
@@ -67,8 +68,8 @@ class UserSplitConfig(StageConfig):
 def split_users(dataset: Dataset, config: UserSplitConfig) -> dict[str, Any]:
     """Give every user of `dataset` a group and take the held-out users' events out of learning, in place.
 
-    Returns what a reader should know of it: users by group, and the clusters. Raises `DataError` when a group would be
-    empty or nobody would be left to learn from.
+    Returns what a reader should know of it: users by group, and the clusters. Raises `DataError` when a group
+    would be empty or nobody would be left to learn from.
     """
     texts = profile_texts(dataset, config)
     described = np.array([text is not None for text in texts])
@@ -113,9 +114,11 @@ def _wanted(name: str, share: float, n_users: int) -> int:
 
 
 def profile_texts(dataset: Dataset, config: UserSplitConfig) -> list[str | None]:
-    """One text per user [U], from the events strictly before their first test event; None where there is none.
+    """One text per user [U], from the events strictly before their first test event;
+    None where there is none.
 
-    `Drama, Crime. Heat; Fargo; …`: each text column's most frequent values, then the last titles, latest first.
+    `Drama, Crime. Heat; Fargo; …`: each text column's most frequent values, then the last titles, latest
+    first.
     """
     end = dataset.offsets[1:].copy()
     test = dataset.events(TEST)
@@ -137,7 +140,9 @@ def _most_frequent(values: list[list[str]], items: np.ndarray, at_most: int) -> 
 
 
 def cluster_users(vectors: np.ndarray, config: UserSplitConfig) -> np.ndarray:
-    """The cluster [n] of each row of `vectors` [n, d]: k-means, best of four starts, on one thread for repeatability."""
+    """The cluster [n] of each row of `vectors` [n, d]:
+    k-means, best of four starts, on one thread for repeatability.
+    """
     with threadpool_limits(1):
         means = KMeans(config.clusters, n_init=4, random_state=derive(config.seed, "user clusters", bits=31))
         return means.fit_predict(vectors)
@@ -159,7 +164,8 @@ def isolation(vectors: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np
 def assign_groups(
     vectors: np.ndarray, clusters: np.ndarray, testable: np.ndarray, ood: int, random: int, seed: int
 ) -> np.ndarray:
-    """The group [n] of users with `vectors` [n, d] in `clusters` [n]: `ood` of them out of distribution, `random` at random.
+    """The group [n] of users with `vectors` [n, d] in `clusters` [n]:
+    `ood` of them out of distribution, `random` at random.
 
     Only `testable` [n] users are held out. Raises `DataError` where there are fewer than are wanted.
     """
@@ -186,7 +192,9 @@ def assign_groups(
 def _take_clusters(
     groups: np.ndarray, vectors: np.ndarray, clusters: np.ndarray, testable: np.ndarray, wanted: int
 ) -> None:
-    """Mark `wanted` testable users of the most isolated clusters OOD, and everybody else in those clusters DROPPED."""
+    """Mark `wanted` testable users of the most isolated clusters OOD,
+    and everybody else in those clusters DROPPED.
+    """
     names, centroids, score = isolation(vectors, clusters)
     for row in np.argsort(-score, kind="stable"):
         if not wanted:

@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass, field
 
 from recsys.door.tables import DataError
+from recsys.terminal import escaped
 
 log = logging.getLogger("prelude.prepare")
 
@@ -56,13 +57,13 @@ class Notices:
     def add(self, reason: str, count: int, message: str) -> None:
         if count:
             self.entries.append(Notice(reason, int(count), message))
-            log.warning("warning: %s", message)
+            log.warning("warning: %s", escaped(message))
 
     def read(self, *sentences: str) -> None:
         """Say how something was understood, where it could have been understood otherwise."""
         for sentence in sentences:
             self.readings.append(sentence)
-            log.warning("note: %s", sentence)
+            log.warning("note: %s", escaped(sentence))
 
     def require(self, found: Coverage, least: float, setting: str, remedy: str) -> None:
         """Count what a join covered. Raises `DataError` where its share is below `least`, the value of `setting`."""
@@ -73,4 +74,4 @@ class Notices:
                 f"{max(0.0, int(found.share * 100) / 100):g} or less"
             )
         if found.matched < found.total:
-            log.warning("note: %s", found.sentence())
+            log.warning("note: %s", escaped(found.sentence()))

@@ -1,7 +1,7 @@
-"""One rule for each thing, at every door: what is an id, a number, a text, and what is nothing. (Moments: `times.py`.)
+"""One rule for each thing, at every door: what is an id, a number, a text, and what is nothing.
 
 An id is text: 7, "7", 7.0, "7.0" and the decimal 7.00 are the id `7`; spaces around it do not count, and `007` and `1e5` stay as they
-are. Nothing is written in many ways (`BLANK`), in any case. `one_id` says of one Python value what `id_array` says of a column.
+are. Moments are in `times.py`. Nothing is written in many ways (`BLANK`), in any case. `one_id` says of one Python value what `id_array` says of a column.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def id_array(table: Table, column: str) -> pa.Array:
                 "several ids; write ids as text or as integers",
             )
         values = values.cast(pa.int64())
-    return _without_blanks(pc.utf8_trim_whitespace(_strings(table, column, values)))
+    return id_texts(_strings(table, column, values))
 
 
 def ids(table: Table, column: str, ours: str) -> Any:
@@ -152,12 +152,13 @@ def _strings(table: Table, column: str, values: pa.Array) -> pa.Array:
         ) from None
 
 
-def _without_blanks(values: pa.Array) -> pa.Array:
-    """Trimmed texts as ids: no `.0` behind a whole number, null where nothing is written."""
+def id_texts(texts: pa.Array) -> pa.Array:
+    """Texts (of any string type) as ids: trimmed, no `.0` behind a whole number, null where nothing is written."""
+    values = pc.utf8_trim_whitespace(texts)
     if pc.any(pc.match_substring_regex(values, r"^-?[0-9]+\.0+$")).as_py():
         values = pc.replace_substring_regex(values, r"^(-?[0-9]+)\.0+$", r"\1")
-    nothing = pc.is_in(pc.utf8_lower(values), value_set=pa.array(BLANK, pa.string()))
-    return pc.if_else(nothing, pa.scalar(None, pa.string()), values)
+    nothing = pc.is_in(pc.utf8_lower(values), value_set=pa.array(BLANK, values.type))
+    return pc.if_else(nothing, pa.scalar(None, values.type), values)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------

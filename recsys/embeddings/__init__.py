@@ -1,4 +1,4 @@
-"""Vectors of items, and of users as of a moment: LightGCN, SASRec, item-kNN, FAISS retrieval, the stage `embed`.
+"""Vectors of items, and of users as of a moment: LightGCN, SASRec, item-kNN, retrieval, the stage `embed`.
 
 May import: `recsys.data`, `recsys.training`, `recsys.artifacts`.
 Read first: `user_vectors.py`, then `embed.py` (the stage) and `leaks.py` (its check).

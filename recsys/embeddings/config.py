@@ -21,8 +21,9 @@ class EmbedConfig(StageConfig):
     lightgcn: LightGCNConfig = LightGCNConfig()
     # how fast a history fades in the retrieval baseline's vectors, in items; validation picks by hit-rate
     half_lives: tuple[float | None, ...] = (None, 50, 20, 10, 5, 2, 1)
-    # the same for the vectors that condition the generator. Its prompt shows the latest items already, so what a
-    # prefix can add is the longer past: retrieval's favourite (2 to 5 items) would only repeat the prompt
+    # the same for the vectors that condition the generator. Its prompt shows the latest items already, so
+    # what a prefix can add is the longer past: retrieval's favourite (2 to 5 items) would only repeat the
+    # prompt
     user_half_lives: tuple[float | None, ...] = (50,)
     refit_for_retrieval: bool = True  # a second LightGCN on all training edges for the retrieval baseline
     sasrec: SasRecConfig | None = None  # a SASRec beside LightGCN: a row of its own; null: none

@@ -1,10 +1,11 @@
-"""Stage `embed`: item vectors, user vectors as of a moment, and the check that nothing of a target is in them.
+"""Stage `embed`: item vectors, user vectors as of a moment, and the check that no target is in them.
 
-Cross-fitting is by time block. The vectors that condition the generator are learned from FIT edges alone, and the
-generator's second stage trains on PERSONALIZE targets, which come later: for the graph, a training target is as unseen
-as a validation or a test target. The retrieval baseline may use everything before validation, so it gets a second
-LightGCN over FIT and PERSONALIZE edges. So does SASRec, where `sasrec` asks for it: one of FIT events for the generator (`users_from`), one
-of all of them for its own row (`recsys.embeddings.sequence_parts`). Semantic IDs are of LightGCN's item vectors in any case.
+Cross-fitting is by time block. The vectors that condition the generator are learned from FIT edges alone, and
+the generator's second stage trains on PERSONALIZE targets, which come later: for the graph, a training target
+is as unseen as a validation or a test target. The retrieval baseline may use everything before validation, so
+it gets a second LightGCN over FIT and PERSONALIZE edges. So does SASRec, where `sasrec` asks for it: one of
+FIT events for the generator (`users_from`), one of all of them for its own row
+(`recsys.embeddings.sequence_parts`). Semantic IDs are of LightGCN's item vectors in any case.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+from recsys.artifacts.manifest import sha256_of
 from recsys.artifacts.user_rows import save_user_rows
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, ROLE_NAMES, VALIDATION
@@ -35,7 +37,7 @@ from recsys.embeddings.sequence_vectors import SequenceVectors
 from recsys.embeddings.summary import print_summary
 from recsys.embeddings.user_vectors import BroughtVectors, HistoryVectors, UserVectors
 from recsys.recommender import Request
-from recsys.run import Run, sha256_of
+from recsys.run import Run
 from recsys.seeds import rng
 
 K = 30  # the cut of every retrieval hit-rate here
@@ -62,7 +64,9 @@ def embed(config: EmbedConfig, run: Run) -> None:
 
 
 def load_item_vectors(run: Run) -> dict[str, np.ndarray]:
-    """`collaborative` [N, d] (unit rows, zero without an edge), `has_collaborative` [N], and maybe `text` [N, e]."""
+    """`collaborative` [N, d] (unit rows, zero without an edge), `has_collaborative` [N],
+    maybe `text` [N, e].
+    """
     return load_file(run.artifact("embed", "item_vectors.safetensors"))
 
 
@@ -75,7 +79,7 @@ def load_user_vectors(run: Run) -> UserVectors:
 
 
 def load_conditioning_items(run: Run) -> np.ndarray:
-    """Item vectors [N, d] of the space of `load_user_vectors`: LightGCN's or the brought ones, unless users are SASRec's."""
+    """Item vectors [N, d] of the space of `load_user_vectors`: LightGCN's, brought ones, or SASRec's."""
     users = load_user_vectors(run)
     return users.items if isinstance(users, SequenceVectors) else load_item_vectors(run)["collaborative"]
 
@@ -89,7 +93,7 @@ def _aggregated_or_brought(run: Run, report: dict[str, Any]) -> UserVectors:
 
 
 def load_retrieval(run: Run, dataset: Dataset, index: IndexKind = "auto") -> EmbeddingRetrieval:
-    """The embedding-retrieval baseline: the refitted vectors if there are any, else those of the generator."""
+    """The embedding-retrieval baseline: the refitted vectors if there are any, else the generator's."""
     report = run.read_json("embed", "embed.json")
     counts = dataset.item_totals.counts
     if "retrieval" in report:
@@ -108,7 +112,7 @@ def load_retrieval(run: Run, dataset: Dataset, index: IndexKind = "auto") -> Emb
     return EmbeddingRetrieval(users, items, counts, index)
 
 
-# -- the stage at work ------------------------------------------------------------------------------------------
+# -- the stage at work ---------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -134,7 +138,9 @@ class _Work:
         )
 
     def _item_vectors(self) -> np.ndarray:
-        """Item vectors of the generator's space [N, d], written with the text vectors; the GNN's tables where it ran."""
+        """Item vectors of the generator's space [N, d], written with the text vectors
+        (and the GNN's tables).
+        """
         arrays: dict[str, np.ndarray] = {}
         if self.config.item_embeddings is not None:
             index = {name: number for number, name in enumerate(self.dataset.catalogue.item_ids)}
@@ -168,7 +174,7 @@ class _Work:
         edges = self._edges(name)
         requests, targets = self._instances(VALIDATION)
         trained: list[tuple[float, int, LightGCN]] = []
-        # the refit has seeds of its own: vectors from the same start would make nearly the same space, and affinity
+        # the refit has seeds of its own: from the same start nearly the same space would come, and affinity
         # wants another
         first = self.config.seed if name == GENERATOR else self.config.seed + self.config.seeds
         for number in range(self.config.seeds):
@@ -212,7 +218,7 @@ class _Work:
         return np.isin(self.dataset.roles, ROLES[name])
 
     def _refit(self) -> None:
-        """The second LightGCN, of the retrieval baseline: its vectors and what validation finds best for them."""
+        """The second LightGCN, of the retrieval baseline, and the half-life that validation finds best."""
         items, messages = self._best_lightgcn(REFIT)
         half_life, by_half_life = self._choose_half_life(messages, items, self.config.half_lives)
         self.report["retrieval"] = {
@@ -270,7 +276,7 @@ class _Work:
     def _sequence_vectors(
         self, config: SasRecConfig, users: UserVectors, items: np.ndarray
     ) -> tuple[UserVectors, np.ndarray]:
-        """Train the SASRecs that are asked for; the generator's user vectors and the item vectors [N, d] of their space."""
+        """Train the SASRecs asked for; the generator's user vectors, item vectors [N, d] of their space."""
         names = [sequence_parts.RETRIEVAL]
         if self.config.users_from == "sasrec":
             names.append(sequence_parts.USERS)
@@ -300,7 +306,7 @@ class _Work:
         return best, {str(half_life): rate for half_life, rate in rates.items()}
 
     def _check_leak(self, users: UserVectors, items: np.ndarray) -> None:
-        """Retrieval hit-rate on Stage 2's training targets against validation targets, over users that have both."""
+        """Hit-rate on Stage 2's training targets against validation targets, over users that have both."""
         if users.dim != items.shape[1]:
             self.report["leak_check"] = "not possible: user and item vectors have different widths"
             return

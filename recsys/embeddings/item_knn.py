@@ -1,7 +1,6 @@
-"""Item-kNN (Sarwar et al. 2001): what users of a history's items also had. A baseline that learns two numbers.
+"""Item-kNN (Sarwar et al. 2001): what users of a history's items also had.
 
-    sim(i, j)      = c_ij / (sqrt(n_i n_j) + shrink)                     c: users with both, n: users with the one
-    score(i | h)   = Σ_{j in the last m items of h} w_j sim(j, i),       w_j = 0.5 ** (age_j / half_life), Σ w² = 1
+A baseline that learns two numbers.
 
 With `shrink` 0 that is the cosine of co-occurrence; a larger one trusts rare pairs less (Bell & Koren 2007). Each item keeps its
 `neighbours` most alike. Where events have weights, c_ij is Σ_u w_uj over the users with both: j, which is recommended, counts as much
@@ -28,13 +27,11 @@ BLOCK = 1024  # items compared, or requests scored, at once: 1,024 × 12,000 flo
 
 
 class ItemKnnConfig(StageConfig):
-    neighbours: int = Field(
-        200, ge=1
-    )  # most alike items that each item keeps; more changes little and costs memory
+    # most alike items that each item keeps; more changes little and costs memory
+    neighbours: int = Field(200, ge=1)
     last_items: int = Field(50, ge=1)  # items of a history that vote, the latest
-    half_lives: tuple[float | None, ...] = Field(
-        (None, 20, 10, 5, 2, 1, 0.5), min_length=1
-    )  # items; None: no fading
+    # items; None: no fading
+    half_lives: tuple[float | None, ...] = Field((None, 20, 10, 5, 2, 1, 0.5), min_length=1)
     shrinks: tuple[float, ...] = Field((0.0, 5.0, 20.0, 100.0), min_length=1)  # users; a pair's doubt
 
 
@@ -46,7 +43,8 @@ def similarities(
     neighbours: int,
     weights: np.ndarray | None = None,
 ) -> sparse.csr_array:
-    """sim [N, N] of the edges (users[e], items[e]), each distinct edge once; a row holds its `neighbours` largest.
+    """sim [N, N] of the edges (users[e], items[e]), each distinct edge once;
+    a row holds its `neighbours` largest.
 
     `weights` [E], all above 0, weigh the edges; None: all count as one. Ties go to the lower item; no item is its own neighbour.
     """
@@ -74,8 +72,8 @@ def similarities(
 class ItemKnn:
     """`Recommender` by item similarities [N, N]; deterministic, so `temperature` and `seed` are unused.
 
-    Items that nothing in the history speaks for follow in the order of `fallback` [N] (popularity counts), which is thereby the
-    answer to an empty history.
+    Items that nothing in the history speaks for follow in the order of `fallback` [N] (popularity counts),
+    which is thereby the answer to an empty history.
     """
 
     name = "Item-kNN"
@@ -126,7 +124,9 @@ def choose_item_knn(
     hit_rate: Callable[[ItemKnn], float],
     weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The half-life and the shrinkage with the best validation `hit_rate`, and the rate of every pair, ready for JSON."""
+    """The half-life and the shrinkage with the best validation `hit_rate`, and the rate of every pair,
+    ready for JSON.
+    """
     rates: list[dict[str, Any]] = []
     for shrink in config.shrinks:
         similar = similarities(users, items, len(fallback), shrink, config.neighbours, weights)

@@ -170,6 +170,5 @@ def _first_change(honest: Mapping[str, np.ndarray], other: Mapping[str, np.ndarr
 
 
 def _copy(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {
-        name: np.array(value, copy=True) for name, value in inputs.items()
-    }  # `build` may reuse its buffers
+    # `build` may reuse its buffers
+    return {name: np.array(value, copy=True) for name, value in inputs.items()}

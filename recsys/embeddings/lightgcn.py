@@ -92,7 +92,9 @@ def message_scales(users: np.ndarray, items: np.ndarray, n_items: int, weights: 
 
 
 def product(adjacency: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """`adjacency @ x` for a CSR `adjacency` [n, n] and `x` [n, d]; the order of a row's sum does not depend on threads."""
+    """`adjacency @ x` for a CSR `adjacency` [n, n] and `x` [n, d];
+    the order of a row's sum does not depend on threads.
+    """
     return nn.functional.embedding_bag(
         adjacency.col_indices(),
         x,
@@ -140,7 +142,9 @@ class WeightedSquares(torch.autograd.Function):
 
 
 class LightGCN(nn.Module):
-    """Rows 0..U−1 of the graph are users, U..U+I−1 items; `embedding` holds the layer-0 vectors [(U+I), dim]."""
+    """Rows 0..U−1 of the graph are users, U..U+I−1 items;
+    `embedding` holds the layer-0 vectors [(U+I), dim].
+    """
 
     def __init__(
         self,
@@ -213,7 +217,8 @@ def sampled_softmax_loss(
 def step_of_training(
     model: LightGCN, users: np.ndarray, items: np.ndarray, seed: int, weights: np.ndarray | None = None
 ) -> Callable[[int], torch.Tensor]:
-    """`step(index)` → the loss of that step, from edges (users[e], items[e]); an epoch is ⌈edges / batch⌉ steps.
+    """`step(index)` → the loss of that step, from edges (users[e], items[e]);
+    an epoch is ⌈edges / batch⌉ steps.
 
     What a step draws depends on `(seed, index)` alone. An epoch's edges, each once or in proportion to `weights` [E], are drawn
     once, with its first step.

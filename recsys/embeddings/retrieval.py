@@ -1,4 +1,6 @@
-"""Embedding retrieval: the items whose vectors lie nearest to the user's, by FAISS. The non-generative baseline."""
+"""Embedding retrieval: the items whose vectors lie nearest to the user's, by FAISS.
+The non-generative baseline.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ EXACT_UP_TO = 1_000_000  # items; "auto" searches exactly below this
 
 
 def build_index(vectors: np.ndarray, kind: IndexKind = "auto", seed: int = 0) -> faiss.Index:
-    """Inner-product index over item vectors [N, d]: exact ("flat"), a graph ("hnsw") or inverted lists ("ivf").
+    """Inner-product index over item vectors [N, d]:
+    exact ("flat"), a graph ("hnsw") or inverted lists ("ivf").
 
     "auto" is exact up to a million items, then HNSW. IVF uses 4·sqrt(N) lists and probes a sixteenth of them.
     """
@@ -40,10 +43,11 @@ def build_index(vectors: np.ndarray, kind: IndexKind = "auto", seed: int = 0) ->
 
 
 class EmbeddingRetrieval:
-    """`Recommender` over user vectors and item vectors [N, d] of one space; deterministic, so `temperature` is unused.
+    """`Recommender` over user vectors and item vectors [N, d] of one space;
+    deterministic, so `temperature` is unused.
 
-    A request without a known vector gets the items in the order of `fallback` [N] (popularity counts), which is the
-    stated cold-start path.
+    A request without a known vector gets the items in the order of `fallback` [N] (popularity counts), which
+    is the stated cold-start path.
     """
 
     name = "Embedding Retrieval"
@@ -97,7 +101,8 @@ def retrieval_hits(
     k: int,
     chunk: int = 1024,
 ) -> np.ndarray:
-    """Whether each target is among the k highest inner products, items that are not available left out: bool [R].
+    """Whether each target is among the k highest inner products, items that are not available left out:
+    bool [R].
 
     `vectors` [R, d], `items` [N, d]. Ties count against the target; a zero user vector is a miss.
     """

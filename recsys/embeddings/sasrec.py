@@ -1,14 +1,17 @@
-"""SASRec (Kang & McAuley 2018, arXiv 1808.09781) with softmax cross-entropy over the whole catalogue, and its training.
+"""SASRec with softmax cross-entropy over the whole catalogue, and its training.
+
+Kang & McAuley 2018, arXiv 1808.09781:
 
     e_t = LayerNorm(item_t + position_t)
     a   = LayerNorm(x + Attention(x)),  x' = LayerNorm(a + W2 gelu(W1 a))         causal, `layers` times
     p(next item | items up to t) = softmax_i(x_t · item_i)
 
-The paper samples one negative a position and takes binary cross-entropy. Klenitskiy & Vasilev 2023 (arXiv 2309.07602, "Turning
-Dross Into Gold Loss") showed that cross-entropy over all items is what makes SASRec strong; that loss is here, at every
-position. Other departures: normalisation behind each part and a GELU layer four times as wide, as in BERT4Rec and RecBole;
-positions are counted from the end, so that a history cut to `max_items` reads as one that was always short; and, with `text`, an
-item's vector (in and out) is its free row plus one learned projection of its text vector, which is what a rare item has.
+The paper samples one negative a position and takes binary cross-entropy. Klenitskiy & Vasilev 2023 (arXiv
+2309.07602, "Turning Dross Into Gold Loss") showed that cross-entropy over all items is what makes SASRec
+strong; that loss is here, at every position. Other departures: normalisation behind each part and a GELU
+layer four times as wide, as in BERT4Rec and RecBole; positions are counted from the end, so that a history
+cut to `max_items` reads as one that was always short; and, with `text`, an item's vector (in and out) is its
+free row plus one learned projection of its text vector, which is what a rare item has.
 """
 
 from __future__ import annotations
@@ -39,32 +42,26 @@ class SasRecConfig(StageConfig):
     dim: int = Field(128, ge=1)  # width of items and states; a multiple of `heads`
     layers: int = Field(2, ge=1)  # attention blocks; the paper's two
     heads: int = Field(2, ge=1)  # attention heads a block
-    dropout: float = Field(
-        0.5, ge=0, lt=1
-    )  # of embeddings, attention and both sub-layers; sparse data want much
-    max_items: int = Field(
-        50, ge=1
-    )  # items of a history that are read, the latest; the paper's 50 for Amazon
-    text: bool = (
-        False  # item vectors are free rows + a projection of their text vectors (needs embed.text_encoder)
-    )
-    # None: logits are inner products, as published. A number: they are cosines divided by it (0.05 to 0.1 are usual), which
-    # keeps popular items from winning by length
+    # of embeddings, attention and both sub-layers; sparse data want much
+    dropout: float = Field(0.5, ge=0, lt=1)
+    # items of a history that are read, the latest; the paper's 50 for Amazon
+    max_items: int = Field(50, ge=1)
+    # item vectors are free rows + a projection of their text vectors (needs embed.text_encoder)
+    text: bool = False
+    # None: logits are inner products, as published. A number: they are cosines divided by it (0.05 to 0.1 are
+    # usual), which keeps popular items from winning by length
     temperature: float | None = Field(None, gt=0)
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=1
-    )  # share of a target's mass that is spread over the catalogue
+    # share of a target's mass that is spread over the catalogue
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
     batch: int = Field(256, ge=1)  # sequences a step; a step's logits are its positions × items
     steps: int = Field(6000, ge=1)  # at most, and the length of the cosine; Amazon Beauty has 88 to an epoch
     learning_rate: float = Field(1e-3, gt=0)  # AdamW's at its highest
-    weight_decay: float = Field(
-        0.0, ge=0
-    )  # AdamW's, on matrices alone; dropout is the regulariser that counts
+    # AdamW's, on matrices alone; dropout is the regulariser that counts
+    weight_decay: float = Field(0.0, ge=0)
     warmup: int = Field(200, ge=1)  # steps until the learning rate is at its highest
     clip_norm: float = Field(5.0, ge=0)  # of the whole gradient; 0: none. It only catches outliers
-    validate_every: int = Field(
-        200, ge=1
-    )  # steps; by NDCG@10 of the full ranking, and the best state is kept
+    # steps; by NDCG@10 of the full ranking, and the best state is kept
+    validate_every: int = Field(200, ge=1)
     patience: int = Field(10, ge=0)  # validations without a new best before stopping; 0: never
     validation_instances: int = Field(5000, ge=0)  # a seeded sample; 0: all
     device: str = "auto"  # cpu | cuda | auto; on CUDA the passes of a training step are bfloat16 (autocast)
@@ -77,7 +74,9 @@ class SasRecConfig(StageConfig):
 
 
 class Block(nn.Module):
-    """One causal block: attention and a feed-forward part, each with dropout, a residual and a norm behind it."""
+    """One causal block: attention and a feed-forward part, each with dropout,
+    a residual and a norm behind it.
+    """
 
     def __init__(self, dim: int, heads: int, dropout: float):
         super().__init__()
@@ -132,7 +131,8 @@ class SasRec(nn.Module):
         return self.free if self.text is None else self.free + self.project(self.text)
 
     def forward(self, table: torch.Tensor, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """States [B, T, d] of `items` [B, T], whose first `lengths` [B] are real (states behind them mean nothing).
+        """States [B, T, d] of `items` [B, T], whose first `lengths` [B] are real
+        (states behind them mean nothing).
 
         `table` is `item_table()`.
         """
@@ -184,7 +184,9 @@ class Ranking:
 
     @torch.no_grad()
     def ranks(self, model: SasRec) -> np.ndarray:
-        """Rank from 1 of each target [R]; ties count against it; without a history, or excluded, it is last."""
+        """Rank from 1 of each target [R]; ties count against it;
+        without a history, or excluded, it is last.
+        """
         was_training, device = model.training, model.free.device
         model.eval()
         table = model.item_table()

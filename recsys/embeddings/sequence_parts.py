@@ -1,4 +1,7 @@
-"""The parts of stage `embed` that read histories as sequences: SASRec, for the generator's vectors and for its own row; item-kNN."""
+"""The parts of stage `embed` that read histories as sequences: SASRec and item-kNN.
+
+SASRec is trained for the generator's vectors and for its own row.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from recsys.artifacts.manifest import sha256_of
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
 from recsys.embeddings.item_knn import ItemKnn, ItemKnnConfig, choose_item_knn, similarities
@@ -21,7 +25,7 @@ from recsys.embeddings.sequence_vectors import (
     save_sasrec,
 )
 from recsys.recommender import Request
-from recsys.run import Run, RunError, sha256_of
+from recsys.run import Run, RunError
 from recsys.seeds import rng
 from recsys.training.loop import Curves
 
@@ -38,10 +42,11 @@ def sequence_part(
     checkpoint: Path,
     folder: Path,
 ) -> tuple[Curves, dict[str, Any]]:
-    """Train a SASRec and write it into `folder`, which holds the item vectors already: its curves and validation figures.
+    """Train a SASRec and write it into `folder`, which holds the item vectors already:
+    its curves and validation figures.
 
-    USERS learns from FIT alone, so that its vectors know no target of Stage 2; RETRIEVAL from all before validation, with a
-    seed of its own.
+    USERS learns from FIT alone, so that its vectors know no target of Stage 2; RETRIEVAL from all before
+    validation, with a seed of its own.
     """
     learned = np.isin(dataset.roles, ROLES[name])
     text = load_file(folder / "item_vectors.safetensors").get("text") if config.text else None
@@ -126,7 +131,8 @@ def item_knn_part(
 def load_item_knn(run: Run, dataset: Dataset, config: ItemKnnConfig) -> ItemKnn:
     """The item-kNN row: similarities are counted from the events, with the numbers that validation chose.
 
-    Raises `RunError` where the stage is older than this row, or the run was exported without users, and so without events.
+    Raises `RunError` where the stage is older than this row, or the run was exported without users, and so
+    without events.
     """
     if dataset.totals is not None:
         raise RunError(

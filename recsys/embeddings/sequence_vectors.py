@@ -24,8 +24,9 @@ TABLE = "item_table"  # in the file: the item vectors that were learned, the tex
 class SequenceVectors:
     """u(t) = SASRec's last state over the items before t; no event before t: a zero row and `known=False`.
 
-    `items` [N, d] are the output vectors of the same space. With `unit_length` user vectors have length 1, as LightGCN's have (what
-    reads them expects one scale); without, u(t) · items are the logits of the model's own distribution.
+    `items` [N, d] are the output vectors of the same space. With `unit_length` user vectors have length 1, as
+    LightGCN's have (what reads them expects one scale); without, u(t) · items are the logits of the model's
+    own distribution.
     """
 
     def __init__(self, model: SasRec, items: torch.Tensor, space: str, unit_length: bool):
@@ -56,7 +57,9 @@ class SequenceVectors:
 
 
 class SasRecRetrieval(EmbeddingRetrieval):
-    """`Recommender` by the logits of a SASRec (`users` without unit length). Without a history: popularity."""
+    """`Recommender` by the logits of a SASRec (`users` without unit length).
+    Without a history: popularity.
+    """
 
     name = "SASRec"
 
@@ -65,7 +68,9 @@ class SasRecRetrieval(EmbeddingRetrieval):
 
 
 def save_sasrec(model: SasRec, folder: Path, name: str) -> None:
-    """Write `name.safetensors` (what reading needs: no free rows, no projection) and `name.json` (its settings)."""
+    """Write `name.safetensors` (what reading needs: no free rows, no projection) and `name.json`
+    (its settings).
+    """
     state = {key: value for key, value in model.state_dict().items() if key not in ("free", "project.weight")}
     state[TABLE] = model.item_table()
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}

@@ -1,6 +1,9 @@
-"""Item sequences as padded matrices: histories to read, and an epoch's windows to learn from, made without a loop over users.
+"""Item sequences as padded matrices: histories to read, and an epoch's windows to learn from.
 
-Rows are padded on the right, so that a causal model never sees padding, and item 0 stands where there is none.
+They are made without a loop over users.
+
+Rows are padded on the right, so that a causal model never sees padding, and item 0 stands where there is
+none.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ class Windows:
     weights: np.ndarray | None = None
 
     def batch(self, start: int, size: int, pieces: int = 1) -> list[Piece]:
-        """`size` rows from `start` on in `pieces` of like lengths, each cut to its longest: most rows are short, and padding costs."""
+        """`size` rows from `start` on in `pieces` of like lengths, each cut to its longest:
+        most rows are short, and padding costs.
+        """
         lengths = self.lengths[start : start + size]
         order = start + np.argsort(-lengths, kind="stable")
         return [self._piece(rows) for rows in np.array_split(order, min(pieces, len(order)))]
@@ -60,7 +65,8 @@ class Windows:
 def one_of_each_tie(users: np.ndarray, times: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Places of one event of every (user, time), drawn, in order of (user, time): times then rise strictly.
 
-    Events of the same second are not in each other's history (the one rule for ties), so of those none may stand before another.
+    Events of the same second are not in each other's history (the one rule for ties), so of those none may
+    stand before another.
     """
     shuffled = generator.permutation(len(users))
     order = shuffled[np.lexsort((times[shuffled], users[shuffled]))]  # stable: ties stay shuffled
@@ -79,7 +85,8 @@ def windows_of_epoch(
     epoch: int,
     weights: np.ndarray | None = None,
 ) -> Windows:
-    """The windows of an epoch, shuffled, from events [E] in order of (user, time): each reads at most `max_items` items.
+    """The windows of an epoch, shuffled, from events [E] in order of (user, time):
+    each reads at most `max_items` items.
 
     Of every tie one event is drawn (`one_of_each_tie`). Every drawn event but a user's first is a target once. A user with more than `max_items` targets is cut
     into several windows at places that move from epoch to epoch; a window reads on from the item before its first target.
@@ -119,7 +126,9 @@ def windows_of_epoch(
 
 
 class Batches:
-    """`batches[step]`: the batch of an optimiser step, epoch after epoch; see `Windows.batch`. One epoch is in memory.
+    """`batches[step]`: the batch of an optimiser step, epoch after epoch; see `Windows.batch`.
+
+    One epoch is in memory.
 
     `events` are users, items and times [E] each, in order of (user, time).
     """
@@ -155,7 +164,9 @@ class Batches:
 
 
 def padded(histories: Sequence[np.ndarray], max_items: int) -> tuple[np.ndarray, np.ndarray]:
-    """The last `max_items` of each history (oldest first): items [R, t ≥ 1], padded on the right with 0, and lengths [R]."""
+    """The last `max_items` of each history (oldest first):
+    items [R, t ≥ 1], padded on the right with 0, and lengths [R].
+    """
     latest = [history[-max_items:] for history in histories]
     lengths = np.fromiter(map(len, latest), np.int64, len(latest))
     items = np.zeros((len(latest), max(1, int(lengths.max(initial=0)))), np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recsys.embeddings import sequence_parts
+from recsys.terminal import escaped
 
 
 def print_summary(report: dict[str, Any]) -> None:
@@ -39,6 +40,6 @@ def print_summary(report: dict[str, Any]) -> None:
             f"would have been seen four times in five is {check['smallest_seen']:.4f}"
         )
     else:
-        print(f"embed: leak check {check}")
+        print(escaped(f"embed: leak check {check}"))
     for one in report.get("suspicions", ()):
-        print(f"embed: {'accepted' if one['accepted'] else 'note'}: {one['message']}")
+        print(escaped(f"embed: {'accepted' if one['accepted'] else 'note'}: {one['message']}"))

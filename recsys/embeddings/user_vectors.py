@@ -1,4 +1,4 @@
-"""A user's vector as a function of what came before a moment: learned aggregates, or embeddings that users bring.
+"""A user's vector as a function of what came before a moment: learned aggregates, or brought embeddings.
 
 Every function here takes only events strictly earlier than the moment asked about.
 """
@@ -16,7 +16,9 @@ from recsys.recommender import Request
 
 
 class UserVectors(Protocol):
-    """Vectors [R, d] (float32) for requests, and which of them are known [R] (False: no evidence, a zero row)."""
+    """Vectors [R, d] (float32) for requests, and which of them are known [R]
+    (False: no evidence, a zero row).
+    """
 
     dim: int
     space: str  # identifies the embedding space; a prefix trained in one space refuses another
@@ -25,8 +27,8 @@ class UserVectors(Protocol):
 
 
 def recency_weights(lengths: np.ndarray, half_life: float | None) -> np.ndarray:
-    """Weights [Σ lengths] of histories laid one after the other, each oldest first: 0.5 ** (age / half_life) with age
-    counted in items, and Σ w² = 1 within a history.
+    """Weights [Σ lengths] of histories laid one after the other, each oldest first:
+    0.5 ** (age / half_life) with age counted in items, and Σ w² = 1 within a history.
 
     With `half_life=None` all are 1/sqrt(length), which is LightGCN's own normalisation of a user node.
     """
@@ -40,8 +42,8 @@ def recency_weights(lengths: np.ndarray, half_life: float | None) -> np.ndarray:
 class HistoryVectors:
     """Inductive vectors: u(t) = Σ_{i before t} w_i · message_i, scaled to unit length.
 
-    `messages` [N, d] is LightGCN's message table; `half_life` (in items) is chosen on validation. A history without
-    a single item that has a message gives a zero row and `known=False`.
+    `messages` [N, d] is LightGCN's message table; `half_life` (in items) is chosen on validation. A history
+    without a single item that has a message gives a zero row and `known=False`.
     """
 
     def __init__(self, messages: np.ndarray, half_life: float | None, space: str):
@@ -75,7 +77,8 @@ class HistoryVectors:
 
 
 class BroughtVectors:
-    """Embeddings that a service already has: rows (user, available_at, vector), joined backward and strictly earlier.
+    """Embeddings that a service already has: rows (user, available_at, vector),
+    joined backward and strictly earlier.
 
     The row used at moment t is the last one that became available before t; none: a zero row, `known=False`.
     """
@@ -102,11 +105,12 @@ class BroughtVectors:
 
 
 def partners_of_other_users(users: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """For each request [R] another one, never of the same user; a permutation unless one user holds over half of them.
+    """For each request [R] another one, never of the same user;
+    a permutation unless one user holds over half of them.
 
-    Requests are put in a random order grouped by user and matched with the one as far back as the largest group is
-    long. Where one user holds more than half of all requests, partners are drawn with repetition instead. Raises
-    `ValueError` for a single user.
+    Requests are put in a random order grouped by user and matched with the one as far back as the largest
+    group is long. Where one user holds more than half of all requests, partners are drawn with repetition
+    instead. Raises `ValueError` for a single user.
     """
     n = len(users)
     names, counts = np.unique(users, return_counts=True)

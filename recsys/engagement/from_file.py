@@ -18,10 +18,12 @@ from recsys.door.values import first, id_array, ids, text_array
 
 
 def read_lists(path: Path, columns: Mapping[str, str], data: Dataset, notices: Notices) -> pd.DataFrame:
-    """Rows `user, timestamp, query, item, engaged`, in the file's order, ids as the run's integers (user −1: unknown).
+    """Rows `user, timestamp, query, item, engaged`, in the file's order, ids as the run's integers
+    (user −1: unknown).
 
-    Raises `DataError` with file and line for a blank query, a label other than 0 and 1, an item shown twice in a list, and whatever
-    the shared doors refuse. Rows of items outside the catalogue are dropped and counted.
+    Raises `DataError` with file and line for a blank query, a label other than 0 and 1, an item shown twice
+    in a list, and whatever the shared doors refuse. Rows of items outside the catalogue are dropped and
+    counted.
     """
     table = read_table(path)
     names = find_columns(table, "lists", (*SHARED, "query", "engaged"), (), columns)
@@ -33,7 +35,8 @@ def read_lists(path: Path, columns: Mapping[str, str], data: Dataset, notices: N
     if odd.any():
         row = int(odd.argmax())
         raise table.error(row, f"engaged is {labels[row]!r}; expected 1 (engaged) or 0 (shown, not engaged)")
-    items = pd.Index(data.catalogue.item_ids).get_indexer(ids(table, names["item_id"], "item_id"))
+    item_ids = ids(table, names["item_id"], "item_id")
+    items = pd.Index(data.catalogue.item_ids).get_indexer(item_ids)
     user_ids = id_array(table, names["user_id"]).to_pandas()
     frame = pd.DataFrame(
         {
@@ -51,15 +54,19 @@ def read_lists(path: Path, columns: Mapping[str, str], data: Dataset, notices: N
         raise table.error(
             row, "this item was already shown in this list (same user, timestamp and query); keep one row"
         )
-    notices.add(
-        "lists_of_unknown_items",
-        int((~known).sum()),
-        f"{path}: {int((~known).sum())} row(s) show an item outside the catalogue; dropped",
-    )
+    if not known.all():
+        row, gone = int((~known).argmax()), int((~known).sum())
+        notices.add(
+            "lists_of_unknown_items",
+            gone,
+            f"{path}: {gone} row(s) show an item outside the catalogue; dropped (the first: {table.place(row)}, '{item_ids[row]}')",
+        )
     unknown = np.unique(user_ids[frame["user"] < 0].fillna(""))
-    notices.add(
-        "lists_of_unknown_users",
-        len(unknown),
-        f"{path}: {len(unknown)} user(s) are unknown to the run; their lists are tested on, as of nobody known",
-    )
+    if len(unknown):
+        notices.add(
+            "lists_of_unknown_users",
+            len(unknown),
+            f"{path}: {len(unknown)} user(s) are unknown to the run; their lists are tested on, as of nobody known (the first: "
+            f"'{unknown[0]}')",
+        )
     return frame[known]

@@ -73,7 +73,9 @@ def _sessions(opinions: Opinions, gap_s: int) -> Iterator[np.ndarray]:
 
 
 class _Said:
-    """Tags of items as of a moment: those that anyone gave before it. (Later ones are opinions that may tell the label.)"""
+    """Tags of items as of a moment: those that anyone gave before it.
+    (Later ones are opinions that may tell the label.)
+    """
 
     def __init__(self, data: Dataset):
         self._tags: dict[int, list[tuple[int, str]]] = defaultdict(list)

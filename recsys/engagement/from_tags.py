@@ -1,4 +1,4 @@
-"""Labelled lists from tags: what a user gave one tag in one month, and what others had given it by then (`recsys.engagement.label_lists`)."""
+"""Labelled lists from tags: what a user gave one tag in one month, and what others had given it by then."""
 
 from __future__ import annotations
 
@@ -40,9 +40,11 @@ def lists_from_tags(config: EngagementConfig, data: Dataset) -> Drafts:
 
 
 def _first_events(data: Dataset) -> dict[tuple[int, int], int]:
-    """(user, item) -> the time of their first event; but not of one that something earlier in the user's month has learned from.
+    """(user, item) -> the time of their first event;
+    but not of one that something earlier in the user's month has learned from.
 
-    Where a month holds events of several roles, only those of the latest may be answers (`recsys.engagement.label_lists`).
+    Where a month holds events of several roles, only those of the latest may be answers
+    (`recsys.engagement.label_lists`).
     """
     moment = np.unique(np.stack([data.users, data.times]), axis=1, return_inverse=True)[1].reshape(-1)
     latest = np.zeros(moment.max(initial=-1) + 1, np.int8)
@@ -56,7 +58,9 @@ def _first_events(data: Dataset) -> dict[tuple[int, int], int]:
 
 
 class _Taggings:
-    """What has been tagged up to now: the items of each tag, how many users tagged each item, and what each user tagged."""
+    """What has been tagged up to now: the items of each tag, how many users tagged each item,
+    and what each user tagged.
+    """
 
     def __init__(self) -> None:
         self.items: dict[str, set[int]] = defaultdict(set)
@@ -73,7 +77,8 @@ class _Taggings:
     def draw(
         self, tag: str, engaged: list[int], known: set[int], generator: np.random.Generator
     ) -> list[int]:
-        """For each engaged item another one that has the tag and is not `known`, about as popular by then; none twice.
+        """For each engaged item another one that has the tag and is not `known`, about as popular by then;
+        none twice.
 
         Fewer where the tag has fewer.
         """

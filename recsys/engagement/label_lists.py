@@ -2,8 +2,8 @@
 
 Exactly how labels are made:
 
-file      Rows `user_id, timestamp, query, item_id, engaged` (0 or 1), in the order in which items were shown; rows of the same user,
-          second and query are one list.
+file      Rows `user_id, timestamp, query, item_id, engaged` (0 or 1), in the order in which items were shown;
+          rows of the same user, second and query are one list.
 
 kinds     (Data some of whose events are against: `prepare.events`.) A list is what one user took or turned down within one session
           and that has one or two phrases in common, as of ratings. Engaged: what they took. Not engaged: what they turned down; of
@@ -15,13 +15,15 @@ ratings   (ml-latest-small.) A list is what one user rated within one session (g
           least `like_rating` stars. A low rating is a dislike of something that was *watched all the same*, so hits on liked and on
           disliked items are reported apart, and a generator that learned from watching alone finds both.
 
-tags      (hetrec2011-lastfm-2k.) A list is what a user gave one tag in one month; the tag is the query. Engaged: the artists that the
-          user tagged so, for the first time in their history. Not engaged: as many artists that *others* had given the tag by then,
-          each about as popular by then as the engaged one beside it, which the user had not tagged by the end of that month. (Nothing
-          later is looked at: "never tagged" would tell a training list what the test list's answers are not. Popularity is
+tags      (hetrec2011-lastfm-2k.) A list is what a user gave one tag in one month; the tag is the query.
+          Engaged: the artists that the user tagged so, for the first time in their history. Not engaged: as
+          many artists that *others* had given the tag by then, each about as popular by then as the engaged
+          one beside it, which the user had not tagged by the end of that month. (Nothing later is looked at:
+          "never tagged" would tell a training list what the test list's answers are not. Popularity is
           matched, or it would be what the label says.) They were never refused, so a label 0 is "not chosen".
 
-A list's time is that of its first item. Lists of events that Stage 1 and the graph have fitted are not made at all.
+A list's time is that of its first item. Lists of events that Stage 1 and the graph have fitted are not made
+at all.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recsys.artifacts.manifest import sha256_of
 from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
 from recsys.data.splits import PERSONALIZE, TEST, VALIDATION, WARM
@@ -53,7 +56,7 @@ from recsys.engagement.shown_lists import (
     TEST_LISTS,
     ShownLists,
 )
-from recsys.run import Run, RunError, sha256_of
+from recsys.run import Run, RunError
 from recsys.seeds import rng
 
 BALANCED = (0.4, 0.6)  # share of engaged items; outside, the stage says so
@@ -153,9 +156,11 @@ def _assign(
 
 
 def _role(data: Dataset, user: int, time: int) -> int:
-    """The latest role of the user's events of that very second, else of the first event after it; TEST behind the last one.
+    """The latest role of the user's events of that very second, else of the first event after it;
+    TEST behind the last one.
 
-    The latest: where a second (in Last.fm, a month) holds events of two roles, a training list of it would know of a test list's time.
+    The latest: where a second (in Last.fm, a month) holds events of two roles, a training list of it would
+    know of a test list's time.
     """
     if user < 0:
         return TEST
@@ -165,7 +170,9 @@ def _role(data: Dataset, user: int, time: int) -> int:
 
 
 def _earlier(data: Dataset, user: int, time: int, role: int) -> set[int]:
-    """Items of the user's events from `time` on that belong to an earlier role than the list: something has learned from them."""
+    """Items of the user's events from `time` on that belong to an earlier role than the list:
+    something has learned from them.
+    """
     if user < 0:
         return set()
     start, stop = data.offsets[user], data.offsets[user + 1]
@@ -187,7 +194,9 @@ def _part(data: Dataset, user: int, role: int, predictor: bool) -> int:
 
 
 def _sample(config: EngagementConfig, parts: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """Rows to keep, ascending: all but the test lists beyond `test_lists`, of which each user gives one before any gives two."""
+    """Rows to keep, ascending: all but the test lists beyond `test_lists`,
+    of which each user gives one before any gives two.
+    """
     test = np.flatnonzero(parts == TEST_LISTS)
     if len(test) > config.test_lists:
         shuffled = rng(config.seed, "test lists").permutation(test)

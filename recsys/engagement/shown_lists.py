@@ -2,16 +2,18 @@
 
     query "dark comedy" of user 3 at second 1,100,000,000  →  items 17 (1), 250 (0), 4 (1)
 
-The unit is the shown list. A list belongs to one part of the data, so that nothing that judges has seen what it judges:
+The unit is the shown list. A list belongs to one part of the data, so that nothing that judges has seen what
+it judges:
 
     generator, generator_validation    LM and KTO training of prefixes, and what stops and chooses them
     predictor, predictor_validation    the engagement predictor, and what chooses and calibrates it
     test                               what the table reports, once
     none                               everything that may not be used
 
-Generator and predictor get disjoint users of the same times (PERSONALIZE events, which neither the graph of the conditioning vectors nor
-Stage 1 has fitted); test lists are later than everything of the same user (`recsys.data.splits`). Query texts that are held out
-(`recsys.data.phrases`) stand in test lists alone: whoever answers them has never read them.
+Generator and predictor get disjoint users of the same times (PERSONALIZE events, which neither the graph of
+the conditioning vectors nor Stage 1 has fitted); test lists are later than everything of the same user
+(`recsys.data.splits`). Query texts that are held out (`recsys.data.phrases`) stand in test lists alone:
+whoever answers them has never read them.
 """
 
 from __future__ import annotations
@@ -38,9 +40,8 @@ class ShownLists:
     """Q lists. List q holds items[offsets[q] : offsets[q + 1]] in the order in which they were shown."""
 
     users: np.ndarray  # [Q] int64
-    times: (
-        np.ndarray
-    )  # [Q] int64, unix seconds: the moment of asking; nothing that was shown is in the history before it
+    # [Q] int64, unix seconds: the moment of asking; nothing that was shown is in the history before it
+    times: np.ndarray
     queries: list[str]  # [Q]
     parts: np.ndarray  # [Q] int8: see PARTS
     held_out: np.ndarray  # [Q] bool: no training has read this query's text
@@ -69,7 +70,9 @@ class ShownLists:
         return self.items[rows], self.labels[rows]
 
     def request(self, index: int, dataset: Dataset) -> Request:
-        """The request of one list: its history is strictly before its time; what was shown is never excluded."""
+        """The request of one list: its history is strictly before its time;
+        what was shown is never excluded.
+        """
         user, time = int(self.users[index]), int(self.times[index])
         history, times = dataset.before(user, time) if user >= 0 else (self.items[:0], self.items[:0])
         exclude = dataset.not_again(user, time, history, dataset.exclude_seen)
@@ -87,7 +90,9 @@ class ShownLists:
         return [self.request(int(index), dataset) for index in indices]
 
     def save(self, folder: Path) -> None:
-        """Write `lists.parquet`: a row a list, so that a person's rows can be found and forgotten (`recsys.artifacts.user_rows`)."""
+        """Write `lists.parquet`: a row a list, so that a person's rows can be found and forgotten
+        (`recsys.artifacts.user_rows`).
+        """
         columns = {
             "user": self.users,
             "time": self.times,

@@ -1,15 +1,19 @@
 """Dialogues and essays of people with a profile: Persona-Chat, Personal Reddit, Empathetic Conversation.
 
-- Persona-Chat (Zhang et al. 2018): the common JSON (`personality`, `utterances` with `history` and `candidates`, the
-  last of which is the reply) or ParlAI's text (`1 your persona: …`, then `n said<TAB>reply`).
-- Synthetic-Persona-Chat (Jandaghi et al. 2023): CSV with `user 1 personas`, `user 2 personas`, `Best Generated
-  Conversation`.
-- Personal Reddit (Staab et al. 2023): JSON lines with `personality` (an object), `question_asked`, `response`.
-- Empathetic Conversation (Omitaomu et al. 2022) as WASSA 2023 gives it: `articles_adobe_AMT.csv` (`article_id`, `text`) and
-  `WASSA23_essay_level_*.tsv` (`article_id`, `essay`, `speaker_id`, demographics, personality).
+- Persona-Chat (Zhang et al. 2018): the common JSON (`personality`, `utterances` with `history` and
+  `candidates`, the last of which is the reply) or ParlAI's text (`1 your persona: …`, then
+  `n said<TAB>reply`).
+- Synthetic-Persona-Chat (Jandaghi et al. 2023): CSV with `user 1 personas`, `user 2 personas`,
+  `Best Generated Conversation`.
+- Personal Reddit (Staab et al. 2023): JSON lines with `personality` (an object), `question_asked`,
+  `response`.
+- Empathetic Conversation (Omitaomu et al. 2022) as WASSA 2023 gives it: `articles_adobe_AMT.csv`
+  (`article_id`, `text`) and `WASSA23_essay_level_*.tsv` (`article_id`, `essay`, `speaker_id`, demographics,
+  personality).
 
-A user is a persona here, and splits are by persona: nobody stands in two. E2P's script shuffles rows instead, its text
-says by persona, and we follow the text. A dialogue whose two personas fall into different splits is left out.
+A user is a persona here, and splits are by persona: nobody stands in two. E2P's script shuffles rows instead,
+its text says by persona, and we follow the text. A dialogue whose two personas fall into different splits is
+left out.
 """
 
 from __future__ import annotations
@@ -54,8 +58,8 @@ def assign_personas(
 ) -> dict[str, int]:
     """Role (0 train, 1 validation, 2 test) of each person who appears in `pairs` of speakers ("": nobody).
 
-    People who talk to each other, directly or through others, stay together, so that no dialogue is lost between splits;
-    where that would be more than a tenth of all people, each of them is placed alone.
+    People who talk to each other, directly or through others, stay together, so that no dialogue is lost
+    between splits; where that would be more than a tenth of all people, each of them is placed alone.
     """
     talks = sorted({(first, second or first) for first, second in pairs})
     names = sorted({name for talk in talks for name in talk})
@@ -67,9 +71,8 @@ def assign_personas(
     group = np.where(large, group.max() + 1 + np.arange(len(names)), group)
     units = np.unique(group, return_inverse=True)[1]
     order = rng(seed, "personas").permutation(units.max() + 1)
-    before = np.cumsum(np.bincount(units)[order]) / len(
-        names
-    )  # share of people up to each unit, itself included
+    # share of people up to each unit, itself included
+    before = np.cumsum(np.bincount(units)[order]) / len(names)
     role_of = np.zeros(len(order), int)
     role_of[order] = np.searchsorted(np.cumsum(shares)[:2], before - 1e-9, side="right")
     return {name: int(role_of[unit]) for name, unit in zip(names, units, strict=True)}
@@ -78,7 +81,9 @@ def assign_personas(
 def reply_instance(
     identifier: str, persona: str, turns: Sequence[Turn], reply: str, context_turns: int
 ) -> Instance:
-    """The reply to the last `context_turns` turns. The persona is not in the input: methods differ in how they see it."""
+    """The reply to the last `context_turns` turns.
+    The persona is not in the input: methods differ in how they see it.
+    """
     said = "\n".join(f"{('Other', 'You')[who]}: {text}" for who, text in turns[-context_turns:])
     return Instance(identifier, person_id(persona), REPLY.format(turns=said), reply.strip(), persona=persona)
 
@@ -90,7 +95,9 @@ def by_persona(
     longest_answer: int = 48,
     shares: Sequence[float] = SHARES,
 ) -> TextTask:
-    """The task of instances given with the other speaker's name ("" where there is none), split by persona."""
+    """The task of instances given with the other speaker's name ("" where there is none),
+    split by persona.
+    """
     roles = assign_personas(((item.user, other) for item, other in instances), seed, shares)
     parts: list[list[Instance]] = [[], [], []]
     left_out = 0
@@ -109,11 +116,13 @@ def by_persona(
     return TextTask(name, "text", train, validation, test, longest_answer, notes)
 
 
-# -- Synthetic-Persona-Chat -------------------------------------------------------------------------------------------
+# -- Synthetic-Persona-Chat ----------------------------------------------------------------------------------
 
 
 def load_synthetic_persona_chat(path: Path, seed: int, context_turns: int) -> TextTask:
-    """Synthetic-Persona-Chat: one CSV, or a folder of them (the published splits share no persona; ours are made anew)."""
+    """Synthetic-Persona-Chat: one CSV, or a folder of them (the published splits share no persona; ours are
+    made anew).
+    """
     paths = sorted(path.glob("*.csv")) if path.is_dir() else [path]
     if not paths:
         raise DataError(f"{path} holds no .csv; give the file or the folder of Synthetic-Persona-Chat")
@@ -169,14 +178,14 @@ def _replies(name: str, personas: Sequence[str], turns: Sequence[Turn], context_
         yield instance, person_id(personas[1 - who])
 
 
-# -- Persona-Chat -----------------------------------------------------------------------------------------------------
+# -- Persona-Chat --------------------------------------------------------------------------------------------
 
 
 def load_persona_chat(path: Path, seed: int, context_turns: int) -> TextTask:
     """Persona-Chat as the common JSON, or as ParlAI's text; the split is by persona whatever the file says.
 
-    The partner's persona is in neither form (ParlAI's has it in the `both` variant, where it is read), so only the
-    answering person's persona decides the split there.
+    The partner's persona is in neither form (ParlAI's has it in the `both` variant, where it is read), so
+    only the answering person's persona decides the split there.
     """
     dialogues = _json_dialogues(path) if path.suffix == ".json" else _parlai_dialogues(path)
     found = []
@@ -253,11 +262,13 @@ def _parlai_dialogues(path: Path):
         yield " ".join(own), " ".join(others), replies, where
 
 
-# -- profiles without a history (P2P's open-ended tasks) ----------------------------------------------------------------
+# -- profiles without a history (P2P's open-ended tasks) -----------------------------------------------------
 
 
 def load_personal_reddit(path: Path, seed: int) -> TextTask:
-    """Personal Reddit: the profile is the object `personality`; a person answers `question_asked` with `response`."""
+    """Personal Reddit: the profile is the object `personality`;
+    a person answers `question_asked` with `response`.
+    """
     table = read_table(path)
     found = []
     columns = {name: table.raw(require(table, name, name)) for name in ("personality", "question_asked")}
@@ -275,7 +286,9 @@ def load_personal_reddit(path: Path, seed: int) -> TextTask:
 
 
 def load_empathetic(folder: Path, seed: int) -> TextTask:
-    """Empathetic Conversation: the essay of a person with this profile on a news article; the user is `speaker_id`."""
+    """Empathetic Conversation: the essay of a person with this profile on a news article;
+    the user is `speaker_id`.
+    """
     articles = read_table(folder / "articles_adobe_AMT.csv")
     numbers = text_array(articles, require(articles, "article_id", "article_id")).to_pylist()
     texts = dict(

@@ -1,9 +1,10 @@
 """Two text tasks made from data at hand: personal tagging on Last.fm, rating prediction on MovieLens.
 
-Both divide each user's instances by time (the last are the test, the ones before them validation), and an instance's
-history is what the same user did strictly earlier: events of the same second (MovieLens) or month (Last.fm, where a
-date is mostly the first of a month) are not in each other's history. What counts over all users, such as which tags are
-used most, is counted on training events alone. An instance without any earlier record is left out.
+Both divide each user's instances by time (the last are the test, the ones before them validation), and an
+instance's history is what the same user did strictly earlier: events of the same second (MovieLens) or month
+(Last.fm, where a date is mostly the first of a month) are not in each other's history. What counts over all
+users, such as which tags are used most, is counted on training events alone. An instance without any earlier
+record is left out.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ ROLES = ("train", "validation", "test")
 
 
 def load_lastfm_tagging(folder: Path, records: int) -> TextTask:
-    """Which of the 15 most used tags does this user give this artist (a LaMP-2M-like task on hetrec2011-lastfm-2k)?
+    """Which of the 15 most used tags does this user give this artist
+    (a LaMP-2M-like task on hetrec2011-lastfm-2k)?
 
-    A question is the month in which a user first tags an artist, if exactly one of the user's tags of that month is
-    among the fifteen; a record is one artist in one month, with the user's tags.
+    A question is the month in which a user first tags an artist, if exactly one of the user's tags of that
+    month is among the fifteen; a record is one artist in one month, with the user's tags.
     """
     source = _read("lastfm", folder, load_lastfm, ())
     assert source.queries is not None
@@ -65,7 +67,9 @@ def load_lastfm_tagging(folder: Path, records: int) -> TextTask:
 
 
 def load_movielens_rating(folder: Path | None, records: int) -> TextTask:
-    """How many stars does this user give this film (LaMP-3-like, half stars), on ml-latest-small or its like?"""
+    """How many stars does this user give this film (LaMP-3-like, half stars),
+    on ml-latest-small or its like?
+    """
     source = _read("ml-latest-small", folder or EMBEDDED, load_movielens, ("genres",))
     catalogue = source.catalogue
     assert catalogue is not None
@@ -111,7 +115,9 @@ def _titles(source: Source) -> dict[str, str]:
 
 
 def _roles(users: Sequence[str], times: Sequence[int], candidates: np.ndarray) -> list[str | None]:
-    """Role of each event, sorted by user and time: a user's candidates are divided by time, the others have none."""
+    """Role of each event, sorted by user and time:
+    a user's candidates are divided by time, the others have none.
+    """
     chosen = np.flatnonzero(candidates)
     number = np.unique(np.array(users)[chosen], return_inverse=True)[1]
     found = assign_roles(number, np.array(times)[chosen], SplitConfig())

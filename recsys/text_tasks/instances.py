@@ -1,7 +1,8 @@
 """Personalized text tasks: one instance type for every format, and what is shown or retrieved of a person.
 
-An instance asks one question of one person at one moment. Its history holds records strictly before that moment, which
-the constructor checks, so no loader can hand a record of the future to a prompt, to a retriever or to a user vector.
+An instance asks one question of one person at one moment. Its history holds records strictly before that
+moment, which the constructor checks, so no loader can hand a record of the future to a prompt, to a retriever
+or to a user vector.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ Kind = Literal["labels", "rating", "text"]  # accuracy and F1; MAE and RMSE; per
 
 @dataclass(frozen=True)
 class Record:
-    """What a person did or wrote once. `time` is Unix seconds, or the record's order where a format has no clock."""
+    """What a person did or wrote once.
+    `time` is Unix seconds, or the record's order where a format has no clock.
+    """
 
     text: str
     time: int
@@ -36,8 +39,9 @@ class Record:
 class Instance:
     """One question to one person.
 
-    `labels` are the closed set of answers, where there is one; `history` is oldest first, every record strictly before
-    `time` (where the instance has one); `persona` is a text about the person. Raises `ValueError` otherwise.
+    `labels` are the closed set of answers, where there is one; `history` is oldest first, every record
+    strictly before `time` (where the instance has one); `persona` is a text about the person. Raises
+    `ValueError` otherwise.
     """
 
     id: str
@@ -98,7 +102,9 @@ class TextTask:
 
 
 def spread_sample(instances: Sequence[Instance], n: int | None, seed: int, role: str) -> tuple[Instance, ...]:
-    """At most `n` instances: one of each user before a second of any, users and instances in a seeded order."""
+    """At most `n` instances: one of each user before a second of any,
+    users and instances in a seeded order.
+    """
     if n is None or n >= len(instances):
         return tuple(instances)
     turns: dict[str, int] = defaultdict(int)
@@ -117,13 +123,15 @@ def divide_users(users: Iterable[str], share: float, seed: int, key: str) -> set
     return {distinct[place] for place in order[: round(share * len(distinct))]}
 
 
-# -- what is shown of a person --------------------------------------------------------------------------------------
+# -- what is shown of a person -------------------------------------------------------------------------------
 
 
 def retrieve(instance: Instance, k: int) -> list[Record]:
-    """The k records of the history that BM25 finds nearest to the input, oldest first; the latest where none matches.
+    """The k records of the history that BM25 finds nearest to the input, oldest first;
+    the latest where none matches.
 
-    BM25 is bm25s's (Lucene's weights, k₁ = 1.5, b = .75) over this one history, so no other person's words count.
+    BM25 is bm25s's (Lucene's weights, k₁ = 1.5, b = .75) over this one history, so no other person's words
+    count.
     """
     history = instance.history
     if k <= 0 or not history:
@@ -146,7 +154,9 @@ def retrieve(instance: Instance, k: int) -> list[Record]:
 
 
 def context_text(instance: Instance, k: int) -> str:
-    """What the prompt method shows of the person: the persona, then k retrieved records. Empty: nothing is known."""
+    """What the prompt method shows of the person: the persona, then k retrieved records.
+    Empty: nothing is known.
+    """
     parts = []
     if instance.persona:
         parts.append(f"About the person who answers: {' '.join(instance.persona.split())}")
@@ -157,7 +167,8 @@ def context_text(instance: Instance, k: int) -> str:
 
 
 def profile_text(instance: Instance, records: int) -> str:
-    """The text whose last hidden state is the user's vector: the persona, then the latest records, latest last.
+    """The text whose last hidden state is the user's vector:
+    the persona, then the latest records, latest last.
 
     It does not depend on the input, so that a vector is of a person at a moment and not of a question.
     """
@@ -165,7 +176,7 @@ def profile_text(instance: Instance, records: int) -> str:
     return "\n".join([*([instance.persona] if instance.persona else []), *latest])
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
+# -- reading -------------------------------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> Any:

@@ -1,14 +1,16 @@
 """LaMP (Salemi et al. 2024, tasks 1 to 7) and LongLaMP (Kumar et al. 2024): the published files as instances.
 
-LaMP comes as `train_questions.json`, `train_outputs.json`, `dev_questions.json` and so on, one folder a task. A question
-has `id`, `input` and `profile` (a list of records with `id` and the task's own fields, and `date` in the time-based
-version); outputs are `{"task": …, "golds": [{"id": …, "output": …}]}`. Outputs of `test` are not public, so without
-`test_outputs.json` the dev questions are divided, by user, into validation and test.
+LaMP comes as `train_questions.json`, `train_outputs.json`, `dev_questions.json` and so on, one folder a task.
+A question has `id`, `input` and `profile` (a list of records with `id` and the task's own fields, and `date`
+in the time-based version); outputs are `{"task": …, "golds": [{"id": …, "output": …}]}`. Outputs of `test`
+are not public, so without `test_outputs.json` the dev questions are divided, by user, into validation and
+test.
 
 LongLaMP comes as Parquet or JSON lines with `input`, `output`, `profile` and a column that names the user.
 
-Prompts are in our own words around the content of the published input, as P2P's are; the content is what stands behind
-the published keyword (`description:`, `article:` …), found as the benchmark's own code finds it.
+Prompts are in our own words around the content of the published input, as P2P's are; the content is what
+stands behind the published keyword (`description:`, `article:` …), found as the benchmark's own code finds
+it.
 """
 
 from __future__ import annotations
@@ -168,7 +170,9 @@ USER_COLUMNS = ("user_id", "user", "reviewerId", "reviewerID", "author", "name")
 
 
 def load_lamp(name: str, folder: Path, seed: int, records: int) -> TextTask:
-    """LaMP task `name` (LaMP-1, LaMP-2M, LaMP-2N, LaMP-3 … LaMP-7) from its folder; histories keep the last `records`."""
+    """LaMP task `name` (LaMP-1, LaMP-2M, LaMP-2N, LaMP-3 … LaMP-7) from its folder;
+    histories keep the last `records`.
+    """
     form = FORMATS[name]
     splits = {
         split: _lamp_split(name, form, folder, split, records)
@@ -179,7 +183,9 @@ def load_lamp(name: str, folder: Path, seed: int, records: int) -> TextTask:
 
 
 def load_longlamp(name: str, folder: Path, seed: int, records: int) -> TextTask:
-    """LongLaMP-1 (abstracts), -2 (topics) or -3 (reviews): `train`, `val` or `validation`, and `test` files of a folder."""
+    """LongLaMP-1 (abstracts), -2 (topics) or -3 (reviews):
+    `train`, `val` or `validation`, and `test` files of a folder.
+    """
     form = FORMATS[name]
     train = _longlamp_split(name, form, folder, ("train",), records)
     validation = _longlamp_split(name, form, folder, ("val", "validation", "dev"), records)
@@ -247,7 +253,9 @@ def _content(form: Format, text: str, where: str) -> str:
 
 
 def _history(form: Format, profile: Sequence[Any], when: int | None, where: str) -> tuple[Record, ...]:
-    """Records in order of their date where all have one, else in the file's; those not before `when` are left out."""
+    """Records in order of their date where all have one, else in the file's;
+    those not before `when` are left out.
+    """
     records = []
     for number, entry in enumerate(profile, 1):
         place = f"{where}, profile record {number}"

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from recsys.artifacts.manifest import sha256_of
 from recsys.config import StageConfig
 from recsys.data.loaders import EMBEDDED
 from recsys.door.tables import DataError
-from recsys.run import sha256_of
 from recsys.text_tasks.dialogues import (
     load_empathetic,
     load_persona_chat,
@@ -35,9 +35,8 @@ class TaskDataConfig(StageConfig):
     path: str | None = None  # file or folder; None: ml-latest-small, which ships here (movielens-rating only)
     history_records: int = Field(50, ge=1)  # the latest records that an instance keeps
     context_turns: int = Field(3, ge=1)  # turns of a dialogue shown before the reply (E2P uses three)
-    train_instances: int | None = Field(
-        None, ge=1
-    )  # at most so many of each role, spread over users; None: all
+    # at most so many of each role, spread over users; None: all
+    train_instances: int | None = Field(None, ge=1)
     validation_instances: int | None = Field(None, ge=1)
     test_instances: int | None = Field(None, ge=1)
 

@@ -1,13 +1,13 @@
 """PENS (Ao et al. 2021): personalized news headlines, from the published TSV files.
 
-`news.tsv` has `News ID, Category, Topic, Headline, News body`; `train.tsv` and `valid.tsv` have `UserID, ClicknewsID`
-(separated by spaces), `exposure_time` (of each click, separated by #TAB#), `pos`, `start`; `personalized_test.tsv` has
-`userid, clicknewsID, posnewID` (separated by commas) and `rewrite_titles` (separated by ;;), the headlines that the
-users wrote themselves.
+`news.tsv` has `News ID, Category, Topic, Headline, News body`; `train.tsv` and `valid.tsv` have `UserID,
+ClicknewsID` (separated by spaces), `exposure_time` (of each click, separated by #TAB#), `pos`, `start`;
+`personalized_test.tsv` has `userid, clicknewsID, posnewID` (separated by commas) and `rewrite_titles`
+(separated by ;;), the headlines that the users wrote themselves.
 
-A training instance is a news article that the user clicked, with the editor's headline, as in E2P's script (its first
-three of an impression); a click of the history that is not before the impression's start is left out. In the test the
-clicks have an order and no time.
+A training instance is a news article that the user clicked, with the editor's headline, as in E2P's script
+(its first three of an impression); a click of the history that is not before the impression's start is left
+out. In the test the clicks have an order and no time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ News = dict[str, tuple[str, str]]  # id -> headline, body
 
 
 def load_pens(folder: Path, records: int, body_chars: int = 2000) -> TextTask:
-    """PENS from its folder; histories keep the last `records` clicks, articles their first `body_chars` characters."""
+    """PENS from its folder; histories keep the last `records` clicks,
+    articles their first `body_chars` characters.
+    """
     news = _news(folder / "news.tsv", body_chars)
     train = _impressions(folder / "train.tsv", news, records)
     validation = _impressions(folder / "valid.tsv", news, records)

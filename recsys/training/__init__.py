@@ -1,4 +1,4 @@
-"""Training that resumes: the loop that every learner here runs in, several processes at one training, and devices.
+"""Training that resumes: the loop that every learner runs in, several processes at it, and devices.
 
 May import: `recsys.seeds`, `recsys.artifacts`.
 Read first: `loop.py`.

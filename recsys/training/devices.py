@@ -10,8 +10,9 @@ from recsys.training import distributed
 def resolve_device(name: str) -> torch.device:
     """The device of that name; auto: a GPU where there is one, and of several processes each has its own.
 
-    Where it is a GPU, float32 products read 10 bits of mantissa from here on (TF32): several times as fast, and summed in float32 as
-    before. Rounding an input does not depend on the batch that it stands in, so answers still agree between batches.
+    Where it is a GPU, float32 products read 10 bits of mantissa from here on (TF32): several times as fast,
+    and summed in float32 as before. Rounding an input does not depend on the batch that it stands in, so
+    answers still agree between batches.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,16 +1,18 @@
 """Several processes, one training: who is who, what each computes, and how that becomes one step.
 
-    accelerate launch --num_processes 4 -m serving.cli run CONFIG --run DIR         (or torchrun --nproc-per-node 4 …)
+    accelerate launch --num_processes 4 -m serving.cli run CONFIG --run DIR  (or torchrun --nproc-per-node 4)
 
-starts the same command four times, each with its own GPU. All of them know the whole batch of a step, since it depends only on
-the seed and the step's number; each computes the loss of its `share`, and gradients are averaged with the number of things that
-a share's loss is a mean over as weights: the gradient, and so the step, is that of the whole batch. What is not trained by
-gradient through the language model is done `by_main`, the main process, while the others wait. Artifacts have one writer.
+starts the same command four times, each with its own GPU. All of them know the whole batch of a step, since
+it depends only on the seed and the step's number; each computes the loss of its `share`, and gradients are
+averaged with the number of things that a share's loss is a mean over as weights: the gradient, and so the
+step, is that of the whole batch. What is not trained by gradient through the language model is done
+`by_main`, the main process, while the others wait. Artifacts have one writer.
 
-Without a launcher there is one process, and nothing here imports torch, opens a socket or changes a bit. Who is who comes from
-`accelerate.PartialState`; waiting and telling go through gloo on the CPUs, so that no GPU spins, and nothing times out, while the
-main process works alone. A process that dies ends the others: the launcher sees to that. (`accelerate launch --cpu` starts one
-process whatever it is told; on a machine without GPUs `--multi_gpu --num_processes 2` starts two, and so does torchrun.)
+Without a launcher there is one process, and nothing here imports torch, opens a socket or changes a bit. Who
+is who comes from `accelerate.PartialState`; waiting and telling go through gloo on the CPUs, so that no GPU
+spins, and nothing times out, while the main process works alone. A process that dies ends the others: the
+launcher sees to that. (`accelerate launch --cpu` starts one process whatever it is told; on a machine without
+GPUs `--multi_gpu --num_processes 2` starts two, and so does torchrun.)
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ def local_gpu() -> int | None:
 
 
 def leave_to_main() -> bool:
-    """For commands that are one process's work: from here on the main process is alone. False: this is another one, to end now."""
+    """For commands that are one process's work: from here on the main process is alone.
+    False: this is another one, to end now.
+    """
     main = is_main()
     if is_launched():
         os.environ[COUNT] = "1"
@@ -68,9 +72,11 @@ def leave_to_main() -> bool:
 
 
 def share(n: int) -> slice:
-    """The rows of a batch of `n` that this process computes: consecutive, in sizes that differ by one at most.
+    """The rows of a batch of `n` that this process computes:
+    consecutive, in sizes that differ by one at most.
 
-    A batch with fewer rows than there are processes is computed whole by each, so nobody's share is ever empty.
+    A batch with fewer rows than there are processes is computed whole by each, so nobody's share is ever
+    empty.
     """
     count = processes()
     if n < count:
@@ -79,10 +85,12 @@ def share(n: int) -> slice:
 
 
 def average(loss: torch.Tensor, count: int, parameters: Iterable[torch.nn.Parameter]) -> float:
-    """Make one step of the processes' shares: returns the mean loss, and leaves the mean gradients in `parameters`.
+    """Make one step of the processes' shares: returns the mean loss,
+    and leaves the mean gradients in `parameters`.
 
-    `loss` is this process's mean over `count` things, and its gradients are in the parameters: means are weighted by counts. A
-    parameter that got no gradient anywhere keeps none, so that the optimiser passes it by as it would in one process.
+    `loss` is this process's mean over `count` things, and its gradients are in the parameters: means are
+    weighted by counts. A parameter that got no gradient anywhere keeps none, so that the optimiser passes it
+    by as it would in one process.
     """
     if processes() == 1:
         return float(loss.detach())
@@ -102,7 +110,9 @@ def average(loss: torch.Tensor, count: int, parameters: Iterable[torch.nn.Parame
 
 
 def mean(total: torch.Tensor, count: int) -> torch.Tensor:
-    """Σ total / Σ count over the processes, without gradient; every process must call it, in the same order."""
+    """Σ total / Σ count over the processes, without gradient;
+    every process must call it, in the same order.
+    """
     if processes() == 1:
         return total.detach() / count
     import torch
@@ -121,9 +131,11 @@ def wait() -> None:
 
 
 def by_main(work: Callable[[], Result]) -> Result:
-    """What `work` returns in the main process, told to all; it begins when all have come here, and the others wait for it.
+    """What `work` returns in the main process, told to all;
+    it begins when all have come here, and the others wait for it.
 
-    If it raises, so does the main process, and the others raise `MainFailed`. Inside `work` there is one process.
+    If it raises, so does the main process, and the others raise `MainFailed`. Inside `work` there is one
+    process.
     """
     if processes() == 1:
         return work()
@@ -159,7 +171,9 @@ def _alone() -> Iterator[None]:
 
 @cache
 def _joined() -> tuple[Any, Any]:
-    """accelerate's state, and a gloo group of all processes; made the first time that they have something to tell."""
+    """accelerate's state, and a gloo group of all processes;
+    made the first time that they have something to tell.
+    """
     import torch
     from accelerate import PartialState
 

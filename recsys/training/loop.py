@@ -1,9 +1,10 @@
-"""A resumable training loop: fixed steps, best state by validation, early stop, checkpoints that end in the same bytes.
+"""A resumable training loop: fixed steps, the best state by validation, and, killed or not, the same bytes.
 
-What a step does may depend only on the tensors in `state`, the optimiser and the step's number; then a killed and
-resumed run repeats the very arithmetic of one that was left alone. Nothing here looks at a clock except to decide
-when to write a checkpoint, which changes no result. Several processes may share a step's batch (`recsys.training.distributed`); their
-checkpoints are the main one's, and may be gone on with by another number of processes.
+What a step does may depend only on the tensors in `state`, the optimiser and the step's number; then a killed
+and resumed run repeats the very arithmetic of one that was left alone. Nothing here looks at a clock except
+to decide when to write a checkpoint, which changes no result. Several processes may share a step's batch
+(`recsys.training.distributed`); their checkpoints are the main one's, and may be gone on with by another
+number of processes.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def trainable_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
-    """Learning-rate factor: linear warm-up over `warmup` steps, then a half cosine down to 0.02 at `steps`."""
+    """Learning-rate factor: linear warm-up over `warmup` steps,
+    then a half cosine down to 0.02 at `steps`.
+    """
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
@@ -66,9 +69,10 @@ def cosine(step: int, steps: int, warmup: int) -> float:
 def keep_freed_memory() -> None:
     """Have glibc keep up to 1 GiB of freed memory for the next step; a no-op where the C library is another.
 
-    Each step allocates what the one before it freed. Left alone, glibc returns those pages to the kernel, which zeroes
-    them and faults them in again, one by one: half of a LightGCN step on a virtual machine. Blocks above 32 MiB, the most
-    that glibc takes, still come and go. It holds for the process from here on; see mallopt(3).
+    Each step allocates what the one before it freed. Left alone, glibc returns those pages to the kernel,
+    which zeroes them and faults them in again, one by one: half of a LightGCN step on a virtual machine.
+    Blocks above 32 MiB, the most that glibc takes, still come and go. It holds for the process from here on;
+    see mallopt(3).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -93,14 +97,15 @@ def fit(
     checkpoint_every_s: float = 20.0,
     quiet: bool = False,
 ) -> Curves:
-    """Train for `steps` steps and leave the best validated state (the last one without `validate`) in `state`.
+    """Train for `steps` steps and leave the best validated state
+    (the last one without `validate`) in `state`.
 
-    `step(i)` returns the loss of step i; this function zeroes gradients, steps back, clips and updates. Where processes share
-    the work it returns the mean loss of `distributed.share` and of how many things that is the mean; they then all get the
-    step, the logged losses and the validated values of the whole batch. A loss alone is taken to be everybody's.
-    `validate()` is better when higher; training stops after `patience` validations without a new best (0: never).
-    Resumes from `checkpoint` (a folder that this call owns) if it holds one. Raises `FloatingPointError` when a loss
-    is not finite.
+    `step(i)` returns the loss of step i; this function zeroes gradients, steps back, clips and updates. Where
+    processes share the work it returns the mean loss of `distributed.share` and of how many things that is
+    the mean; they then all get the step, the logged losses and the validated values of the whole batch. A
+    loss alone is taken to be everybody's. `validate()` is better when higher; training stops after `patience`
+    validations without a new best (0: never). Resumes from `checkpoint` (a folder that this call owns) if it
+    holds one. Raises `FloatingPointError` when a loss is not finite.
     """
     keep_freed_memory()
     training = _Training(label, state, optimizer, step, checkpoint)
@@ -238,7 +243,9 @@ def _save(
 def _load(
     folder: Path, state: State, optimizer: torch.optim.Optimizer
 ) -> tuple[Curves, dict[str, torch.Tensor] | None, int, int] | None:
-    """Put what the checkpoint holds into `state` and `optimizer`: curves, best state, `bad` and `index` of then."""
+    """Put what the checkpoint holds into `state` and `optimizer`:
+    curves, best state, `bad` and `index` of then.
+    """
     path = folder / "checkpoint.safetensors"
     if not path.exists():
         return None

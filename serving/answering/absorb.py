@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from llm.decoding.recommender import SidRecommender
 from llm.methods.tap_per import TapPer, TapPerConfig
 from llm.methods.user_states import Absorbed, OnlineConfig, absorb
 from recsys.recommender import Recommender
-from serving.answering.live import Event, Feedback, LiveState, Update, checked, digest_of
+from serving.answering.live import Feedback, LiveState, Update, checked, digest_of, odd_times, place_in_list
 from serving.answering.methods import Methods
 
 
@@ -32,14 +32,20 @@ class Absorbs(Protocol):
     def forget_sessions(self) -> None: ...
 
 
-def update(service: Absorbs, events: Sequence[Event], batch_id: str | None, full: bool = False) -> Update:
+def update(
+    service: Absorbs,
+    given: Sequence[Any],
+    batch_id: str | None,
+    full: bool = False,
+    place: Callable[[int], str] = place_in_list,
+) -> Update:
     """See `Recommender.update`.
 
     With `full` P_q and the bridge are trained too, in memory (the study `online_full` writes them), and on
     all the events, also those that the run has absorbed before.
     """
     started = time.monotonic()
-    events = [checked(place, event) for place, event in enumerate(events)]
+    events = [checked(place(number), event) for number, event in enumerate(given)]
     digest = digest_of(events)
     batch_id = digest if batch_id is None else batch_id
     live, run, config = service.live, service.methods.run, service.methods.config.online
@@ -47,14 +53,17 @@ def update(service: Absorbs, events: Sequence[Event], batch_id: str | None, full
         live.replay()  # another process may have absorbed feedback since
         if live.find(batch_id, digest):
             return Update(batch_id, False)
-        feedback = live.check(events)
+        feedback = live.check(events, place)
         before = live.histories
         done = _train(service, feedback, config, full)
         people = set(feedback.user_ids)
         new_users = sum(before.user_index(user_id) is None for user_id in people)
         answer = Update(
             batch_id, True, len(feedback), feedback.known, len(people), new_users,
-            done.steps if done else 0, config.method if done else None, time.monotonic() - started,
+            done.steps if done else 0, config.method if done else None,
+            ignored={} if feedback.unknown_items is None else {"item_id": feedback.unknown_items},
+            odd=odd_times(run.read_json("prepare", "prepare.json"), events, place),
+            seconds=time.monotonic() - started,
         )  # fmt: skip
         facts = {"steps": answer.steps, "seconds": round(answer.seconds, 3)}
         users = done.users if done else feedback.users[:0]

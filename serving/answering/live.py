@@ -4,7 +4,9 @@
       events-000001.parquet       user (integer), user_id, item, time of a batch's events
       states-000001.safetensors   the users' new rows of P_u, by method; sparse: `users` says whose
                                   (`user_rows` in its metadata)
-      stage.json                  the batches in order, the sha256 of each file, what the journal goes with
+      stage.json                  the batches in order (each with its id, a hash of its events, and `people`:
+                                  the integers of all whose events were given, null where one of them has none),
+                                  the sha256 of each file, what the journal goes with
 
 A batch's files are written first, under temporary names, flushed and renamed; the rename of `stage.json` is
 the commit. So a batch is absorbed whole or not at all, wherever a process is killed. Replaying the journal
@@ -17,7 +19,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,17 +30,26 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 
+from recsys.artifacts.manifest import sha256_of
 from recsys.artifacts.rewrite import to_disk, write_text_atomically
 from recsys.artifacts.user_rows import save_user_rows
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.later_events import LiveHistories
-from recsys.door.times import MILLISECONDS
-from recsys.run import Run, RunError, sha256_of
+from recsys.door.times import one_moment
+from recsys.run import Run, RunError
+from serving.answering.known import Counted, checked_id
 
 LIVE = "live"
 NEEDS = ("prepare", "adapt", "personalize")  # what user integers and rows of P_u are worth nothing without
+# Feedback later than so many days after the run's last event is absorbed, and said: another clock, or a run long out of date
+FAR_DAYS = 366
 Event = tuple[str, str, int]  # user id, item id, unix seconds
+
+
+def place_in_list(number: int) -> str:
+    """How messages name an event of a list."""
+    return f"events[{number}]"
 
 
 class _Nothing(StageConfig):
@@ -57,6 +68,9 @@ class Feedback:
     given: np.ndarray
     known: int  # events that were in the histories before, or given twice, and are not taken again
     after: LiveHistories
+    # integers of all whose events were given, whatever came of those; None: of somebody whom nobody knows
+    people: list[int] | None
+    unknown_items: Counted | None = None  # events of items that the catalogue lacks; they are left out
 
     def __len__(self) -> int:
         return len(self.users)
@@ -74,6 +88,11 @@ class Update:
     new_users: int = 0
     steps: int = 0  # gradient steps on rows of P_u; 0 where the run has no method with such rows
     method: str | None = None  # whose rows
+    ignored: dict[str, Counted] = field(
+        default_factory=dict
+    )  # "item_id": events of items that the run does not know
+    # absorbed, but "before" the run's first event, or more than `FAR_DAYS` days "after" its last
+    odd: dict[str, Counted] = field(default_factory=dict)
     seconds: float = field(compare=False, default=0.0)
 
 
@@ -128,22 +147,25 @@ class LiveState:
                 return True
         return False
 
-    def check(self, events: Sequence[Event]) -> Feedback:
+    def check(self, events: Sequence[Event], place: Callable[[int], str] = place_in_list) -> Feedback:
         """`checked` events as integers, by (user, time), without those that the histories hold.
 
-        Raises `ValueError` naming the place of an item that the catalogue lacks.
+        Events of items that the catalogue lacks are left out and counted; whoever has no other is no new
+        user.
         """
         after, catalogue = self.histories.copy(), self.histories.dataset.catalogue
-        rows, seen = [], set()
-        for place, event in enumerate(events):
-            user_id, item_id, moment = event
-            try:
-                item = catalogue.index_of(item_id)
-            except ValueError as error:
-                raise ValueError(f"events[{place}]: {error}; prepare a run that has it") from None
-            rows.append((user_id, after.number(user_id), item, moment))
-        people = {row[1]: after.events(row[1]) for row in rows}
-        held = {user: set(zip(i.tolist(), t.tolist(), strict=True)) for user, (i, t) in people.items()}
+        rows, seen, unknown = [], set(), []
+        for number, (user_id, item_id, moment) in enumerate(events):
+            item = catalogue.number(item_id)
+            if item is None:
+                unknown.append(number)
+            else:
+                rows.append((user_id, after.number(user_id), item, moment))
+        left_out = None
+        if unknown:
+            left_out = Counted(len(unknown), f"{place(unknown[0])}, {events[unknown[0]][1]!r}")
+        known = {row[1]: after.events(row[1]) for row in rows}
+        held = {user: set(zip(i.tolist(), t.tolist(), strict=True)) for user, (i, t) in known.items()}
         fresh = []
         for row in sorted(rows, key=lambda row: (row[1], row[3])):
             _, user, item, moment = row
@@ -157,7 +179,11 @@ class LiveState:
         given = np.unique(np.array([row[1:] for row in rows], np.int64).reshape(-1, 3)[:, [0, 2, 1]], axis=0)[
             :, [0, 2, 1]
         ]
-        return Feedback(user_ids, users, items, times, given, len(rows) - len(fresh), after)
+        people = {after.user_index(events[number][0]) for number in unknown} | known.keys()
+        everyone = None if None in people else sorted(int(user) for user in people if user is not None)
+        return Feedback(
+            user_ids, users, items, times, given, len(rows) - len(fresh), after, everyone, left_out
+        )
 
     def commit(
         self,
@@ -170,7 +196,7 @@ class LiveState:
     ) -> None:
         """Write a batch: its events, and `states` (method key -> rows [n, L·h] of `users` [n], ascending)."""
         assert self.only is None, "a state that leaves batches out cannot number the next"
-        folder = self.run.path / LIVE
+        folder = self.run.inside(LIVE)
         folder.mkdir(exist_ok=True)
         number = len(self.batches) + 1
         batch = {
@@ -178,6 +204,7 @@ class LiveState:
             "digest": digest,
             "events": f"events-{number:06}.parquet",
             "states": None,
+            "people": feedback.people,
         } | facts
         table = pa.table(
             {
@@ -210,7 +237,7 @@ class LiveState:
             "finished_unix_s": time.time(),
             "batches": batches,
         }
-        write_text_atomically(folder / "stage.json", json.dumps(record, indent=1))
+        write_text_atomically(self.run.inside(f"{LIVE}/stage.json"), json.dumps(record, indent=1))
         to_disk(folder)
 
     def _made_from(self) -> dict[str, Any]:
@@ -222,21 +249,65 @@ def digest_of(events: Sequence[Event]) -> str:
     return hashlib.sha256(json.dumps(sorted(map(list, events))).encode()).hexdigest()
 
 
-def checked(place: int, event: Any) -> Event:
-    """An event as (user id, item id, unix seconds). Raises `ValueError` naming its place in the list."""
+def without_person(record: dict[str, Any], number: int, rewritten: Collection[str]) -> set[str]:
+    """Take a person's batches out of reach, in place, in the journal's record or in one that is built on it.
+
+    Of each batch that had an event of theirs (new or known before) the id and the hash go: whoever guesses the events
+    could confirm them by either. Its place in the order stays, and so do the ids and hashes of all other batches, by which
+    those are still absorbed once. A batch that does not say whose events it was given counts as touched: one of an older
+    journal, or with events of somebody whom nobody knew. `rewritten`: names of the journal's files that held rows of theirs. Returns the ids that went.
+    """
+    gone = set()
+    for batch in record["batches"]:
+        people = batch.get("people")
+        if people is None or number in people or {batch["events"], batch["states"]} & set(rewritten):
+            gone.add(batch["id"])
+            batch |= {"id": None, "digest": None}
+            if people is not None:
+                batch["people"] = [one for one in people if one != number]
+    return gone - {None}
+
+
+def checked(place: str, event: Any) -> Event:
+    """An event as (user id, item id, unix seconds). Raises `ValueError` naming its place."""
     if not isinstance(event, Sequence) or isinstance(event, str) or len(event) != 3:
-        raise ValueError(f"events[{place}]: expected (user_id, item_id, unix seconds), got {event!r}")
-    user_id, item_id, moment = event
-    if not isinstance(moment, int | np.integer) or isinstance(moment, bool) or not 0 <= moment < MILLISECONDS:
-        raise ValueError(f"events[{place}]: time {moment!r} is not a Unix time; expected whole seconds")
-    if user_id is None or not str(user_id).strip():
-        raise ValueError(f"events[{place}]: user_id is blank; feedback belongs to somebody")
-    return str(user_id).strip(), str(item_id).strip(), int(moment)
+        raise ValueError(f"{place}: expected (user_id, item_id, unix seconds), got {event!r}")
+    user_id, item_id = (
+        checked_id(value, f"{place}: {name}")
+        for name, value in zip(("user_id", "item_id"), event[:2], strict=True)
+    )
+    moment = one_moment(event[2], f"{place}: time")
+    if user_id is None:
+        raise ValueError(f"{place}: user_id is blank; feedback belongs to somebody")
+    if item_id is None:
+        raise ValueError(f"{place}: item_id is blank; feedback is about something")
+    return user_id, item_id, moment
+
+
+def odd_times(
+    prepared: Mapping[str, Any], events: Sequence[Event], place: Callable[[int], str]
+) -> dict[str, Counted]:
+    """How many events lie before the run's first, and how many far after its last, each with the first of them.
+
+    `prepared` is the run's prepare.json. Where the data has an order and no clock, nothing is far after.
+    """
+    first, last = prepared["time_range"]
+    far = last + FAR_DAYS * 86_400 if prepared["time"] == "unix_seconds" else float("inf")
+    found = {
+        "before": [number for number, event in enumerate(events) if event[2] < first],
+        "after": [number for number, event in enumerate(events) if event[2] > far],
+    }
+    return {
+        when: Counted(len(numbers), f"{place(numbers[0])}, time {events[numbers[0]][2]}")
+        for when, numbers in found.items()
+        if numbers
+    }
 
 
 def write_durably(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under a temporary name, flush it to disk, and rename it into place."""
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # what lies there may be a link to somewhere else
     write(temporary)
     to_disk(temporary)
     os.replace(temporary, path)

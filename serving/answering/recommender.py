@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time as clock
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +18,20 @@ from recsys.embeddings.embed import load_item_vectors
 from recsys.recommender import Recommender as AnyRecommender
 from recsys.run import Run
 from serving.answering.absorb import update
-from serving.answering.live import Event, LiveState, Update
+from serving.answering.known import Counted
+from serving.answering.live import LiveState, Update, place_in_list
 from serving.answering.methods import Methods
 from serving.answering.ordering import Order, check_order, ordered
-from serving.answering.requests import answer, caps_of, check_options, path_of, request_of
-from serving.config.run import load_config
+from serving.answering.requests import (
+    NOTHING_FITS,
+    answer,
+    asked_of,
+    caps_of,
+    check_options,
+    path_of,
+    why_nothing,
+)
+from serving.config.truth import config_of
 
 DEFAULT_RUN = "runs/demo"
 PREFERRED = ("e2p", "no_context")  # the default method: the first of these that the run has
@@ -40,11 +51,20 @@ class Recommendations:
 
     items: list[Recommendation]
     method: str
-    path: str  # "personalized", or the cold-start path that was taken and why
+    # "personalized", the cold-start path that was taken and why, or why the list is empty
+    path: str
     seconds: float = field(compare=False, default=0.0)
+    # "history", "exclude", "allow" -> ids in it that the run does not know; they were left out
+    ignored: dict[str, Counted] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Recommendation]:
         return iter(self.items)
+
+    def notes(self) -> list[str]:
+        """A sentence for each list of which ids were left out."""
+        return [
+            f"ignored, unknown to the run: ids in {what}: {found}" for what, found in self.ignored.items()
+        ]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -61,6 +81,12 @@ class Recommender:
     retrieval answers by popularity. `Recommendations.path` says when that happened. `history=[item ids]`
     makes anyone warm at once, and `update(events)` for good: what a run has absorbed is read with it
     (`serving.answering.live`).
+
+    Ids are those of the files, by the door's rule (7, "7", 7.0 and the decimal 7 are one). Those that the run
+    does not know are left out, counted, and said in the answer.
+
+    Threads may share one: calls of `recommend` and `update` wait for each other, for the model keeps read
+    prompts between calls. To answer several at once, load one in each process.
     """
 
     def __init__(self, methods: Methods, absorbed: int | None = None):
@@ -70,6 +96,7 @@ class Recommender:
         """
         self.methods, self.absorbed = methods, absorbed
         self._built: dict[str, AnyRecommender] = {}
+        self._one_at_a_time = threading.RLock()
 
     @classmethod
     def load(cls, run: str | Path, int8: bool = False) -> Recommender:
@@ -80,7 +107,7 @@ class Recommender:
         `int8` quantises the weights (CPUs only); what that does to the distribution is measured and printed.
         """
         opened = Run.open(run)
-        return cls(Methods(opened, load_config(None, base=opened.read_config()), int8))
+        return cls(Methods(opened, config_of(opened), int8))
 
     @cached_property
     def live(self) -> LiveState:
@@ -109,9 +136,20 @@ class Recommender:
             if isinstance(built, SidRecommender):
                 built.model.kept_session = None
 
-    def update(self, events: Sequence[Event], batch_id: str | None = None) -> Update:
-        """Absorb feedback, events (user id, item id, unix seconds),
+    def update(
+        self,
+        events: Sequence[Any],
+        batch_id: str | None = None,
+        *,
+        place: Callable[[int], str] = place_in_list,
+    ) -> Update:
+        """Absorb feedback, events (user id, item id, moment),
         within the budget of the config's `online` section.
+
+        A moment is whole Unix seconds, an ISO text or a datetime. Events of items that the run does not know
+        are left out and counted. Events from before the run's first event, and from more than `live.FAR_DAYS`
+        days after its last, are absorbed and counted: see `Update.ignored` and `Update.odd`. `place(number)`
+        names an event in messages.
 
         Histories hold the events from now on: recent items, user vectors and P_q see them at once. Where the
         run has the method `online.method`, the rows of P_u of these users are trained on them (Online-Emb),
@@ -122,10 +160,11 @@ class Recommender:
         written to RUN/live, whole or not at all. Other processes that have the run loaded see it once they
         load it again.
 
-        Raises `ValueError` naming the place of an unknown item or a bad time (then nothing is absorbed), and
-        `RunError` while another process writes the run.
+        Raises `ValueError` naming the place of a blank user, a bad id or a bad time (then nothing is
+        absorbed), and `RunError` while another process writes the run.
         """
-        return update(self, events, batch_id)
+        with self._one_at_a_time:
+            return update(self, events, batch_id, place=place)
 
     def recommend(
         self,
@@ -137,10 +176,10 @@ class Recommender:
         strength: float = 1.0,
         temperature: float = 0.0,
         seed: int = 0,
-        time: int | None = None,
-        history: Sequence[str] | None = None,
-        exclude: Sequence[str] = (),
-        allow: Sequence[str] | None = None,
+        time: Any = None,
+        history: Sequence[Any] | None = None,
+        exclude: Sequence[Any] = (),
+        allow: Sequence[Any] | None = None,
         exclude_seen: bool | None = None,
         sequence: bool = False,
         caps: Mapping[str, int] | None = None,
@@ -149,10 +188,12 @@ class Recommender:
         """The n best items (temperature 0), or n distinct draws without replacement (temperature > 0).
 
         `query` is text in any script, cut to `prompts.query_tokens` tokens; blank is none. `time` (unix
-        seconds) hides everything at or after it; default: all that the run has read. `history` (item ids,
-        oldest first) replaces what the run knows of the user. `exclude` are item ids that may not be
-        returned, `allow` the only ones that may; `exclude_seen` defaults to the run's protocol. `strength` (0
-        to 1) scales what the method adds to the model: 1 is as trained, 0 leaves its soft tokens out.
+        seconds, an ISO text or a datetime) hides everything at or after it; default: all that the run has
+        read. `history` (item ids, oldest first) replaces what the run knows of the user. `exclude` are item
+        ids that may not be returned, `allow` the only ones that may; `exclude_seen` defaults to the run's
+        protocol. Ids that the run does not know are counted in the answer's `ignored`, and an empty list says
+        why in its `path`. `strength` (0 to 1) scales what the method adds to the model: 1 is as trained, 0
+        leaves its soft tokens out.
 
         `sequence`: a playlist, each item chosen after those before it; scores are then log-probabilities
         given those, and sum to the list's. `caps`: column of the catalogue -> at most so many items that
@@ -160,27 +201,44 @@ class Recommender:
         always to the most alike that is left) or "score". Fewer than n items come back when fewer are
         allowed, or when nothing that is left fits the caps.
 
-        Raises `ValueError` naming what is wrong: an unknown method, item id or column, n < 1, a negative or
-        NaN temperature, a time that is no whole second, a query that is not text, `sequence` of a method that
-        does not generate.
+        Raises `ValueError` naming what is wrong: an unknown method or column, what is no id, a time that is
+        no whole second, a query that is not text, `sequence` of a method that does not generate, and whatever
+        is outside `serving.answering.limits`.
         """
         check_options(n, temperature, strength, seed)
+        check_order(order)
         started = clock.perf_counter()
+        with self._one_at_a_time:
+            found = self._answered(
+                (user_id, query, time, history, exclude, allow, exclude_seen),
+                (n, temperature, seed, sequence),
+                method, strength, caps, order,
+            )  # fmt: skip
+        return replace(found, seconds=clock.perf_counter() - started)
+
+    def _answered(
+        self,
+        who: tuple[Any, ...],
+        how: tuple[int, float, int, bool],
+        method: str | None,
+        strength: float,
+        caps: Mapping[str, int] | None,
+        order: Order,
+    ) -> Recommendations:
+        """What `recommend` returns; one call at a time."""
         name = method or next(name for name in PREFERRED if name in self.methods.available())
         recommender, data = self.method(name, strength), self.methods.dataset
-        request = request_of(
-            data, self.live.histories, user_id, query, time, history, exclude, allow, exclude_seen
-        )
-        within = caps_of(data, caps)
-        check_order(order)
-        ranked = answer(recommender, [request], n, temperature, seed, sequence, within)[0]
-        ranked = ordered(ranked, order, lambda: self.item_vectors)
+        asked, within = asked_of(data, self.live.histories, *who), caps_of(data, caps)
+        request = asked.request
+        ranked = ordered(answer(recommender, [request], *how, within)[0], order, lambda: self.item_vectors)
         found = [
             Recommendation(str(data.catalogue.item_ids[item]), data.catalogue.titles[item], float(score))
             for item, score in zip(ranked.items, ranked.scores, strict=True)
         ]
-        path = path_of(recommender, request, user_id)
-        return Recommendations(found, recommender.name, path, clock.perf_counter() - started)
+        path = path_of(recommender, request, who[0])
+        if not found:
+            path = f"nothing to recommend: {why_nothing(asked, len(data.catalogue)) or NOTHING_FITS}"
+        return Recommendations(found, recommender.name, path, ignored=asked.ignored)
 
     @cached_property
     def item_vectors(self) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,41 +12,42 @@ from llm.decoding.recommender import SidRecommender
 from recsys.data.caps import Caps, best_within
 from recsys.data.dataset import Dataset
 from recsys.data.later_events import LiveHistories
-from recsys.door.times import MILLISECONDS
+from recsys.door.times import one_moment
 from recsys.embeddings.retrieval import EmbeddingRetrieval
 from recsys.recommender import Ranked, Recommender, Request
+from serving.answering import limits
+from serving.answering.known import Counted, KnownItems, known_items, known_user
+
+NOTHING_FITS = "nothing that is left fits the caps"
 
 
 def check_options(n: int, temperature: float, strength: float, seed: int = 0) -> None:
     """Raises `ValueError` naming the option that means nothing, and what was expected."""
-    if not _is_whole(n):
-        raise ValueError(f"n is {n!r}; expected a whole number of items")
-    if n < 1:
-        raise ValueError(f"n is {n}; ask for at least one item")
-    if not _is_number(temperature) or not 0 <= temperature < math.inf:  # NaN is in no range
-        raise ValueError(
-            f"temperature is {temperature!r}; expected 0 (best first) or a positive number (draws)"
-        )
-    if not _is_number(strength) or not 0 <= strength <= 1:
-        raise ValueError(
-            f"strength is {strength!r}; expected 0 (nothing personal in front) to 1 (as trained)"
-        )
-    if not _is_whole(seed):
-        raise ValueError(f"seed is {seed!r}; expected a whole number")
+    wrong = (
+        ("n", n, limits.wrong_n(n)),
+        ("temperature", temperature, limits.wrong_temperature(temperature)),
+        ("strength", strength, limits.wrong_strength(strength)),
+        ("seed", seed, None if limits.is_whole(seed) else "expected a whole number"),
+    )
+    for name, value, why in wrong:
+        if why is not None:
+            raise ValueError(f"{name} is {value!r}; {why}")
 
 
 def checked_query(query: str | None) -> str | None:
     """A query as a prompt takes it: None where it has no words.
 
-    Any script, control characters and lengths are fine.
+    Any script and control characters are fine.
 
-    Raises `ValueError` for what is not a string, and for one with half of a surrogate pair, which no UTF-8
-    can spell.
+    Raises `ValueError` for what is not a string, for one that is longer than `limits.MOST_QUERY`, and for one
+    with half of a surrogate pair, which no UTF-8 can spell.
     """
     if query is None:
         return None
     if not isinstance(query, str):
         raise ValueError(f"query is {query!r}; expected text, or nothing")
+    if (wrong := limits.wrong_query(len(query))) is not None:
+        raise ValueError(f"query has {len(query):,} characters; {wrong}")
     try:
         query.encode()
     except UnicodeEncodeError as error:
@@ -72,47 +73,99 @@ def caps_of(dataset: Dataset, limits: Mapping[str, int] | None) -> Caps | None:
     return Caps(dataset.catalogue, limits) if limits else None
 
 
-def request_of(
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A request, and what of the caller's ids is not in it."""
+
+    request: Request
+    ignored: dict[str, Counted]  # history, exclude or allow -> its ids that the run does not know
+    allowed: KnownItems | None  # None: the whole catalogue
+    seen: np.ndarray  # items that may not come again because the user has had them
+
+
+def asked_of(
     dataset: Dataset,
     histories: LiveHistories,
-    user_id: str | int | None,
+    user_id: Any,
     query: str | None = None,
-    time: int | None = None,
-    history: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-    allow: Sequence[str] | None = None,
+    time: Any = None,
+    history: Sequence[Any] | None = None,
+    exclude: Sequence[Any] | KnownItems = (),
+    allow: Sequence[Any] | KnownItems | None = None,
     exclude_seen: bool | None = None,
     request_id: str = "recommend",
-) -> Request:
+) -> Asked:
     """A request of raw ids; see `serving.answering.recommender.Recommender.recommend`.
 
-    Raises `ValueError` naming what is wrong.
+    `exclude` and `allow` may be what `known_items` has made of them: lists that many requests share are
+    looked at once. Draws depend on `request_id`: requests of one user and moment that should differ need ids
+    that differ.
 
-    Draws depend on `request_id`: requests of one user and moment that should differ need ids that differ.
+    Raises `ValueError` naming what is wrong.
     """
-    user = None if user_id is None else histories.user_index(str(user_id))
-    moment = histories.moment(user) if time is None else _whole_second(time)
+    who = known_user(histories, user_id)
+    user = None if who is None else who[1]
+    moment = histories.moment(user) if time is None else one_moment(time)
+    catalogue = dataset.catalogue
+    found = {"exclude": known_items(catalogue, exclude, "exclude")}
     if history is not None:
-        items = _items(dataset, history, "history")
+        found["history"] = known_items(catalogue, history, "history")
+        items = found["history"].numbers
         times = np.full(len(items), moment - 1, dtype=np.int64)
     elif user is not None:
         items, times = histories.before(user, moment)
     else:
         items, times = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    again = dataset.exclude_seen if exclude_seen is None else exclude_seen
-    hidden = np.concatenate(
-        [_items(dataset, exclude, "exclude"), dataset.not_again(user, moment, items, again)]
-    )
-    return Request(
+    if allow is not None:
+        found["allow"] = known_items(catalogue, allow, "allow")
+    hide = dataset.exclude_seen if exclude_seen is None else exclude_seen
+    seen = dataset.not_again(user, moment, items, hide)
+    request = Request(
         request_id=request_id,
         user=user,
         time=moment,
         history=items,
         history_times=times,
         query=checked_query(query),
-        exclude=np.unique(hidden),
-        allow=None if allow is None else np.unique(_items(dataset, allow, "allow")),
+        exclude=np.unique(np.concatenate([found["exclude"].numbers, seen])),
+        allow=None if allow is None else np.unique(found["allow"].numbers),
     )
+    ignored = {name: list_.ignored for name, list_ in found.items() if list_.ignored is not None}
+    return Asked(request, ignored, found.get("allow"), seen)
+
+
+def request_of(
+    dataset: Dataset, histories: LiveHistories, user_id: Any, *args: Any, **options: Any
+) -> Request:
+    """The request of `asked_of` alone."""
+    return asked_of(dataset, histories, user_id, *args, **options).request
+
+
+def why_nothing(asked: Asked, n_items: int) -> str | None:
+    """Why a request can be answered with nothing at all; None where there are items that it may be answered with."""
+    request, allowed = asked.request, asked.allowed
+    if allowed is None:
+        if len(request.exclude) < n_items:
+            return None
+        return f"no item of the catalogue is left: {_excluded(request.exclude, asked.seen)}"
+    if not allowed.given:
+        return "allow is a list without an id"
+    unknown = f"unknown to the run: {allowed.ignored}" if allowed.ignored else ""
+    if request.allow is None or not len(request.allow):
+        return f"no allowed item is left: {unknown}"
+    if request.available(request.allow).any():
+        return None
+    why = _excluded(request.allow, asked.seen)
+    return f"no allowed item is left: {why}{'; ' if unknown else ''}{unknown}"
+
+
+def _excluded(items: np.ndarray, seen: np.ndarray) -> str:
+    """How `items`, none of which may be returned, divide into had before and excluded."""
+    had = int(np.isin(items, seen).sum())
+    parts = [f"excluded: {len(items) - had:,}"] if had < len(items) else []
+    if had:
+        parts.append(f"had before: {had:,} (exclude_seen keeps what was had from coming again)")
+    return "; ".join(parts)
 
 
 def answer(
@@ -145,7 +198,7 @@ def answer(
     return [best_within(ranking(request), caps, n) for request in requests]
 
 
-def path_of(recommender: Recommender, request: Request, user_id: str | int | None) -> str:
+def path_of(recommender: Recommender, request: Request, user_id: Any) -> str:
     """How the method reads the request: "personalized", or the cold-start path and why it is taken."""
     if isinstance(recommender, EmbeddingRetrieval):
         known, fallback = bool(recommender.users.vectors([request])[1][0]), "popularity"
@@ -163,23 +216,3 @@ def path_of(recommender: Recommender, request: Request, user_id: str | int | Non
         else "no usable event before the moment"
     )
     return f"cold start ({reason}): {fallback}"
-
-
-def _items(dataset: Dataset, ids: Iterable[str], what: str) -> np.ndarray:
-    if isinstance(ids, str):
-        raise ValueError(f"{what} is the text {ids!r}; expected a list of item ids, such as [{ids!r}]")
-    return np.array([dataset.catalogue.index_of(str(item)) for item in ids], dtype=np.int64)
-
-
-def _whole_second(time: int) -> int:
-    if not _is_whole(time) or not 0 <= time < MILLISECONDS:
-        raise ValueError(f"time is {time!r}; expected whole Unix seconds (not milliseconds)")
-    return int(time)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from recsys.terminal import escaped
+
 analyses = typer.Typer(
     no_args_is_help=True, help="Take a finished run's methods apart: figures and pictures."
 )
@@ -37,13 +39,13 @@ def p2p(
     """P2P's analyses: what the profile says, k, encoders, user diversity, and the break-even against OPPU."""
     from recsys.run import Run
     from serving.answering.methods import Methods
-    from serving.config.run import load_config
+    from serving.config.truth import config_of
     from serving.studies.p2p import analyse_p2p
     from serving.studies.p2p_pictures import print_p2p
 
     opened = Run.open(run)
-    methods = Methods(opened, load_config(None, base=opened.read_config()))
+    methods = Methods(opened, config_of(opened))
     with opened.lock():
         figures = analyse_p2p(methods, method, instances, encoder or (), diversity, oppu_seconds)
     print_p2p(figures)
-    typer.echo(f"Figures and pictures: {run / 'analyses' / method}")
+    typer.echo(escaped(f"Figures and pictures: {run / 'analyses' / method}"))

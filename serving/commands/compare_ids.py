@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from recsys.terminal import escaped
 from serving.commands.options import Changes
 
 
@@ -49,6 +50,5 @@ in RUN/ids/NAME.
     report = compare(resolved, named, opened, train, instances)
     print_comparison(report, Console())
     if train:
-        print(
-            f"compare-ids: {opened.path / 'compare_ids.json'}, compare_ids.png and compare_ids_hit_rate.png"
-        )
+        files = f"{opened.path / 'compare_ids.json'}, compare_ids.png and compare_ids_hit_rate.png"
+        print(escaped(f"compare-ids: {files}"))

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from serving.commands.options import RunPath
+from recsys.terminal import escaped, shown
+from serving.commands.options import Moment, RunPath
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from serving.export.folder import Summary
@@ -59,7 +60,7 @@ def export(
 
     found = export_run(run, out, method, without_users)
     _print(found, f"{run} exported to {out}")
-    typer.echo(f"Ask it: prelude recommend {out}     Move it: prelude import {out} --run RUN")
+    typer.echo(escaped(f"Ask it: prelude recommend {out}     Move it: prelude import {out} --run RUN"))
 
 
 def import_(
@@ -81,10 +82,12 @@ def import_(
     from serving.export.folder import import_run, summary
 
     if not import_run(folder, run):
-        typer.echo(f"{run} holds this export already, every file as it was exported; nothing was done.")
+        typer.echo(
+            escaped(f"{run} holds this export already, every file as it was exported; nothing was done.")
+        )
         return
     _print(summary(run), f"{folder} imported as {run}")
-    typer.echo(f"Ask it: prelude recommend {run}")
+    typer.echo(escaped(f"Ask it: prelude recommend {run}"))
 
 
 def export_adapter(
@@ -96,22 +99,22 @@ def export_adapter(
     ] = None,
     method: Annotated[str, typer.Option(help="A method whose update is a LoRA.")] = "p2p",
     seed: Annotated[int | None, typer.Option(help="Trained replica; default: the first.")] = None,
-    time: Annotated[int | None, typer.Option(help="Unix seconds: hide everything at or after.")] = None,
+    time: Moment = None,
 ) -> None:
     """Write the LoRA that a method uses for one user (and query) as a PEFT adapter."""
     from serving.export import adapter
 
-    typer.echo(adapter.export_adapter(run, user, out, query, method, seed, time))
+    typer.echo(escaped(adapter.export_adapter(run, user, out, query, method, seed, time)))
 
 
 def _print(found: Summary, title: str) -> None:
     facts, console = found.exported, Console()
-    typer.echo(title)  # a path as it is: a table's title is folded at the table's width
+    typer.echo(escaped(title))  # a path as it is: a table's title is folded at the table's width
     table = Table()
     table.add_column("part")
     table.add_column("KiB", justify="right")
     for name, size in sorted(found.sizes.items(), key=lambda pair: -pair[1]):
-        table.add_row(name or "configuration, manifest, hashes", f"{size / 1024:,.1f}")
+        table.add_row(shown(name or "configuration, manifest, hashes"), f"{size / 1024:,.1f}")
     table.add_row("all", f"{found.bytes / 1024:,.1f}", style="bold")
     console.print(table)
     backbone = facts["backbone"]
@@ -125,4 +128,4 @@ def _print(found: Summary, title: str) -> None:
         "Left out:",
         *(f"  - {line}" for line in facts["left_out"]),
     ):
-        console.print(line, highlight=False, markup=False)
+        console.print(shown(line), highlight=False)

@@ -8,18 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from serving.commands.options import Changes, RunPath
+from recsys import terminal
+from recsys.terminal import escaped, shown
+from serving.commands.options import Changes, Moment, RunPath
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from recsys.run import Run
-    from serving.answering.live import Event, Update
+    from serving.answering.feedback_files import FeedbackFile
+    from serving.answering.live import Update
     from serving.config.run import RunConfig
 
 EventsPath = Annotated[
-    Path, typer.Option("--events", help="CSV, TSV, JSONL or Parquet: user_id,item_id,timestamp.")
+    Path,
+    typer.Option(
+        "--events", help="A file or folder, read as prepare reads interactions: user_id,item_id,timestamp."
+    ),
 ]
 Columns = Annotated[
-    list[str] | None, typer.Option("--column", help="Ours=yours, e.g. --column user_id=uid. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="Ours=yours, e.g. --column user_id=uid. Repeatable. Default: as the run's interactions.",
+    ),
 ]
 
 
@@ -59,11 +69,14 @@ def update(
 within the budget of online.max_steps.
 
     Every other user keeps their row and their recommendations, bit by bit. Written to RUN/live, \
-whole or not at all.
+whole or not at all. Columns, times and kinds are read as those of the run's interactions; events of items \
+that the run does not know are left out and counted, and odd times are said.
     """
     from serving.answering.recommender import Recommender
 
-    _print_update(Recommender.load(run).update(_read(events, column), batch_id))
+    service = Recommender.load(run)
+    file = _read(service.methods.run, events, column)
+    _print_update(service.update(file.events, batch_id, place=file.place), file)
 
 
 def update_into_new_run(
@@ -74,10 +87,12 @@ def update_into_new_run(
 ) -> None:
     """Absorb feedback into all of TAP-PER (P_u, P_q and the bridge), as a new run; \
 the old one stays as it is."""
+    from recsys.run import Run
     from serving.studies.online_full import online_full
 
-    _print_update(online_full(run, _read(events, column), out))
-    Console().print(f"The new run: {out}", highlight=False)
+    file = _read(Run.open(run), events, column)
+    _print_update(online_full(run, file.events, out, file.place), file)
+    Console().print(shown(f"The new run: {out}"), highlight=False)
 
 
 def attention(
@@ -85,7 +100,7 @@ def attention(
     user: Annotated[str, typer.Option(help="User id, as in the interactions file.")],
     method: Annotated[str, typer.Option(help="A TAP-PER with a P_q.")] = "tap_per",
     query: Annotated[str | None, typer.Option(help="What the user asks for, in words.")] = None,
-    time: Annotated[int | None, typer.Option(help="Unix seconds: hide everything at or after.")] = None,
+    time: Moment = None,
     out: Annotated[Path | None, typer.Option(help="The picture. Default: attention-USER.png here.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="How many records to list.")] = 10,
 ) -> None:
@@ -103,12 +118,14 @@ as a picture and a table."""
     found = attention_of(service, user, method, query, time)
     asked = f", who asks for “{query}”" if query else ""
     path.write_bytes(found.picture(f"User {user}{asked}: attention over {len(found.items):,} records"))
-    table = Table(title=f"What is looked at most; the picture is {path}", title_justify="left")
+    table = Table(
+        title=terminal.title(f"What is looked at most; the picture is {path}"), title_justify="left"
+    )
     for column in ("title", "days ago", *found.weights):
-        table.add_column(column, justify="left" if column == "title" else "right")
+        table.add_column(shown(column), justify="left" if column == "title" else "right")
     for row in found.top(service, n):
         table.add_row(
-            row["title"], f"{row['days_ago']:,.1f}", *(f"{row[name]:.4f}" for name in found.weights)
+            shown(row["title"]), f"{row['days_ago']:,.1f}", *(f"{row[name]:.4f}" for name in found.weights)
         )
     Console().print(table)
 
@@ -120,39 +137,51 @@ def _experiment(path: Path, changes: list[str], name: str, stage: Any) -> None:
     with run.lock():
         report = stage(config, run)
     print_over_time(report, Console())
-    Console().print(f"{name}: {run.path / name}", highlight=False)
+    Console().print(shown(f"{name}: {run.path / name}"), highlight=False)
 
 
 def _opened(path: Path, changes: list[str]) -> tuple[RunConfig, Run]:
     from recsys.run import Run
-    from serving.config.run import load_config
+    from serving.config.truth import config_of
 
     run = Run.open(path)
-    return load_config(None, changes, base=run.read_config()), run
+    return config_of(run, changes), run
 
 
-def _read(path: Path, column: list[str] | None) -> list[Event]:
+def _read(run: Run, path: Path, column: list[str] | None) -> FeedbackFile:
     """Events of a file, as the door reads them."""
-    from recsys.data.interactions import read_interactions
+    from serving.answering.feedback_files import read_feedback
 
     columns = dict(pair.split("=", 1) for pair in column or [] if "=" in pair)
     if len(columns) < len(column or []):
         raise ValueError(f"--column {' '.join(column or [])}: expected ours=yours, for example user_id=uid")
-    frame = read_interactions(path, columns).frame
-    return list(zip(frame["user_id"], frame["item_id"], frame["timestamp"].astype(int).tolist(), strict=True))
+    return read_feedback(run, path, columns)
 
 
-def _print_update(done: Update) -> None:
+def _print_update(done: Update, file: FeedbackFile) -> None:
+    from serving.answering.live import FAR_DAYS
+
     if not done.absorbed:
-        typer.echo(f"batch {done.batch_id} had been absorbed before; nothing was done")
+        typer.echo(escaped(f"batch {done.batch_id} had been absorbed before; nothing was done"))
         return
     trained = (
         f"{done.steps} steps on their rows of {done.method}"
         if done.steps
         else "no method with rows of users to train"
     )
-    typer.echo(
+    said = (
         f"absorbed {done.events:,} events of {done.users:,} users ({done.new_users:,} of them new, "
         f"{done.known:,} events known before); "
         f"{trained}; {done.seconds:.1f} s; batch {done.batch_id}"
     )
+    typer.echo(escaped(said))
+    for reason, rows in file.left_out.items():
+        typer.echo(escaped(f"left out as prepare leaves them out: {rows:,} rows ({reason})"))
+    for counted in done.ignored.values():
+        typer.echo(escaped(f"ignored, as the run does not know their items: events: {counted}"))
+    why = {
+        "before": "from before the run's first event (are their times right?)",
+        "after": f"from more than {FAR_DAYS} days after the run's last event (are their times right, or is the run old?)",
+    }
+    for when, counted in done.odd.items():
+        typer.echo(escaped(f"absorbed, but {why[when]}: events: {counted}"))

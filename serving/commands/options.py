@@ -16,6 +16,13 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="Change one setting, e.g. --set adapt.steps=500. Repeatable."),
 ]
+Moment = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Hide everything at or after: Unix seconds, or a date such as 2026-01-31T12:00:00Z.",
+    ),
+]
 MethodName = Annotated[str | None, typer.Option(help="Default: e2p where the run has it.")]
 Strength = Annotated[
     float, typer.Option(help="0 to 1: how much of the method's soft tokens and updates is used.")

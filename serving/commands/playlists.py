@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from recsys.terminal import escaped
 from serving.commands.options import Cap, InSequence, ListOrder, MethodName, RunPath, Strength
 
 
@@ -15,8 +16,8 @@ def playlists(
     requests: Annotated[
         Path,
         typer.Option(
-            help="A Parquet file, or a folder of them: request_id, user_id, query; optional time, n, "
-            "exclude, allow."
+            help="Parquet, or any file that prepare reads, or a folder: request_id, user_id, query; optional "
+            "time, n, exclude, allow."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for playlists/, rejected/ and manifest.json.")],
@@ -54,8 +55,8 @@ def playlists(
     """Answer a file of requests, of any size, overnight: playlists as Parquet.
 
     In: one row a request. request_id and user_id are text or whole numbers, user_id and query may be null; \
-time (Unix seconds) hides everything at or after it; exclude and allow are lists of item ids. Folders \
-may be nested.
+time (Unix seconds, or dates) hides everything at or after it; exclude and allow are lists of item ids \
+(in a CSV file a|b). Folders may be nested. Parquet of any size is streamed, other files are held in memory.
 
     Out: playlists/*.parquet (request_id, rank, item_id, score), rejected/*.parquet (request_id, file, row, \
 reason) and, at the end, manifest.json with counts, hashes, rate and memory. A row that cannot be \
@@ -89,4 +90,4 @@ of one kind). They do depend on the run and on every setting but --engine, --wor
         memory_mb=memory_mb,
     )
     manifest = job.playlists(run, requests, out, choose.engine(engine, workers, gpus), settings, restart)
-    typer.echo(job.summary(manifest, out))
+    typer.echo(escaped(job.summary(manifest, out)))

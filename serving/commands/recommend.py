@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from serving.commands.options import Cap, InSequence, ListOrder, MethodName, RunPath, Strength
+from recsys import terminal
+from serving.commands.options import Cap, InSequence, ListOrder, MethodName, Moment, RunPath, Strength
 
 
 def recommend(
@@ -27,7 +28,7 @@ def recommend(
     sequence: InSequence = False,
     cap: Cap = None,
     order: ListOrder = "as made",
-    time: Annotated[int | None, typer.Option(help="Unix seconds: hide everything at or after.")] = None,
+    time: Moment = None,
     history: Annotated[
         str | None,
         typer.Option(help="Item ids, oldest first, comma-separated: instead of the known history."),
@@ -53,10 +54,8 @@ def recommend(
     Scores of generative methods are log-probabilities: of the item alone, or,
     with --sequence, of the item after those before it (their sum is the
     list's). A list is shorter than n when nothing is left that is available
-    and fits the caps.
+    and fits the caps. Ids that the run does not know are ignored, and counted.
     """
-    import json
-
     from serving.answering.recommender import Recommender
     from serving.pipeline import print_recommendations
 
@@ -78,11 +77,14 @@ def recommend(
     )
     if as_json:
         rows = [vars(item) for item in found]
-        answer = {"method": found.method, "path": found.path, "items": rows}
-        typer.echo(json.dumps(answer, ensure_ascii=False, indent=1))
+        ignored = {what: vars(counted) for what, counted in found.ignored.items()}
+        answer = {"method": found.method, "path": found.path, "ignored": ignored, "items": rows}
+        typer.echo(terminal.as_json(answer))
     else:
         asked = f" who asks for “{query}”" if query else ""
         print_recommendations(found, f"For user {user}{asked}", Console())
+    for note in found.notes():
+        typer.echo(terminal.escaped(note), err=True)
     if len(found) < n:
         typer.echo(f"{len(found)} of {n} items: nothing else is available and fits", err=True)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from recsys.terminal import shown
 from recsys.training import distributed
 from serving.commands.options import Changes, ConfigPath, RunPath
 from serving.engines.base import Engine
@@ -91,14 +92,29 @@ def tokenize(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> N
     run_one("tokenize", run, config, set_ or [])
 
 
-def inspect(run: RunPath) -> None:
+def inspect(
+    run: RunPath,
+    data: Annotated[
+        bool,
+        typer.Option(
+            "--data", help="The data card: what was read, left out and matched; needs prepare alone."
+        ),
+    ] = False,
+) -> None:
     """Judge the semantic IDs before any generator is trained: use, perplexity, collisions, \
-neighbours, scores."""
+neighbours, scores. With --data, the data instead."""
     from recsys.run import Run
+
+    opened = Run.open(run)
+    if data:
+        from evaluation.report.data_card import print_card
+
+        embedded = opened.read_json("embed", "embed.json") if opened.record("embed") is not None else None
+        print_card(opened.read_json("prepare", "prepare.json"), embedded)
+        return
     from semantic_ids.quality import print_quality
     from semantic_ids.scores import print_scores, scores_of
 
-    opened = Run.open(run)
     print_quality(opened.read_json("tokenize", "quality.json"))
     print_scores(scores_of(opened))
 
@@ -140,28 +156,35 @@ def evaluate(
 
 
 def status(run: RunPath) -> None:
-    """Show which stages of a run are finished, and how long they took."""
+    """Show which stages of a run are finished, how long they took, and where its configuration says something \
+else of them."""
     from recsys.run import Run
-    from serving.pipeline import print_timings
+    from serving.pipeline import print_differences, print_timings
 
-    print_timings(Run.open(run), Console())
+    opened = Run.open(run)
+    print_timings(opened, Console())
+    print_differences(opened, Console())
 
 
 def run_one(
     name: str, path: Path, config: Path | None, changes: list[str], engine: Engine | None = None
 ) -> None:
     """Run one stage of the run at `path`, with `config` (or its own) and `changes`; say where it is."""
-    from serving.pipeline import run_stage
+    from serving.config.truth import UPSTREAM, refuse_other_settings
+    from serving.pipeline import print_differences, run_stage
 
     resolved, run = _prepared(path, config, changes)
     with run.lock():
+        run.refuse_if_exported()
+        refuse_other_settings(run, resolved, UPSTREAM[name])
         run.write_config(resolved.model_dump(mode="json"))
         run_stage(name, resolved, run, engine)
     record = run.record(name)
     assert record is not None
     Console(quiet=not distributed.is_main()).print(
-        f"{name}: {run.path / name} ({record['seconds']:.1f} s when it ran)", highlight=False
+        shown(f"{name}: {run.path / name} ({record['seconds']:.1f} s when it ran)"), highlight=False
     )
+    print_differences(run, Console(quiet=not distributed.is_main()))
 
 
 def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[RunConfig, Run]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from recsys.terminal import escaped
 from serving.commands.options import RunPath
 
 
@@ -22,4 +23,4 @@ def summarize(
     """Have a language model describe every user in a sentence, for PAG and P2P. A killed call goes on."""
     from serving.studies import summaries
 
-    typer.echo(summaries.summarize(run, out, model, titles, tokens))
+    typer.echo(escaped(summaries.summarize(run, out, model, titles, tokens)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from recsys import terminal
+from recsys.terminal import escaped, shown
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from recsys.run import Run
@@ -56,7 +58,7 @@ def user(
     if action == "export":
         assert out is not None
         rows = user_state.export(opened, id_, out)
-        typer.echo(f"{rows:,} rows of user {id_} written to {out}")
+        typer.echo(escaped(f"{rows:,} rows of user {id_} written to {out}"))
         return
     held = user_state.show(opened, id_)
     if action == "show":
@@ -73,29 +75,29 @@ def _delete(run: Run, user_id: str, as_json: bool) -> None:
 
     record = user_state.delete(run, user_id)
     if as_json:
-        typer.echo(json.dumps(record, indent=1))
+        typer.echo(terminal.as_json(record))
     else:
-        typer.echo(f"Deleted from {run.path}. No artifact holds a row of theirs.")
-        typer.echo(f"Rewritten: {', '.join(record['rewritten'])}")
+        typer.echo(escaped(f"Deleted from {run.path}. No artifact holds a row of theirs."))
+        typer.echo(escaped(f"Rewritten: {', '.join(record['rewritten'])}"))
         if record["removed"]:
-            typer.echo(f"Removed: {', '.join(record['removed'])}")
+            typer.echo(escaped(f"Removed: {', '.join(record['removed'])}"))
         typer.echo(user_state.STAYS)
     if "report.html" in record["removed"] and user_state.remake_report(run) and not as_json:
-        typer.echo(f"Drawn again without their vector: {run.path / 'report.html'}")
+        typer.echo(escaped(f"Drawn again without their vector: {run.path / 'report.html'}"))
 
 
 def _print(held: list[Holding], title: str, run: Run, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([asdict(holding) for holding in held], indent=1))
+        typer.echo(terminal.as_json([asdict(holding) for holding in held]))
         return
     has_clock = run.read_json("prepare", "prepare.json")["time"] == "unix_seconds"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=terminal.title(title), title_justify="left")
     table.add_column("artifact")
     table.add_column("rows", justify="right")
     table.add_column("of which")
     for holding in held:
-        facts = [f"{name}: {_text(name, value, has_clock)}" for name, value in holding.facts.items()]
-        table.add_row(holding.artifact, f"{holding.rows:,}", "\n".join(facts))
+        facts = [escaped(f"{name}: {_text(name, value, has_clock)}") for name, value in holding.facts.items()]
+        table.add_row(shown(holding.artifact), f"{holding.rows:,}", shown("\n".join(facts), lines=True))
     Console().print(table)
 
 

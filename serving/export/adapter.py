@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm.methods import peft_export
+from recsys.door.times import one_moment
 from recsys.recommender import Request
 from recsys.run import Run
+from serving.answering.known import known_user
 from serving.answering.methods import Methods
-from serving.config.run import load_config
+from serving.config.truth import config_of
 
 
 def export_adapter(
@@ -18,7 +20,7 @@ def export_adapter(
     query: str | None = None,
     method: str = "p2p",
     seed: int | None = None,
-    time: int | None = None,
+    time: int | str | None = None,
 ) -> str:
     """Write the adapter of one user, query and moment (`time`) to the folder `out`; returns what to print.
 
@@ -26,14 +28,14 @@ def export_adapter(
     moment.
     """
     opened = Run.open(run)
-    methods = Methods(opened, load_config(None, base=opened.read_config()))
+    methods = Methods(opened, config_of(opened))
     if method not in methods.available():
         raise ValueError(f"this run has no method {method!r}; it has {', '.join(methods.available())}")
     data = methods.dataset
-    index = data.user_index(user)
-    if index is None:
+    known = known_user(data, user)
+    if known is None:
         raise ValueError(f"the run knows no user {user!r}")
-    moment = int(data.times.max()) + 1 if time is None else time
+    index, moment = known[1], int(data.times.max()) + 1 if time is None else one_moment(time)
     if len(data.before(index, moment)[0]) == 0:
         raise ValueError(f"user {user!r} has no event before {moment}: No Context is what they get")
     request = Request("export", index, moment, *data.before(index, moment), query=query)

@@ -27,17 +27,20 @@ from typing import Any
 import yaml
 
 from llm.methods.stage2 import OUTSIDE
-from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, rehashed
+from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, rehashed, sha256_of
+from recsys.artifacts.paths import inside
+from recsys.artifacts.rewrite import FOLDER as REWRITE
 from recsys.artifacts.rewrite import to_disk
+from recsys.artifacts.sums import SUMS, deletions_since, sums_text
 from recsys.artifacts.user_rows import forget_everyone
 from recsys.data.card import facts
 from recsys.data.dataset import TOTALS, Dataset
-from recsys.run import Run, RunError, sha256_of
+from recsys.run import Run, RunError
 from serving.config.combine import ALONE
+from serving.config.truth import config_of
 from serving.export.plan import REPORTS, ExportPlan, plan_export
 from serving.playlists.plan import absorbed_by, identity_of
 
-SUMS = "SHA256SUMS"
 OF_USERS = ("events.parquet", "users.parquet", "queries.parquet")  # of stage prepare
 ABOUT = ("source", "time", "exclude_seen", "held_out_queries")  # what prepare.json keeps without users
 
@@ -86,6 +89,7 @@ def import_run(folder: str | Path, to: str | Path) -> bool:
     files = verify(source)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         if not (to / SUMS).is_file() or (to / SUMS).read_bytes() != (source / SUMS).read_bytes():
+            _refuse_to_bring_back(source, to)
             raise RunError(f"{to} holds something else; choose another --run, or delete it")
         verify(to)
         return False
@@ -100,21 +104,28 @@ def import_run(folder: str | Path, to: str | Path) -> bool:
 def verify(folder: Path) -> list[str]:
     """Names of an exported run's files, every one there and with its hash, and no other file beside them.
 
-    Raises `RunError` naming the first that is not so.
+    Nothing is written or run, whatever the folder holds. Raises `RunError` naming the first that is not so.
     """
     sums = folder / SUMS
     if not sums.is_file():
         raise RunError(
             f"{folder} is no exported run: it has no {SUMS}; make one with: prelude export RUN --out DIR"
         )
-    again = "get it again from where it was exported, or export the run again"
+    if os.path.lexists(folder / REWRITE):
+        raise RunError(
+            f"{folder} holds a change of its files that was not finished ({REWRITE}), and it is not run here; if the run is "
+            "your own, the next command that writes it (prelude user, update) finishes it, else get it again"
+        )
+    again = _remedy(folder)
     names: dict[str, str] = {}
     for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
-        if not found or PurePosixPath(found[2]).is_absolute() or ".." in PurePosixPath(found[2]).parts:
+        parts = PurePosixPath(found[2]).parts if found else ()
+        if not found or PurePosixPath(found[2]).is_absolute() or any(part.startswith(".") for part in parts):
             raise RunError(
                 f"{sums}:{number}: expected a sha256 and a file's name (damaged or edited); {again}"
             )
+        inside(folder, found[2], f"{sums}:{number}")
         names[found[2]] = found[1]
     for name in _files(folder):
         if name not in (*names, SUMS) and not Path(name).name.startswith("."):
@@ -127,7 +138,8 @@ def verify(folder: Path) -> list[str]:
             raise RunError(f"{folder / name} is missing, and {SUMS} names it; {again}")
         if sha256_of(folder / name) != digest:
             raise RunError(f"{folder / name} does not match its hash in {SUMS} (damaged or edited); {again}")
-    manifest = Run.open(folder).manifest()
+    run = Run(folder)
+    manifest = run.manifest()
     if not manifest.get("exported"):
         raise RunError(f"{folder / 'manifest.json'} does not say what was exported; {again}")
     if manifest["format"] != FORMAT:
@@ -135,7 +147,33 @@ def verify(folder: Path) -> list[str]:
             f"{folder} was exported by another Prelude (format {manifest['format']}, this one reads "
             f"{FORMAT}); {again}"
         )
+    config_of(run)
     return list(names)
+
+
+def _remedy(folder: Path) -> str:
+    """What to do about a damaged export. Where persons were deleted from it since, what it came from still has them."""
+    try:
+        deleted = deletions_since(Run(folder).manifest())
+    except (RunError, AttributeError, TypeError):  # the manifest itself is damaged
+        deleted = 1
+    if not deleted:
+        return "get it again from where it was exported, or export the run again"
+    return (
+        "take another copy of this very folder. Persons were deleted from it, or may have been: the run that it was exported "
+        "from, and older copies, still hold them, and they have to be deleted there before it is exported again"
+    )
+
+
+def _refuse_to_bring_back(source: Path, to: Path) -> None:
+    """Raises `RunError` where `to` is this very export, less persons who were deleted from it."""
+    there, here = Run(to).manifest(), Run(source).manifest()
+    deleted = deletions_since(there)
+    if deleted and there["exported"].get("identity") == here["exported"].get("identity"):
+        raise RunError(
+            f"{to} is this export, and {deleted} deletion(s) of persons were made in it since: importing "
+            f"{source} again would bring them back. Delete them from the run it was exported from, and export that again"
+        )
 
 
 def summary(path: Path) -> Summary:
@@ -144,7 +182,7 @@ def summary(path: Path) -> Summary:
     for name in _files(path):
         top = PurePosixPath(name).parts[0] if "/" in name else ""
         sizes[top] = sizes.get(top, 0) + (path / name).stat().st_size
-    return Summary(path, sizes, Run.open(path).exported() or {})
+    return Summary(path, sizes, Run(path).exported() or {})
 
 
 # -- writing -------------------------------------------------------------------------------------------------
@@ -180,7 +218,7 @@ def _write(run: Run, plan: ExportPlan, folder: Path) -> None:
     for stage, names in plan.artifacts.items():
         (folder / stage).mkdir()
         for name in names:
-            target = folder / stage / name
+            target = inside(folder / stage, name, run.path / stage / "stage.json")
             target.parent.mkdir(parents=True, exist_ok=True)
             _writer(run, plan, stage, name)(run.artifact(stage, name), target)
         if stage == "prepare" and plan.without_users:
@@ -196,8 +234,9 @@ def _write(run: Run, plan: ExportPlan, folder: Path) -> None:
     (folder / "config.yaml").write_text(text, encoding="utf-8")
     text = manifest_text(after, run.deletions(), _exported(run, plan))
     (folder / "manifest.json").write_text(text, encoding="utf-8")
-    sums = "".join(f"{sha256_of(folder / name)}  {name}\n" for name in _files(folder))
-    (folder / SUMS).write_text(sums, encoding="utf-8")
+    (folder / SUMS).write_text(
+        sums_text({name: sha256_of(folder / name) for name in _files(folder)}), encoding="utf-8"
+    )
 
 
 def _writer(run: Run, plan: ExportPlan, stage: str, name: str) -> Callable[[Path, Path], Any]:
@@ -250,7 +289,7 @@ def _copy_outside(plan: ExportPlan, folder: Path) -> dict[str, Any]:
     """Copy outside files; returns a stage's record of them, so that they are verified as artifacts are."""
     folder.mkdir()
     for name, path in plan.outside.items():
-        shutil.copyfile(path, folder / name)
+        shutil.copyfile(path, inside(folder, name, "config.yaml"))
     artifacts = {name: sha256_of(folder / name) for name in sorted(plan.outside)}
     made_from = {"format": FORMAT, "stage": OUTSIDE, "config": {}, "stages": {}, "outside": artifacts}
     return {
@@ -269,7 +308,7 @@ def _exported(run: Run, plan: ExportPlan) -> dict[str, Any]:
     """
     report, settings = run.read_json("adapt", "adapt.json"), plan.config["adapt"]
     backbone = {"name": settings["backbone"]["name"], "sha256": report["backbone_hash"]}
-    return {
+    facts: dict[str, Any] = {
         "run": run.path.resolve().name,
         "identity": identity_of(run, absorbed_by(run)),  # of all that the run answers with
         "prelude": _version(),
@@ -278,6 +317,11 @@ def _exported(run: Run, plan: ExportPlan) -> dict[str, Any]:
         "without_users": plan.without_users,
         "left_out": plan.left_out,
     }
+    if run.deletions():  # before this export; those that come after it are the export's own
+        facts["deletions"] = len(run.deletions())
+    if plan.models:
+        facts["models"] = plan.models
+    return facts
 
 
 def _version() -> str:

@@ -16,12 +16,15 @@ from llm.methods.base import MethodConfig
 from llm.methods.lora import MTLoraConfig
 from llm.methods.stage2 import OUTSIDE
 from llm.stage1.records import NAME as RECORDS
+from recsys.artifacts.manifest import sha256_of
+from recsys.artifacts.settings import NOT_EXPORTED
 from recsys.artifacts.user_rows import is_nothing_but_rows
-from recsys.run import Run, RunError, sha256_of
+from recsys.run import Run, RunError
 from serving.answering.live import LIVE
 from serving.answering.untrained import NEEDS_USERS, WHY_USERS, untrained
 from serving.config.combine import CombineConfig, product_key
-from serving.config.run import RunConfig, load_config
+from serving.config.run import RunConfig
+from serving.config.truth import config_of, hash_of_folder, models_named
 from serving.playlists.plan import IF_THERE, SERVED
 
 # Artifacts of training alone. The quantizer and what stands before it give new items their codes, which is
@@ -47,6 +50,7 @@ class ExportPlan:
     methods: list[str]  # keys that the exported run answers with
     left_out: list[str]  # what is not exported, a sentence each
     without_users: bool
+    models: dict[str, str]  # folders of encoders that methods read with -> their hash
 
 
 def plan_export(run: Run, wanted: Sequence[str] | None = None, without_users: bool = False) -> ExportPlan:
@@ -59,7 +63,7 @@ def plan_export(run: Run, wanted: Sequence[str] | None = None, without_users: bo
     """
     before = run.exported() or {}
     without_users = without_users or before.get("without_users", False)
-    config = load_config(None, base=run.read_config())
+    config = config_of(run)
     trained = [method for method in config.personalize.methods if method.is_trained]
     rows = [] if run.record("align") is None else list(config.align.rows)
     _check(run, wanted, config, rows, without_users)
@@ -99,8 +103,9 @@ def plan_export(run: Run, wanted: Sequence[str] | None = None, without_users: bo
     if "combine" in artifacts:
         answering += CombineConfig.model_validate(values["combine"]).product_keys()
     return ExportPlan(
-        values, artifacts, outside, answering, [*before.get("left_out", []), *left_out], without_users
-    )
+        values, artifacts, outside, answering, [*before.get("left_out", []), *left_out], without_users,
+        _models(values, before.get("models", {})),
+    )  # fmt: skip
 
 
 def files_of(run: Run, stage: str, key: str, seed: int) -> list[str]:
@@ -263,6 +268,23 @@ def _rename_outside(place: Any, run: Run, without_users: bool, outside: dict[str
             else:
                 raise ValueError(f"{path}: no such file; the run's methods read summaries from it")
             outside[name], place["summaries"] = path, name
+
+
+def _models(values: dict[str, Any], before: dict[str, str]) -> dict[str, str]:
+    """Hashes of the folders of encoders that the exported methods read with (`before`: those that an export has already).
+
+    The names of encoders that made vectors, which come along, are taken out of the configuration, in place: nothing that
+    nobody vouches for is named there. Raises `ValueError` for a folder that is not there.
+    """
+    for section in (values["embed"], values["prepare"]["user_split"], values["music"]):
+        if models_named(section):
+            section["text_encoder"] = NOT_EXPORTED
+    hashes = {}
+    for place, model in models_named(values):
+        if model not in before and not Path(model).is_dir():
+            raise ValueError(f"{place} is {model!r}, which is no folder here, so its hash cannot be exported")
+        hashes[model] = before.get(model) or hash_of_folder(Path(model))
+    return hashes
 
 
 def _left_out(

@@ -15,13 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from recsys.data.catalogue import Catalogue
 from recsys.recommender import Ranked, Request
 from recsys.run import Run, RunError
+from serving.answering.known import KnownItems, known_items
 from serving.answering.methods import Methods
 from serving.answering.ordering import ordered
 from serving.answering.recommender import PREFERRED, Recommender
-from serving.answering.requests import answer, caps_of, request_of
-from serving.config.run import load_config
+from serving.answering.requests import answer, asked_of, caps_of
+from serving.config.truth import config_of
 from serving.engines.base import Task
 from serving.engines.memory import peak_bytes
 from serving.playlists.plan import Settings, identity_of
@@ -90,7 +92,7 @@ def service_of(run: Run, settings: Settings, absorbed: int | None = None) -> Rec
     """The run's recommender as it was after `absorbed` batches of feedback,
     its batches within `settings.memory_mb`.
     """
-    config = load_config(None, base=run.read_config())
+    config = config_of(run)
     budget = config.evaluate.model_copy(update={"memory_mb": settings.memory_mb})
     return Recommender(Methods(run, config.model_copy(update={"evaluate": budget})), absorbed)
 
@@ -194,24 +196,23 @@ def door(service: Recommender) -> Door:
     Ids of items that the catalogue lacks are left out and counted: lists go stale.
     """
     data = service.methods.dataset
-    known, every = _known_ids(data.catalogue), len(data.catalogue)
+    known, every = known_lists(data.catalogue), len(data.catalogue)
 
     def ask(line: dict[str, Any]) -> tuple[Request, int, Counter[str]]:
-        counts = Counter[str](requests=1)
-        exclude, counts["unknown_items_excluded"] = known(tuple(line["exclude"] or ()))
-        allow = None
-        if line["allow"] is not None:
-            allow, counts["unknown_items_allowed"] = known(tuple(line["allow"]))
-        request = request_of(
+        asked = asked_of(
             data,
             service.live.histories,
             line["user_id"],
             line["query"],
             line["time"],
-            exclude=exclude,
-            allow=allow,
+            exclude=known(tuple(line["exclude"] or ()), "exclude"),
+            allow=None if line["allow"] is None else known(tuple(line["allow"]), "allow"),
             request_id=line["request_id"],
         )
+        counts, request = Counter[str](requests=1), asked.request
+        for list_, name in (("exclude", "unknown_items_excluded"), ("allow", "unknown_items_allowed")):
+            if list_ == "exclude" or line[list_] is not None:
+                counts[name] = asked.ignored[list_].count if list_ in asked.ignored else 0
         if request.user is None:
             counts["nobody" if line["user_id"] is None else "unknown_users"] += 1
         left = every - len(request.exclude)
@@ -222,16 +223,12 @@ def door(service: Recommender) -> Door:
     return ask
 
 
-def _known_ids(catalogue) -> Callable[[tuple], tuple[list[str], int]]:
-    """Which of some item ids the catalogue has, and how many it has not;
-    a list that many requests share is looked at once.
-    """
-    every = set(catalogue.item_ids)
+def known_lists(catalogue: Catalogue) -> Callable[[tuple, str], KnownItems]:
+    """`known_items` of a catalogue; a list that many requests share is looked at once."""
 
     @lru_cache(maxsize=64)
-    def known(ids: tuple) -> tuple[list[str], int]:
-        found = [id_ for id_ in ids if id_ in every]
-        return found, len(ids) - ids.count(None) - len(found)
+    def known(ids: tuple, what: str) -> KnownItems:
+        return known_items(catalogue, ids, what)
 
     return known
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys.run import sha256_of
+from recsys.artifacts.manifest import sha256_of
 from serving.engines.memory import peak_bytes
 from serving.playlists.shards import groups_of, name_of
 

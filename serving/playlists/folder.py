@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recsys.artifacts.rewrite import to_disk, write_text_atomically
+from recsys.artifacts.paths import inside
+from recsys.artifacts.rewrite import no_link, to_disk, write_text_atomically
 from serving.playlists.plan import fingerprint_of, refuse_another
 
 RESULTS = ("playlists", "rejected", "manifest.json")  # the manifest last: with it the run is finished
@@ -32,13 +33,15 @@ DELETED = ".partial-deleted"
 
 def work_folder(out: Path, plan: dict[str, Any]) -> Path:
     """Where the work of a plan is done."""
-    return out / WORK / fingerprint_of(plan)[:16]
+    return inside(out, f"{WORK}/{fingerprint_of(plan)[:16]}", out)
 
 
 def refuse_strangers(out: Path) -> None:
-    """Never write among, or delete, what is not ours: raises `ValueError` naming it."""
+    """Never write among, or delete, what is not ours, nor through a link: raises `ValueError` naming it."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out is a folder")
+    for name in (*RESULTS, WORK, DELETED):
+        inside(out, name, out)
     there = [name for name in RESULTS if (out / name).exists()]
     ours = (out / WORK / "plan.json").exists() or (out / DELETED).exists()
     if "manifest.json" in there and not ours:
@@ -55,7 +58,7 @@ def refuse_strangers(out: Path) -> None:
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Raises `ValueError` while another process writes `out`."""
-    with open(out / ".lock", "a+") as file:
+    with open(out / ".lock", "a+", opener=no_link) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

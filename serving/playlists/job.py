@@ -26,6 +26,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from recsys.artifacts.paths import inside
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.run import Run
 from serving.engines.base import Engine, Work
@@ -89,7 +90,7 @@ class _Job:
             if (self.work / "drafts").exists():
                 shutil.rmtree(self.work / "drafts")
             for name in ("drafts", "requests", "done/playlists", "done/rejected"):
-                (self.work / name).mkdir(parents=True, exist_ok=True)
+                inside(self.work, name, self.work).mkdir(parents=True, exist_ok=True)
             self._deal()
             self._sort()
             answered, seconds = self._answer()
@@ -101,7 +102,7 @@ class _Job:
         """Rows into `dealt/`, those that cannot be answered into `rejected/`; a kill costs all of it."""
         if (self.work / "dealt.json").exists():
             return
-        folder = self.work / "dealt"
+        folder = inside(self.work, "dealt", self.work)
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir()

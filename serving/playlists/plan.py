@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from recsys.artifacts.settings import differences, refuse
 from recsys.run import Run, RunError
+from serving.answering import limits
 from serving.answering.ordering import check_order
 from serving.answering.untrained import is_of_nobody, no_such_method, untrained
 from serving.config.combine import CombineConfig
-from serving.playlists.requests import MOST_ITEMS, Source
+from serving.playlists.requests import Source
 from serving.playlists.shards import part_of, shards_of
 
 FORMAT = 2
@@ -40,19 +42,14 @@ class Settings:
     memory_mb: int = 256
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"--n {self.n}: ask for at least one item")
-        if self.n > MOST_ITEMS:
-            raise ValueError(f"--n {self.n}: at most {MOST_ITEMS}")
-        if not 0 <= self.strength <= 1:
-            raise ValueError(
-                f"--strength {self.strength}: expected 0 (nothing personal in front) to 1 (as trained)"
-            )
+        for name, value, why in (
+            ("n", self.n, limits.wrong_n(self.n)),
+            ("strength", self.strength, limits.wrong_strength(self.strength)),
+            ("temperature", self.temperature, limits.wrong_temperature(self.temperature)),
+        ):
+            if why is not None:
+                raise ValueError(f"--{name} {value}: {why}")
         check_order(self.order)
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(
-                f"--temperature {self.temperature}: expected 0 (best first) or a positive number (draws)"
-            )
         if self.batch < 1:
             raise ValueError(f"--batch {self.batch}: a micro-batch has at least one request")
         if self.memory_mb < 1:
@@ -88,6 +85,7 @@ def refuse_impossible(run: Run, settings: Settings) -> None:
     method that only ranks. (As `serving.answering.methods` would, which loads torch.)
     """
     config, method = run.read_config(), settings.method
+    _refuse_other_settings(run, config)
     of_nobody = is_of_nobody(run)
     ranking = untrained(config["embed"].get("sasrec") is not None, of_nobody)
     available = [*ranking, *(row["key"] for row in config["personalize"]["methods"])]
@@ -108,6 +106,19 @@ def refuse_impossible(run: Run, settings: Settings) -> None:
         from recsys.data.catalogue import Catalogue
 
         Caps(Catalogue.load(run.artifact("prepare", "items.parquet").parent), settings.caps)
+
+
+def _refuse_other_settings(run: Run, config: dict[str, Any]) -> None:
+    """Raises `RunError` where the configuration, as it is written, is not what stages were made from.
+
+    (Workers compare it once more with all defaults filled in: `serving.config.truth`, which loads torch.)
+    """
+    exported, found = run.exported() is not None, []
+    for stage in (*SERVED, *IF_THERE):
+        record, now = run.record(stage), config.get(stage)
+        if record is not None and isinstance(now, dict):
+            found += differences(stage, record["made_from"]["config"], now, narrowed=exported, whole=False)
+    refuse(found, run.path, exported)
 
 
 def products_of(run: Run, config: dict[str, Any]) -> list[str]:

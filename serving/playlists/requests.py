@@ -1,4 +1,7 @@
-"""The door of `prelude playlists`: Parquet files of requests, read a piece at a time, each row checked.
+"""The door of `prelude playlists`: files of requests, read a piece at a time.
+
+Parquet, of any size, is streamed. What else `recsys.door.sources` reads (CSV, JSON lines, Arrow, packed or in parts) is held in memory,
+a file at a time; ids of a list in a cell of text are parted by `|`, or are a JSON list.
 
 What a whole column or file gets wrong (a missing column, a kind of value that can mean nothing) is an error
 before anything is written. What one row gets wrong is a reason beside that row; nothing else stops.
@@ -7,64 +10,53 @@ before anything is written. What one row gets wrong is a reason beside that row;
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys.door.tables import DataError
-from recsys.door.times import MILLISECONDS
+from recsys.artifacts.manifest import sha256_of
+from recsys.door.sources import SUFFIXES, read_table, source_files
+from recsys.door.tables import DataError, Table, plain
+from recsys.door.values import BLANK, NUMBER_BLANK, floats, text_array
+from serving.playlists.rows import LISTS, NUMBERS, SCHEMA, TEXTS, checked, wrong_kind
 
-MOST_ITEMS = 1000  # n of a request: a list is made at once, with all others of its micro-batch
-MOST_IDS = 100_000  # ids in a list of a row
 BATCH_ROWS, READ_ROWS = 8192, 256  # rows that are checked at once, and that are decoded at once
 BATCH_BYTES = 8 << 20  # and bytes: whichever is fewer
 BUFFER_BYTES = 1 << 20  # of a column chunk being read
-TEXTS, NUMBERS, LISTS = ("request_id", "user_id", "query"), ("time", "n"), ("exclude", "allow")
 NEEDED = TEXTS
-IDS = pa.large_list(pa.large_string())  # large: 64-bit offsets, which no amount of text overflows
-# file: number in `Source.files`; row: 1-based; reason: why the row is rejected, or null
-SCHEMA = pa.schema(
-    [(name, pa.large_string()) for name in TEXTS]
-    + [(name, pa.int64()) for name in NUMBERS]
-    + [(name, IDS) for name in LISTS]
-    + [("file", pa.int32()), ("row", pa.int64()), ("reason", pa.large_string())]
-)
+OTHERS = tuple(suffix for suffix in SUFFIXES if suffix != ".parquet")
 
 
 @dataclass(frozen=True)
 class RequestFile:
-    """A file of the input, as its footer describes it."""
+    """A file of the input, as its footer (or, where it has none, all of it) describes it."""
 
     name: str  # relative to the input
     size_bytes: int
     rows: int
     footer_sha256: str
+    is_streamed: bool = True  # Parquet
 
 
 class Source:
-    """One Parquet file, or all `*.parquet` below a folder (names that begin with `.` or `_` are left out).
+    """One file, or all below a folder (names that begin with `.` or `_` are left out): `*.parquet` if there are any, else the others.
 
-    Opening reads the footers alone. Raises `DataError` for what no row could be read from.
+    Opening reads the footers of Parquet files alone. Raises `DataError` for what no row could be read from.
     """
 
     def __init__(self, path: Path):
         self.path = path
         if path.is_dir():
-            found = sorted(path.rglob("*.parquet"), key=lambda file: file.relative_to(path).as_posix())
-            paths = [file for file in found if not _hidden(file.relative_to(path)) and file.is_file()]
-            self.root = path
-            if not paths:
-                raise DataError(f"{path} has no *.parquet files; give a Parquet file or a folder of them")
+            paths, self.root = _files_of(path), path
         elif path.is_file():
             paths, self.root = [path], path.parent
         else:
-            raise DataError(f"{path} does not exist; give a Parquet file of requests or a folder of them")
+            raise DataError(f"{path} does not exist; give a file of requests or a folder of them")
         self.files = [_opened(file, file.relative_to(self.root).as_posix()) for file in paths]
         self.rows = sum(file.rows for file in self.files)
         if not self.rows:
@@ -75,13 +67,69 @@ class Source:
         for number, file in enumerate(self.files):
             path, first = self.root / file.name, 1
             try:
-                for batch in _batches(path):
+                for batch in _batches(path) if file.is_streamed else _pieces(path):
                     yield checked(batch, number, first, default_n)
                     first += batch.num_rows
             except (pa.ArrowException, OSError) as error:
                 raise DataError(
                     f"{path}: damaged at or after row {first} ({_line(error)}); make or download it again"
                 ) from None
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files of a folder in the order of their names."""
+    found = sorted(folder.rglob("*"), key=lambda file: file.relative_to(folder).as_posix())
+    files = [file for file in found if not _hidden(file.relative_to(folder)) and file.is_file()]
+    streamed = [file for file in files if file.suffix == ".parquet"]
+    if streamed:
+        return streamed
+    if not any(_is_other(file) for file in files):
+        raise DataError(f"{folder} has no *.parquet files; give a file of requests or a folder of them")
+    return source_files(folder)
+
+
+def _is_other(path: Path) -> bool:
+    return path.name.lower().endswith(OTHERS)
+
+
+def _pieces(path: Path) -> Iterator[pa.RecordBatch]:
+    """The columns that a request may have, of a file that is read whole."""
+    whole = _whole(path)
+    for first in range(0, whole.num_rows, BATCH_ROWS):
+        yield whole.slice(first, BATCH_ROWS)
+
+
+def _whole(path: Path) -> pa.RecordBatch:
+    table = read_table(path)
+    columns = {name: _column(table, name) for name in SCHEMA.names if name in table.columns}
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def _column(table: Table, name: str) -> pa.Array:
+    """A column as Parquet would have it: of a text file, numbers of `n` and lists of cells are spelled out."""
+    if name in LISTS:
+        values = table.columns[name]
+        if not isinstance(values, list) and table.is_list(name):
+            return plain(values)
+        from recsys.data.catalogue import phrases  # pandas: only where it is needed
+
+        cells = [
+            None
+            if cell is None or (isinstance(cell, str) and cell.strip().lower() in BLANK)
+            else phrases(cell)
+            for cell in table.raw(name)
+        ]
+        return pa.array(cells, pa.large_list(pa.large_string()))
+    values = table.array(name)
+    if name != "n" or not pa.types.is_string(values.type):
+        return values
+    texts = text_array(table, name, NUMBER_BLANK)
+    numbers = floats(texts)
+    bad = np.isnan(numbers) & ~pc.is_null(texts).to_numpy(zero_copy_only=False)
+    if bad.any():
+        row = int(bad.argmax())
+        raise table.error(row, f"n '{texts[row].as_py()[:60]}' is not a number; expected whole numbers")
+    return pa.array(numbers, mask=np.isnan(numbers))
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
@@ -107,11 +155,16 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Without dictionaries, whose size says nothing of that of the rows, and with 64-bit offsets."""
+    large = {
+        pa.string(): pa.large_string(),
+        pa.string_view(): pa.large_string(),
+        pa.binary(): pa.large_binary(),
+        pa.binary_view(): pa.large_binary(),
+    }
     columns = []
     for encoded in batch.columns:
-        column = encoded.dictionary_decode() if pa.types.is_dictionary(encoded.type) else encoded
+        column = plain(encoded)
         kind = column.type
-        large = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
         if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
             kind = pa.large_list(large.get(kind.value_type, kind.value_type))
         columns.append(column.cast(large.get(kind, kind)))
@@ -123,6 +176,10 @@ def _hidden(relative: Path) -> bool:
 
 
 def _opened(path: Path, name: str) -> RequestFile:
+    if _is_other(path):
+        whole = _whole(path)
+        _check_columns(path, whole.schema)
+        return RequestFile(name, path.stat().st_size, whole.num_rows, sha256_of(path), is_streamed=False)
     try:
         opened = pq.ParquetFile(path)
         schema, rows = opened.schema_arrow, opened.metadata.num_rows
@@ -135,6 +192,11 @@ def _opened(path: Path, name: str) -> RequestFile:
         raise DataError(
             f"{path} cannot be read as Parquet ({_line(error)}); make or download it again"
         ) from None
+    _check_columns(path, schema)
+    return RequestFile(name, size, rows, footer)
+
+
+def _check_columns(path: Path, schema: pa.Schema) -> None:
     if missing := [column for column in NEEDED if column not in schema.names]:
         raise DataError(
             f"{path} has no column '{missing[0]}' (it has {', '.join(schema.names) or 'none'}); requests "
@@ -145,152 +207,9 @@ def _opened(path: Path, name: str) -> RequestFile:
         if schema.names.count(column) > 1:
             raise DataError(f"{path}: two columns are named '{column}'; rename one of them")
         if column in schema.names:
-            _check_kind(path, column, schema.field(column).type)
-    return RequestFile(name, size, rows, footer)
-
-
-def _check_kind(path: Path, column: str, kind: pa.DataType) -> None:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
-    if column in NUMBERS:
-        fine, expected = number, "whole seconds since 1970" if column == "time" else "whole numbers"
-    elif column in LISTS:
-        listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        inner = kind.value_type if listed else kind
-        fine = pa.types.is_null(kind) or (
-            listed and (pa.types.is_integer(inner) or pa.types.is_null(inner) or _is_text(inner))
-        )
-        expected = "lists of item ids"
-    elif column == "query":
-        fine, expected = pa.types.is_null(kind) or _is_text(kind), "text"
-    else:
-        fine, expected = number or _is_text(kind), "text or whole numbers"
-    if not fine:
-        raise DataError(f"{path}: column '{column}' holds {kind}; expected {expected}")
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-    )
-
-
-# -- rows ----------------------------------------------------------------------------------------------------
-
-
-def checked(batch: pa.RecordBatch, file: int, first_row: int, default_n: int) -> pa.Table:
-    """A piece of a file as a table of `SCHEMA`.
-
-    Ids are text (5 and "5" are one id); blank users and queries are null.
-    """
-    rows = batch.num_rows
-    reasons: list[str | None] = [None] * rows
-
-    def because(row: int, reason: str) -> None:
-        reasons[row] = reasons[row] or reason
-
-    def column(name: str) -> pa.Array | None:
-        return batch.column(name) if name in batch.schema.names else None
-
-    ready: dict[str, pa.Array] = {}
-    for name in TEXTS:
-        ready[name] = _texts(column(name), name, because)
-    for row in np.flatnonzero(_blank(ready["request_id"])).tolist():
-        because(row, "request_id is empty; every request needs an id of its own")
-    ready["user_id"] = _or_null(pc.utf8_trim_whitespace(ready["user_id"]))
-    ready["query"] = _or_null(ready["query"])
-    ready["time"] = _numbers(column("time"), rows, 0, MILLISECONDS, because, _bad_time)
-    ready["n"] = _numbers(column("n"), rows, 1, MOST_ITEMS + 1, because, _bad_n).fill_null(default_n)
-    for name in LISTS:
-        ready[name] = _lists(column(name), rows)
-        lengths = pc.fill_null(pc.list_value_length(ready[name]), 0).to_numpy(zero_copy_only=False)
-        for row in np.flatnonzero(lengths > MOST_IDS).tolist():
-            because(row, f"{name} has {lengths[row]:,} ids; at most {MOST_IDS:,}")
-    ready["file"] = pa.array(np.full(rows, file, np.int32))
-    ready["row"] = pa.array(np.arange(first_row, first_row + rows))
-    ready["reason"] = pa.array(reasons, pa.large_string())
-    return pa.table(ready, schema=SCHEMA)
-
-
-def _bad_n(value: Any) -> str:
-    if value > MOST_ITEMS and value == value // 1:
-        return f"n is {value:.0f}; at most {MOST_ITEMS}"
-    return f"n is {value:g}; ask for a whole number of items, at least one"
-
-
-def _bad_time(value: Any) -> str:
-    if value >= MILLISECONDS and value != float("inf"):
-        return f"time {value:.0f} looks like milliseconds; expected whole seconds since 1970"
-    return f"time {value:g} is not a Unix time; expected whole seconds since 1970"
-
-
-def _texts(values: pa.Array, name: str, because: Callable[[int, str], None]) -> pa.Array:
-    """Text of a column of text, bytes, whole numbers, or whole numbers written as 42.0.
-
-    (As pandas writes them beside a null.)
-    """
-    kind = values.type
-    if pa.types.is_floating(kind):
-        numbers = values.to_numpy(zero_copy_only=False)
-        whole = np.isnan(numbers) | ((np.trunc(numbers) == numbers) & (np.abs(numbers) < 2**53))
-        for row in np.flatnonzero(~whole).tolist():
-            because(row, f"{name} {numbers[row]:g} is not text or a whole number")
-        values = pa.array(np.where(whole, np.nan_to_num(numbers), 0).astype(np.int64), mask=np.isnan(numbers))
-    elif _is_text(kind) and not _is_utf8(values):
-        decoded = []
-        for row, raw in enumerate(values.cast(pa.large_binary()).to_pylist()):
-            try:
-                decoded.append(None if raw is None else raw.decode())
-            except UnicodeDecodeError:
-                decoded.append(None)
-                because(row, f"{name} is not text: bytes that are not UTF-8 (half a surrogate pair is not)")
-        return pa.array(decoded, pa.large_string())
-    return values.cast(pa.large_string())
-
-
-def _is_utf8(values: pa.Array) -> bool:
-    try:
-        values.cast(pa.large_string()).validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _blank(texts: pa.Array) -> np.ndarray:
-    """Bool [n]: null, or nothing but white space."""
-    empty = pc.equal(pc.utf8_trim_whitespace(texts), "")
-    return pc.fill_null(empty, True).to_numpy(zero_copy_only=False)
-
-
-def _or_null(texts: pa.Array) -> pa.Array:
-    return pc.if_else(pa.array(_blank(texts)), pa.scalar(None, pa.large_string()), texts)
-
-
-def _numbers(values, rows: int, low: int, end: int, because, reason: Callable[[Any], str]) -> pa.Array:
-    """Whole numbers from `low` up to `end`, as int64; NaN is how pandas writes null."""
-    if values is None or pa.types.is_null(values.type):
-        return pa.nulls(rows, pa.int64())
-    absent = values.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
-    numbers = values.fill_null(low).to_numpy(zero_copy_only=False)
-    floats = numbers.astype(np.float64)
-    fine = absent | ((np.trunc(floats) == floats) & (floats >= low) & (floats < end))
-    for row in np.flatnonzero(~fine).tolist():
-        because(row, reason(floats[row]))
-    return pa.array(np.where(fine & ~absent, numbers, low).astype(np.int64), mask=absent | ~fine)
-
-
-def _lists(values: pa.Array | None, rows: int) -> pa.Array:
-    """Lists of item ids as text. Ids that are not UTF-8 are no item's, and read with the bytes replaced."""
-    if values is None or pa.types.is_null(values.type):
-        return pa.nulls(rows, IDS)
-    inner = values.type.value_type
-    if _is_text(inner) and not _is_utf8(values.flatten()):
-        raw = values.cast(pa.large_list(pa.large_binary())).to_pylist()
-        return pa.array([r and [i and i.decode(errors="replace") for i in r] for r in raw], IDS)
-    return values.cast(IDS)
+            kind = schema.field(column).type
+            if (expected := wrong_kind(column, kind)) is not None:
+                raise DataError(f"{path}: column '{column}' holds {kind}; expected {expected}")
 
 
 def _line(error: BaseException) -> str:

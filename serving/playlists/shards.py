@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.artifacts.rewrite import to_disk
-from serving.playlists.requests import LISTS, SCHEMA, Source
+from serving.playlists.requests import Source
+from serving.playlists.rows import LISTS, SCHEMA
 
 SHARD_ROWS = 16_384  # rows of a shard on average: what is sorted in memory at once
 MOST_SHARDS = 256  # files that are open at once; beyond SHARD_ROWS · MOST_SHARDS requests the shards grow

@@ -49,7 +49,7 @@ def attention_of(
     user_id: str,
     method: str = "tap_per",
     query: str | None = None,
-    time: int | None = None,
+    time: int | str | None = None,
 ) -> Attention:
     """α of a trained P_q for what `recommend` would be asked: as trained, and with λ = 0 in the same scorer.
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from evaluation.report.report import print_table, print_tables, write_report
+from evaluation.report.data_card import HEADING, card_sentences, card_tables
+from evaluation.report.report import Section, print_table, print_tables, write_report
 from evaluation.table.results import Results
 from recsys.run import Run
 from serving.report.costs import cost_pictures
@@ -53,10 +54,8 @@ def write_run_report(run: Run, results: Results) -> None:
         for stage in COMBINED_STAGES + PLAYLIST_STAGES
         if (record := run.record(stage))
     }
-    extra = {
-        "Data": run.read_json("prepare", "prepare.json")["counts"],
-        "Embeddings": run.read_json("embed", "embed.json"),
-    }
+    prepared, embedded = run.read_json("prepare", "prepare.json"), run.read_json("embed", "embed.json")
+    extra = {"Data": prepared["counts"], "Embeddings": embedded}
     write_report(
         run.path / "report.html",
         results,
@@ -68,6 +67,7 @@ def write_run_report(run: Run, results: Results) -> None:
         extra,
         [*cost_pictures(run.read_json("evaluate", "costs.json")), *experiment_pictures(run)],
         music_sections(run),
+        Section(HEADING, card_sentences(prepared), card_tables(prepared, embedded)),
     )
 
 

@@ -37,6 +37,7 @@ from recsys.artifacts.rewrite import write_text_atomically
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.run import Run, RunError
+from recsys.terminal import shown
 from semantic_ids.scores import SCORES, scores_of
 from serving.answering.untrained import BASELINES, NO_CONTEXT
 from serving.config.run import RunConfig, validated
@@ -241,7 +242,7 @@ def print_comparison(report: dict[str, Any], console: Console) -> None:
     for row in report["variants"]:
         cells = [f"{row[figure]:.4f}" if figure in row else "" for figure in figures]
         cells += [f"{row['scores'][name]:.3f}" if name in row["scores"] else "" for name in scores]
-        table.add_row(row["name"], *cells)
+        table.add_row(shown(row["name"]), *cells)
     wide(console).print(table)
     if not measured:
         return
@@ -252,7 +253,7 @@ def print_comparison(report: dict[str, Any], console: Console) -> None:
         told = [cell for figure in (RECALL, HIT) for cell in _shown(one[figure])]
         table.add_row(one["score"], one["better"], str(one["variants"]), *told)
     wide(console).print(table)
-    console.print(report["note"])
+    console.print(shown(report["note"]))
 
 
 def _shown(told: dict[str, float | None]) -> tuple[str, str]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llm.decoding.recommender import SidRecommender
 from llm.methods.base import save_personalizer
-from recsys.run import Run, sha256_of, write_text_atomically
+from recsys.artifacts.manifest import sha256_of
+from recsys.artifacts.rewrite import write_text_atomically
+from recsys.run import Run
 from serving.answering.absorb import update
-from serving.answering.live import Event, Update, checked, digest_of, write_durably
+from serving.answering.live import Event, Update, checked, digest_of, place_in_list, write_durably
 from serving.answering.recommender import Recommender
 
 
-def online_full(path: Path, events: Sequence[Event], out: Path) -> Update:
+def online_full(
+    path: Path, given: Sequence[Event], out: Path, place: Callable[[int], str] = place_in_list
+) -> Update:
     """Train P_u of the events' users, P_q and the bridge on the events, into a new run.
 
     Training goes on from the run's weights. Events that `update` has absorbed before are trained on too, and
@@ -26,6 +30,7 @@ def online_full(path: Path, events: Sequence[Event], out: Path) -> Update:
     """
     if out.exists():
         raise ValueError(f"{out} exists, and is not overwritten; choose another --out or delete it")
+    events = [checked(place(number), event) for number, event in enumerate(given)]
     old = Run.open(path)
     partial = out.with_name(f".partial-{out.name}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -33,9 +38,7 @@ def online_full(path: Path, events: Sequence[Event], out: Path) -> Update:
         _link(old.path, partial)
     run = Run.open(partial)
     service = Recommender.load(partial)
-    answer = update(
-        service, events, f"online-full {digest_of([checked(*pair) for pair in enumerate(events)])}", full=True
-    )
+    answer = update(service, events, f"online-full {digest_of(events)}", full=True, place=place)
     if not answer.steps:
         shutil.rmtree(partial)
         raise ValueError(f"{path} was trained on these very events before (online-full), or there are none")
@@ -54,7 +57,16 @@ def _link(source: Path, target: Path) -> None:
         except OSError:
             shutil.copy2(one, other)
 
-    hidden = shutil.ignore_patterns(".*", "report.html", "results.json", "SHA256SUMS")
+    of_the_run = {
+        "report.html",
+        "results.json",
+        "SHA256SUMS",
+    }  # at its top; a stage's own results.json is an artifact
+
+    def hidden(folder: str, names: list[str]) -> set[str]:
+        top = of_the_run if Path(folder) == source else set()
+        return {name for name in names if name.startswith(".") or name in top}
+
     shutil.copytree(source, target, copy_function=link, ignore=hidden)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from evaluation.report.curves import bars, with_intervals
 from evaluation.report.report import wide
@@ -19,7 +20,9 @@ from llm.methods.stage2 import World
 from llm.methods.tap_per import TapPerConfig
 from llm.streams.drift import NOBODY, STALE, Drifted, drift
 from llm.streams.online import STATIC, Experiment, Measured
+from recsys import terminal
 from recsys.run import Run
+from recsys.terminal import shown
 from serving.config.run import RunConfig
 
 NEEDS = ("prepare", "embed", "tokenize", "adapt", "personalize")
@@ -184,7 +187,7 @@ def _write(folder: Path, name: str, report: dict[str, Any]) -> None:
 def print_over_time(report: dict[str, Any], console: Console) -> None:
     """The rows as a table, and the seconds where there are any."""
     reference = next(key for key in report["rows"][0] if key.startswith("minus_"))
-    table = Table(title=f"{report['method']}: {report['figure']}", title_justify="left")
+    table = Table(title=terminal.title(f"{report['method']}: {report['figure']}"), title_justify="left")
     for column in (
         "chunk",
         "variant",
@@ -204,8 +207,8 @@ def print_over_time(report: dict[str, Any], console: Console) -> None:
         if last is not None and row["chunk"] != last:
             table.add_section()
         last = row["chunk"]
-        cells = [
-            str(row["chunk"]), row["variant"], str(row["n_users"]), str(row["instances"]), f"{row['expected_hit_rate@30']:.4f}",
+        cells: list[str | Text] = [
+            str(row["chunk"]), shown(row["variant"]), str(row["n_users"]), str(row["instances"]), f"{row['expected_hit_rate@30']:.4f}",
             _interval(row["ci95"]), f"{row[reference]:+.4f}", _interval(row["difference_ci95"], "+"),
             "" if row["p_value"] is None else f"{row['p_value']:.2g}",
         ]  # fmt: skip
@@ -214,11 +217,8 @@ def print_over_time(report: dict[str, Any], console: Console) -> None:
     wide(console).print(table)
     for cost in report.get("costs", []):
         where = f"chunk {cost['chunk']}" if cost["chunk"] else "before the stream"
-        console.print(
-            f"{cost['variant']}, {where}: {cost['steps']} steps on {cost['events']:,} events, "
-            f"{cost['seconds']:.1f} s",
-            highlight=False,
-        )
+        line = f"{cost['variant']}, {where}: {cost['steps']} steps on {cost['events']:,} events, "
+        console.print(shown(f"{line}{cost['seconds']:.1f} s"), highlight=False)
 
 
 def _interval(interval: Sequence[float] | None, sign: str = "") -> str:

@@ -13,6 +13,8 @@ from rich.table import Table
 
 from evaluation.report.report import wide
 from evaluation.report.style import COLOURS
+from recsys import terminal
+from recsys.terminal import shown
 
 SHARES = (0.125, 0.25, 0.5, 1.0)  # of the training users, or of the instances
 USERS = np.logspace(0, 6, 40)
@@ -93,7 +95,9 @@ def _save(path: Path, figure, axis, title: str, x: str) -> None:
 def print_p2p(found: dict[str, Any]) -> None:
     """The figures as a table, and the times."""
     table = Table(
-        title=f"{found['method']}: {found['instances']} test instances of {found['test_users']} users",
+        title=terminal.title(
+            f"{found['method']}: {found['instances']} test instances of {found['test_users']} users"
+        ),
         title_justify="left",
     )
     for column in ("", "row", "expected hit-rate@30", "95 % interval", "difference", "p"):
@@ -103,7 +107,7 @@ def print_p2p(found: dict[str, Any]) -> None:
             interval = f"{one['ci95'][0]:.4f} to {one['ci95'][1]:.4f}" if one["ci95"] else ""
             moved = f"{one['difference']:+.4f}" if "difference" in one else ""
             p = f"{one['p']:.3g}" if one.get("p") is not None else ""
-            table.add_row(part, one["name"], f"{one['hit_rate']:.4f}", interval, moved, p)
+            table.add_row(part, shown(one["name"]), f"{one['hit_rate']:.4f}", interval, moved, p)
     wide(Console()).print(table)
     spent = found["time"]
     line = f"Seconds to admit a user: {spent['p2p_seconds_a_user']:.4f}"

@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from llm.backbone.load import BackboneConfig
 from llm.text_tasks.model import TextModel, load_text_model
+from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, TEST
-from recsys.run import Run, write_text_atomically
+from recsys.run import Run
 
 BATCH = 8  # users a call of the model
 ASKED = "In one short sentence, describe the taste of someone who enjoyed these, latest first: {titles}."

@@ -39,9 +39,11 @@ from llm.text_tasks.training import (
     vectors_of,
     write_json,
 )
+from recsys import terminal
 from recsys.config import StageConfig
 from recsys.run import Run
 from recsys.seeds import rng
+from recsys.terminal import shown
 from recsys.text_tasks.instances import Instance, TextTask, context_text, divide_users, profile_text
 from recsys.text_tasks.load import TaskDataConfig, data_hash, load_task
 from serving.text_tasks.measure import MeasureConfig, Measurer, results_of
@@ -318,14 +320,14 @@ def run_task(config: TextTaskConfig, run: Run, console: Console | None = None) -
             task_run.prefixes()
         results = task_run.evaluate()
     print_results(results, console)
-    console.print(f"Report: {run.path / 'task-evaluate' / 'report.md'}", highlight=False)
+    console.print(shown(f"Report: {run.path / 'task-evaluate' / 'report.md'}"), highlight=False)
     return results
 
 
 def print_results(results: dict, console: Console) -> None:
     """The figures, and the tests against each baseline, as tables."""
     for fact in results["facts"]:
-        console.print(fact, highlight=False)
+        console.print(shown(fact), highlight=False)
     title = f"Text task {results['task']}: each figure above its 95 % interval over users"
     _print_table(title, *figure_table(results["rows"]), console)
     for baseline in BASELINES:
@@ -335,9 +337,9 @@ def print_results(results: dict, console: Console) -> None:
 
 
 def _print_table(title: str, headings: list[str], body: list[list[str]], console: Console) -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=terminal.title(title), title_justify="left")
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=place > 0)
+        table.add_column(shown(heading), justify="left" if place == 0 else "right", no_wrap=place > 0)
     for cells in body:
-        table.add_row(*cells)
+        table.add_row(*(shown(cell, lines=True) for cell in cells))
     console.print(table)

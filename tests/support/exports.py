@@ -8,8 +8,8 @@ import shutil
 import torch
 from safetensors.torch import load_file, save_file
 
-from recsys.artifacts.manifest import rehashed
-from recsys.run import Run, sha256_of
+from recsys.artifacts.manifest import rehashed, sha256_of
+from recsys.run import Run
 from serving import Recommender
 from serving.config.combine import CombineConfig
 from serving.stages.combine import combine

@@ -74,7 +74,13 @@ def music_config(folder) -> RunConfig:
                 "validate_every": 20,
                 "watched_requests": 20,
             },
-            "music": {"n": 5, "text_encoder": "backbone", "rerank_from": 15, "validation_instances": 400},
+            "music": {
+                "n": 5,
+                "text_encoder": "backbone",
+                "rerank_from": 15,
+                "validation_instances": 400,
+                "random_permutations": 3,
+            },
         }
     )
 

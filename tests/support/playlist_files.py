@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.run import sha256_of
+from recsys.artifacts.manifest import sha256_of
 from serving.playlists.plan import Settings
 
 SETTINGS = Settings(n=7, batch=4, seed=3)

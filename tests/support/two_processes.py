@@ -1,8 +1,8 @@
 """What each of the processes that tests/whole/test_distributed.py launches does.
 
-    die RUN                 Stage 1 of a run, in which process 1 is killed without warning at step DIES_AT
-    align RUN               the stage align of a run
-    finish RUN WHOLE OUT    that run's remaining stages by the command line, Stage 1 of WHOLE without a kill, and the small checks
+    die RUN                          Stage 1 of a run, in which process 1 is killed without warning at step DIES_AT
+    finish RUN WHOLE LABELLED OUT    that run's remaining stages by the command line, Stage 1 of WHOLE without a kill, the stage
+                                     align of LABELLED, and the small checks
 
 What a process found is written to OUT/<its number>.json.
 """
@@ -121,16 +121,13 @@ def die(run: str) -> None:
     command_line("adapt", run)
 
 
-def align(run: str) -> None:
-    command_line("align", run)
-
-
-def finish(run: str, whole: str, out: str) -> None:
+def finish(run: str, whole: str, labelled: str, out: str) -> None:
     import llm.methods.p2p.profiles
 
     llm.methods.p2p.profiles.CHUNK = 50  # so that P2P's profiles are several files, encoded by turns
     command_line("adapt", whole)
     command_line("run", "--run", run, "--until", "personalize")
+    command_line("align", labelled)
     number, folder = distributed.number(), Path(out)
     numbers = torch.tensor([number + 1.0, 10.0 * number])
     found = {
@@ -149,4 +146,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     assert loop.fit.__kwdefaults__ is not None
     loop.fit.__kwdefaults__["checkpoint_every_s"] = 0.0
-    {"die": die, "align": align, "finish": finish}[sys.argv[1]](*sys.argv[2:])
+    {"die": die, "finish": finish}[sys.argv[1]](*sys.argv[2:])

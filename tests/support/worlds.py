@@ -14,7 +14,8 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from recsys.run import Run, sha256_of
+from recsys.artifacts.manifest import sha256_of
+from recsys.run import Run
 from serving.config.run import RunConfig
 from serving.pipeline import run_all
 from tests.support.made_once import made_once

@@ -27,6 +27,12 @@ def small_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
 
 
 @pytest.fixture
+def unpublished(monkeypatch) -> None:
+    """Stages measure and write what they found; the report with its pictures, which takes seconds, is not drawn again."""
+    monkeypatch.setattr("serving.pipeline.publish", lambda run, results: None)
+
+
+@pytest.fixture
 def data_files(small_run) -> Iterator[None]:
     with alone_with_data_files(small_run[0]):
         yield

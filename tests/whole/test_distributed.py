@@ -49,6 +49,25 @@ def copied(run: Run, config: RunConfig, folder: Path) -> Run:
     return other
 
 
+def labelled(small_run: tuple[RunConfig, Run], folder: Path) -> tuple[RunConfig, Run]:
+    """A run that has everything before the stage align, and a few steps of it to do."""
+    config, one = small_run
+    method = {"method": "e2p", "bottleneck": 8}
+    rows = [{"method": method, "objective": objective} for objective in ("lm", "kto")]
+    settings = {
+        "rows": rows,
+        "steps": 14,
+        "batch": 15,
+        "learning_rates": [1e-2],
+        "validate_every": 7,
+        "watched_requests": 8,
+    }
+    config = config.model_copy(update={"align": AlignConfig.model_validate(settings)})
+    run = with_lists(one, folder, shown_lists(Dataset.load(one)))
+    run.write_config(config.model_dump(mode="json"))
+    return config, run
+
+
 @pytest.fixture(scope="module")
 def two(small_run, tmp_path_factory) -> SimpleNamespace:
     """What two processes made: a killed and resumed run, Stage 1 of an undisturbed one, and what each found in small checks."""
@@ -59,6 +78,7 @@ def two(small_run, tmp_path_factory) -> SimpleNamespace:
         update={"personalize": config.personalize.model_copy(update={"methods": chosen})}
     )
     run, whole = copied(one, config, folder / "run"), copied(one, config, folder / "whole")
+    _, aligned = labelled(small_run, folder / "aligned")
     died = launch("die", run.path)
     checkpoint = run.path / ".partial-adapt" / "checkpoint" / "checkpoint.safetensors"
     with safe_open(str(checkpoint), framework="pt") as file:
@@ -66,7 +86,7 @@ def two(small_run, tmp_path_factory) -> SimpleNamespace:
     unfinished = not (run.path / "adapt").exists()
     by_one = Run(shutil.copytree(run.path, folder / "by_one"))
     with alone_with_data_files(config):
-        finished = launch("finish", run.path, whole.path, folder)
+        finished = launch("finish", run.path, whole.path, aligned.path, folder)
     assert finished.returncode == 0, finished.stderr
     found = [json.loads((folder / f"{number}.json").read_text()) for number in range(2)]
     return SimpleNamespace(**locals())
@@ -198,29 +218,15 @@ def test_only_the_main_process_speaks(two):
     assert two.finished.stderr.count("E2P, seed 0: 100%") == 1
 
 
-def test_kto_by_two_processes_is_that_of_one(small_run, tmp_path):
+def test_kto_by_two_processes_is_that_of_one(two, small_run, tmp_path):
     """LM, then KTO with its KL baseline of the whole batch, over batches of 15 and a last one that is smaller."""
-    config, one = small_run
-    method = {"method": "e2p", "bottleneck": 8}
-    settings = {
-        "rows": [method_row(method), method_row(method, "kto")], "steps": 14, "batch": 15, "learning_rates": [1e-2],
-        "validate_every": 7, "watched_requests": 8,
-    }  # fmt: skip
-    config = config.model_copy(update={"align": AlignConfig.model_validate(settings)})
-    runs = [with_lists(one, tmp_path / name, shown_lists(Dataset.load(one))) for name in ("one", "two")]
-    for run in runs:
-        run.write_config(config.model_dump(mode="json"))
-    run_stage("align", config, runs[0])
-    launched = launch("align", runs[1].path)
-    assert launched.returncode == 0, launched.stderr
-    alone, shared = (run.read_json("align", "curves.json") for run in runs)
+    alone = labelled(small_run, tmp_path / "one")
+    run_stage("align", *alone)
+    runs = alone[1], two.aligned
+    ours, shared = (run.read_json("align", "curves.json") for run in runs)
     for row in ("e2p_lm-0", "e2p_kto-0"):
-        assert shared[row]["losses"] == [pytest.approx(pair, rel=1e-5) for pair in alone[row]["losses"]], row
+        assert shared[row]["losses"] == [pytest.approx(pair, rel=1e-5) for pair in ours[row]["losses"]], row
         values, others = (load_file(run.artifact("align", f"{row}.safetensors")) for run in runs)
         for name, tensor in values.items():
             assert torch.allclose(tensor, others[name], atol=2e-5), (row, name)
-    assert launched.stdout.count("align: e2p_kto-0:") == 1
-
-
-def method_row(method: dict, objective: str = "lm") -> dict:
-    return {"method": method, "objective": objective}
+    assert two.finished.stdout.count("align: e2p_kto-0:") == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from evaluation.table.results import Results
 from recsys.data.dataset import Dataset
@@ -84,6 +85,7 @@ def test_instances_are_labelled_by_their_user_and_by_the_events_before_them():
     assert _groups(np.array([WARM, WARM], dtype=object), requests, users) == {"activity": expected}
 
 
+@pytest.mark.usefixtures("unpublished")
 def test_a_run_with_held_out_users_reports_them_apart(tmp_path):
     """The whole pipeline; `users` has warm, random and out-of-distribution ones, and dropped ones are not measured."""
     config = quick_config(tmp_path, UserSplitConfig(random=0.2, ood=0.1, clusters=4))

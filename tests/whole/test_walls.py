@@ -20,8 +20,8 @@ ROOMS = ("recsys", "semantic_ids", "llm", "evaluation", "serving")
 # of each room, from the ground up: a folder (or a module that stands in the room itself) imports from lower lines, and from its own
 ORDER = {
     "recsys": (
-        {"seeds", "config", "recommender"},
-        {"artifacts"},
+        {"seeds", "config", "recommender", "terminal"},
+        {"artifacts", "door"},
         {"training", "run"},
         {"data"},
         {"embeddings", "text_tasks"},

@@ -1,15 +1,17 @@
-"""The hypernetwork of P2P: a profile's vector -> a LoRA for every target layer of every request, in one batched pass.
+"""The hypernetwork of P2P: profiles to a LoRA for every target layer of every request, in one pass.
 
-    φ^{m,l} = [e ‖ E_mod[m] ‖ E_dep[l]],    (A^{m,l}, B^{m,l}) = Unflatten(f_θ(φ^{m,l}))          (P2P, section 3.1)
+    φ^{m,l} = [e ‖ E_mod[m] ‖ E_dep[l]],    (A^{m,l}, B^{m,l}) = Unflatten(f_θ(φ^{m,l}))    (P2P, section 3.1)
 
-The paper leaves open, and here: f_θ is one trunk for all layers, then one linear head for each *shape* of a layer (q_proj and
-v_proj differ in size); the scale is alpha / r; e is centred and scaled by what the training profiles have, since profiles say
-nearly the same words and what differs between users is what is left. It starts as PEFT starts a LoRA: A is uniform within
-±1/√in (the head's bias; a small part varies with the request), B is exactly zero (weights and bias), so the first
-adapters change nothing and B's head has a gradient at once.
+The paper leaves open, and here: f_θ is one trunk for all layers, then one linear head for each *shape* of a
+layer (q_proj and v_proj differ in size); the scale is alpha / r; e is centred and scaled by what the training
+profiles have, since profiles say nearly the same words and what differs between users is what is left. It
+starts as PEFT starts a LoRA: A is uniform within ±1/√in (the head's bias; a small part varies with the
+request), B is exactly zero (weights and bias), so the first adapters change nothing and B's head has a
+gradient at once.
 
-Size at `hidden` 64, 384-d profiles and r = 8 on q and v: 0.16M parameters on a decoder of width 128 (4 heads, all of them with
-keys of their own), 1.0M on SmolLM2-135M (q 576 → 576, v 576 → 192), of any depth: heads are shared between layers.
+Size at `hidden` 64, 384-d profiles and r = 8 on q and v: 0.16M parameters on a decoder of width 128 (4 heads,
+all of them with keys of their own), 1.0M on SmolLM2-135M (q 576 → 576, v 576 → 192), of any depth: heads are
+shared between layers.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ Shape = tuple[int, int]  # in, out
 
 
 class LoraGenerator(nn.Module):
-    """Profile vectors [R, d] -> for each layer a `LowRank` of a pair a request: a [R, r, in], b [R, out, r]."""
+    """Profile vectors [R, d] -> for each layer a `LowRank` of a pair a request:
+    a [R, r, in], b [R, out, r].
+    """
 
     centre: Tensor
     spread: Tensor
@@ -90,10 +94,11 @@ class LoraGenerator(nn.Module):
         self.spread.copy_(spread)
 
     def forward(self, e: Tensor, known: Tensor) -> dict[str, tuple[LowRank]]:
-        """e [R, d], known [R] -> the updates by layer name; B is zero, and so is the update, where `known` is false.
+        """e [R, d], known [R] -> the updates by layer name;
+        B is zero, and so is the update, where `known` is false.
 
-        The first layer in parts: W [e ‖ E_mod ‖ E_dep] = W₁ e + W₂ [E_mod ‖ E_dep], the first once a request, the second
-        once a layer.
+        The first layer in parts: W [e ‖ E_mod ‖ E_dep] = W₁ e + W₂ [E_mod ‖ E_dep], the first once a request,
+        the second once a layer.
         """
         device = self.centre.device
         of_kind = nn.functional.embedding(self._kind, self.module)

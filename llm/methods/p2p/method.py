@@ -1,9 +1,11 @@
-"""P2P (Profile-to-PEFT): a hypernetwork writes a LoRA for each request from the user's profile in words; nothing is trained a user.
+"""P2P (Profile-to-PEFT): a hypernetwork writes a LoRA for each request from the user's profile in words.
 
-A request without a past gets the zero update: it is read as No Context is. The adapter belongs to user *and* query unless the
-profile is summary_only. Vectors of profiles are cached within `cache_mb`; generated adapters are not: on one CPU core, MiniLM takes
-30 ms for a profile and the hypernetwork 4 ms for an adapter of SmolLM2 (30 layers), which would take 1.8 MB to keep where its
-vector takes 1.5 kB.
+Nothing is trained a user.
+
+A request without a past gets the zero update: it is read as No Context is. The adapter belongs to user *and*
+query unless the profile is summary_only. Vectors of profiles are cached within `cache_mb`; generated adapters
+are not: on one CPU core, MiniLM takes 30 ms for a profile and the hypernetwork 4 ms for an adapter of SmolLM2
+(30 layers), which would take 1.8 MB to keep where its vector takes 1.5 kB.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class P2P(Personalizer):
 
 
 class P2PConfig(TrainedMethod):
-    """`profile` says what the hypernetwork is told; see `llm.methods.p2p.profiles.ProfileText`. The paper: r = 8, k = 2, lr 2e-5."""
+    """`profile` says what the hypernetwork is told; see `llm.methods.p2p.profiles.ProfileText`.
+    The paper: r = 8, k = 2, lr 2e-5.
+    """
 
     method: Literal["p2p"] = "p2p"
     reads = "recent items, the whole history before t (as a profile in words)"
@@ -54,9 +58,8 @@ class P2PConfig(TrainedMethod):
     profile: Kind = "summary_and_records"
     # records in the profile; None: 2 where the profile has any. 0 is summary_only
     k: int | None = Field(None, ge=0, le=64)
-    summaries: Path | None = (
-        None  # Parquet user_id, timestamp, summary instead of the template; see Summaries
-    )
+    # Parquet user_id, timestamp, summary instead of the template; see Summaries
+    summaries: Path | None = None
     encoder: str = "minilm"  # minilm; backbone: the mean frozen input embedding; or a folder
     profile_tokens: int = Field(128, ge=1)  # cut of the profile
     rank: int = Field(8, ge=1)

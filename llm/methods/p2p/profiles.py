@@ -1,10 +1,11 @@
 """Profiles in words, and their vectors by a frozen encoder: what P2P's hypernetwork reads of a user.
 
-    p = [summary ‖ the k records that fit the query best]                                       (P2P, section 3.1)
+    p = [summary ‖ the k records that fit the query best]                                   (P2P, section 3.1)
 
-Unlike a context in the prompt (`llm.prompts.contexts`), a profile may tell of everything strictly before the request's time, the items
-that the prompt shows included: no target is there. Records are looked for with BM25, by the request's own words in its
-whole history; a request without words is taken to ask for what is like the items shown, and those are then no answer.
+Unlike a context in the prompt (`llm.prompts.contexts`), a profile may tell of everything strictly before the
+request's time, the items that the prompt shows included: no target is there. Records are looked for with
+BM25, by the request's own words in its whole history; a request without words is taken to ask for what is
+like the items shown, and those are then no answer.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class ProfileText:
         return whole
 
     def key(self, request: Request) -> bytes:
-        """What the text is made of, in 16 bytes; summary_only does not depend on the query, nor on the time."""
+        """What the text is made of, in 16 bytes; summary_only does not depend on the query,
+        nor on the time.
+        """
         parts: list[object] = [np.ascontiguousarray(request.history, dtype=np.int64).tobytes()]
         if self.summaries is not None:
             parts.append(self.summaries.at(request.user, request.time))
@@ -104,7 +107,9 @@ class ProfileText:
         return catalogue.titles[item] + (f" ({', '.join(values)})" if values else "")
 
     def _another(self, request: Request) -> tuple[int | None, np.ndarray]:
-        """Another user with a past at that moment, and that past; the same one whenever the request is made."""
+        """Another user with a past at that moment, and that past;
+        the same one whenever the request is made.
+        """
         draws = rng(0, "another's profile", -1 if request.user is None else request.user, request.time)
         for user in draws.integers(0, self.dataset.n_users, 50).tolist():
             history, _ = self.dataset.before(user, request.time)
@@ -116,8 +121,8 @@ class ProfileText:
 class ProfileVectors:
     """Vectors of profiles [R, d] (float32), and which requests have one.
 
-    What was encoded is kept: training's and validation's profiles for good, on disk (`prepare`); any other in memory,
-    the least recently used one first to go when they take more than `budget` bytes.
+    What was encoded is kept: training's and validation's profiles for good, on disk (`prepare`); any other in
+    memory, the least recently used one first to go when they take more than `budget` bytes.
     """
 
     def __init__(self, maker: ProfileText, encode: Encode, dim: int, budget: int):
@@ -158,8 +163,9 @@ class ProfileVectors:
         return (torch.stack(rows) if rows else torch.zeros(0, self.dim)), known
 
     def prepare(self, requests: Sequence[Request], folder: Path, label: str) -> None:
-        """Encode the profiles of these requests once, `CHUNK` at a time, into files of `folder`; a killed call goes on
-        where it was, and a later one only reads. Processes take turns: `folder` is one and the same for all.
+        """Encode the profiles of these requests once, `CHUNK` at a time, into files of `folder`; a killed
+        call goes on where it was, and a later one only reads. Processes take turns: `folder` is one and the
+        same for all.
         """
         folder.mkdir(parents=True, exist_ok=True)
         chunks = {

@@ -1,7 +1,8 @@
-"""One small set of parameters a user: its forms (LoRA, IA3, soft tokens), and tables of them that live on disk.
+"""One small set of parameters a user: its forms (LoRA, IA3, soft tokens), and tables of them on disk.
 
-A user's parameters are one flat row of P numbers, so that a table is [users, P], a batch reads its rows and nothing else, and an
-optimiser that works number by number trains many users at once as if each were alone (`llm.methods.per_user.training`).
+A user's parameters are one flat row of P numbers, so that a table is [users, P], a batch reads its rows and
+nothing else, and an optimiser that works number by number trains many users at once as if each were alone
+(`llm.methods.per_user.training`).
 """
 
 from __future__ import annotations
@@ -112,7 +113,9 @@ class PromptForm:
 
 
 class UserTable:
-    """Tensors with a row for each of some users, in one or more parts; a part on disk is read where it is asked for."""
+    """Tensors with a row for each of some users, in one or more parts;
+    a part on disk is read where it is asked for.
+    """
 
     def __init__(self, parts: Sequence[tuple[np.ndarray, Mapping[str, Tensor]]]):
         """Each part: users [n] and tensors [n, …] by name."""
@@ -128,9 +131,8 @@ class UserTable:
         """The table that `write_rows` left in one or more files."""
         parts = []
         for path in paths:
-            stored = load_user_rows(
-                path
-            )  # tensors that are backed by the file: pages are read when they are used
+            # tensors that are backed by the file: pages are read when they are used
+            stored = load_user_rows(path)
             if stored.users is None:
                 raise ValueError(f"{path} does not name the users of its rows")
             parts.append((stored.users.numpy(), stored.rows))
@@ -203,5 +205,7 @@ def numbers_in(shared: Condition) -> int:
 
 
 def gather(rows: Tensor, owner: np.ndarray) -> Tensor:
-    """rows [G, P] -> [R, P] of each request's owner; its gradient is summed in one order whatever the repeats."""
+    """rows [G, P] -> [R, P] of each request's owner;
+    its gradient is summed in one order whatever the repeats.
+    """
     return nn.functional.embedding(torch.from_numpy(owner).to(rows.device), rows)

@@ -1,16 +1,20 @@
-"""OPPU: One PEFT Per User (Tan et al. 2024, arXiv 2402.04401). Every user has adapters of their own on the frozen model.
+"""OPPU: One PEFT Per User (Tan et al. 2024, arXiv 2402.04401).
+
+Every user has adapters of their own on the frozen model.
 
     ΔW_u = argmin_ΔW Σ_{(x, y) before t} −log p(y | x; Ψ ⊕ ΔW)          (P2P, appendix C)
 
-Ψ is the Stage 1 model, adapted to the task and merged as the paper adapts its base model; `base: mt_lora` puts the run's shared
-LoRA, trained on the same late events, between the two. ΔW_u is a LoRA (r = 8 on q and v), IA3 (gains on keys, values and the
-MLP's inner product: a gain on up_proj's output is one on down_proj's input) or prompt tuning (m soft tokens). The paper's +rag
-and +pag put retrieved records and a profile into the prompt, in training as at test.
+Ψ is the Stage 1 model, adapted to the task and merged as the paper adapts its base model; `base: mt_lora`
+puts the run's shared LoRA, trained on the same late events, between the two. ΔW_u is a LoRA (r = 8 on q and
+v), IA3 (gains on keys, values and the MLP's inner product: a gain on up_proj's output is one on down_proj's
+input) or prompt tuning (m soft tokens). The paper's +rag and +pag put retrieved records and a profile into
+the prompt, in training as at test.
 
-What the papers leave open, and here: a user learns from their own events of Stage 2's part, each conditioned on what came
-strictly before it; AdamW at a constant rate without decay, warm-up or clipping; every user starts from the same draw. Rate and
-epochs are chosen once for all users, on validation events of a sample of them. A user without such events has no adapter: they get
-the base model. What is trained is exactly one ordinary run a user (`llm.methods.per_user.training`).
+What the papers leave open, and here: a user learns from their own events of Stage 2's part, each conditioned
+on what came strictly before it; AdamW at a constant rate without decay, warm-up or clipping; every user
+starts from the same draw. Rate and epochs are chosen once for all users, on validation events of a sample of
+them. A user without such events has no adapter: they get the base model. What is trained is exactly one
+ordinary run a user (`llm.methods.per_user.training`).
 """
 
 from __future__ import annotations
@@ -91,7 +95,9 @@ class OnePerUser(MethodConfig):
         return Diaries.of(world.dataset, world.train.events, world.settings.own_events)
 
     def newcomers(self, world: World) -> Diaries | None:
-        """All own events, before the first test event, of the users whom a user split holds out; None where they get nothing."""
+        """All own events, before the first test event, of the users whom a user split holds out;
+        None where they get nothing.
+        """
         if not world.settings.held_out_users:
             return None
         data = world.dataset
@@ -127,11 +133,11 @@ class OnePerUser(MethodConfig):
     def admitted(
         self, world: World, reading: Reading, events: np.ndarray, seed: int = 0, quiet: bool = True
     ) -> Reading:
-        """`reading` with adapters for users whom the run has not seen, made exactly as it made the others'; it knows these users
-        alone.
+        """`reading` with adapters for users whom the run has not seen, made exactly as it made the others';
+        it knows these users alone.
 
-        `events` are indices into the data set, of one user or several, such as those that a user split left out; every one is an
-        instance conditioned on what came strictly before it.
+        `events` are indices into the data set, of one user or several, such as those that a user split left
+        out; every one is an instance conditioned on what came strictly before it.
         """
         raise TypeError(f"{type(self).__name__} does not admit")
 

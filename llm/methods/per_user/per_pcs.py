@@ -1,19 +1,25 @@
 """PER-PCS: adapters put together from pieces that a few users share (Tan et al. 2024, arXiv 2406.10471).
 
-1. Sharers. Users' vectors as of the end of training are clustered (k-means); the most active user of each cluster shares.
-2. Each sharer gets a LoRA of their own (`llm.methods.per_user.oppu`), which falls into pieces: (A, B) of one linear layer.
-3. Gates. With its LoRA frozen, every piece gets a gate g by the same loss: y = W x + σ(g · x) B A x, from g = 0.
-4. Assembly, without training. A target user's own training inputs are read once. At each layer, on the way forward and so behind
-   the pieces that earlier layers got, every sharer's piece is scored against the layer's input x:
+1. Sharers. Users' vectors as of the end of training are clustered (k-means); the most active user of each
+   cluster shares.
+2. Each sharer gets a LoRA of their own (`llm.methods.per_user.oppu`), which falls into pieces: (A, B) of one
+   linear layer.
+3. Gates. With its LoRA frozen, every piece gets a gate g by the same loss: y = W x + σ(g · x) B A x, from
+   g = 0.
+4. Assembly, without training. A target user's own training inputs are read once. At each layer, on the way
+   forward and so behind the pieces that earlier layers got, every sharer's piece is scored against the
+   layer's input x:
 
        s_i = √in · mean over tokens of cos(g_i, x),   w = softmax over the k best,   ΔW = Σ_i w_i B_i A_i
 
-   A weighted sum of low-rank products is one product of rank k · r: the A are stacked, the weighted B laid side by side.
+   A weighted sum of low-rank products is one product of rank k · r: the A are stacked, the weighted B laid
+   side by side.
 
-What the paper leaves open, and here: the √in (cosines lie so close together that a softmax over them would be a mean; it is the
-scale of PHATGOOSE, arXiv 2402.05859, where the post-hoc gate comes from); weights are per user, not per request; sharers are
-assembled like everybody else. A user is kept as k sharers and k weights a layer. Pieces are named by their sharer's user
-integer, so a sharer can be forgotten: whoever used their piece goes on with the others.
+What the paper leaves open, and here: the √in (cosines lie so close together that a softmax over them would be
+a mean; it is the scale of PHATGOOSE, arXiv 2402.05859, where the post-hoc gate comes from); weights are per
+user, not per request; sharers are assembled like everybody else. A user is kept as k sharers and k weights a
+layer. Pieces are named by their sharer's user integer, so a sharer can be forgotten: whoever used their piece
+goes on with the others.
 """
 
 from __future__ import annotations

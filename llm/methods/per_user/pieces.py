@@ -1,4 +1,4 @@
-"""Pieces of the adapters of a few users: trained gates, and adapters put together from pieces (`llm.methods.per_user.per_pcs`)."""
+"""Pieces of the adapters of a few users: trained gates, and adapters put together from pieces (PER-PCS)."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class GateForm:
 def choose_sharers(
     vectors: np.ndarray, activity: np.ndarray, clusters: int, by: Literal["most_active", "nearest"], seed: int
 ) -> np.ndarray:
-    """Rows of `vectors` [U, d], ascending: of each k-means cluster the user with most `activity` [U] (of equals the first), or the
-    one nearest to its centre.
+    """Rows of `vectors` [U, d], ascending: of each k-means cluster the user with most `activity` [U]
+    (of equals the first), or the one nearest to its centre.
 
     Raises `ValueError` for more clusters than users.
     """
@@ -103,7 +103,9 @@ def put_together(a: Tensor, b: Tensor, pieces: Tensor, weights: Tensor) -> LowRa
 
 @dataclass
 class Choosing:
-    """An update that picks each user's pieces as the layer's input comes by, applies them, and keeps what it picked."""
+    """An update that picks each user's pieces as the layer's input comes by, applies them,
+    and keeps what it picked.
+    """
 
     a: Tensor  # the layer's pool
     b: Tensor
@@ -158,7 +160,8 @@ class Pool:
         k: int,
         base: Condition = NOTHING,
     ) -> tuple[Tensor, Tensor]:
-        """Pieces (places in the pool) and weights [n, layers, k] of n users, from one pass over what they have read.
+        """Pieces (places in the pool) and weights [n, layers, k] of n users,
+        from one pass over what they have read.
 
         `sequences` are token numbers, `owner` the place of each one's user; every user has one at least.
         """
@@ -191,9 +194,8 @@ class Assembled(Personalizer):
             return self.base
         weights, _ = self.table.take(users, WEIGHTS)
         place = np.searchsorted(self.pool.sharers, named.numpy()).clip(max=len(self.pool.sharers) - 1)
-        here = torch.from_numpy(
-            self.pool.sharers[place] == named.numpy()
-        )  # false: a sharer who was forgotten
+        # false: a sharer who was forgotten
+        here = torch.from_numpy(self.pool.sharers[place] == named.numpy())
         weights = weights * here
         weights = (weights / weights.sum(2, keepdim=True).clamp(min=1e-12)).to(self._device)
         pieces = torch.from_numpy(place).to(self._device)

@@ -1,12 +1,14 @@
-"""Training each user's own parameters on their own events, many users at once, to what separate runs would give.
+"""Training each user's own parameters, many users at once, to what separate runs would give.
 
-The loss of a step is the sum over users of the mean over the user's own batch, so a user's row gets the gradient of a run of
-their own; AdamW works number by number, and nothing is clipped across users. A user's batches are keyed by seed, user and epoch,
-and everybody starts from the same row: a result does not depend on who is trained beside whom (but for the last bits of a
-float). A user's run is `epochs` passes over their own instances at a constant rate, so users of one group end at different
-steps: a row is put aside at its last step.
+The loss of a step is the sum over users of the mean over the user's own batch, so a user's row gets the
+gradient of a run of their own; AdamW works number by number, and nothing is clipped across users. A user's
+batches are keyed by seed, user and epoch, and everybody starts from the same row: a result does not depend on
+who is trained beside whom (but for the last bits of a float). A user's run is `epochs` passes over their own
+instances at a constant rate, so users of one group end at different steps: a row is put aside at its last
+step.
 
-Users are taken in groups that fit into a budget of bytes, the longest histories first; a finished group is a shard on disk.
+Users are taken in groups that fit into a budget of bytes, the longest histories first; a finished group is a
+shard on disk.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from recsys.data.dataset import Dataset
 from recsys.training import loop
 from recsys.training.rows import rows_of_epoch
 
-COPIES = 6  # of a user's row while it is trained: itself, gradient, two of Adam, the one put aside, a part of a batch
+# of a user's row while it is trained: itself, gradient, two of Adam, the one put aside, a part of a batch
+COPIES = 6
 SAMPLE = 64  # instances whose longest prompt stands for all when groups are made
 
 
@@ -55,7 +58,9 @@ class Course:
 
 @dataclass(frozen=True)
 class Diaries:
-    """Which events each of some users learns from: those of `users[u]` are events[offsets[u] : offsets[u + 1]]."""
+    """Which events each of some users learns from:
+    those of `users[u]` are events[offsets[u] : offsets[u + 1]].
+    """
 
     users: np.ndarray  # [U] ascending
     events: np.ndarray
@@ -150,10 +155,12 @@ def train_group(label: str, world: World, course: Course, lessons: Lessons, chec
 def groups(
     world: World, course: Course, diaries: Diaries, budget: int, batch: int | None = None
 ) -> list[np.ndarray]:
-    """Places of users in `diaries`, each array ascending: as many as `budget` bytes can hold, alike histories together.
+    """Places of users in `diaries`, each array ascending:
+    as many as `budget` bytes can hold, alike histories together.
 
     `batch`: of a user's instances, how many are forwarded at once; None: the course's.
-    Counted are the copies of a row and what a step keeps for the way back: a layer's working numbers for every token.
+    Counted are the copies of a row and what a step keeps for the way back: a layer's working numbers for
+    every token.
     """
     model = world.model
     first = world.dataset.requests(diaries.events[:SAMPLE], False)
@@ -181,7 +188,8 @@ def train_users(
 ) -> list[Path]:
     """Train every user of `diaries`; returns the shards in `folder`, which `UserTable.open` reads together.
 
-    Call it again after a kill: finished groups are kept, and the group that was at work goes on from its checkpoint.
+    Call it again after a kill: finished groups are kept, and the group that was at work goes on from its
+    checkpoint.
     """
     if not len(diaries.events):
         raise ValueError(f"{label}: nobody has own events to learn from")

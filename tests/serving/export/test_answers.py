@@ -16,6 +16,7 @@ from semantic_ids.tokenize_items import tokenize_items
 from serving import Recommender
 from serving.export.folder import SUMS, export_run, import_run
 from tests.support.exports import HISTORY, NEWCOMER, answers
+from tests.support.records import made_with
 
 # -- the same answers elsewhere -----------------------------------------------------------------------------------
 
@@ -128,7 +129,7 @@ def test_summaries_that_a_method_reads_come_along(small_run, tmp_path):
     for method in values["personalize"]["methods"]:
         if method["key"] in ("prompt_context", "p2p"):
             method["summaries"] = str(told)
-    run.write_config(values)
+    made_with(run.path, values)
     before = {key: answers(Recommender.load(run.path), key) for key in ("prompt_context", "p2p")}
     export_run(run.path, tmp_path / "out")
     export_run(run.path, tmp_path / "nobody", ["p2p"], without_users=True)

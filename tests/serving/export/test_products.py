@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.artifacts.manifest import sha256_of
 from recsys.data.caps import within
-from recsys.run import Run, sha256_of
+from recsys.run import Run
 from serving import Recommender
 from serving.answering.requests import caps_of, request_of
 from serving.export.folder import export_run, import_run
@@ -18,6 +19,7 @@ from serving.playlists.job import playlists
 from serving.playlists.plan import Settings, identity_of, refuse_impossible
 from tests.support.engines import Here
 from tests.support.exports import KNOWN, NEWCOMER, PRODUCTS, STRANGER, answers, with_products
+from tests.support.records import made_with
 
 
 def test_products_and_their_experts_answer_the_same_elsewhere(combined, tmp_path):
@@ -62,7 +64,7 @@ def test_experts_alone_where_no_generator_is_exported(small_run, tmp_path):
     run = with_products(small_run, tmp_path / "run", "sasrec", "popularity")
     values = run.read_config()
     values["combine"]["generators"] = ["e2p"]
-    run.write_config(values)
+    made_with(run.path, values)
     export_run(run.path, tmp_path / "out", ["tap_per"])
     service, original = Recommender.load(tmp_path / "out"), Recommender.load(run.path)
     assert list(service.methods.product_names) == ["experts_product"]

@@ -170,7 +170,7 @@ def test_what_the_others_get_does_not_depend_on_who_failed_with_them():
 
 
 def test_more_than_1000_items_or_too_many_ids_are_reasons(run, here, tmp_path, monkeypatch):
-    monkeypatch.setattr(playlist_requests, "MOST_IDS", 4)
+    monkeypatch.setattr("serving.answering.limits.MOST_IDS", 4)
     rows = [
         {"request_id": "fine", "n": 1000, "exclude": ["i1"] * 4},
         {"request_id": "long", "n": 1001},

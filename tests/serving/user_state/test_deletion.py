@@ -108,12 +108,13 @@ def test_brought_embeddings_go_and_a_retrained_stage_does_not_take_them_back(sma
     other = Run.create(tmp_path / "copy")
     shutil.copytree(run.path / "prepare", other.path / "prepare", copy_function=os.link)
     data = Dataset.load(other)
-    rows = [(user, 1_000_000 + 500 * n, [n, 1.0]) for n in range(3) for user in ("u9", PERSON, "", "u3")]
+    rows = [(user, 1_000_000 + 500 * n, [n, 1.0]) for n in range(3) for user in ("u9", PERSON, "u3")]
     pd.DataFrame(rows, columns=["user_id", "timestamp", "vector"]).to_parquet(tmp_path / "u.parquet")
     items = [(item_id, [1.0, 0.0]) for item_id in data.catalogue.item_ids]
     pd.DataFrame(items, columns=["item_id", "vector"]).to_parquet(tmp_path / "i.parquet")
     paths = {"user_embeddings": tmp_path / "u.parquet", "item_embeddings": tmp_path / "i.parquet"}
-    brought = config.embed.model_copy(update={**paths, "leak_margin": 100.0})
+    few = {"min_user_coverage": 0.0, "accept": ("before_first_event", "far_above_history")}
+    brought = config.embed.model_copy(update={**paths, "leak_margin": 100.0, **few})
     embed(brought, other)
     held = {holding.artifact: holding for holding in show(other, PERSON)}
     facts = held["embed/brought_users.safetensors"].facts
@@ -124,7 +125,7 @@ def test_brought_embeddings_go_and_a_retrained_stage_does_not_take_them_back(sma
     assert users.users.tolist() == [3, 3, 3, 9, 9, 9]  # type: ignore[attr-defined]
     np.testing.assert_array_equal(users.values[3:], [[n, 1.0] for n in range(3)])  # type: ignore[attr-defined]
     shutil.rmtree(other.path / "embed")
-    embed(brought, other)  # the file still has the person, and rows of an empty id
+    embed(brought, other)  # the file still has the person
     assert sorted(set(load_user_vectors(other).users.tolist())) == [3, 9]  # type: ignore[attr-defined]
     assert other.deletions()
 
