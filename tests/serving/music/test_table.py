@@ -74,7 +74,8 @@ def test_kto_learns_what_a_user_likes_and_lm_alone_does_less(music_run):
         engagement = row_of(run, name)["engagement"]
         assert engagement["difference_ci95"][0] > 0, name
         assert engagement["value"] > row_of(run, "E2P (LM)")["engagement"]["value"], name
-    assert above["E2P-Random (KTO)"] < 0.55  # another user's taste says nothing
+    # another user's taste says nothing: about a half, and far from one's own
+    assert above["E2P-Random (KTO)"] < min(0.57, above["E2P (KTO)"] - 0.05)
     assert (
         row_of(run, "E2P-Random (KTO)")["engagement"]["value"]
         < row_of(run, "E2P (KTO)")["engagement"]["value"] - 0.05
