@@ -81,7 +81,7 @@ class Phrases:
         return [sorted(some) for some in asked]
 
     def _about(self, *roles: int) -> np.ndarray:
-        """Bool [Q]: is the query about an event of one of `roles`: its user's and item's, or at its moment, whoever asked?"""
+        """Bool [Q]: is the query about an event of one of `roles`, by user and item, or by item and moment?"""
         data = self.dataset
         those = np.isin(data.roles, roles)
         pairs = set(zip(data.users[those].tolist(), data.items[those].tolist(), strict=True))
@@ -99,7 +99,7 @@ class Phrases:
         return (users >= 0) & (self.dataset.user_groups[users] != WARM)
 
     def before_test(self) -> Phrases:
-        """The same without queries of anybody's TEST events or of held-out users: all that a stage before the test looks at."""
+        """The same without queries about TEST events or of held-out users: what a stage before the test looks at."""
         queries = self.dataset.queries[~(self._about(TEST) | self._unseen())].reset_index(drop=True)
         return Phrases(replace(self.dataset, queries=queries))
 

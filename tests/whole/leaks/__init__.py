@@ -1,1 +1,1 @@
-"""A leak is found by construction: whole runs over worlds that differ in what must not matter, and planted leaks."""
+"""Leaks found by construction: runs over worlds that differ in what must not matter, and planted leaks."""

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from recsys.data import user_splits
 from recsys.data.dataset import Dataset
 from recsys.data.splits import WARM
 from recsys.run import Run
 from serving.config.run import RunConfig
-from tests.support.leak_worlds import (
-    CHANGES,
-    TEST_CHANGES,
-    other_events_of,
-    run_world,
-    vectors_of_tastes,
-    world,
-)
+from tests.support.leaks.runs import run_world
+from tests.support.leaks.worlds import CHANGES, TEST_CHANGES, other_events_of, world
 from tests.support.made_once import hashes_of
 
 Side = tuple[RunConfig, Run]
@@ -29,7 +22,7 @@ class Runs:
         self._folder, self._made = folder, {}
 
     def sides(self, change: str) -> tuple[Side, Side]:
-        """The honest run and that of the changed world. Validation has choices where it is not what changes."""
+        """The honest run and that of the changed world; validation has choices where the test changes."""
         choices = change in TEST_CHANGES
         return self._run(None, choices), self._run(change, choices)
 
@@ -63,8 +56,6 @@ class Runs:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(user_splits, "encode_texts", vectors_of_tastes)
-        made = Runs(tmp_path_factory.mktemp("leaks"))
-        yield made
-        made.check()
+    made = Runs(tmp_path_factory.mktemp("leaks"))
+    yield made
+    made.check()

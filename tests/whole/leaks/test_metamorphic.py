@@ -7,19 +7,9 @@ import pytest
 
 from recsys.embeddings.user_vectors import BroughtVectors
 from recsys.recommender import Request
-from tests.support.leak_worlds import (
-    CHANGES,
-    LOOKS,
-    STAGES,
-    TEST_CHANGES,
-    answers,
-    baselines,
-    differences,
-    leaks,
-    learned,
-    window_heads,
-    world,
-)
+from tests.support.leaks.looks import LOOKS, answers, baselines, differences, leaks, learned, window_heads
+from tests.support.leaks.runs import STAGES
+from tests.support.leaks.worlds import CHANGES, TEST_CHANGES, world
 
 pytestmark = pytest.mark.whole_run
 
@@ -55,7 +45,7 @@ def test_what_a_user_is_answered_does_not_depend_on_what_they_then_did(runs, cha
 
 @pytest.mark.parametrize("change", ["other validation targets", "other Stage 2 targets"])
 def test_other_targets_change_only_what_learns_or_chooses_by_them(runs, change):
-    """Validation has one rate, one half-life and one temperature to choose from, and is asked after the last step."""
+    """Validation has one rate, one half-life and one temperature to choose from, and is asked at the end."""
     ours, theirs = runs.sides(change)
     assert leaks(change, learned(ours[1]), learned(theirs[1])) == []
     assert leaks(change, baselines(*ours), baselines(*theirs)) == []

@@ -6,8 +6,10 @@ import pytest
 
 from recsys.run import Run
 from serving.pipeline import run_stage
-from tests.support.leak_worlds import LOOKS, Learned, leaks, run_again, window_heads
-from tests.support.mutants import MUTANTS, OTHERS, WINDOW, Mutant
+from tests.support.leaks.looks import LOOKS, Learned, leaks, window_heads
+from tests.support.leaks.mutant import OTHERS, WINDOW, Mutant
+from tests.support.leaks.mutants import MUTANTS
+from tests.support.leaks.runs import run_again
 
 pytestmark = pytest.mark.whole_run
 
