@@ -68,7 +68,7 @@ def music_config(folder) -> RunConfig:
             "evaluate": {"bootstrap_samples": 200, "max_instances": 40, "beam_columns": False},
             "engagement": {"max_shown": 6},
             "align": {
-                "steps": 120,
+                "steps": 80,
                 "batch": 32,
                 "learning_rates": [1e-2],
                 "validate_every": 20,
