@@ -180,7 +180,7 @@ class LiveState:
             :, [0, 2, 1]
         ]
         people = {after.user_index(events[number][0]) for number in unknown} | known.keys()
-        everyone = None if None in people else sorted(map(int, people))
+        everyone = None if None in people else sorted(int(user) for user in people if user is not None)
         return Feedback(
             user_ids, users, items, times, given, len(rows) - len(fresh), after, everyone, left_out
         )
