@@ -48,6 +48,8 @@ def align(config: AlignConfig, adapt_config: AdaptConfig, run: Run) -> None:
     with stage.writing() as folder:
         world = labelled_world(World.load(run, adapt_config, config), config)
         world.folder = folder
+        if world.dataset.relative_weights is not None and distributed.is_main():
+            print("align: a shown item, or list, counts as one: the weights of events do not weigh here")
         before = weights_hash(world.model)
         report: dict[str, Any] = {
             "embedding_space": world.users.space,

@@ -98,7 +98,7 @@ class Phrases:
 
     def _unseen(self) -> np.ndarray:
         """Bool [Q]: was the query asked by a user who is held out of learning?"""
-        users = self.dataset.queries["user"].to_numpy()
+        users = self.dataset.queries["user"].to_numpy(np.int64)
         return (users >= 0) & (self.dataset.user_groups[users] != WARM)
 
     def before_test(self) -> Phrases:

@@ -1,4 +1,4 @@
-"""Labelled lists (query, items shown, engaged or not) from a file, ratings or tags: the stage `engagement`.
+"""Labelled lists (query, items shown, engaged or not) from a file, likes and dislikes, ratings or tags: the stage `engagement`.
 
 May import: `recsys.data`, `recsys.run`.
 Read first: `shown_lists.py`, then `label_lists.py` (the stage).

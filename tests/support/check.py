@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 
 ROOMS = ("recsys", "semantic_ids", "llm", "evaluation", "serving")
 QUICK = "not slow and not gpu and not whole_run"
-BETWEEN = ("tests/whole/test_rooms.py", "tests/whole/test_docs.py")
+BETWEEN = tuple(f"tests/whole/test_{name}.py" for name in ("rooms", "walls", "docs"))
 
 
 def git(*arguments: str) -> str:

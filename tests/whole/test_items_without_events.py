@@ -134,7 +134,7 @@ def test_the_generator_can_recommend_each_of_them(world_run, method):
 
 
 @pytest.mark.parametrize("method", ["popularity", "recency", "item_knn", "embedding_retrieval", "sasrec"])
-def test_rankings_put_them_last_but_have_them(world_run, method):
+def test_rankings_have_them_and_counts_put_them_last(world_run, method):
     data, new = world_run.dataset, untouched(world_run)
     user = int(data.users[data.instances(TEST)[0]])
     history, times = data.before(user, data.end)

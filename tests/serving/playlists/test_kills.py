@@ -18,7 +18,7 @@ from serving.playlists.plan import Settings
 from tests.support.engines import Here
 from tests.support.playlist_files import SETTINGS, asked, bytes_of, killed_at, written
 
-STRIDES = [8, pytest.param(1, marks=pytest.mark.slow)]
+STRIDES = [5, pytest.param(1, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("stride", STRIDES)
