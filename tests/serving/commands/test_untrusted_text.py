@@ -119,11 +119,13 @@ def test_tables_of_every_report(small_run, tmp_path):
     row |= {"minus_x": 0.0, "difference_ci95": None, "p_value": None}
     cost = {"variant": EVIL, "chunk": 0, "steps": 1, "events": 1, "seconds": 1.0}
     print_over_time({"method": EVIL, "figure": EVIL, "rows": [row], "costs": [cost]}, console)
-    print_results({"facts": [EVIL], "task": EVIL, "rows": []}, console)
+    figure = {"value": 0.5, "ci95": None, "against": {}}
+    rows = [{"name": EVIL, "tokens_added": 0, "parameters": 0, "figures": {EVIL: figure}}]
+    print_results({"facts": [EVIL], "task": EVIL, "rows": rows}, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert CONTROL & set(text) == set()
-    assert text.count(PLAIN) >= 4 + 2 + 1 + 3 + 2
+    assert text.count(PLAIN) >= 4 + 2 + 2 + 4 + 4
 
 
 def test_an_export_of_such_a_run_is_whole(run, tmp_path):
-    assert export_run(run.path, tmp_path / "out", ["e2p"]).exported["run"] == NAME
+    assert export_run(run.path, tmp_path / "out", ["e2p"]).exported["run"] == run.path.name
