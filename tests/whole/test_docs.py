@@ -178,8 +178,9 @@ def furnish(folder: Path, config: RunConfig, run: Run) -> None:
     items.rename(columns={"item_id": "sku"}).to_parquet(folder / "items.parquet")
     users, names = sorted(set(events["uid"])), list(items["item_id"])
     vectors = np.random.default_rng(0).normal(size=(len(users) + len(names), 8)).astype(np.float32)
+    first = events.groupby("uid")["ts"].min()[users].to_numpy()  # vectors of everybody's first moment
     frames: dict[str, dict] = {
-        "users.parquet": {"user_id": users, "timestamp": 1, "vector": list(vectors[: len(users)])},
+        "users.parquet": {"user_id": users, "timestamp": first, "vector": list(vectors[: len(users)])},
         "vectors.parquet": {"item_id": names, "vector": list(vectors[len(users) :])},
         "requests.parquet": {"request_id": ["a", "b", "c"], "user_id": ["u1", "u2", None], "query": ["even", None, "odd"]},
     }  # fmt: skip

@@ -38,7 +38,7 @@ def sequence_run(small_run, tmp_path_factory):
     """The small run's data, its generator conditioned on SASRec."""
     config, run = small_run
     other = Run.create(tmp_path_factory.mktemp("sequence") / "run")
-    (other.path / "prepare").symlink_to(run.path / "prepare")
+    shutil.copytree(run.path / "prepare", other.path / "prepare")
     settings = config.embed.model_copy(update={"users_from": "sasrec", "refit_for_retrieval": False})
     embed(settings, other)
     return settings, other

@@ -10,7 +10,7 @@ from recsys.run import Run
 from serving.config.run import RunConfig
 from tests.support.leaks.runs import run_world
 from tests.support.leaks.worlds import CHANGES, TEST_CHANGES, other_events_of, world
-from tests.support.made_once import hashes_of
+from tests.support.worlds import hashes_of
 
 Side = tuple[RunConfig, Run]
 
