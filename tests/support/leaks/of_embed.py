@@ -24,9 +24,9 @@ from tests.support.leaks.mutant import (
 
 
 def _edges_of_test(m: pytest.MonkeyPatch) -> None:
-    def planted(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    def planted(data: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         learned = np.isin(data.roles, (FIT, PERSONALIZE, TEST))
-        return data.users[learned], data.items[learned]
+        return data.users[learned], data.items[learned], data.weighed(learned)
 
     m.setattr(sequence_parts, "_training_edges", planted)
 
