@@ -28,8 +28,9 @@ from llm.methods.base import save_personalizer
 from llm.methods.stage2 import World, train_by_gradient
 from llm.prompts.reading import Personalizer, Reading
 from llm.stage1.adapt import AdaptConfig
+from recsys.artifacts.paths import RunError
 from recsys.engagement.shown_lists import ShownLists
-from recsys.run import Run, RunError
+from recsys.run import Run
 from recsys.terminal import escaped
 from recsys.training import distributed
 

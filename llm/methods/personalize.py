@@ -15,7 +15,8 @@ from llm.methods.choices import Method, listed
 from llm.methods.stage2 import Stage2Config, World
 from llm.prompts.reading import Reading
 from llm.stage1.adapt import AdaptConfig
-from recsys.run import Run, RunError
+from recsys.artifacts.paths import RunError
+from recsys.run import Run
 from recsys.training import distributed
 
 

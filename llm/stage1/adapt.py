@@ -33,11 +33,12 @@ from llm.stage1.records import BackboneEncoder
 from llm.stage1.understanding import known_and_held_out, query_precision
 from llm.stage1.windows import Shares, Window, WindowBatches, WindowBuilder
 from llm.stage1.words import Words, text_loss
+from recsys.artifacts.paths import RunError
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
 from recsys.data.splits import FIT, VALIDATION
-from recsys.run import Run, RunError
+from recsys.run import Run
 from recsys.seeds import derive, rng
 from recsys.training import distributed, loop
 from semantic_ids.table import SemanticIdTable

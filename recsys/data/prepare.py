@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from recsys.artifacts.paths import RunError
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data import filters, loaders
 from recsys.data.build import build
@@ -16,7 +17,7 @@ from recsys.data.user_splits import split_users
 from recsys.door.notices import Notices
 from recsys.door.sources import source_hash
 from recsys.door.tables import DataError
-from recsys.run import Run, RunError
+from recsys.run import Run
 from recsys.terminal import escaped
 
 

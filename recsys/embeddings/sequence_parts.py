@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from recsys.artifacts.manifest import sha256_of
+from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
 from recsys.embeddings.item_knn import ItemKnn, ItemKnnConfig, choose_item_knn, similarities
@@ -25,7 +26,7 @@ from recsys.embeddings.sequence_vectors import (
     save_sasrec,
 )
 from recsys.recommender import Request
-from recsys.run import Run, RunError
+from recsys.run import Run
 from recsys.seeds import rng
 from recsys.training.loop import Curves
 

@@ -36,6 +36,7 @@ import numpy as np
 import pandas as pd
 
 from recsys.artifacts.manifest import sha256_of
+from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
 from recsys.data.splits import PERSONALIZE, TEST, VALIDATION, WARM
@@ -56,7 +57,7 @@ from recsys.engagement.shown_lists import (
     TEST_LISTS,
     ShownLists,
 )
-from recsys.run import Run, RunError
+from recsys.run import Run
 from recsys.seeds import rng
 
 BALANCED = (0.4, 0.6)  # share of engaged items; outside, the stage says so

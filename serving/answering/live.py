@@ -31,13 +31,14 @@ import torch
 from safetensors import safe_open
 
 from recsys.artifacts.manifest import sha256_of
+from recsys.artifacts.paths import RunError
 from recsys.artifacts.rewrite import to_disk, write_text_atomically
 from recsys.artifacts.user_rows import save_user_rows
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.later_events import LiveHistories
 from recsys.door.times import one_moment
-from recsys.run import Run, RunError
+from recsys.run import Run
 from serving.answering.known import Counted, checked_id
 
 LIVE = "live"

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from llm.methods.stage2 import OUTSIDE
 from recsys.artifacts.manifest import sha256_of
+from recsys.artifacts.paths import RunError
 from recsys.artifacts.settings import NOT_EXPORTED, Difference, differences, refuse
-from recsys.run import Run, RunError
+from recsys.run import Run
 from serving.config.run import RunConfig, load_config
 
 # Sections that finished stages are made from and later ones read; evaluate, music, online, drift and example are read by none

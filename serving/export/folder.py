@@ -28,14 +28,14 @@ import yaml
 
 from llm.methods.stage2 import OUTSIDE
 from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, rehashed, sha256_of
-from recsys.artifacts.paths import inside
+from recsys.artifacts.paths import RunError, inside
 from recsys.artifacts.rewrite import FOLDER as REWRITE
 from recsys.artifacts.rewrite import to_disk
 from recsys.artifacts.sums import SUMS, deletions_since, sums_text
 from recsys.artifacts.user_rows import forget_everyone
 from recsys.data.card import facts
 from recsys.data.dataset import TOTALS, Dataset
-from recsys.run import Run, RunError
+from recsys.run import Run
 from serving.config.combine import ALONE
 from serving.config.truth import config_of
 from serving.export.plan import REPORTS, ExportPlan, plan_export

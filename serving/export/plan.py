@@ -17,9 +17,10 @@ from llm.methods.lora import MTLoraConfig
 from llm.methods.stage2 import OUTSIDE
 from llm.stage1.records import NAME as RECORDS
 from recsys.artifacts.manifest import sha256_of
+from recsys.artifacts.paths import RunError
 from recsys.artifacts.settings import NOT_EXPORTED
 from recsys.artifacts.user_rows import is_nothing_but_rows
-from recsys.run import Run, RunError
+from recsys.run import Run
 from serving.answering.live import LIVE
 from serving.answering.untrained import NEEDS_USERS, WHY_USERS, untrained
 from serving.config.combine import CombineConfig, product_key

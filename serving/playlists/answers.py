@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from recsys.artifacts.paths import RunError
 from recsys.data.catalogue import Catalogue
 from recsys.recommender import Ranked, Request
-from recsys.run import Run, RunError
+from recsys.run import Run
 from serving.answering.known import KnownItems, known_items
 from serving.answering.methods import Methods
 from serving.answering.ordering import ordered

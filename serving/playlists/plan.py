@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from recsys.artifacts.paths import RunError
 from recsys.artifacts.settings import differences, refuse
-from recsys.run import Run, RunError
+from recsys.run import Run
 from serving.answering import limits
 from serving.answering.ordering import check_order
 from serving.answering.untrained import is_of_nobody, no_such_method, untrained

@@ -33,10 +33,11 @@ from evaluation.statistics import mean_interval, rank_correlation, user_means
 from llm.decoding.recommender import SidRecommender
 from llm.prompts.reading import Reading
 from llm.stage1.adapt import load_adapted, prompt_builder, validation_events
+from recsys.artifacts.paths import RunError
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
-from recsys.run import Run, RunError
+from recsys.run import Run
 from recsys.terminal import shown
 from semantic_ids.scores import SCORES, scores_of
 from serving.answering.untrained import BASELINES, NO_CONTEXT

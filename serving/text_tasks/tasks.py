@@ -328,8 +328,6 @@ def print_results(results: dict, console: Console) -> None:
     """The figures, and the tests against each baseline, as tables."""
     for fact in results["facts"]:
         console.print(shown(fact), highlight=False)
-    if not results["rows"]:
-        return
     title = f"Text task {results['task']}: each figure above its 95 % interval over users"
     _print_table(title, *figure_table(results["rows"]), console)
     for baseline in BASELINES:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recsys.artifacts.paths import RunError
 from recsys.data.catalogue import Catalogue
 from recsys.data.config import PrepareConfig
 from recsys.data.dataset import Dataset
@@ -28,7 +29,7 @@ from recsys.engagement.shown_lists import (
     TEST_LISTS,
     ShownLists,
 )
-from recsys.run import Run, RunError
+from recsys.run import Run
 
 GENRES = [["Comedy"], ["Comedy", "Drama"], ["Drama"], ["Horror"], []]
 

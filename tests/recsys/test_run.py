@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
+from recsys.artifacts.paths import RunError
 from recsys.config import StageConfig
-from recsys.run import Run, RunError
+from recsys.run import Run
 from recsys.seeds import derive, rng, torch_generator
 
 

@@ -12,8 +12,9 @@ from rich.console import Console
 from safetensors.numpy import save_file
 from sklearn.datasets import make_blobs
 
+from recsys.artifacts.paths import RunError
 from recsys.config import StageConfig
-from recsys.run import Run, RunError
+from recsys.run import Run
 from semantic_ids.inputs import Block, InputSpace
 from semantic_ids.new_items import ContentPath, chance_of_sharing, held_out_quality
 from semantic_ids.quality import level_use, neighbour_agreement, print_quality, quality_report

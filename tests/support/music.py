@@ -68,7 +68,7 @@ def music_config(folder) -> RunConfig:
             "evaluate": {"bootstrap_samples": 200, "max_instances": 40, "beam_columns": False},
             "engagement": {"max_shown": 6},
             "align": {
-                "steps": 80,
+                "steps": 120,
                 "batch": 32,
                 "learning_rates": [1e-2],
                 "validate_every": 20,
@@ -79,7 +79,7 @@ def music_config(folder) -> RunConfig:
                 "text_encoder": "backbone",
                 "rerank_from": 15,
                 "validation_instances": 400,
-                "random_permutations": 3,
+                "random_permutations": 5,
             },
         }
     )

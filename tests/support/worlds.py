@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -153,8 +152,8 @@ def alone_with_data_files(config: RunConfig) -> FileLock:
 
 
 def run_of(config: RunConfig, folder: Path, until: str | None = None) -> None:
-    """Make `folder`/run, and keep its configuration beside it: as it is, for JSON would make floats of whole numbers."""
-    (folder / "config.pickle").write_bytes(pickle.dumps(config))
+    """Make `folder`/run, and keep its configuration beside it."""
+    (folder / "config.json").write_text(config.model_dump_json())
     with open(folder / "printed.txt", "w") as printed:
         run_all(config, Run.create(folder / "run"), until, Console(file=printed, width=200))
 
@@ -170,7 +169,7 @@ def shared_run(
     folder = made_once(factory, name, make)
     run = Run.open(shutil.copytree(folder / "run", factory.mktemp(name) / "run"))
     before = hashes_of(run.path)
-    yield pickle.loads((folder / "config.pickle").read_bytes()), run
+    yield RunConfig.model_validate_json((folder / "config.json").read_text()), run
     after = hashes_of(run.path)
     changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     assert not changed, f"a test has changed the {name} that all share: {changed}"

@@ -15,11 +15,12 @@ from llm.backbone.load import load_backbone, weights_hash
 from llm.methods.catalogue import CATALOGUE
 from llm.methods.personalize import load_method
 from llm.stage1.adapt import load_adapted
+from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE
 from recsys.embeddings.embed import embed, load_user_vectors
 from recsys.embeddings.leaks import LeakError
-from recsys.run import Run, RunError
+from recsys.run import Run
 from recsys.training import loop
 from serving.answering.methods import Methods
 from serving.pipeline import run_all, run_stage

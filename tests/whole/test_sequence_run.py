@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
@@ -26,7 +27,7 @@ from recsys.embeddings.sasrec import (
     train_sasrec,
 )
 from recsys.embeddings.user_vectors import HistoryVectors
-from recsys.run import Run, RunError
+from recsys.run import Run
 from serving.answering.methods import Methods
 from tests.support.worlds import small_config
 

@@ -8,10 +8,10 @@ import shutil
 
 import pytest
 
-from recsys.artifacts.paths import OutsideError
+from recsys.artifacts.paths import OutsideError, RunError
 from recsys.artifacts.rewrite import ForeignRewriteError, Rewrite, adopt, finish
 from recsys.config import StageConfig
-from recsys.run import Run, RunError
+from recsys.run import Run
 
 
 @pytest.fixture

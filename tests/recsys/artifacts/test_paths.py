@@ -8,10 +8,10 @@ import re
 
 import pytest
 
-from recsys.artifacts.paths import OutsideError, inside, plain_name
+from recsys.artifacts.paths import OutsideError, RunError, inside, plain_name
 from recsys.artifacts.rewrite import Rewrite, write_text_atomically
 from recsys.config import StageConfig
-from recsys.run import Run, RunError
+from recsys.run import Run
 
 OUTSIDE = [
     "..",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from recsys.artifacts.paths import RunError
 from recsys.artifacts.settings import NOT_EXPORTED, differences, refuse
-from recsys.run import RunError
 
 METHODS = [{"key": "e2p", "width": 8}, {"key": "p2p", "encoder": "minilm", "summaries": "a.parquet"}]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recsys.artifacts.paths import RunError
 from recsys.data import filters
 from recsys.data.config import PrepareConfig
 from recsys.data.dataset import Dataset
@@ -16,7 +17,7 @@ from recsys.data.interactions import Interactions
 from recsys.data.prepare import prepare
 from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from recsys.door.tables import DataError
-from recsys.run import Run, RunError
+from recsys.run import Run
 from recsys.seeds import rng
 
 

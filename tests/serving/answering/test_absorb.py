@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 
 from llm.methods.stage2 import lm_loss
 from llm.methods.user_states import OnlineConfig, absorb
+from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.data.splits import TEST
 from recsys.recommender import Request
-from recsys.run import Run, RunError
+from recsys.run import Run
 from serving import Recommender
 from serving.answering.live import LiveState, digest_of
 from serving.answering.requests import request_of

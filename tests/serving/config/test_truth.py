@@ -7,7 +7,8 @@ import shutil
 import pytest
 import yaml
 
-from recsys.run import Run, RunError
+from recsys.artifacts.paths import RunError
+from recsys.run import Run
 from serving import Recommender
 from serving.config.run import RunConfig
 from serving.config.truth import SECTIONS, UPSTREAM, config_of, settings_changed

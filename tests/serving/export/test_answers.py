@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llm.stage1.adapt import adapt
-from recsys.run import Run, RunError
+from recsys.artifacts.paths import RunError
+from recsys.run import Run
 from semantic_ids.tokenize_items import tokenize_items
 from serving import Recommender
 from serving.export.folder import SUMS, export_run, import_run

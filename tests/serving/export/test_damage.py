@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-from recsys.run import Run, RunError
+from recsys.artifacts.paths import RunError
+from recsys.run import Run
 from serving import Recommender
 from serving.cli import main
 from serving.export import folder as exporting

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from recsys.artifacts.manifest import sha256_of
-from recsys.run import Run, RunError
+from recsys.artifacts.paths import RunError
+from recsys.run import Run
 from serving import Recommender
 from serving.export.folder import SUMS, export_run, import_run, verify
 from serving.playlists.plan import Settings, refuse_impossible

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from recsys.artifacts.paths import RunError
 from recsys.artifacts.user_rows import forget_everyone, is_nothing_but_rows, load_user_rows, save_user_rows
 from recsys.data.dataset import Dataset
 from recsys.embeddings.sequence_parts import load_item_knn
-from recsys.run import Run, RunError
+from recsys.run import Run
 from serving import Recommender
 from serving.export.folder import export_run, import_run
 from serving.playlists.plan import Settings, refuse_impossible

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from evaluation.music.metrics import liked_above
 from llm.align.config import AlignConfig
+from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.embeddings.embed import load_item_vectors
 from recsys.engagement.shown_lists import GENERATOR, TEST_LISTS, ShownLists
-from recsys.run import Run, RunError
+from recsys.run import Run
 from serving.answering.recommender import Recommender
 from serving.config.run import RunConfig, load_config
 from serving.engines.local import LocalEngine

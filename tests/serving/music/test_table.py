@@ -74,8 +74,9 @@ def test_kto_learns_what_a_user_likes_and_lm_alone_does_less(music_run):
         engagement = row_of(run, name)["engagement"]
         assert engagement["difference_ci95"][0] > 0, name
         assert engagement["value"] > row_of(run, "E2P (LM)")["engagement"]["value"], name
-    # another user's taste says nothing: about a half, and far from one's own
-    assert above["E2P-Random (KTO)"] < min(0.57, above["E2P (KTO)"] - 0.05)
+    # another user's taste says nothing: no more than nobody's does, and far from one's own
+    assert row_of(run, "E2P-Random (KTO)")["above"]["difference_ci95"][0] < 0
+    assert above["E2P-Random (KTO)"] < above["E2P (KTO)"] - 0.2
     assert (
         row_of(run, "E2P-Random (KTO)")["engagement"]["value"]
         < row_of(run, "E2P (KTO)")["engagement"]["value"] - 0.05
@@ -104,8 +105,8 @@ def test_nothing_is_run_twice_and_a_killed_table_goes_on_to_the_same_bytes(music
         run_stage("music", config, again)
     assert again.record("music") is None
     run_stage("music", config, again)
-    # align's rows, two E2P-Random of three permutations, No Context and Embedding Reranking
-    replicas = 5 + 2 * 3 + 2
+    # align's rows, two E2P-Random of five permutations, No Context and Embedding Reranking
+    replicas = 5 + 2 * 5 + 2
     blocks = -(-table_of(run)["n_requests"] // BLOCK)
     assert len(calls) == replicas * blocks + 1  # only the block that died is measured again
     assert again.record("music")["artifacts"] == run.record("music")["artifacts"]

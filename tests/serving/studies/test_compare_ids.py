@@ -12,9 +12,10 @@ import yaml
 from scipy import stats
 
 from evaluation.statistics import rank_correlation
+from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.data.splits import VALIDATION
-from recsys.run import Run, RunError
+from recsys.run import Run
 from semantic_ids.scores import SCORES, scores_of
 from semantic_ids.tokenizer import load_table
 from serving.answering.methods import Methods

@@ -13,10 +13,11 @@ import pytest
 
 import serving
 from recsys.artifacts.manifest import rehashed
+from recsys.artifacts.paths import RunError
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.embeddings.embed import embed, load_user_vectors
-from recsys.run import Run, RunError
+from recsys.run import Run
 from serving.pipeline import run_stage
 from serving.stages.names import STAGES
 from serving.user_state import delete, remake_report, show

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from recsys.artifacts.manifest import sha256_of
+from recsys.artifacts.paths import RunError
 from recsys.artifacts.sums import SUMS
 from recsys.data.dataset import Dataset
-from recsys.run import Run, RunError
+from recsys.run import Run
 from serving import Recommender
 from serving.export.folder import export_run, import_run, verify
 from serving.user_state import delete, show

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from recsys.run import Run, RunError
+from recsys.artifacts.paths import RunError
+from recsys.run import Run
 from serving.user_state import delete
 from tests.support.persons import PERSON, add_rows_of_users, copy, snapshot, traces
 

@@ -20,8 +20,8 @@ from llm.align.targets import (
 from llm.decoding.scoring import list_log_probs_of
 from llm.methods.stage2 import World
 from llm.methods.tap_per import TapPer
+from recsys.artifacts.paths import RunError
 from recsys.engagement.shown_lists import GENERATOR
-from recsys.run import RunError
 from recsys.training import loop
 from serving.answering.methods import Methods
 from tests.support.alignment import E2P, QUICK, _weights_of, copied
