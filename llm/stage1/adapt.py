@@ -16,13 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
-from llm.backbone.adapter import save_adapter
+from llm.backbone.adapter import merge_adapter, save_adapter
 from llm.backbone.conditions import NOTHING
-from llm.backbone.load import Backbone, BackboneConfig, load_backbone, text_head, weights_hash
+from llm.backbone.load import Backbone, BackboneConfig, load_backbone, load_frozen, text_head, weights_hash
 from llm.backbone.regularise import BranchDropout
 from llm.backbone.sid_model import SidModel
 from llm.backbone.vocabulary import SidRows, words_of_codes
@@ -165,10 +164,18 @@ def new_model(
     if config.train == "full":
         backbone.model.requires_grad_(True)
     else:
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            target_modules=list(config.lora_modules),
+            lora_dropout=0.0,
+        )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(derive(config.seed, "lora"))
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an old name
-            backbone.model = get_peft_model(backbone.model, _lora(config))
+            backbone.model = get_peft_model(backbone.model, lora)
     norm = float(backbone.text_embeddings.detach().float().norm(dim=1).mean())
     model = SidModel(backbone, SidRows(table.sizes, backbone.hidden_size), Trie(table.codes, table.sizes))
     words = None
@@ -176,15 +183,6 @@ def new_model(
         words = words_of_codes(BackboneEncoder(model).means(texts), table.codes, table.sizes)
     model.rows.start_from(codebooks, norm, config.seed, words, OUTPUT_NORM)
     return model
-
-
-def _lora(config: AdaptConfig) -> LoraConfig:
-    return LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        target_modules=list(config.lora_modules),
-        lora_dropout=0.0,
-    )
 
 
 def prompt_builder(config: AdaptConfig, model: SidModel, dataset: Dataset) -> PromptBuilder:
@@ -290,7 +288,7 @@ def save_adapted(model: SidModel, folder: Path) -> None:
     `sid_rows.safetensors`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(model.inner, PeftModel):
+    if hasattr(model.inner, "peft_config"):
         save_adapter(model.inner, folder / "adapter")
     else:
         weights = {name: tensor.detach().contiguous() for name, tensor in model.inner.state_dict().items()}
@@ -316,9 +314,8 @@ def load_adapted(
             f"the adapter in {run.path}/adapt was trained with another semantic-ID table; run adapt again"
         )
     # in the precision that it was trained in, whatever auto would be on this machine
-    backbone = load_backbone(
-        config.backbone.model_copy(update={"dtype": report.get("dtype", config.backbone.dtype)})
-    )
+    load = load_frozen if merge else load_backbone
+    backbone = load(config.backbone.model_copy(update={"dtype": report.get("dtype", config.backbone.dtype)}))
     if weights_hash(backbone.model) != report["backbone_hash"]:
         raise RunError(
             f"the adapter in {run.path}/adapt was trained on other weights than {config.backbone.name} has"
@@ -331,9 +328,16 @@ def load_adapted(
     else:
         run.artifact(stage, f"{folder}adapter/adapter_config.json")
         adapter = run.artifact(stage, f"{folder}adapter/adapter_model.safetensors").parent
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            peft = PeftModel.from_pretrained(backbone.model, str(adapter), is_trainable=not merge)
-        backbone.model = peft.merge_and_unload() if merge else peft
+        if not (merge and merge_adapter(backbone.model, adapter)):
+            backbone.model = _under_peft(backbone.model, adapter, merge)
     model = SidModel(backbone, rows, Trie(table.codes, table.sizes))
     return model.eval().requires_grad_(False) if merge else model
+
+
+def _under_peft(model: Any, adapter: Path, merge: bool) -> Any:
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        peft = PeftModel.from_pretrained(model, str(adapter), is_trainable=not merge)
+    return peft.merge_and_unload() if merge else peft
