@@ -100,7 +100,7 @@ class Rotary(nn.Module):
 
     def __init__(self, shape: LlamaShape):
         super().__init__()
-        powers = torch.arange(0, shape.head_dim, 2, dtype=torch.float) / shape.head_dim
+        powers = torch.arange(0, shape.head_dim, 2, dtype=torch.float, device="cpu") / shape.head_dim
         self.register_buffer("frequencies", 1.0 / (shape.rope_theta**powers), persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -112,10 +112,14 @@ class Rotary(nn.Module):
 class Llama(nn.Module):
     """inputs_embeds [B, T, h] to hidden states [B, T, h]; packed rows where a layout is given (`llm.backbone.ragged`)."""
 
-    def __init__(self, shape: LlamaShape):
+    def __init__(self, shape: LlamaShape, table: Tensor | None = None):
+        """`table` [V, h]: the token embeddings; None: drawn, as every other weight."""
         super().__init__()
         self.config = shape
-        self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
+        if table is None:
+            self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
+        else:
+            self.embed_tokens = nn.Embedding.from_pretrained(table)
         self.layers = nn.ModuleList(Layer(shape, number) for number in range(shape.num_hidden_layers))
         self.norm, self.rotary_emb = Norm(shape), Rotary(shape)
 

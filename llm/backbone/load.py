@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from llm.backbone import ragged
-from llm.backbone.llama import Llama, LlamaShape, Rotary, start_at_random
+from llm.backbone.llama import Llama, LlamaShape, start_at_random
 from recsys.config import StageConfig
 from recsys.seeds import derive
 from recsys.training.devices import resolve_device
@@ -225,9 +225,8 @@ def _own_from_folder(folder: Path, layers: int | None) -> tuple[Llama, TextToken
     if layers is not None:
         said["num_hidden_layers"] = min(layers, said["num_hidden_layers"])
     shape = LlamaShape(**{field.name: said[field.name] for field in fields(LlamaShape)})
-    with torch.device("meta"):
-        model = Llama(shape)
-    model.rotary_emb = Rotary(shape)
+    with torch.device("meta"):  # no weight is drawn only to be replaced (which for a table would import torch's compiler, too)
+        model = Llama(shape, torch.empty(shape.vocab_size, shape.hidden_size))
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         # copied out of the file's mapping: products of aligned and unaligned weights may differ in a bit
         weights = {name: file.get_tensor(f"model.{name}").clone() for name in model.state_dict()}

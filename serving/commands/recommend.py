@@ -56,8 +56,8 @@ def recommend(
     list's). A list is shorter than n when nothing is left that is available
     and fits the caps. Ids that the run does not know are ignored, and counted.
     """
+    from serving.answering.printed import print_recommendations
     from serving.answering.recommender import Recommender
-    from serving.pipeline import print_recommendations
 
     found = Recommender.load(run, int8).recommend(
         user,

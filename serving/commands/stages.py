@@ -159,7 +159,7 @@ def status(run: RunPath) -> None:
     """Show which stages of a run are finished, how long they took, and where its configuration says something \
 else of them."""
     from recsys.run import Run
-    from serving.pipeline import print_differences, print_timings
+    from serving.stages.state import print_differences, print_timings
 
     opened = Run.open(run)
     print_timings(opened, Console())
@@ -171,7 +171,8 @@ def run_one(
 ) -> None:
     """Run one stage of the run at `path`, with `config` (or its own) and `changes`; say where it is."""
     from serving.config.truth import UPSTREAM, refuse_other_settings
-    from serving.pipeline import print_differences, run_stage
+    from serving.pipeline import run_stage
+    from serving.stages.state import print_differences
 
     resolved, run = _prepared(path, config, changes)
     with run.lock():
