@@ -12,7 +12,8 @@ from recsys.run import Run
 from recsys.terminal import shown
 from recsys.training import distributed
 from serving.config.run import RunConfig
-from serving.config.truth import UPSTREAM, refuse_other_settings
+from serving.config.sections import UPSTREAM
+from serving.config.truth import refuse_other_settings
 from serving.engines.base import Engine
 from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES, STAGES
 from serving.stages.state import print_timings

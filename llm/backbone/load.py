@@ -225,7 +225,9 @@ def _own_from_folder(folder: Path, layers: int | None) -> tuple[Llama, TextToken
     if layers is not None:
         said["num_hidden_layers"] = min(layers, said["num_hidden_layers"])
     shape = LlamaShape(**{field.name: said[field.name] for field in fields(LlamaShape)})
-    with torch.device("meta"):  # no weight is drawn only to be replaced (which for a table would import torch's compiler, too)
+    with torch.device(
+        "meta"
+    ):  # no weight is drawn only to be replaced (which for a table would import torch's compiler, too)
         model = Llama(shape, torch.empty(shape.vocab_size, shape.hidden_size))
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         # copied out of the file's mapping: products of aligned and unaligned weights may differ in a bit

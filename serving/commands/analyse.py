@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from recsys.terminal import escaped
+from serving.commands.options import FinishedRun
 
 analyses = typer.Typer(
     no_args_is_help=True, help="Take a finished run's methods apart: figures and pictures."
@@ -21,7 +21,7 @@ def _methods() -> None:
 
 @analyses.command()
 def p2p(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")],
+    run: FinishedRun,
     method: Annotated[str, typer.Option(help="Key of a P2P of the run.")] = "p2p",
     instances: Annotated[int, typer.Option(help="Test instances at most.")] = 1000,
     encoder: Annotated[

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.terminal import escaped, shown
-from serving.commands.options import Moment, RunPath
+from serving.commands.options import FinishedRun, Moment
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from serving.export.folder import Summary
 
 
 def export(
-    run: RunPath,
+    run: FinishedRun,
     out: Annotated[Path, typer.Option(help="Folder to write; an existing one is not overwritten.")],
     method: Annotated[
         list[str] | None,
@@ -91,7 +91,7 @@ def import_(
 
 
 def export_adapter(
-    run: RunPath,
+    run: FinishedRun,
     user: Annotated[str, typer.Option(help="User id, as in the interactions file.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     query: Annotated[

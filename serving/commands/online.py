@@ -10,7 +10,7 @@ from rich.console import Console
 
 from recsys import terminal
 from recsys.terminal import escaped, shown
-from serving.commands.options import Changes, Moment, RunPath
+from serving.commands.options import Changes, FinishedRun, Moment
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from recsys.run import Run
@@ -33,7 +33,7 @@ Columns = Annotated[
 ]
 
 
-def online(run: RunPath, set_: Changes = None) -> None:
+def online(run: FinishedRun, set_: Changes = None) -> None:
     """Compare ways to absorb a stream of feedback into TAP-PER: Static, Online-Emb, \
 Online-Full, Full-Retrain.
 
@@ -46,7 +46,7 @@ each predicted
     _experiment(run, set_ or [], "online", over_time.online)
 
 
-def drift(run: RunPath, set_: Changes = None) -> None:
+def drift(run: FinishedRun, set_: Changes = None) -> None:
     """Measure a frozen E2P on embeddings that go on: stale, refreshed, of a retrained GNN, and that aligned.
 
     Writes drift.json and pictures into RUN/drift. Killed, it resumes.
@@ -57,7 +57,7 @@ def drift(run: RunPath, set_: Changes = None) -> None:
 
 
 def update(
-    run: RunPath,
+    run: FinishedRun,
     events: EventsPath,
     batch_id: Annotated[
         str | None,
@@ -80,7 +80,7 @@ that the run does not know are left out and counted, and odd times are said.
 
 
 def update_into_new_run(
-    run: RunPath,
+    run: FinishedRun,
     events: EventsPath,
     out: Annotated[Path, typer.Option(help="The new run's directory; it may not exist.")],
     column: Columns = None,
@@ -96,7 +96,7 @@ the old one stays as it is."""
 
 
 def attention(
-    run: RunPath,
+    run: FinishedRun,
     user: Annotated[str, typer.Option(help="User id, as in the interactions file.")],
     method: Annotated[str, typer.Option(help="A TAP-PER with a P_q.")] = "tap_per",
     query: Annotated[str | None, typer.Option(help="What the user asks for, in words.")] = None,

@@ -7,6 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
+
+def _is_run(path: Path) -> Path:
+    """Refuses what is no run before anything is imported that works on one."""
+    from recsys.run import Run
+
+    return Run.open(path).path
+
+
+FinishedRun = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.", callback=_is_run),
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
 ConfigPath = Annotated[
     Path | None,

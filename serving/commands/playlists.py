@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from recsys.terminal import escaped
-from serving.commands.options import Cap, InSequence, ListOrder, MethodName, RunPath, Strength
+from serving.commands.options import Cap, FinishedRun, InSequence, ListOrder, MethodName, Strength
 
 
 def playlists(
-    run: RunPath,
+    run: FinishedRun,
     requests: Annotated[
         Path,
         typer.Option(

@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 
 from recsys import terminal
-from serving.commands.options import Cap, InSequence, ListOrder, MethodName, Moment, RunPath, Strength
+from serving.commands.options import Cap, FinishedRun, InSequence, ListOrder, MethodName, Moment, Strength
 
 
 def recommend(
-    run: RunPath,
+    run: FinishedRun,
     user: Annotated[str | None, typer.Option(help="User id, as in the interactions file.")] = None,
     query: Annotated[str | None, typer.Option(help="What the user asks for, in words.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="How many items.")] = 10,
@@ -56,6 +56,10 @@ def recommend(
     list's). A list is shorter than n when nothing is left that is available
     and fits the caps. Ids that the run does not know are ignored, and counted.
     """
+    from serving.answering.limits import check_options
+
+    check_options(n, temperature, strength, seed)
+    caps = caps_of_options(cap or [])
     from serving.answering.printed import print_recommendations
     from serving.answering.recommender import Recommender
 
@@ -72,7 +76,7 @@ def recommend(
         exclude=_ids(exclude) or (),
         allow=_ids(allow),
         sequence=sequence,
-        caps=caps_of_options(cap or []),
+        caps=caps,
         order=order,
     )
     if as_json:

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from recsys.terminal import escaped
-from serving.commands.options import RunPath
+from serving.commands.options import FinishedRun
 
 
 def summarize(
-    run: RunPath,
+    run: FinishedRun,
     out: Annotated[Path, typer.Option(help="Parquet file to write: user_id, timestamp, summary.")],
     model: Annotated[
         str, typer.Option(help="smollm2, a folder or a hub name: a model that follows instructions.")

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from recsys import terminal
 from recsys.terminal import escaped, shown
+from serving.commands.options import FinishedRun
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from recsys.run import Run
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # the command line starts without pandas and torch
 
 
 def user(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")],
+    run: FinishedRun,
     action: Annotated[
         Literal["show", "export", "delete"], typer.Argument(metavar="show|export|delete", help="What to do.")
     ],

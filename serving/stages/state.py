@@ -7,8 +7,7 @@ from rich.table import Table
 
 from recsys.run import Run
 from recsys.terminal import shown
-from serving.config.run import load_config
-from serving.config.truth import SECTIONS, settings_changed
+from serving.config.sections import SECTIONS
 from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES
 
 
@@ -36,11 +35,20 @@ def print_timings(run: Run, console: Console) -> None:
 
 def print_differences(run: Run, console: Console) -> None:
     """A line for each setting that its finished stage was not made from; `recommend` and `evaluate` refuse such a run."""
+    records = {name: run.record(name) for name in SECTIONS}
     try:
-        config = load_config(None, base=run.read_config())
-        told = [str(one) for one in settings_changed(run, config)]
+        values = run.read_config()
+        if all(
+            record is None or values.get(name) in (None, record["made_from"]["config"])
+            for name, record in records.items()
+        ):
+            return  # as they were made, to the word: to understand settings takes seconds of imports
+        from serving.config.run import load_config
+        from serving.config.truth import settings_changed
+
+        told = [str(one) for one in settings_changed(run, load_config(None, base=values))]
     except ValueError as error:
-        if not any(run.record(name) for name in SECTIONS):
+        if not any(records.values()):
             return  # a run of text tasks
         told = [str(error)]
     for line in told:

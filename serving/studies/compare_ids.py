@@ -41,7 +41,8 @@ from recsys.run import Run
 from recsys.terminal import shown
 from semantic_ids.scores import SCORES, scores_of
 from serving.answering.untrained import BASELINES, NO_CONTEXT
-from serving.config.run import RunConfig, validated
+from serving.config.run import RunConfig
+from serving.config.values import validated
 from serving.pipeline import run_stage
 
 SHARED = ("prepare", "embed")  # stages that all variants have from the run around them
