@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.terminal import escaped, shown
-from serving.commands.options import FinishedRun, Moment
+from serving.commands.options import Moment, RunPath, refuse_no_run
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from serving.export.folder import Summary
 
 
 def export(
-    run: FinishedRun,
+    run: RunPath,
     out: Annotated[Path, typer.Option(help="Folder to write; an existing one is not overwritten.")],
     method: Annotated[
         list[str] | None,
@@ -56,6 +56,7 @@ def export(
 
     An export that is killed has written nothing at --out.
     """
+    refuse_no_run(run)
     from serving.export.folder import export_run
 
     found = export_run(run, out, method, without_users)
@@ -91,7 +92,7 @@ def import_(
 
 
 def export_adapter(
-    run: FinishedRun,
+    run: RunPath,
     user: Annotated[str, typer.Option(help="User id, as in the interactions file.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     query: Annotated[
@@ -102,6 +103,7 @@ def export_adapter(
     time: Moment = None,
 ) -> None:
     """Write the LoRA that a method uses for one user (and query) as a PEFT adapter."""
+    refuse_no_run(run)
     from serving.export import adapter
 
     typer.echo(escaped(adapter.export_adapter(run, user, out, query, method, seed, time)))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from recsys import terminal
 from recsys.terminal import escaped, shown
-from serving.commands.options import Changes, FinishedRun, Moment
+from serving.commands.options import Changes, Moment, RunPath, refuse_no_run
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from recsys.run import Run
@@ -33,7 +33,7 @@ Columns = Annotated[
 ]
 
 
-def online(run: FinishedRun, set_: Changes = None) -> None:
+def online(run: RunPath, set_: Changes = None) -> None:
     """Compare ways to absorb a stream of feedback into TAP-PER: Static, Online-Emb, \
 Online-Full, Full-Retrain.
 
@@ -41,23 +41,25 @@ Online-Full, Full-Retrain.
 each predicted
     before it is absorbed. Writes online.json and pictures into RUN/online. Killed, it resumes.
     """
+    refuse_no_run(run)
     from serving.studies import over_time
 
     _experiment(run, set_ or [], "online", over_time.online)
 
 
-def drift(run: FinishedRun, set_: Changes = None) -> None:
+def drift(run: RunPath, set_: Changes = None) -> None:
     """Measure a frozen E2P on embeddings that go on: stale, refreshed, of a retrained GNN, and that aligned.
 
     Writes drift.json and pictures into RUN/drift. Killed, it resumes.
     """
+    refuse_no_run(run)
     from serving.studies import over_time
 
     _experiment(run, set_ or [], "drift", over_time.measure_drift)
 
 
 def update(
-    run: FinishedRun,
+    run: RunPath,
     events: EventsPath,
     batch_id: Annotated[
         str | None,
@@ -72,6 +74,7 @@ within the budget of online.max_steps.
 whole or not at all. Columns, times and kinds are read as those of the run's interactions; events of items \
 that the run does not know are left out and counted, and odd times are said.
     """
+    refuse_no_run(run)
     from serving.answering.recommender import Recommender
 
     service = Recommender.load(run)
@@ -80,13 +83,14 @@ that the run does not know are left out and counted, and odd times are said.
 
 
 def update_into_new_run(
-    run: FinishedRun,
+    run: RunPath,
     events: EventsPath,
     out: Annotated[Path, typer.Option(help="The new run's directory; it may not exist.")],
     column: Columns = None,
 ) -> None:
     """Absorb feedback into all of TAP-PER (P_u, P_q and the bridge), as a new run; \
 the old one stays as it is."""
+    refuse_no_run(run)
     from recsys.run import Run
     from serving.studies.online_full import online_full
 
@@ -96,7 +100,7 @@ the old one stays as it is."""
 
 
 def attention(
-    run: FinishedRun,
+    run: RunPath,
     user: Annotated[str, typer.Option(help="User id, as in the interactions file.")],
     method: Annotated[str, typer.Option(help="A TAP-PER with a P_q.")] = "tap_per",
     query: Annotated[str | None, typer.Option(help="What the user asks for, in words.")] = None,
@@ -106,6 +110,7 @@ def attention(
 ) -> None:
     """Show what P_q looks at in one user's history, with its time biases and without, \
 as a picture and a table."""
+    refuse_no_run(run)
     from rich.table import Table
 
     from serving.answering.recommender import Recommender

@@ -7,18 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-
-def _is_run(path: Path) -> Path:
-    """Refuses what is no run before anything is imported that works on one."""
-    from recsys.run import Run
-
-    return Run.open(path).path
-
-
-FinishedRun = Annotated[
-    Path,
-    typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.", callback=_is_run),
-]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
 ConfigPath = Annotated[
     Path | None,
@@ -55,3 +43,10 @@ ListOrder = Annotated[
     Literal["as made", "smooth", "score"],
     typer.Option(help="'as made', 'smooth' (each item followed by the most alike that is left) or 'score'."),
 ]
+
+
+def refuse_no_run(path: Path) -> None:
+    """Raises `RunError` for what is no run: said before anything is imported that works on one."""
+    from recsys.run import Run
+
+    Run.open(path)

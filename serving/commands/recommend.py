@@ -8,11 +8,20 @@ import typer
 from rich.console import Console
 
 from recsys import terminal
-from serving.commands.options import Cap, FinishedRun, InSequence, ListOrder, MethodName, Moment, Strength
+from serving.commands.options import (
+    Cap,
+    InSequence,
+    ListOrder,
+    MethodName,
+    Moment,
+    RunPath,
+    Strength,
+    refuse_no_run,
+)
 
 
 def recommend(
-    run: FinishedRun,
+    run: RunPath,
     user: Annotated[str | None, typer.Option(help="User id, as in the interactions file.")] = None,
     query: Annotated[str | None, typer.Option(help="What the user asks for, in words.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="How many items.")] = 10,
@@ -56,6 +65,7 @@ def recommend(
     list's). A list is shorter than n when nothing is left that is available
     and fits the caps. Ids that the run does not know are ignored, and counted.
     """
+    refuse_no_run(run)
     from serving.answering.limits import check_options
 
     check_options(n, temperature, strength, seed)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from recsys.terminal import shown
 from recsys.training import distributed
-from serving.commands.options import Changes, ConfigPath, FinishedRun, RunPath
+from serving.commands.options import Changes, ConfigPath, RunPath
 from serving.engines.base import Engine
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
@@ -93,7 +93,7 @@ def tokenize(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> N
 
 
 def inspect(
-    run: FinishedRun,
+    run: RunPath,
     data: Annotated[
         bool,
         typer.Option(
@@ -155,7 +155,7 @@ def evaluate(
     run_one("evaluate", run, config, set_ or [], choose.engine(engine, workers, gpus) if engine else None)
 
 
-def status(run: FinishedRun) -> None:
+def status(run: RunPath) -> None:
     """Show which stages of a run are finished, how long they took, and where its configuration says something \
 else of them."""
     from recsys.run import Run

@@ -102,7 +102,7 @@ OF_A_RUN = {
     "update": ("--events", "a.csv"),
     "online-full": ("--events", "a.csv", "--out", "out"),
     "attention": ("--user", "1"),
-    "summarize": (),
+    "summarize": ("--out", "out.parquet"),
 }
 
 
