@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
+import torch
+
+from llm.backbone.adapter import save_adapter
 from llm.backbone.load import BackboneConfig, load_backbone
 from llm.backbone.sid_model import SidModel
 from llm.backbone.vocabulary import SidRows
@@ -18,3 +23,12 @@ def tiny_model() -> SidModel:
     rows = SidRows(SIZES, backbone.hidden_size)
     rows.start_from([None] * 3, norm=1.0, seed=3)
     return SidModel(backbone, rows, Trie(unique_codes(30), SIZES)).eval().requires_grad_(False)
+
+
+def save_an_adapter(folder: Path, modules: Sequence[str]) -> None:
+    """What PEFT writes of a fresh LoRA on these layers of the tiny backbone."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = load_backbone(BackboneConfig(name="tiny-random", device="cpu")).model
+    save_adapter(get_peft_model(model, LoraConfig(r=2, target_modules=list(modules))), folder)
