@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def cluster():
     from serving.engines.choose import engine
 
     engine("ray")  # sets Ray's environment: no usage statistics, no noise
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # not behind the process of tests beside this one
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 2, "object_store_memory": 100 << 20}
