@@ -23,7 +23,9 @@ from llm.methods.prefixes import parameter_count
 from llm.prompts.builder import PromptBuilder
 from llm.prompts.contexts import RecordSearch
 from llm.prompts.reading import Personalizer, Reading
-from llm.stage1.adapt import AdaptConfig, load_adapted, prompt_builder, validation_events
+from llm.stage1.adapt import validation_events
+from llm.stage1.config import AdaptConfig
+from llm.stage1.model import load_adapted, prompt_builder
 from llm.stage1.records import NAME as RECORDS
 from llm.stage1.records import open_record_vectors, write_record_vectors
 from recsys.config import StageConfig

@@ -32,7 +32,8 @@ from evaluation.report.report import wide
 from evaluation.statistics import mean_interval, rank_correlation, user_means
 from llm.decoding.recommender import SidRecommender
 from llm.prompts.reading import Reading
-from llm.stage1.adapt import load_adapted, prompt_builder, validation_events
+from llm.stage1.adapt import validation_events
+from llm.stage1.model import load_adapted, prompt_builder
 from recsys.artifacts.paths import RunError
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.config import StageConfig
