@@ -187,15 +187,17 @@ def _stack(replicas: list[Columns]) -> Measured:
 
 
 def _inputs(config: EvaluateConfig, rows: Sequence[Row], asked: Question) -> str:
-    table = [f"{row.name}|{len(row.replicas)}|{row.temperature}" for row in rows]
-    instances = [
-        f"{r.request_id}|{r.user}|{r.time}|{r.query}|{len(r.history)}|{len(r.exclude)}|"
-        f"{'' if r.allow is None else len(r.allow)}"
-        for r in asked.requests
-    ]
-    events = [np.asarray(part) for r in asked.requests for part in (r.history, r.history_times, r.exclude)]
-    events += [np.asarray(r.allow) for r in asked.requests if r.allow is not None]
-    return digest(config.model_dump_json(), *table, *instances, *events, asked.targets)
+    def parts() -> Iterator[str | np.ndarray]:
+        yield config.model_dump_json()
+        yield from (f"{row.name}|{len(row.replicas)}|{row.temperature}" for row in rows)
+        for one in asked.requests:
+            allowed = "" if one.allow is None else len(one.allow)
+            yield f"{one.request_id}|{one.user}|{one.time}|{one.query}|{len(one.history)}|{len(one.exclude)}|{allowed}"
+            yield from (one.history, one.history_times, one.exclude)
+            yield from () if one.allow is None else (one.allow,)
+        yield asked.targets
+
+    return digest(parts())
 
 
 def _facts(

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,7 +166,7 @@ class Checkpoint:
         return self.folder / f"row{row:02d}-replica{replica:02d}-from{start:07d}.parquet"
 
 
-def digest(*parts: str | np.ndarray) -> str:
+def digest(parts: Iterable[str | np.ndarray]) -> str:
     """Hex sha256 over the parts, each with its length so that no two lists of parts run together."""
     whole = hashlib.sha256()
     for part in parts:

@@ -341,7 +341,7 @@ class _Work:
         if len(events) > at_most:
             chosen = rng(self.config.seed, "check", role).choice(len(events), at_most, replace=False)
             events = events[np.sort(chosen)]
-        return self.dataset.requests(events, self.dataset.exclude_seen), self.dataset.items[events]
+        return self.dataset.block(events, self.dataset.exclude_seen), self.dataset.items[events]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

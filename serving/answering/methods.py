@@ -156,6 +156,6 @@ class Methods:
             events = validation_events(data, INT8_REQUESTS, seed=0)
             builder = prompt_builder(self.config.adapt, model, data)
             reader = SidRecommender(BASELINES[NO_CONTEXT].name, Reading(model, builder))
-            self.int8_effect = str(to_int8(reader, data.requests(events, data.exclude_seen)))
+            self.int8_effect = str(to_int8(reader, data.block(events, data.exclude_seen)))
             print(self.int8_effect, file=sys.stderr)
         return model

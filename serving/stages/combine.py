@@ -48,7 +48,7 @@ def combine(config: RunConfig, run: Run, quiet: bool = False) -> None:
     _refuse_large(methods)
     data = methods.dataset
     events = validation_events(data, settings.instances, settings.seed)
-    requests, targets = data.requests(events, data.exclude_seen), data.items[events]
+    requests, targets = data.block(events, data.exclude_seen), data.items[events]
     with stage.writing() as folder:
         report: dict[str, Any] = {"experts": list(settings.experts), "text_half_life_items": None}
         if "text" in settings.experts:

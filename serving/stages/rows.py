@@ -66,7 +66,7 @@ class Validation:
     def of(cls, methods: Methods, chosen: Mapping[str, float] | None) -> Validation:
         data = methods.dataset
         events = validation_events(data, methods.config.personalize.validation_instances, seed=0)
-        return cls(data.requests(events, data.exclude_seen), data.items[events], chosen)
+        return cls(data.block(events, data.exclude_seen), data.items[events], chosen)
 
     def temperature(
         self, name: str, method: Scorer | ProbabilisticRecommender, grid: Sequence[float], n: int = 30
