@@ -13,7 +13,7 @@ from recsys.data import loaders
 from recsys.data.catalogue import Catalogue
 from recsys.data.config import PrepareConfig
 from recsys.data.dataset import Against, Dataset
-from recsys.data.interactions import Interactions
+from recsys.data.interactions import Interactions, codes_of
 from recsys.data.splits import FIT, PERSONALIZE, UNUSED, assign_roles
 from recsys.door.notices import Coverage, Notices
 from recsys.door.tables import DataError
@@ -92,14 +92,20 @@ def _apart(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _numbered(ids: pd.Series, as_listed: bool) -> np.ndarray:
-    names = ids.drop_duplicates().to_list()
+    names = _present(ids)
     return np.array(names if as_listed else [names[place] for place in natural_order(names)], dtype=object)
+
+
+def _present(ids: pd.Series) -> list[str]:
+    """The ids that occur, each once, in the order in which they do."""
+    codes, names = codes_of(ids)
+    return names.take(pd.unique(codes)).to_list()
 
 
 def _catalogue(item_ids: pd.Series, source: loaders.Source, all_of_them: bool) -> Catalogue:
     """The items that occur (and, of the items file, `all_of_them`), by name or as the items file lists them."""
     listed = source.catalogue or Catalogue(np.zeros(0, dtype=object), [], {})
-    present = dict.fromkeys(item_ids)
+    present = dict.fromkeys(_present(item_ids))
     names = [item_id for item_id in listed.item_ids if all_of_them or item_id in present]
     known = set(names)
     names += [item_id for item_id in present if item_id not in known]
@@ -205,4 +211,8 @@ def _require_queries(
 
 def integers(ids: np.ndarray, values: pd.Series) -> np.ndarray:
     """The position in `ids` of each value; −1 where there is none."""
-    return pd.Index(ids).get_indexer(pd.Index(values.to_numpy(dtype=object)))
+    index = pd.Index(ids)
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        return index.get_indexer(pd.Index(values.to_numpy(dtype=object)))
+    codes, names = codes_of(values)
+    return np.append(index.get_indexer(names.to_numpy(dtype=object)), -1).astype(np.int32)[codes]

@@ -112,15 +112,18 @@ def checked_ids(table: Table, values: pa.Array, ours: str) -> pa.Array:
 
 def missing(table: Table, column: str, ours: str, values: pa.Array) -> str:
     """What is wrong with the rows of which `values` (of `id_array`) are null, the first one's spelling named."""
-    row = first(pc.is_null(values))
-    spelled = table.raw(column)[row]
+    return blank_ids(table.raw(column)[first(pc.is_null(values))], ours, values.null_count, len(values))
+
+
+def blank_ids(spelled: Any, ours: str, count: int, rows: int) -> str:
+    """What is said of `count` of `rows` ids that are nothing, the first of them `spelled` so."""
     how = (
         f" (it says {str(spelled).strip()!r}, which is how programs write nothing)"
         if str(spelled or "").strip()
         else ""
     )
     return (
-        f"{ours} is blank{how}; {values.null_count} of {len(values)} row(s) have none: fill them in or delete the rows, or set "
+        f"{ours} is blank{how}; {count} of {rows} row(s) have none: fill them in or delete the rows, or set "
         "missing_ids: drop to leave them out"
     )
 

@@ -44,6 +44,9 @@ def main(
     queries: Annotated[
         int, typer.Option(parser=count, metavar="N", help="How many events come with a query.")
     ] = 0,
+    requests: Annotated[
+        int, typer.Option(parser=count, metavar="N", help="Requests for prelude playlists.")
+    ] = 0,
     text: Annotated[bool, typer.Option("--text", help="A sentence about each item as well.")] = False,
     part: Annotated[int, typer.Option("--part-rows", help="Rows of a file.")] = PART,
     block: Annotated[int, typer.Option("--block", help="Events in memory at once; changes no byte.")] = BLOCK,
@@ -61,7 +64,7 @@ def main(
         settings = Settings(
             users, items, events, seed, clusters, follow, noise, drift, trend, skew, days=days
         )
-        write_world(settings, out, text, queries, part, block)
+        write_world(settings, out, text, queries, requests, part, block)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

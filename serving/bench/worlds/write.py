@@ -34,6 +34,7 @@ def write_world(
     folder: Path,
     text: bool = False,
     queries: int = 0,
+    requests: int = 0,
     part: int = PART,
     block: int = BLOCK,
     quiet: bool = False,
@@ -41,7 +42,7 @@ def write_world(
     """Write a world into a folder that is new or empty. Memory: `World`'s, and some hundred bytes for each of `part` rows.
 
     The same settings give the same bytes, whatever `block` is. `queries` is how many events, in expectation, come with a query: the
-    name of their item's cluster. Raises `ValueError` for a folder with anything in it; what is not finished is removed.
+    name of their item's cluster. `requests` are of users drawn alike, every other one with a cluster's name. Raises `ValueError` for a folder with anything in it; what is not finished is removed.
     """
     if part < 1 or block < 1:
         raise ValueError(f"part is {part} and block {block}; both are at least 1")
@@ -53,11 +54,12 @@ def write_world(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     world = World(settings)
-    rows = settings.events + 2 * settings.items + settings.users
+    rows = settings.events + 2 * settings.items + settings.users + requests
     try:
         with tqdm(total=rows, unit="row", unit_scale=True, desc=f"world {folder}", disable=quiet) as bar:
             _write_events(world, partial, queries, part, block, bar)
             _write_parts(partial / "items", settings.items, part, lambda a, b: _items(world, a, b, text), bar)
+            _write_parts(partial / "requests", requests, part, lambda a, b: _requests(world, a, b), bar)
             _write_parts(
                 partial / "truth/items", settings.items, part, lambda a, b: _clusters(world, a, b), bar
             )
@@ -119,6 +121,23 @@ def _write(folder: Path, number: int, table: pa.Table) -> None:
 
 def _items(world: World, start: int, stop: int, text: bool) -> pa.Table:
     return pa.Table.from_pylist(list(item_rows(world, start, stop, text)))
+
+
+def _requests(world: World, start: int, stop: int) -> pa.Table:
+    numbers = np.arange(start, stop)
+    key = np.uint64(derive(world.settings.seed, "worlds", "request"))
+    users = (uniforms_at(key, numbers) * world.settings.users).astype(np.int64)
+    queries = [
+        None if number % 2 else name(cluster).lower()
+        for number, cluster in zip(numbers.tolist(), world.tastes[users, 1].tolist(), strict=True)
+    ]
+    return pa.table(
+        {
+            "request_id": named("r", numbers),
+            "user_id": named("u", users),
+            "query": pa.array(queries, pa.string()),
+        }
+    )
 
 
 def _clusters(world: World, start: int, stop: int) -> pa.Table:
