@@ -7,7 +7,7 @@ every file. Their column names are spelled once, in a mapping from ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +40,15 @@ class Interactions:
     rows_read: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     is_clock: bool = True  # False: timestamps are places in an order
+    let_go: int | None = None  # how many rows there were, where `without_rows` has let go of them
+
+    @property
+    def rows_kept(self) -> int:
+        return len(self.frame) if self.let_go is None else self.let_go
+
+    def without_rows(self) -> Interactions:
+        """What is known of the rows, without them."""
+        return replace(self, frame=self.frame[:0].copy(), let_go=self.rows_kept)
 
     def keep(self, mask: np.ndarray | pd.Series, reason: str | None = None) -> Interactions:
         """The rows of `mask`; with a `reason` the others are counted under it."""
