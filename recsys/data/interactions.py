@@ -22,6 +22,7 @@ from recsys.door.tables import SHARED, DataError, Table, find_columns
 from recsys.door.times import Reading, Times, read_times
 from recsys.door.values import first, id_array, ids, numbers, text_array
 
+AT_ONCE = 1 << 20  # rows among which copies are looked for at once, about; no result depends on it
 OPTIONAL = ("rating", "weight", "event")
 COPY_OF = ("user_id", "item_id", "timestamp", "rest", *OPTIONAL)  # rows alike in all of these are copies
 
@@ -190,11 +191,10 @@ def duplicated(
     frame: pd.DataFrame, columns: Sequence[str], keep: Literal["first", "last"] = "first"
 ) -> np.ndarray:
     """`frame.duplicated` of columns of which `user_id` is one, as a mask [n]; some users at a time, for pandas takes a hundred bytes a row."""
-    at_once = 1 << 20
-    if len(frame) <= at_once:
+    if len(frame) <= AT_ONCE:
         return frame.duplicated(columns, keep=keep).to_numpy()
     found = np.zeros(len(frame), bool)
-    part = codes_of(frame["user_id"])[0] % -(-len(frame) // at_once)
+    part = codes_of(frame["user_id"])[0] % -(-len(frame) // AT_ONCE)
     for number in range(int(part.max()) + 1):
         rows = np.flatnonzero(part == number)
         found[rows] = frame[list(columns)].take(rows).duplicated(keep=keep).to_numpy()

@@ -17,7 +17,7 @@ from pathlib import Path
 from recsys.artifacts.rewrite import write_text_atomically
 from serving.bench.growth.stages import Size
 
-EVERY_S = 0.1  # between two looks at the memory
+EVERY_S = 0.05  # between two looks at the memory
 LAST_LINES = 4  # of what a failed command said
 
 
@@ -56,7 +56,9 @@ def measure(stage: str, size: Size, command: Sequence[str], log: Path, limit_s: 
         said = log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
         failed = f"exit status {process.returncode}: {' / '.join(said)}"
     cpu = used.ru_utime + used.ru_stime
-    return Measured(stage, size, seconds, cpu, max(peak, used.ru_maxrss * 1024), failed)
+    return Measured(
+        stage, size, seconds, cpu, peak, failed
+    )  # `ru_maxrss` would be this process's own, where that is larger
 
 
 def _family(pid: int) -> list[int]:
