@@ -90,9 +90,10 @@ class Phrases:
             data.queries[name].to_numpy(np.int64) for name in ("user", "item", "timestamp")
         )
         those = np.isin(data.roles, roles)
-        first, span = int(data.times.min(initial=0)), int(np.ptp(data.times)) + 1 if len(data.times) else 1
+        first, last = (int(data.times.min()), int(data.times.max())) if len(data.times) else (0, 0)
+        span = last + 1 - first
         assert data.n_items * max(span, data.n_users) < 2**63
-        within = (times >= first) & (times < first + span) & (items >= 0)
+        within = (times >= first) & (times <= last) & (items >= 0)
         pairs = np.isin(users * data.n_items + items, data.users[those] * data.n_items + data.items[those])
         moments = np.isin(
             items * span + (times - first) * within, data.items[those] * span + data.times[those] - first
