@@ -1,4 +1,4 @@
-"""What every way to personalize shares: its instances, the loss, and how its learning rate is found.
+"""What every way to personalize shares in Stage 2: settings, instances, the loss, and how its learning rate is found.
 
 Every method trains on the same PERSONALIZE instances, in the same order, for the same number of steps. An
 instance is one target; what conditions it holds only what came strictly before it, so no sequence shares a

@@ -1,4 +1,4 @@
-"""Stage `adapt` (Stage 1): teach the backbone to write semantic IDs from everyone's data, then freeze it.
+"""Stage `adapt` (Stage 1): its settings; the backbone learns to write semantic IDs from everyone's data, and is frozen.
 
 Trained are the rows of the semantic-ID tokens and a PEFT LoRA on the inner model, with the log-likelihood of
 items inside the trie (`llm.backbone.sid_model`). Saved are the adapter, in PEFT's own format, and the rows:
