@@ -91,7 +91,7 @@ def likely_log_probs(session: PromptSession, width: int) -> tuple[torch.Tensor, 
             parent, child = _ranges(trie.child_start[depth][asked.node], widths)
             given = (each + value[some, None])[parent, child - trie.child_start[depth][asked.node][parent]]
             if last:
-                session.drop(depth, session.memory.used - before)
+                session.nodes.drop(depth, session.memory.used - before)
             first = trie.leaf_start[depth + 1][child]
             count = trie.leaf_start[depth + 1][child + 1] - first
             owner, leaf = _ranges(asked.row[parent] * trie.n_items + first, count)
