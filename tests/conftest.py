@@ -10,6 +10,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before anything imports torch
+os.environ.setdefault("PRELUDE_TEXT_CACHE", "off")  # nothing of a test outlives it, or comes from before it
 
 gc.set_threshold(
     20_000

@@ -26,7 +26,7 @@ from llm.decoding.scoring import list_log_probs_of
 from llm.methods.base import save_personalizer
 from llm.methods.stage2 import World, train_by_gradient
 from llm.prompts.reading import Personalizer, Reading
-from llm.stage1.adapt import AdaptConfig
+from llm.stage1.config import AdaptConfig
 from recsys.artifacts.paths import RunError
 from recsys.engagement.shown_lists import ShownLists
 from recsys.run import Run

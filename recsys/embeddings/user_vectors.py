@@ -13,6 +13,9 @@ import torch
 from torch import nn
 
 from recsys.recommender import Request
+from recsys.requests import blocks
+
+CHUNK = 4096  # histories that are summed at once
 
 
 class UserVectors(Protocol):
@@ -49,13 +52,15 @@ class HistoryVectors:
     def __init__(self, messages: np.ndarray, half_life: float | None, space: str):
         self.messages = np.ascontiguousarray(messages, dtype=np.float32)
         self.half_life, self.space, self.dim = half_life, space, messages.shape[1]
-        self._has_message = np.abs(self.messages).sum(1) > 0
 
     def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
-        return self.of_histories([request.history for request in requests])
+        parts = [self.of_histories([request.history for request in some]) for some in blocks(requests, CHUNK)]
+        none = np.zeros((0, self.dim), np.float32), np.zeros(0, bool)
+        vectors, known = zip(none, *parts, strict=True)
+        return np.concatenate(vectors), np.concatenate(known)
 
     def of_histories(
-        self, histories: Sequence[np.ndarray], chunk: int = 4096
+        self, histories: Sequence[np.ndarray], chunk: int = CHUNK
     ) -> tuple[np.ndarray, np.ndarray]:
         """Item histories, oldest first -> vectors [R, d] and known [R]."""
         parts, known = [np.zeros((0, self.dim), np.float32)], [np.zeros(0, bool)]

@@ -12,7 +12,7 @@ from evaluation.table.config import EvaluateConfig
 from llm.align.config import AlignConfig
 from llm.methods.personalize import PersonalizeConfig
 from llm.methods.user_states import OnlineConfig
-from llm.stage1.adapt import AdaptConfig
+from llm.stage1.config import AdaptConfig
 from llm.streams.drift import DriftConfig
 from recsys.config import StageConfig
 from recsys.data.config import PrepareConfig
