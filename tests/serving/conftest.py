@@ -24,6 +24,7 @@ def world_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
 
     def make(folder: Path) -> None:
         values = small_config(folder).model_dump(mode="json")
+        values["embed"]["sasrec"] |= {"steps": 20, "validate_every": 10}
         values["adapt"] |= {"steps": 30}
         values["personalize"] |= {"steps": 20, "learning_rates": [1e-2], "methods": METHODS}
         values["online"] |= {"max_steps": 6, "passes": 2, "batch": 16}
