@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -157,10 +158,16 @@ def smallest_detectable_difference(
     """
     if n_users < 2 or not sd:
         return None
+    return _detectable_effect(n_users, alpha, power) * sd
+
+
+@lru_cache(maxsize=256)
+def _detectable_effect(n_users: int, alpha: float, power: float) -> float:
+    """The same in standard deviations: one for all comparisons of a table."""
     effect = TTestPower().solve_power(
         effect_size=None, nobs=n_users, alpha=alpha, power=power, alternative="two-sided"
     )
-    return float(np.squeeze(effect)) * sd
+    return float(np.squeeze(effect))
 
 
 @dataclass(frozen=True)
