@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 
 from evaluation.softmax import Scorer, best_temperature, rows_at_once
 from recsys.recommender import Request
@@ -159,6 +158,8 @@ class Differences:
 
     def _best(self, paths: Sequence[Path]) -> tuple[np.ndarray, float]:
         """The minimum of mean_r log Σ_i exp(w · f_ri) over w [K], by L-BFGS in units of each factor's spread."""
+        from scipy.optimize import minimize
+
         features, out = next(self.blocks(paths))
         scale = np.array([max(float(feature[~out].std()), 1e-6) for feature in features])
         del features, out

@@ -57,7 +57,7 @@ def all_log_probs(session: PromptSession) -> torch.Tensor:
             values.append(value + log_p[:, some].repeat_interleave(_widths(trie, depth, some), 1))
             places.append(place)
             if last:
-                session.drop(depth, session.memory.used - before)
+                session.nodes.drop(depth, session.memory.used - before)
         log_p = torch.cat(values, 1)
         if not last:
             slots = torch.cat(places, 1)[:, trie.parent[depth][:]]
@@ -91,7 +91,7 @@ def likely_log_probs(session: PromptSession, width: int) -> tuple[torch.Tensor, 
             parent, child = _ranges(trie.child_start[depth][asked.node], widths)
             given = (each + value[some, None])[parent, child - trie.child_start[depth][asked.node][parent]]
             if last:
-                session.drop(depth, session.memory.used - before)
+                session.nodes.drop(depth, session.memory.used - before)
             first = trie.leaf_start[depth + 1][child]
             count = trie.leaf_start[depth + 1][child + 1] - first
             owner, leaf = _ranges(asked.row[parent] * trie.n_items + first, count)

@@ -112,15 +112,18 @@ def checked_ids(table: Table, values: pa.Array, ours: str) -> pa.Array:
 
 def missing(table: Table, column: str, ours: str, values: pa.Array) -> str:
     """What is wrong with the rows of which `values` (of `id_array`) are null, the first one's spelling named."""
-    row = first(pc.is_null(values))
-    spelled = table.raw(column)[row]
+    return blank_ids(table.raw(column)[first(pc.is_null(values))], ours, values.null_count, len(values))
+
+
+def blank_ids(spelled: Any, ours: str, count: int, rows: int) -> str:
+    """What is said of `count` of `rows` ids that are nothing, the first of them `spelled` so."""
     how = (
         f" (it says {str(spelled).strip()!r}, which is how programs write nothing)"
         if str(spelled or "").strip()
         else ""
     )
     return (
-        f"{ours} is blank{how}; {values.null_count} of {len(values)} row(s) have none: fill them in or delete the rows, or set "
+        f"{ours} is blank{how}; {count} of {rows} row(s) have none: fill them in or delete the rows, or set "
         "missing_ids: drop to leave them out"
     )
 
@@ -166,6 +169,9 @@ def id_texts(texts: pa.Array) -> pa.Array:
 
 def numbers(table: Table, column: str, ours: str, missing_allowed: bool) -> np.ndarray:
     """A column of finite numbers as float64 [n]; NaN where there is none, if that is allowed."""
+    typed = _typed_numbers(table, column, missing_allowed)
+    if typed is not None:
+        return typed
     values = text_array(table, column, NUMBER_BLANK)
     found = floats(values)
     bad = ~(np.abs(found) < 1e30)  # also NaN; they are kept in 32 bits
@@ -178,6 +184,22 @@ def numbers(table: Table, column: str, ours: str, missing_allowed: bool) -> np.n
         raise table.error(
             row, f"{ours} {what}; expected a number such as 3.5, with a point and no thousands mark"
         )
+    return found
+
+
+def _typed_numbers(table: Table, column: str, missing_allowed: bool) -> np.ndarray | None:
+    """A column of doubles or integers, read a piece at a time without a text in between; None of any other, and of one to be refused."""
+    kind = None if isinstance(table.columns[column], list) else table.columns[column].type
+    if kind is None or not (pa.types.is_float64(kind) or pa.types.is_integer(kind)):
+        return None
+    found = np.empty(table.n_rows, np.float64)
+    for start, piece in table.pieces(column):
+        values = pc.cast(piece.array(column), pa.float64(), safe=False)
+        rows = np.array(values.to_numpy(zero_copy_only=False))
+        rows[~np.isfinite(rows)] = np.nan
+        if not (missing_allowed or np.isfinite(rows).all()) or (np.abs(rows) >= 1e30).any():
+            return None
+        found[start : start + len(rows)] = rows
     return found
 
 

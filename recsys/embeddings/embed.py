@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+from recsys.artifacts.arrays import map_arrays
 from recsys.artifacts.manifest import sha256_of
 from recsys.artifacts.user_rows import save_user_rows
 from recsys.data.dataset import Dataset
@@ -67,7 +68,7 @@ def load_item_vectors(run: Run) -> dict[str, np.ndarray]:
     """`collaborative` [N, d] (unit rows, zero without an edge), `has_collaborative` [N],
     maybe `text` [N, e].
     """
-    return load_file(run.artifact("embed", "item_vectors.safetensors"))
+    return map_arrays(run.artifact("embed", "item_vectors.safetensors"))
 
 
 def load_user_vectors(run: Run) -> UserVectors:
@@ -86,9 +87,9 @@ def load_conditioning_items(run: Run) -> np.ndarray:
 
 def _aggregated_or_brought(run: Run, report: dict[str, Any]) -> UserVectors:
     if report["users"] == "brought":
-        arrays = load_file(run.artifact("embed", "brought_users.safetensors"))
+        arrays = map_arrays(run.artifact("embed", "brought_users.safetensors"))
         return BroughtVectors(arrays["users"], arrays["times"], arrays["vectors"], report["space"])
-    messages = load_file(run.artifact("embed", "user_messages.safetensors"))["messages"]
+    messages = map_arrays(run.artifact("embed", "user_messages.safetensors"))["messages"]
     return HistoryVectors(messages, report["half_life_items"], report["space"])
 
 
@@ -97,7 +98,7 @@ def load_retrieval(run: Run, dataset: Dataset, index: IndexKind = "auto") -> Emb
     report = run.read_json("embed", "embed.json")
     counts = dataset.item_totals.counts
     if "retrieval" in report:
-        arrays = load_file(run.artifact("embed", "retrieval.safetensors"))
+        arrays = map_arrays(run.artifact("embed", "retrieval.safetensors"))
         users: UserVectors = HistoryVectors(
             arrays["messages"], report["retrieval"]["half_life_items"], "retrieval"
         )

@@ -52,7 +52,6 @@ class HistoryVectors:
     def __init__(self, messages: np.ndarray, half_life: float | None, space: str):
         self.messages = np.ascontiguousarray(messages, dtype=np.float32)
         self.half_life, self.space, self.dim = half_life, space, messages.shape[1]
-        self._has_message = np.abs(self.messages).sum(1) > 0
 
     def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
         parts = [self.of_histories([request.history for request in some]) for some in blocks(requests, CHUNK)]
