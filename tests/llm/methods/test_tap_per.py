@@ -305,7 +305,7 @@ def test_rows_of_trained_users_alone_are_those_that_everybodys_table_gives(world
     again = TapPer(few.config, world, 0)
     again.load_state_dict(load_file(tmp_path / "few.safetensors"))
     assert torch.equal(again.eval().condition(people).prefix, few.condition(people).prefix)
-    forget(tmp_path / "few.safetensors", tmp_path / "less.safetensors", Person("u3", 3))
+    forget(tmp_path / "few.safetensors", Person("u3", 3), tmp_path / "less.safetensors")
     again.load_state_dict(load_file(tmp_path / "less.safetensors"))
     assert again.have_rows(people).tolist() == [True, False, True]
     assert torch.equal(again.user_states(people)[0], few.user_states(people)[0])
