@@ -10,7 +10,7 @@ import numpy as np
 from recsys.recommender import Request
 
 BLOCK = 1024  # requests that are made at once
-ITEMS = 1 << 20  # of their histories that are sorted at once: 8 MiB a copy
+ITEMS = 1 << 18  # of their histories that are sorted at once: 2 MiB a copy
 
 Turned = tuple[np.ndarray, np.ndarray, np.ndarray]  # users (ascending), items, times of what was turned down
 

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from evaluation.metrics import entropy_from_draws, expected_hit, hits, ndcg_at_k, pad_lists, recall_at_k
+from evaluation.softmax import SoftmaxOver
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.recommender import ProbabilisticRecommender, Recommender, Request
 from recsys.seeds import derive
@@ -48,6 +49,16 @@ def measure(
     A recommender that cannot hold them all at once says which it does (`together`); it is asked all about those first, so
     that it reads a request once.
     """
+    try:
+        return _measure_together(recommender, requests, targets, plan)
+    finally:
+        if isinstance(recommender, SoftmaxOver):
+            recommender.forget()  # a chunk is asked about once, and its scores of every item are large
+
+
+def _measure_together(
+    recommender: Recommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan
+) -> Columns:
     together = getattr(recommender, "together", None)
     groups = [] if together is None else together(requests, plan.n)
     if len(groups) > 1:
