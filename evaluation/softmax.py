@@ -147,6 +147,10 @@ class SoftmaxOver:
         """0: there is no prompt."""
         return 0.0
 
+    def forget(self) -> None:
+        """Drop what was asked last."""
+        self._kept = None
+
     def _log_p(self, block: list[Request], temperature: float) -> torch.Tensor:
         """log p [R, N] (float64); −inf where an item is not available, all of a row where nothing is."""
         if not temperature > 0:

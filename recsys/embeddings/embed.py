@@ -253,10 +253,7 @@ class _Work:
         """The brought user vectors, once they cover enough and do nothing that vectors of their own moment would not."""
         found = read_vectors(path, "user_id", self.dataset.user_numbers)
         order = np.argsort(found.ids, kind="stable")
-        rows = {
-            "times": torch.from_numpy(found.times[order]),
-            "vectors": torch.from_numpy(found.vectors[order]),
-        }
+        rows = {name: torch.from_numpy(getattr(found, name)[order]) for name in ("times", "vectors")}
         save_user_rows(self.folder / "brought_users.safetensors", rows, torch.from_numpy(found.ids[order]))
         (self.folder / "user_messages.safetensors").unlink(missing_ok=True)
         space = self.config.embedding_space or f"brought:{source_hash(path)[:16]}"

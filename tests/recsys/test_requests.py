@@ -5,15 +5,37 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from recsys import requests as module
+from recsys.data.catalogue import Catalogue
 from recsys.data.dataset import Against, Dataset
-from recsys.data.splits import TEST
+from recsys.data.splits import FIT, TEST
 from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.recommender import Request
 from recsys.requests import Requests, blocks, some_of
-from tests.support.prompts import N, dataset
+
+N = 40  # items
+
+
+def dataset(seed: int = 0, n: int = 240) -> Dataset:
+    """Six users with many ties and many repeats."""
+    generator = np.random.default_rng(seed)
+    users, times = generator.integers(0, 6, n), generator.integers(0, 25, n)
+    order = np.lexsort((times, users))
+    users, times = users[order], times[order]
+    ids = np.array([f"i{item}" for item in range(N)], object)
+    return Dataset(
+        user_ids=np.array([f"u{user}" for user in range(6)], object),
+        catalogue=Catalogue(ids, [f"T{item}" for item in range(N)], {}),
+        users=users,
+        items=generator.integers(0, N, n),
+        times=times,
+        weights=np.ones(n, np.float32),
+        roles=np.where(times < 20, FIT, TEST).astype(np.int8),
+        queries=pd.DataFrame({"user": [], "item": [], "timestamp": [], "query": []}),
+    )
 
 
 def turned_down(data: Dataset, n: int = 40) -> Dataset:
