@@ -9,6 +9,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before anything imports torch
+os.environ.setdefault("PRELUDE_TEXT_CACHE", "off")  # nothing of a test outlives it, or comes from before it
 
 # fixtures that are whole runs, or a cluster; what stands on one is for `make test` alone
 WHOLE_RUNS = {"small_run", "music_run", "world_run", "cluster"}

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,27 @@ class Plan:
 def measure(
     recommender: Recommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan
 ) -> Columns:
-    """Every figure of one replica on these instances; a name is absent where the figure does not exist."""
+    """Every figure of one replica on these instances; a name is absent where the figure does not exist.
+
+    A recommender that cannot hold them all at once says which it does (`together`); it is asked all about those first, so
+    that it reads a request once.
+    """
+    together = getattr(recommender, "together", None)
+    groups = [] if together is None else together(requests, plan.n)
+    if len(groups) > 1:
+        parts = [_measure(recommender, [requests[at] for at in rows], targets[rows], plan) for rows in groups]
+        order = np.argsort(np.concatenate(groups))
+        columns = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+        if "context_tokens" in columns:
+            assert isinstance(recommender, ProbabilisticRecommender)
+            columns["context_tokens"][:] = recommender.context_tokens(requests)
+        return columns
+    return _measure(recommender, requests, targets, plan)
+
+
+def _measure(
+    recommender: Recommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan
+) -> Columns:
     if not isinstance(recommender, ProbabilisticRecommender):
         return _ranked(recommender, requests, targets, plan)
     columns = _drawn(recommender, requests, targets, plan) | _scored(recommender, requests, targets, plan)
@@ -166,7 +186,7 @@ class Checkpoint:
         return self.folder / f"row{row:02d}-replica{replica:02d}-from{start:07d}.parquet"
 
 
-def digest(*parts: str | np.ndarray) -> str:
+def digest(parts: Iterable[str | np.ndarray]) -> str:
     """Hex sha256 over the parts, each with its length so that no two lists of parts run together."""
     whole = hashlib.sha256()
     for part in parts:

@@ -22,6 +22,7 @@ from llm.methods.stage2 import batch_rows, lm_loss
 from llm.prompts.reading import Personalizer, Reading
 from recsys.config import StageConfig
 from recsys.recommender import Request
+from recsys.requests import some_of
 from recsys.training import loop
 
 
@@ -126,7 +127,7 @@ def absorb(
     def step(index: int) -> Tensor:
         rows = batch_rows(len(requests), config.batch, index, config.seed)
         states.step = index
-        return lm_loss(online, [requests[row] for row in rows], targets[rows])
+        return lm_loss(online, some_of(requests, rows), targets[rows])
 
     started = time.monotonic()
     trained.train(full)

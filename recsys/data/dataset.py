@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from recsys.data.catalogue import Catalogue
 from recsys.data.splits import FIT, PERSONALIZE, WARM, begins_moment, had_before, is_sorted
 from recsys.recommender import Request
+from recsys.requests import Requests, made
 from recsys.run import Run
 
 AGAINST = "against.parquet"  # where the data has events that are against an item
@@ -332,18 +332,15 @@ class Dataset:
 
     def request(self, event: int, exclude_seen: bool) -> Request:
         """The request whose answer event `event` is. It can exclude seen items, but never the answer."""
-        user = int(self.users[event])
-        past = slice(self.offsets[user], self.history_end[event])
-        history, time = self.items[past], int(self.times[event])
-        exclude = self.not_again(user, time, history, exclude_seen)
-        return Request(
-            request_id=f"e{event}",
-            user=user,
-            time=time,
-            history=history,
-            history_times=self.times[past],
-            exclude=exclude[exclude != self.items[event]],
-        )
+        return self.block(np.array([event]), exclude_seen)[0]
 
-    def requests(self, events: Iterable[int], exclude_seen: bool) -> list[Request]:
-        return [self.request(int(event), exclude_seen) for event in events]
+    def requests(self, events: np.ndarray, exclude_seen: bool) -> Requests:
+        """The requests of `events`, made in blocks as they are looked at."""
+        return Requests(events, lambda some: self.block(some, exclude_seen))
+
+    def block(self, events: np.ndarray, exclude_seen: bool) -> list[Request]:
+        """The requests of `events`, made together; see `request`."""
+        users, against = self.users[events], self.against if self.exclude_against else None
+        histories = self.offsets[users], self.history_end[events]
+        turned_down = None if against is None else (against.users, against.items, against.times)
+        return made(events, users, histories, self.items, self.times, self.n_items, exclude_seen, turned_down)

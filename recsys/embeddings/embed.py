@@ -165,7 +165,8 @@ class _Work:
         arrays["collaborative"] = items = _unit(items)
         arrays["has_collaborative"] = np.abs(items).sum(1) > 0
         if self.config.text_encoder is not None:
-            arrays["text"] = encode_texts(self.dataset.catalogue.texts(), self.config.text_encoder)
+            texts, how = self.dataset.catalogue.texts(), self.config.text_batches
+            arrays["text"] = encode_texts(texts, self.config.text_encoder, batches=how, keep=True)
         save_file(arrays, self.folder / "item_vectors.safetensors")
         self.report["items_without_vector"] = int((~arrays["has_collaborative"]).sum())
         return items
@@ -342,7 +343,7 @@ class _Work:
         if len(events) > at_most:
             chosen = rng(self.config.seed, "check", role).choice(len(events), at_most, replace=False)
             events = events[np.sort(chosen)]
-        return self.dataset.requests(events, self.dataset.exclude_seen), self.dataset.items[events]
+        return self.dataset.block(events, self.dataset.exclude_seen), self.dataset.items[events]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -14,6 +14,9 @@ from torch import nn
 
 from recsys.data.splits import is_sorted
 from recsys.recommender import Request
+from recsys.requests import blocks
+
+CHUNK = 4096  # histories that are summed at once
 
 
 class UserVectors(Protocol):
@@ -52,10 +55,13 @@ class HistoryVectors:
         self.half_life, self.space, self.dim = half_life, space, messages.shape[1]
 
     def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
-        return self.of_histories([request.history for request in requests])
+        parts = [self.of_histories([request.history for request in some]) for some in blocks(requests, CHUNK)]
+        none = np.zeros((0, self.dim), np.float32), np.zeros(0, bool)
+        vectors, known = zip(none, *parts, strict=True)
+        return np.concatenate(vectors), np.concatenate(known)
 
     def of_histories(
-        self, histories: Sequence[np.ndarray], chunk: int = 4096
+        self, histories: Sequence[np.ndarray], chunk: int = CHUNK
     ) -> tuple[np.ndarray, np.ndarray]:
         """Item histories, oldest first -> vectors [R, d] and known [R]."""
         parts, known = [np.zeros((0, self.dim), np.float32)], [np.zeros(0, bool)]

@@ -23,7 +23,7 @@ ORDER = {
     "recsys": (
         {"seeds", "config", "recommender", "terminal"},
         {"artifacts", "door"},
-        {"training", "run"},
+        {"training", "run", "requests"},
         {"data"},
         {"embeddings", "text_tasks"},
         {"engagement"},
