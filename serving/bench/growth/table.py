@@ -11,7 +11,8 @@ from serving.bench.growth.stages import STAGES, START
 
 BEYOND = (10, 100)  # times the largest size
 Figure = Literal["seconds", "cpu_s", "peak_bytes"]
-UNIT = {"seconds": 1.0, "cpu_s": 1.0, "peak_bytes": 2.0**30}
+UNIT: dict[Figure, float] = {"seconds": 1.0, "cpu_s": 1.0, "peak_bytes": 2.0**30}
+SHOWN: dict[Figure, str] = {"cpu_s": "CPU seconds of a stage", "peak_bytes": "GiB of a stage at its peak"}
 SUPERLINEAR = 1.15  # an exponent above this is said
 HARDLY = 0.1  # of the base: a difference below it is the noise of the imports
 
@@ -57,7 +58,7 @@ def markdown(measured: Sequence[Measured]) -> str:
     sizes = events_of(measured)
     ahead = [sizes[-1] * times for times in BEYOND]
     head = ["stage"]
-    for what in ("CPU s", "peak GiB"):
+    for what in ("CPU s", "peak GiB"):  # as in SHOWN
         head += [f"{what}, {n:.0e}".replace("e+0", "e") for n in sizes]
         head += ["exponent", *(f"→ {n:.0e}".replace("e+0", "e") for n in ahead)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -65,11 +66,7 @@ def markdown(measured: Sequence[Measured]) -> str:
         rows = of_stage(measured, stage)
         if any(one.stage == stage for one in measured):
             bases = {figure: 0.0 if stage == START else base_of(measured, figure) for figure in UNIT}
-            cells = [
-                cell
-                for figure in ("cpu_s", "peak_bytes")
-                for cell in _cells(rows, sizes, figure, bases[figure])  # type: ignore[arg-type]
-            ]
+            cells = [cell for figure in SHOWN for cell in _cells(rows, sizes, figure, bases[figure])]
             lines.append(f"| {stage} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *_remarks(measured), ""])
 
@@ -96,10 +93,10 @@ def _remarks(measured: Sequence[Measured]) -> Iterator[str]:
             yield f"- {one.stage} at {one.size.events:g} events: {one.failed}"
     for stage in STAGES:
         rows = of_stage(measured, stage)
-        for figure, name in (("cpu_s", "CPU seconds"), ("peak_bytes", "memory")):
-            power = exponent(rows, figure, base_of(measured, figure))  # type: ignore[arg-type]
+        for figure, name in SHOWN.items():
+            power = exponent(rows, figure, base_of(measured, figure))
             if stage != START and power is not None and power > SUPERLINEAR:
-                yield f"- {stage}: {name} grow faster than the events, by their power {power:.2f}"
+                yield f"- {stage}: {name.partition(' of')[0]} grow faster than the events, by their power {power:.2f}"
 
 
 def picture(measured: Sequence[Measured]) -> bytes:
@@ -109,12 +106,8 @@ def picture(measured: Sequence[Measured]) -> bytes:
     from evaluation.report.style import COLOURS, png, style
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    for axis, (what, title) in zip(
-        axes,
-        (("cpu_s", "CPU seconds of a stage"), ("peak_bytes", "peak memory of a stage, GiB")),
-        strict=True,
-    ):
-        style(axis, title)
+    for axis, what in zip(axes, SHOWN, strict=True):
+        style(axis, SHOWN[what])
         for place, stage in enumerate(STAGES[1:]):
             rows = of_stage(measured, stage)
             if not rows:
@@ -125,7 +118,7 @@ def picture(measured: Sequence[Measured]) -> bytes:
             axis.plot(*zip(*points, strict=True), f"{marker}-", color=colour, label=stage, markersize=4)
             ahead = [points[-1]]
             for times in BEYOND:
-                found = beyond(rows, what, times, base_of(measured, what))  # type: ignore[arg-type]
+                found = beyond(rows, what, times, base_of(measured, what))
                 if found is not None:
                     ahead.append((rows[-1].size.events * times, found / UNIT[what]))
             axis.plot(*zip(*ahead, strict=True), "--", color=colour, linewidth=1)
