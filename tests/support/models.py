@@ -14,7 +14,11 @@ from recsys.seeds import torch_generator
 from semantic_ids.trie import Trie
 from tests.support.catalogues import SIZES, unique_codes
 
-FORMS = ("codes, tokens", "vector, depth", "codes, depth")  # how an item is read, and how its codes are written
+FORMS = (
+    "codes, tokens",
+    "vector, depth",
+    "codes, depth",
+)  # how an item is read, and how its codes are written
 
 
 @cache
@@ -31,7 +35,9 @@ def tiny_model(form: str = FORMS[0]) -> SidModel:
     if form.endswith("depth"):
         head = DepthHead(rows, width=16, layers=2)
         head.start(seed=3)
-        for number, branch in enumerate(head.branches):  # blocks start as nothing: here they are to say something
+        for number, branch in enumerate(
+            head.branches
+        ):  # blocks start as nothing: here they are to say something
             branch.weight.data.copy_(0.5 * _drawn(torch_generator(3, "tiny head", number), 64, 16))
     model = SidModel(backbone, rows, Trie(codes, SIZES), reader, head)
     return model.eval().requires_grad_(False)
