@@ -87,7 +87,7 @@ def _work_of(name: str, config: RunConfig, run: Run, engine: Engine | None) -> C
 
 def stages_of(config: RunConfig, until: str | None = None) -> tuple[str, ...]:
     """The stages that a run of this configuration has, in order, up to `until` (None: the last)."""
-    stages = STAGES if config.combine is None and not config.first_look else COMBINED_STAGES
+    stages: tuple[str, ...] = STAGES if config.combine is None and not config.first_look else COMBINED_STAGES
     stages = stages if config.engagement is None else stages + PLAYLIST_STAGES
     return stages[: stages.index(until) + 1] if until else stages
 
