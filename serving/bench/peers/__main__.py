@@ -24,13 +24,24 @@ from serving.bench.suite import machine
 
 
 def main(
-    data: Annotated[list[str] | None, typer.Option(help=f"{ML}, {BEAUTY}, or a prepared run's folder. Repeatable.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help=f"{ML}, {BEAUTY}, or a prepared run's folder. Repeatable.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Splits, environments, lists and tables.")] = Path("runs/peers"),
-    peer: Annotated[list[str] | None, typer.Option(help=f"Repeatable; default all: {', '.join(PEERS)}.")] = None,
-    run: Annotated[Path | None, typer.Option(help="A finished run of the same split: its generator and product too.")] = None,
-    seconds: Annotated[float, typer.Option(help="CPU seconds of training a peer; it ends with the epoch in which they are spent.")] = 1200,
+    peer: Annotated[
+        list[str] | None, typer.Option(help=f"Repeatable; default all: {', '.join(PEERS)}.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A finished run of the same split: its generator and product too.")
+    ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(help="CPU seconds of training a peer; it ends with the epoch in which they are spent."),
+    ] = 1200,
     threads: Annotated[int, typer.Option(help="Of every peer.")] = os.cpu_count() or 1,
-    reach: Annotated[float, typer.Option(help="R@10 on validation, the seconds to which are a column.")] = 0.09,
+    reach: Annotated[
+        float, typer.Option(help="R@10 on validation, the seconds to which are a column.")
+    ] = 0.09,
     validation: Annotated[int, typer.Option(help="Validation requests at most; 0: all.")] = 5000,
 ) -> None:
     """Train peers and Prelude on the same events, ask the same test, and print one table a data set."""

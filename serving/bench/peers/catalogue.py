@@ -17,7 +17,7 @@ class Peer:
 
     key: str
     name: str
-    script: str  # module of serving.bench.peers
+    script: str  # the module that is run: one of this folder by its name, another by its whole name
     settings: Mapping[str, Mapping[str, Any]]
     source: str  # where the settings are from
     requirements: str | None = None  # its environment's file beside this one; None: Prelude's own environment
@@ -30,6 +30,10 @@ class Peer:
         if own is None:
             raise ValueError(f"not run on {data}: {self.source}")
         return {**self.common, **own}
+
+    @property
+    def module(self) -> str:
+        return self.script if "." in self.script else f"serving.bench.peers.{self.script}"
 
     @property
     def pins(self) -> Path | None:

@@ -131,7 +131,9 @@ class Clock:
             self.cpu += time.process_time() - cpu
 
 
-Recommend = Callable[[Requests, bool], np.ndarray]  # requests, are seen items set aside -> items [R, K], −1: none
+Recommend = Callable[
+    [Requests, bool], np.ndarray
+]  # requests, are seen items set aside -> items [R, K], −1: none
 
 
 @dataclass
@@ -150,7 +152,9 @@ class Task:
         split, out, settings = sys.argv[1:4]
         return cls(Split.read(Path(split)), Path(out), json.loads(settings))
 
-    def validate(self, epochs: float, recall: float | None = None, recommend: Recommend | None = None) -> bool:
+    def validate(
+        self, epochs: float, recall: float | None = None, recommend: Recommend | None = None
+    ) -> bool:
         """Add R@10 on validation, seen items set aside, to the curve; is it the best so far?
 
         The clock stands meanwhile: call it outside `clock.running()`.
@@ -184,7 +188,11 @@ class Task:
             aside = recommend(self.split.test, True)
         free = recommend(self.split.test, False)
         self.out.mkdir(parents=True, exist_ok=True)
-        rows = {"user": self.split.test.users, "set_aside": list(as_lists(aside)), "all": list(as_lists(free))}
+        rows = {
+            "user": self.split.test.users,
+            "set_aside": list(as_lists(aside)),
+            "all": list(as_lists(free)),
+        }
         whole(self.out / LISTS, lambda path: pq.write_table(pa.table(rows), path))
         report = {
             "curve": self.curve,

@@ -13,7 +13,6 @@ from cornac.models.tiger import GRID_CONFIG, recom_tiger
 
 from serving.bench.peers.contract import K, Requests, Task, say
 
-
 REPORT_EVERY = 2560  # samples between two lines on the way
 
 
@@ -22,13 +21,21 @@ class Peer:
         own, split = task.settings, task.split
         self.task, self.n_items = task, split.n_items
         # one session a user, in order; items without a training event are not known to it
-        events = zip(split.users.tolist(), split.users.tolist(), split.items.tolist(), split.places.tolist(), strict=True)
+        events = zip(
+            split.users.tolist(),
+            split.users.tolist(),
+            split.items.tolist(),
+            split.places.tolist(),
+            strict=True,
+        )
         self.train = SequentialDataset.build(list(events), fmt="USIT", seed=own["seed"])
         known = np.array(list(self.train.iid_map), np.int64)  # its number -> ours
         self.tokens, self.number = known, np.full(split.n_items, -1)
         self.number[known] = np.arange(len(known))
         self.train.add_modalities(item_feature=FeatureModality(features=split.vectors()[known]))
-        self.samples = len(split.users) - len(np.unique(split.users))  # an epoch's: every event but a user's first
+        self.samples = len(split.users) - len(
+            np.unique(split.users)
+        )  # an epoch's: every event but a user's first
         self.model = TIGER(
             **{**GRID_CONFIG, "n_beams": own["n_beams"], "model_selection": "last", "n_epochs": own["epochs"],
                "device": "cpu", "seed": own["seed"]}

@@ -18,9 +18,9 @@ from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.splits import TEST, VALIDATION, SplitConfig
 from recsys.run import Run
-from serving.bench.peers.catalogue import BEAUTY, HERE, ML, Peer
+from serving.bench.peers.catalogue import BEAUTY, ML, Peer
 from serving.bench.peers.contract import REPORT, whole
-from serving.bench.peers.environments import PeerError, python_of, run_script
+from serving.bench.peers.environments import ROOT, PeerError, python_of, run_script
 from serving.bench.peers.judge import Question, judge
 from serving.bench.peers.split import write_split, write_vectors
 
@@ -48,7 +48,9 @@ def prepared(data: str, folder: Path, beauty: Path | None) -> Run:
         config = PrepareConfig(split=split)
     elif data == BEAUTY:
         if beauty is None:
-            raise ValueError("beauty needs its files: set PRELUDE_DATA to the folder that has amazon2014/Beauty")
+            raise ValueError(
+                "beauty needs its files: set PRELUDE_DATA to the folder that has amazon2014/Beauty"
+            )
         config = PrepareConfig(source="amazon", path=beauty, split=split)
     else:
         return Run.open(data)
@@ -84,7 +86,7 @@ def run_peers(
 def _asked(peer: Peer, data: str, split: str, settings: Settings) -> dict[str, Any]:
     """All that a peer's figures depend on: its settings, the split, its script and its pins."""
     shared = {"seconds": settings.seconds, "patience": settings.patience, "threads": settings.threads}
-    files = [HERE / "contract.py", HERE / f"{peer.script}.py", *([peer.pins] if peer.pins else [])]
+    files = [ROOT / f"{peer.module.replace('.', '/')}.py", *([peer.pins] if peer.pins else [])]
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     return {"settings": {**shared, "seed": settings.seed, **peer.of(data)}, "split": split, "files": hashes}
 
@@ -96,9 +98,13 @@ def _check_split(peer: Peer, run: Run) -> None:
         return
     here, there = Dataset.load(run), Dataset.load(Run.open(given))
     held_out = [np.where(np.isin(one.roles, (VALIDATION, TEST)), one.roles, 0) for one in (here, there)]
-    columns = [(one.users, one.items, one.times, roles) for one, roles in zip((here, there), held_out, strict=True)]
+    columns = [
+        (one.users, one.items, one.times, roles) for one, roles in zip((here, there), held_out, strict=True)
+    ]
     if not all(np.array_equal(a, b) for a, b in zip(*columns, strict=True)):
-        raise ValueError(f"{given} has other events or holds out others; prepare both alike, or give its folder as --data")
+        raise ValueError(
+            f"{given} has other events or holds out others; prepare both alike, or give its folder as --data"
+        )
 
 
 def _is_finished(folder: Path, asked: dict[str, Any]) -> bool:
@@ -115,7 +121,7 @@ def _run(
     python = python_of(peer.pins, venvs.absolute(), show)
     arguments = [str(split.absolute()), str(folder.absolute()), json.dumps(asked["settings"])]
     run_script(
-        python, f"serving.bench.peers.{peer.script}", arguments, folder.absolute() / "log.txt", settings.threads, show
+        python, peer.module, arguments, folder.absolute() / "log.txt", settings.threads, show
     )  # fmt: skip
     if not (folder / REPORT).exists():
         raise PeerError(f"{peer.name} ended without a report (see {folder / 'log.txt'})")

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from serving.bench.peers.contract import SAID
 
-ROOT = Path(__file__).resolve().parents[3]  # of the checkout: scripts import serving.bench.peers.contract from it
+ROOT = (
+    Path(__file__).resolve().parents[3]
+)  # of the checkout: scripts import serving.bench.peers.contract from it
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -46,7 +48,12 @@ def run_script(
     python: Path, module: str, arguments: list[str], log: Path, threads: int, show: Callable[[str], None]
 ) -> None:
     """Run a peer's script to its end, all that it prints into `log`, its own lines shown. Raises `PeerError`."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **dict.fromkeys(THREADS, str(threads))}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        **dict.fromkeys(THREADS, str(threads)),
+    }
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [str(python), "-m", module, *arguments]
     with log.open("w") as file, subprocess.Popen(
@@ -63,7 +70,9 @@ def run_script(
             process.kill()
             raise
     if process.returncode:
-        raise PeerError(f"{module} ended with {process.returncode}: {_last_word(log.read_text())} (see {log})")
+        raise PeerError(
+            f"{module} ended with {process.returncode}: {_last_word(log.read_text())} (see {log})"
+        )
 
 
 def _last_word(text: str) -> str:

@@ -21,7 +21,9 @@ def methods_of(run: Path) -> dict[str, str]:
     """
     opened = Run.open(run)
     if opened.record("adapt") is None:
-        raise RunError(f"{run} has no finished stage adapt, so it has no generator; finish it, or leave --run out")
+        raise RunError(
+            f"{run} has no finished stage adapt, so it has no generator; finish it, or leave --run out"
+        )
     methods = Methods(opened, config_of(opened))
     keys = [key for key in ("sasrec", "no_context", "e2p") if key in methods.available()]
     keys += list(methods.product_names)[:1]

@@ -68,7 +68,10 @@ def sasrec(task: Task) -> Recommender:
     requests = prelude_requests(split.validation, True)
     held_out = WatchedRanking(requests, split.validation_targets, config.max_items)
     windows = windows_of_epoch(split.users, split.items, split.places, config.max_items, 0, 0)
-    held_out.watch, held_out.every = Watch(task, -(-len(windows.lengths) // config.batch)), config.validate_every
+    held_out.watch, held_out.every = (
+        Watch(task, -(-len(windows.lengths) // config.batch)),
+        config.validate_every,
+    )
     model, _ = train_sasrec(
         split.users, split.items, split.places, split.n_items, config, task.settings["seed"],
         task.out / "checkpoint", held_out,
@@ -120,7 +123,9 @@ def item_knn(task: Task) -> Recommender:
 
     with task.clock.running():  # counting, and choosing two numbers on validation
         chosen = choose_item_knn(config, split.users, split.items, _counts(task), hit_rate)
-        similar = similarities(split.users, split.items, split.n_items, chosen["shrink_users"], config.neighbours)
+        similar = similarities(
+            split.users, split.items, split.n_items, chosen["shrink_users"], config.neighbours
+        )
     best = max(row["hit_rate"] for row in chosen.pop("validation_hit_rates"))
     task.said["chosen"] = chosen
     task.validate(1, best)
@@ -136,7 +141,13 @@ def prelude_requests(requests: Requests, set_aside: bool) -> list[Request]:
     """The same requests as Prelude asks them; what is set aside is excluded."""
     histories = [requests.history(row) for row in range(len(requests))]
     return [
-        Request(f"r{row}", int(requests.users[row]), 0, history, exclude=np.unique(history) if set_aside else history[:0])
+        Request(
+            f"r{row}",
+            int(requests.users[row]),
+            0,
+            history,
+            exclude=np.unique(history) if set_aside else history[:0],
+        )
         for row, history in enumerate(histories)
     ]
 

@@ -41,7 +41,10 @@ class Peer:
         users = _numbers(dataset.field2id_token["user_id"])
         # ours -> RecBole's; 0: never trained on
         self.user, self.number = np.zeros(split.n_users, np.int64), np.zeros(split.n_items, np.int64)
-        self.user[users[1:]], self.number[self.tokens[1:]] = np.arange(1, len(users)), np.arange(1, len(self.tokens))
+        self.user[users[1:]], self.number[self.tokens[1:]] = (
+            np.arange(1, len(users)),
+            np.arange(1, len(self.tokens)),
+        )
 
     @torch.no_grad()
     def recommend(self, requests: Requests, set_aside: bool) -> np.ndarray:
@@ -65,12 +68,15 @@ class Peer:
         offsets = np.concatenate([[0], np.cumsum(kept)])
         items, lengths = Requests(requests.users, requests.items[known], offsets).padded(length)
         numbers = np.where(items >= 0, self.number[items], 0)
-        sequence = {"item_id_list": torch.from_numpy(numbers), "item_length": torch.from_numpy(lengths.clip(1))}
+        sequence = {
+            "item_id_list": torch.from_numpy(numbers),
+            "item_length": torch.from_numpy(lengths.clip(1)),
+        }
         return Interaction(sequence)
 
 
 def _config(own: dict[str, Any], work: Path) -> dict[str, Any]:
-    sequential = {"MAX_ITEM_LIST_LENGTH": own["max_items"], "train_neg_sample_args": None}
+    sequential = {"MAX_ITEM_LIST_LENGTH": own.get("max_items"), "train_neg_sample_args": None}
     return {
         "data_path": str(work), "checkpoint_dir": str(work / "saved"), "use_gpu": False, "show_progress": False,
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "seed": own["seed"],
@@ -89,7 +95,9 @@ def write_atomic_files(split: Split, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{NAME}.inter").open("w") as file:
         file.write("user_id:token\titem_id:token\ttimestamp:float\n")
-        file.writelines(f"{u}\t{i}\t{t}\n" for u, i, t in zip(split.users, split.items, split.places, strict=True))
+        file.writelines(
+            f"{u}\t{i}\t{t}\n" for u, i, t in zip(split.users, split.items, split.places, strict=True)
+        )
 
 
 def _epochs(task: Task, peer: Peer) -> Iterator[int]:

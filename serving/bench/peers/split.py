@@ -31,9 +31,13 @@ def write_split(run: Run, folder: Path, validation: int, seed: int) -> str:
     """
     data = Dataset.load(run)
     if not data.exclude_seen:
-        raise ValueError(f"{run.path} may recommend what a user has had (prepare.exclude_seen: false); peers may not")
+        raise ValueError(
+            f"{run.path} may recommend what a user has had (prepare.exclude_seen: false); peers may not"
+        )
     if data.against is not None:
-        raise ValueError(f"{run.path} has events that are against items, which peers cannot read; leave them out")
+        raise ValueError(
+            f"{run.path} has events that are against items, which peers cannot read; leave them out"
+        )
     learned = np.isin(data.roles, (FIT, PERSONALIZE))
     held_out, test = data.instances(VALIDATION), data.instances(TEST)
     if not len(held_out) or not len(test):
@@ -61,7 +65,9 @@ def write_split(run: Run, folder: Path, validation: int, seed: int) -> str:
         "test_requests": len(test),
     }
     files = [*(split / name for name in sorted(tables)), folder / TARGETS]
-    name = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
+    name = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[
+        :16
+    ]
     whole(split / "split.json", lambda path: path.write_text(json.dumps(facts | {"name": name}, indent=1)))
     return name
 
@@ -78,4 +84,6 @@ def write_vectors(run: Run, folder: Path) -> None:
 
 def _asked(requests: list[Request]) -> pa.Table:
     histories = pa.array([request.history for request in requests], pa.list_(pa.int64()))
-    return pa.table({"user": pa.array([request.user for request in requests], pa.int64()), "history": histories})
+    return pa.table(
+        {"user": pa.array([request.user for request in requests], pa.int64()), "history": histories}
+    )

@@ -34,7 +34,9 @@ def cells(row: dict[str, Any], reach: float) -> list[str]:
     figures = [_figure(row[column], name) for column in ("set_aside", "all") for name in ("recall", "ndcg")]
     return [
         row["name"],
-        f"{row['cpu_seconds'] / epochs:.3g} ({row['seconds'] / epochs:.3g})" if epochs and row["seconds"] else "–",
+        f"{row['cpu_seconds'] / epochs:.3g} ({row['seconds'] / epochs:.3g})"
+        if epochs and row["seconds"]
+        else "–",
         f"{epochs:.3g}" if epochs else "–",
         f"{reached['cpu_seconds']:.3g}" if reached else "–",
         *figures,
@@ -50,7 +52,10 @@ def remark(row: dict[str, Any]) -> str:
     said = [row["source"]]
     if row["curve"]:
         best = max(row["curve"], key=lambda one: one["recall"])
-        ends = {"time": "stopped by the time given to it", "patience": "stopped for want of a better validation"}
+        ends = {
+            "time": "stopped by the time given to it",
+            "patience": "stopped for want of a better validation",
+        }
         said.append(
             f"best validation R@10 {best['recall']:.4f} after {best['epochs']:.3g} epochs, "
             f"{best['cpu_seconds']:.4g} CPU s ({best['seconds']:.4g} s)"
