@@ -93,7 +93,7 @@ def test_peers_get_what_is_before_validation_and_histories_before_the_target(ask
 
 
 def test_a_test_target_is_in_no_file_that_peers_read(asked):
-    folder, run = asked
+    folder, _ = asked
     assert pq.read_schema(folder / "split" / "test.parquet").names == ["user", "history"]
     assert not (folder / "split" / TARGETS).exists()
     question, split = Question.read(folder), Split.read(folder / "split")

@@ -114,21 +114,31 @@ class Split:
         )
 
 
-@dataclass
 class Clock:
     """Seconds on the wall and of this process's CPU, while it runs."""
 
-    wall: float = 0.0
-    cpu: float = 0.0
+    def __init__(self) -> None:
+        self.wall = self.cpu = 0.0
+        self._since: tuple[float, float] | None = None
+
+    def start(self) -> None:
+        """Go on; nothing if it runs."""
+        self._since = self._since or (time.perf_counter(), time.process_time())
+
+    def stop(self) -> None:
+        """Stand; nothing if it stands."""
+        if self._since is not None:
+            self.wall += time.perf_counter() - self._since[0]
+            self.cpu += time.process_time() - self._since[1]
+            self._since = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), time.process_time()
+        self.start()
         try:
             yield
         finally:
-            self.wall += time.perf_counter() - wall
-            self.cpu += time.process_time() - cpu
+            self.stop()
 
 
 Recommend = Callable[
@@ -157,7 +167,7 @@ class Task:
     ) -> bool:
         """Add R@10 on validation, seen items set aside, to the curve; is it the best so far?
 
-        The clock stands meanwhile: call it outside `clock.running()`.
+        The clock must stand meanwhile.
         """
         if recommend is not None:
             recall = recall_of(recommend(self.split.validation, True), self.split.validation_targets)

@@ -24,71 +24,88 @@ PACKAGES = ["torch", "numpy"]
 HALF_LIVES = (None, 50, 20, 10, 5, 2, 1)  # items; what validation chooses among, as in stage `embed`
 
 
+class SpentError(Exception):
+    """The time given to a training is spent."""
+
+
 class Watch:
-    """The clock runs but where Prelude validates; what that finds is the curve's."""
+    """The clock runs but where Prelude validates; what that finds is the curve's, and ends a training whose time is spent."""
 
-    def __init__(self, task: Task, steps_of_epoch: int):
-        self.task, self.steps, self.asked = task, steps_of_epoch, 0
-        self._running: Any = None
-        self.go()
+    def __init__(self, task: Task, every: int, steps_of_epoch: int):
+        self.task, self.every, self.steps, self.done = task, every, steps_of_epoch, 0
+        self.model: torch.nn.Module | None = None
+        self.best: dict[str, torch.Tensor] = {}
+        task.clock.start()
 
-    def go(self) -> None:
-        self._running = self.task.clock.running()
-        self._running.__enter__()
+    def measure(self, model: torch.nn.Module, measured: Callable[[], tuple[float, Any]]) -> Any:
+        """`measured()` gives R@10 and what the training asked for; it is asked after every `every` steps.
 
-    def halt(self) -> None:
-        self._running.__exit__(None, None, None)
-
-    def measure(self, every: int, measured: Callable[[], tuple[float, Any]]) -> Any:
-        """`measured()` gives R@10 and what the training asked for; it stands for `every` steps more."""
-        self.halt()
-        self.asked += every
+        Raises `SpentError` once the time is spent.
+        """
+        self.task.clock.stop()
+        self.done += self.every
         recall, value = measured()
-        self.task.validate(self.asked / self.steps, recall)
-        self.go()
+        if self.task.validate(self.done / self.steps, recall):
+            self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self.model = model
+        if self.task.stop == "time":
+            raise SpentError
+        self.task.clock.start()
         return value
+
+    def trained(self, train: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+        """The model that `train` returns, or, where its time was spent on the way, its best state so far."""
+        try:
+            return train()
+        except SpentError:
+            assert self.model is not None
+            self.model.load_state_dict(self.best)
+            return self.model.eval().requires_grad_(False)
 
 
 class WatchedRanking(Ranking):
     """Validation ranks of SASRec's training, seen on their way."""
 
     watch: Watch
-    every: int
 
     def ranks(self, model: SasRec) -> np.ndarray:
         def measured() -> tuple[float, np.ndarray]:
             ranks = super(WatchedRanking, self).ranks(model)
             return float((ranks <= K).mean()), ranks
 
-        return self.watch.measure(self.every, measured)
+        return self.watch.measure(model, measured)
 
 
 def sasrec(task: Task) -> Recommender:
     split, config = task.split, SasRecConfig(**task.settings["sasrec"], device="cpu")
-    requests = prelude_requests(split.validation, True)
-    held_out = WatchedRanking(requests, split.validation_targets, config.max_items)
-    windows = windows_of_epoch(split.users, split.items, split.places, config.max_items, 0, 0)
-    held_out.watch, held_out.every = (
-        Watch(task, -(-len(windows.lengths) // config.batch)),
-        config.validate_every,
+    held_out = WatchedRanking(
+        prelude_requests(split.validation, True), split.validation_targets, config.max_items
     )
-    model, _ = train_sasrec(
-        split.users, split.items, split.places, split.n_items, config, task.settings["seed"],
-        task.out / "checkpoint", held_out,
-    )  # fmt: skip
-    held_out.watch.halt()
-    return SasRecRetrieval(SequenceVectors(model, model.item_table(), "", unit_length=False), _counts(task))
+    windows = windows_of_epoch(split.users, split.items, split.places, config.max_items, 0, 0)
+    held_out.watch = Watch(task, config.validate_every, -(-len(windows.lengths) // config.batch))
+
+    def train() -> SasRec:
+        return train_sasrec(
+            split.users, split.items, split.places, split.n_items, config, task.settings["seed"],
+            task.out / "checkpoint", held_out,
+        )[0]  # fmt: skip
+
+    model = held_out.watch.trained(train)
+    task.clock.stop()
+    assert isinstance(model, SasRec)
+    users = SequenceVectors(model, model.item_table(), "", unit_length=False)
+    return SasRecRetrieval(users, _counts(task))
 
 
 def lightgcn(task: Task) -> Recommender:
     split, config = task.split, LightGCNConfig(**task.settings["lightgcn"], device="cpu")
     requests, targets = prelude_requests(split.validation, True), split.validation_targets
     steps = steps_of_epoch(len(split.users), config)
-    watch = Watch(task, steps)
+    watch = Watch(task, config.validate_every_epochs * steps, steps)
 
-    def hit_rate(messages: np.ndarray, items: np.ndarray, half_life: float | None, k: int = K) -> float:
+    def hit_rate(messages: np.ndarray, items: np.ndarray, half_life: float | None) -> float:
         vectors, _ = HistoryVectors(messages, half_life, "").vectors(requests)
-        return float(retrieval_hits(vectors, items, requests, targets, k).mean())
+        return float(retrieval_hits(vectors, items, requests, targets, K).mean())
 
     def tables(model: LightGCN) -> tuple[np.ndarray, np.ndarray]:
         items = torch.nn.functional.normalize(model()[split.n_users :], dim=-1)
@@ -99,15 +116,20 @@ def lightgcn(task: Task) -> Recommender:
             recall = hit_rate(*tables(model), None)
             return recall, recall
 
-        return watch.measure(config.validate_every_epochs * steps, measured)
+        return watch.measure(model, measured)
 
-    model, _ = train_lightgcn(
-        split.users, split.items, split.n_users, split.n_items, config, task.settings["seed"],
-        task.out / "checkpoint", validate,
-    )  # fmt: skip
+    def train() -> LightGCN:
+        return train_lightgcn(
+            split.users, split.items, split.n_users, split.n_items, config, task.settings["seed"],
+            task.out / "checkpoint", validate,
+        )[0]  # fmt: skip
+
+    model = watch.trained(train)
+    assert isinstance(model, LightGCN)
     messages, items = tables(model)
+    task.clock.start()
     half_life = max(HALF_LIVES, key=lambda one: hit_rate(messages, items, one))
-    watch.halt()
+    task.clock.stop()
     task.said["chosen"] = {"half_life_items": half_life}
     return EmbeddingRetrieval(HistoryVectors(messages, half_life, ""), items, _counts(task))
 

@@ -22,20 +22,16 @@ class Watch(Callback):
 
     def __init__(self, task: Task, peer: Peer, every: int):
         self.task, self.peer, self.every, self.best = task, peer, every, dict[str, torch.Tensor]()
-        self._running: Any = None
 
     def __deepcopy__(self, memo: dict) -> Watch:
         return self  # RecTools copies its trainer, and with it this
 
     def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
-        if self._running is None:
-            self._running = self.task.clock.running()
-            self._running.__enter__()
+        self.task.clock.start()
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         epochs = trainer.current_epoch + 1
-        self._running.__exit__(None, None, None)
-        self._running = None
+        self.task.clock.stop()
         if epochs % self.every == 0 or self.task.stop:
             self.peer.model.is_fitted = True  # so that it answers
             if self.task.validate(epochs, recommend=self.peer.recommend):
@@ -87,6 +83,7 @@ def main() -> None:
     torch.manual_seed(task.settings["seed"])
     torch.set_num_threads(task.settings["threads"])
     peer, split = Peer(task), task.split
+    task.clock.start()  # its way from events to sequences is part of its training
     peer.model.fit(_dataset(split.users, split.items, split.places))
     peer.model.torch_model.load_state_dict(peer.watch.best)
     task.finish(peer.recommend, task.stop or "end", ["rectools", "pytorch-lightning", "torch", "numpy"])
