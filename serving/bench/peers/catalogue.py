@@ -53,7 +53,7 @@ _RECTOOLS: dict[str, Any] = {
     "source": "the eSASRec authors' benchmark (Beauty's; elsewhere ML-1M's with a batch of 32)",
 }  # fmt: skip
 _TRAINING = {"n_negatives": 256, "lr": 0.001, "epochs": 200}
-_RECBOLE = {"requirements": "recbole.txt", "script": "recbole_models"}
+_RECBOLE: dict[str, Any] = {"requirements": "recbole.txt", "script": "recbole_models"}
 
 PEERS = {
     one.key: one

@@ -25,7 +25,7 @@ def methods_of(run: Path) -> dict[str, str]:
             f"{run} has no finished stage adapt, so it has no generator; finish it, or leave --run out"
         )
     methods = Methods(opened, config_of(opened))
-    keys = [key for key in ("sasrec", "no_context", "e2p") if key in methods.available()]
+    keys: list[str] = [key for key in ("sasrec", "no_context", "e2p") if key in methods.available()]
     keys += list(methods.product_names)[:1]
     return {key: methods.name(key) for key in keys}
 
