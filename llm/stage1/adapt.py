@@ -135,7 +135,8 @@ def train_on_windows(
         fused=model.device.type == "cuda" or config.head == "depth",
     )
     branches = model.head.branches if isinstance(model.head, DepthHead) else ()
-    dropout = BranchDropout(model.layers, config.dropout, config.seed, branches)
+    quick = config.head == "depth"
+    dropout = BranchDropout(model.layers, config.dropout, config.seed, branches, quick)
     events = validation_events(dataset, config.validation_instances, config.seed)
     requests, targets = dataset.block(events, dataset.exclude_seen), dataset.items[events]
 

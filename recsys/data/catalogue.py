@@ -115,6 +115,7 @@ class ArrowValues(Sequence[Any]):
 
 
 LARGE = 100_000  # items from which on texts stay as Arrow has them; fewer are Python's lists, which are read faster
+MOST_RECURRING = 50_000  # phrases of a column that are looked out for; more are not the values of a category
 AT_ONCE = 65_536  # values made at once where all are read
 
 
@@ -163,7 +164,7 @@ def read_items(
             for name in text_columns
         }
     )
-    texts = {name: [phrases(cell) for cell in table.raw(theirs)] for name, theirs in wanted.items()}
+    texts = {name: _each_once(table.raw(theirs)) for name, theirs in wanted.items()}
     return Catalogue(np.array(item_ids.to_list(), dtype=object), titles, texts)
 
 
@@ -198,6 +199,16 @@ def phrases(cell: Any) -> list[str]:
     else:
         parts = [cell]
     return [text for text in (" ".join(str(part).split()) for part in parts) if text]
+
+
+def _each_once(cells: Sequence[Any]) -> list[list[str]]:
+    """The phrases of each cell; of phrases that recur (a genre of a million items) there is one text in memory."""
+    known: dict[str, str] = {}
+
+    def one(text: str) -> str:
+        return known.setdefault(text, text) if len(known) < MOST_RECURRING else known.get(text, text)
+
+    return [[one(text) for text in phrases(cell)] for cell in cells]
 
 
 def _refuse_repeats(table: Table, item_ids: pd.Series) -> None:

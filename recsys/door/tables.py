@@ -77,11 +77,11 @@ class Table:
             yield 0, self
             return
         for piece in values.pieces():
-            yield (
-                start,
-                Table(self.path, {column: piece}, len(piece), lambda row, at=start: self.place(at + row)),
-            )
+            yield start, Table(self.path, {column: piece}, len(piece), self._place_from(start))
             start += len(piece)
+
+    def _place_from(self, start: int) -> Callable[[int], str]:
+        return lambda row: self.place(start + row)
 
     def in_memory(self) -> Table:
         """The table with every column in memory."""

@@ -229,12 +229,13 @@ def first(mask: pa.Array) -> int:
 def natural_order(names: Iterable[str]) -> list[int]:
     """Places of `names` in their natural order ("i2" before "i10"): what ids are numbered by, so that no row order matters."""
     listed = list(names)
+    keys = [_DIGITS.sub(_by_length, name) for name in listed]
+    order = sorted(range(len(listed)), key=listed.__getitem__)  # "07" and "7" by their names
+    order.sort(key=keys.__getitem__)
+    return order
 
-    def key(place: int) -> tuple[list[str | int], str]:
-        parts: list[str | int] = list(
-            _DIGITS.split(listed[place])
-        )  # texts at even places, numbers at odd ones
-        parts[1::2] = [int(digits) for digits in parts[1::2]]
-        return parts, listed[place]
 
-    return sorted(range(len(listed)), key=key)
+def _by_length(digits: re.Match[str]) -> str:
+    """A number as text that sorts as numbers do, and before every character of an id: how many digits, and these."""
+    number = digits[0].lstrip("0")
+    return f"\x00{len(number):04}{number}"

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from recsys.data.splits import is_sorted
 from recsys.recommender import Request
 from recsys.requests import blocks
 
@@ -89,8 +90,10 @@ class BroughtVectors:
     """
 
     def __init__(self, users: np.ndarray, times: np.ndarray, vectors: np.ndarray, space: str):
-        order = np.lexsort((times, users))
-        self.users, self.times, self.values = users[order], times[order], vectors[order].astype(np.float32)
+        if not is_sorted(users, times):  # as saved they are, and stay on disk
+            order = np.lexsort((times, users))
+            users, times, vectors = users[order], times[order], vectors[order]
+        self.users, self.times, self.values = users, times, vectors.astype(np.float32, copy=False)
         self.dim, self.space = vectors.shape[1], space
 
     def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:

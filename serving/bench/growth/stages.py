@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PRELUDE = ("-m", "serving.cli")
+START = "start"  # the imports of a command, which every other stage begins with
 STAGES = (
+    START,
     "world",
     "prepare",
     "embed",
@@ -44,6 +46,8 @@ def default_size(events: int, requests: int) -> Size:
 def command(stage: str, size: Size, folder: Path, config: Path, method: str) -> list[str]:
     """What runs `stage` in `folder`, which has `world/` and `run/`: a command line for a process of its own."""
     world, run = str(folder / "world"), str(folder / "run")
+    if stage == START:
+        return [sys.executable, "-c", "import serving.pipeline"]
     if stage == "world":
         sizes = ("--users", size.users, "--items", size.items, "--events", size.events)
         more = ("--queries", size.events // 100, "--requests", size.requests, "--out", world)

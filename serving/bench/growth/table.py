@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from serving.bench.growth.measure import Measured
-from serving.bench.growth.stages import STAGES
+from serving.bench.growth.stages import STAGES, START
 
 BEYOND = (10, 100)  # times the largest size
 Figure = Literal["seconds", "cpu_s", "peak_bytes"]
-UNIT = {"seconds": 1.0, "cpu_s": 1.0, "peak_bytes": 2.0**30}
+UNIT: dict[Figure, float] = {"seconds": 1.0, "cpu_s": 1.0, "peak_bytes": 2.0**30}
+SHOWN: dict[Figure, str] = {"cpu_s": "CPU seconds of a stage", "peak_bytes": "GiB of a stage at its peak"}
 SUPERLINEAR = 1.15  # an exponent above this is said
+HARDLY = 0.1  # of the base: a difference below it is the noise of the imports
 
 
 def of_stage(measured: Sequence[Measured], stage: str) -> list[Measured]:
@@ -23,23 +25,28 @@ def of_stage(measured: Sequence[Measured], stage: str) -> list[Measured]:
     )
 
 
-def exponent(rows: Sequence[Measured], figure: Figure) -> float | None:
-    """k of figure ∝ events^k between the two largest sizes; None of fewer.
+def base_of(measured: Sequence[Measured], figure: Figure) -> float:
+    """What a command costs before it does anything: the least of the stage `start`; 0 where that was not measured."""
+    return min((getattr(one, figure) for one in of_stage(measured, START)), default=0.0)
 
-    What a stage costs whatever the size (imports, a fixed number of steps) is in both, so that k is too small rather than too large
-    where it is much of the whole.
+
+def exponent(rows: Sequence[Measured], figure: Figure, base: float = 0.0) -> float | None:
+    """k of (figure − base) ∝ events^k between the two largest sizes; None of fewer, and where the smaller is hardly above the base.
+
+    What a stage costs whatever the size (a fixed number of steps) is in both, so that k is too small where it is much of the whole.
     """
     if len(rows) < 2:
         return None
-    (small, large) = rows[-2:]
-    ratio = getattr(large, figure) / max(getattr(small, figure), 1e-9)
-    return math.log(max(ratio, 1e-9)) / math.log(large.size.events / small.size.events)
+    small, large = (getattr(one, figure) - base for one in rows[-2:])
+    if min(small, large) <= HARDLY * max(base, 1e-9):
+        return None
+    return math.log(large / small) / math.log(rows[-1].size.events / rows[-2].size.events)
 
 
-def beyond(rows: Sequence[Measured], figure: Figure, times: int) -> float | None:
+def beyond(rows: Sequence[Measured], figure: Figure, times: int, base: float = 0.0) -> float | None:
     """The figure at so many times the largest size, by the exponent."""
-    power = exponent(rows, figure)
-    return None if power is None else getattr(rows[-1], figure) * times**power
+    power = exponent(rows, figure, base)
+    return None if power is None else base + (getattr(rows[-1], figure) - base) * times**power
 
 
 def events_of(measured: Sequence[Measured]) -> list[int]:
@@ -51,26 +58,27 @@ def markdown(measured: Sequence[Measured]) -> str:
     sizes = events_of(measured)
     ahead = [sizes[-1] * times for times in BEYOND]
     head = ["stage"]
-    for what in ("CPU s", "peak GiB"):
+    for what in ("CPU s", "peak GiB"):  # as in SHOWN
         head += [f"{what}, {n:.0e}".replace("e+0", "e") for n in sizes]
         head += ["exponent", *(f"→ {n:.0e}".replace("e+0", "e") for n in ahead)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for stage in STAGES:
         rows = of_stage(measured, stage)
         if any(one.stage == stage for one in measured):
-            cells = [*_cells(rows, sizes, "cpu_s"), *_cells(rows, sizes, "peak_bytes")]
+            bases = {figure: 0.0 if stage == START else base_of(measured, figure) for figure in UNIT}
+            cells = [cell for figure in SHOWN for cell in _cells(rows, sizes, figure, bases[figure])]
             lines.append(f"| {stage} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *_remarks(measured), ""])
 
 
-def _cells(rows: Sequence[Measured], sizes: Sequence[int], figure: Figure) -> Iterator[str]:
+def _cells(rows: Sequence[Measured], sizes: Sequence[int], figure: Figure, base: float) -> Iterator[str]:
     by_size = {one.size.events: one for one in rows}
     for size in sizes:
         yield _number(getattr(by_size[size], figure) / UNIT[figure]) if size in by_size else "–"
-    power = exponent(rows, figure)
+    power = exponent(rows, figure, base)
     yield "–" if power is None else f"{power:.2f}"
     for times in BEYOND:
-        found = beyond(rows, figure, times)
+        found = beyond(rows, figure, times, base)
         whole = found is not None and rows[-1].size.events == sizes[-1]
         yield _number(found / UNIT[figure]) if whole and found is not None else "–"
 
@@ -85,10 +93,10 @@ def _remarks(measured: Sequence[Measured]) -> Iterator[str]:
             yield f"- {one.stage} at {one.size.events:g} events: {one.failed}"
     for stage in STAGES:
         rows = of_stage(measured, stage)
-        for figure, name in (("cpu_s", "CPU seconds"), ("peak_bytes", "memory")):
-            power = exponent(rows, figure)  # type: ignore[arg-type]
-            if power is not None and power > SUPERLINEAR:
-                yield f"- {stage}: {name} grow faster than the events, by their power {power:.2f}"
+        for figure, name in SHOWN.items():
+            power = exponent(rows, figure, base_of(measured, figure))
+            if stage != START and power is not None and power > SUPERLINEAR:
+                yield f"- {stage}: {name.partition(' of')[0]} grow faster than the events, by their power {power:.2f}"
 
 
 def picture(measured: Sequence[Measured]) -> bytes:
@@ -98,13 +106,9 @@ def picture(measured: Sequence[Measured]) -> bytes:
     from evaluation.report.style import COLOURS, png, style
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    for axis, (what, title) in zip(
-        axes,
-        (("cpu_s", "CPU seconds of a stage"), ("peak_bytes", "peak memory of a stage, GiB")),
-        strict=True,
-    ):
-        style(axis, title)
-        for place, stage in enumerate(STAGES):
+    for axis, what in zip(axes, SHOWN, strict=True):
+        style(axis, SHOWN[what])
+        for place, stage in enumerate(STAGES[1:]):
             rows = of_stage(measured, stage)
             if not rows:
                 continue
@@ -114,7 +118,7 @@ def picture(measured: Sequence[Measured]) -> bytes:
             axis.plot(*zip(*points, strict=True), f"{marker}-", color=colour, label=stage, markersize=4)
             ahead = [points[-1]]
             for times in BEYOND:
-                found = beyond(rows, what, times)  # type: ignore[arg-type]
+                found = beyond(rows, what, times, base_of(measured, what))
                 if found is not None:
                     ahead.append((rows[-1].size.events * times, found / UNIT[what]))
             axis.plot(*zip(*ahead, strict=True), "--", color=colour, linewidth=1)

@@ -105,7 +105,7 @@ class World:
     # -- who and what ----------------------------------------------------------------------------------------------
 
     def _uniform(self, purpose: str, places: np.ndarray) -> np.ndarray:
-        return uniforms_at(np.uint64(derive(self.settings.seed, "worlds", purpose)), places)
+        return uniforms_at(np.array(derive(self.settings.seed, "worlds", purpose), np.uint64), places)
 
     @cached_property
     def _item_at(self) -> np.ndarray:
@@ -172,7 +172,7 @@ class World:
 
     def next_item(self, user: int, time: int, last: int | None) -> np.ndarray:
         """p(i | u, t, last) of all items [I]; `last` is None where nothing came before."""
-        s, t = self.settings, float(self.share_of_time(np.int64(time)))
+        s, t = self.settings, float(self.share_of_time(np.array(time)))
         clusters = s.noise * self.sizes / s.items  # [C]
         first, second = self.tastes[user]
         clusters[first] += (1 - s.noise) * (1 - s.drift * t)

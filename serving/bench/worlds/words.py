@@ -49,7 +49,7 @@ def name(cluster: int) -> str:
 def item_rows(world: World, start: int, stop: int, text: bool) -> Iterator[dict[str, str]]:
     """Rows of the items file: item_id, title, genres (`kind|name`), and with `text` a description."""
     items = np.arange(start, stop)
-    draws = uniforms_at(np.uint64(derive(world.settings.seed, "worlds", "title")), items)
+    draws = uniforms_at(np.array(derive(world.settings.seed, "worlds", "title"), np.uint64), items)
     for item, cluster, draw in zip(
         items.tolist(), world.clusters_of(items).tolist(), draws.tolist(), strict=True
     ):

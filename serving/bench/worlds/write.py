@@ -84,7 +84,7 @@ def named(letter: str, numbers: np.ndarray) -> pa.Array:
 
 def _write_events(world: World, folder: Path, queries: int, part: int, block: int, bar: tqdm) -> None:
     last, settings = world.nothing_yet(), world.settings
-    asked = np.uint64(derive(settings.seed, "worlds", "query"))
+    asked = np.array(derive(settings.seed, "worlds", "query"), np.uint64)
     names = pa.array([name(cluster).lower() for cluster in range(settings.clusters)], pa.string())
     for number, start in enumerate(range(0, settings.events, part)):
         stop = min(start + part, settings.events)
@@ -125,7 +125,7 @@ def _items(world: World, start: int, stop: int, text: bool) -> pa.Table:
 
 def _requests(world: World, start: int, stop: int) -> pa.Table:
     numbers = np.arange(start, stop)
-    key = np.uint64(derive(world.settings.seed, "worlds", "request"))
+    key = np.array(derive(world.settings.seed, "worlds", "request"), np.uint64)
     users = (uniforms_at(key, numbers) * world.settings.users).astype(np.int64)
     queries = [
         None if number % 2 else name(cluster).lower()

@@ -6,11 +6,13 @@ import json
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from recsys.artifacts import verified
-from recsys.artifacts.arrays import map_arrays
+from recsys.artifacts.arrays import map_arrays, read_columns
 from recsys.artifacts.manifest import sha256_of
 from recsys.artifacts.paths import RunError
 from recsys.artifacts.verified import NAME, VerifiedHashes
@@ -51,6 +53,24 @@ def test_what_is_no_file_of_arrays_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(RunError, match=r"broken\.safetensors is damaged"):
         map_arrays(path)
+
+
+def test_columns_are_read_in_place(tmp_path):
+    table = pa.table(
+        {
+            "user": np.arange(50),
+            "role": np.arange(50).astype(np.int8),
+            "weight": np.ones(50, np.float32),
+            "event": [f"kind {number % 3}" for number in range(50)],
+        }
+    )
+    pq.write_table(table, tmp_path / "events.parquet", row_group_size=20)
+    found = read_columns(tmp_path / "events.parquet", at_once=7)
+    assert [values.dtype for values in found.values()] == [np.int64, np.int8, np.float32, object]
+    for name, values in found.items():
+        assert values.tolist() == table[name].to_pylist()
+    pq.write_table(table[:0], tmp_path / "none.parquet")
+    assert [len(values) for values in read_columns(tmp_path / "none.parquet").values()] == [0] * 4
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,18 @@ def test_exponents_are_those_of_the_powers():
     assert table.exponent(rows, "peak_bytes") == pytest.approx(0.5, abs=1e-6)
     assert table.exponent(rows[:1], "cpu_s") is None
     assert table.beyond(rows, "cpu_s", 100) == pytest.approx(2e-5 * 1e8**1.5)
+
+
+def test_what_a_command_costs_before_it_does_anything_is_set_aside():
+    rows = grown("embed", 1.0, 0.5)  # 0.2, 2 and 20 s
+    slow = [replace(one, cpu_s=one.cpu_s + 10) for one in rows]
+    assert table.exponent(slow, "cpu_s") < 0.5
+    assert table.exponent(slow, "cpu_s", base=10.0) == pytest.approx(1.0)
+    assert table.beyond(slow, "cpu_s", 10, base=10.0) == pytest.approx(10 + 200)
+    start = Measured("start", SIZES[0], 3.0, 10.0, 1 << 20)
+    assert table.base_of([start, *slow], "cpu_s") == 10
+    small = [replace(one, cpu_s=10.5) for one in rows]
+    assert table.exponent(small, "cpu_s", base=10.0) is None, "noise has no exponent"
 
 
 def test_the_table_says_what_grows_too_fast_and_what_failed():
