@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import faiss
 import numpy as np
+from scipy import sparse
 
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Ranked, Request
@@ -126,3 +127,23 @@ def hits_of_scores(
         scores[row, request.exclude if request.allow is None else ~request.available(every)] = -np.inf
     own = np.take_along_axis(scores, targets[:, None], 1)
     return (~(scores < own)).sum(1) <= k  # what is not a number counts against the target
+
+
+def hits_of_sparse_scores(
+    scores: sparse.csr_array, requests: Sequence[Request], targets: np.ndarray, k: int
+) -> np.ndarray:
+    """The same of scores ≥ 0 that are mostly zero [R, N], for requests without an allow-list, and never dense: bool [R]."""
+    n = scores.shape[1]
+    counts = np.fromiter((len(request.exclude) for request in requests), np.int64, len(requests))
+    excluded = np.concatenate([*(request.exclude for request in requests), np.zeros(0, np.int64)])
+    # an entry as one number: its row, then its item
+    barred = np.unique(np.repeat(np.arange(len(requests)), counts) * n + excluded.astype(np.int64))
+    row = np.repeat(np.arange(len(requests)), np.diff(scores.indptr))
+    aimed = np.arange(len(requests)) * n + targets
+    entry = row * n + scores.indices
+    own = np.bincount(row, np.where(scores.indices == targets[row], scores.data, 0), len(requests))
+    available = ~np.isin(entry, barred, assume_unique=True)
+    above = np.bincount(row[available & (scores.data >= own[row])], minlength=len(requests))
+    left = n - np.bincount(barred // n, minlength=len(requests))  # all of them score 0 or more
+    rank = np.where(own > 0, above, left)
+    return np.where(np.isin(aimed, barred), n, rank) <= k
