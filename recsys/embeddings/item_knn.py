@@ -21,12 +21,11 @@ from scipy import sparse
 
 from recsys.config import StageConfig
 from recsys.embeddings.lightgcn import strongest_of_pairs
-from recsys.embeddings.retrieval import hits_of_scores, hits_of_sparse_scores
+from recsys.embeddings.retrieval import hits_of_scores, hits_of_sparse_scores, rows_at_once
 from recsys.embeddings.user_vectors import recency_weights
 from recsys.recommender import Ranked, Request
 
 PRODUCTS = 1 << 23  # of a block of co-occurrence, which bounds its entries: with similarities 250 MB
-ENTRIES = 1 << 26  # of scores at once, requests × items: 256 MB
 REQUESTS = 1024  # scored at once at most
 
 
@@ -157,7 +156,7 @@ class ItemKnn:
     def hits(self, requests: Sequence[Request], targets: np.ndarray, k: int) -> np.ndarray:
         """Whether each target is among the k highest, ties against it: `hits_of_scores` [R], in bounded memory."""
         n = self.similar.shape[0]
-        found, rows = [np.zeros(0, bool)], min(REQUESTS, max(1, ENTRIES // n))
+        found, rows = [np.zeros(0, bool)], rows_at_once(n, REQUESTS)
         for at in range(0, len(requests), rows):
             some, own = requests[at : at + rows], targets[at : at + rows]
             if any(request.allow is not None for request in some):

@@ -44,8 +44,8 @@ class LightGCNConfig(StageConfig):
         8192  # edges a step, more where `steps_per_epoch` says so; a step propagates over the whole graph
     )
     # steps of an epoch at most: where the edges are more than this many batches, batches grow with them, so that an epoch costs
-    # propagations × edges, and not edges² / batch. 128: from a million edges on
-    steps_per_epoch: int = Field(default=128, ge=1)
+    # propagations × edges, and not edges² / batch. 64: from half a million edges on
+    steps_per_epoch: int = Field(default=64, ge=1)
     learning_rate: float = 0.01  # Adam
     l2: float = 1e-4  # on the layer-0 rows of the batch, as in the paper
     validate_every_epochs: int = 4
@@ -57,12 +57,14 @@ def strongest_of_pairs(
     users: np.ndarray, items: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The distinct pairs [2, P] of edges (users[e], items[e]), in order, and the largest of each pair's `weights` [P] (float64)."""
+    width = int(np.max(items, initial=0)) + 1
+    keys = np.asarray(users, np.int64) * width + items  # a pair as one number, in the order of pairs
     if weights is None:
-        return np.unique(np.stack([users, items]), axis=1), None
-    pairs, pair_of = np.unique(np.stack([users, items]), axis=1, return_inverse=True)
-    largest = np.zeros(pairs.shape[1])
-    np.maximum.at(largest, pair_of.reshape(-1), weights)
-    return pairs, largest
+        return np.stack(np.divmod(np.unique(keys), width)), None
+    distinct, pair_of = np.unique(keys, return_inverse=True)
+    largest = np.zeros(len(distinct))
+    np.maximum.at(largest, pair_of, weights)
+    return np.stack(np.divmod(distinct, width)), largest
 
 
 def normalised_adjacency(

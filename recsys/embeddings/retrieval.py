@@ -16,6 +16,7 @@ from recsys.recommender import Ranked, Request
 
 IndexKind = Literal["auto", "flat", "hnsw", "ivf"]
 EXACT_UP_TO = 1_000_000  # items; "auto" searches exactly below this
+ENTRIES = 1 << 26  # of scores or of found items at once, requests × items: 256 MB
 
 
 def build_index(vectors: np.ndarray, kind: IndexKind = "auto", seed: int = 0) -> faiss.Index:
@@ -68,8 +69,12 @@ class EmbeddingRetrieval:
     def recommend(
         self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
     ) -> list[Ranked]:
-        if not requests:
-            return []
+        longest = max((len(request.exclude) for request in requests), default=0)
+        size = rows_at_once(min(n + longest, len(self.items)), len(requests))
+        starts = range(0, len(requests), max(1, size))
+        return [one for start in starts for one in self._recommend(requests[start : start + size], n)]
+
+    def _recommend(self, requests: Sequence[Request], n: int) -> list[Ranked]:
         vectors, known = self.users.vectors(requests)
         longest = max(len(request.exclude) for request in requests)
         scores, found = self.index.search(vectors, min(n + longest, len(self.items)))
@@ -78,11 +83,15 @@ class EmbeddingRetrieval:
             if request.allow is not None and known[row]:
                 answers.append(self._best_of(request, vectors[row], n))
                 continue
-            items = found[row] if known[row] else self.fallback
+            items = found[row] if known[row] else self._popular(request, n)
             values = scores[row] if known[row] else np.zeros(len(items), np.float32)
             allowed = (items >= 0) & request.available(items)
             answers.append(Ranked(items[allowed][:n].astype(np.int64), values[allowed][:n]))
         return answers
+
+    def _popular(self, request: Request, n: int) -> np.ndarray:
+        """As many of the fallback's first items as hold `n` that are available; all of it beside an allow-list."""
+        return self.fallback if request.allow is not None else self.fallback[: n + len(request.exclude)]
 
     def _best_of(self, request: Request, vector: np.ndarray, n: int) -> Ranked:
         """The best of an allow-list, which the index cannot search within, exactly."""
@@ -92,6 +101,11 @@ class EmbeddingRetrieval:
         scores = self.items[items] @ vector
         best = np.argsort(-scores, kind="stable")[:n]
         return Ranked(items[best], scores[best])
+
+
+def rows_at_once(width: int, most: int) -> int:
+    """How many rows of `width` entries are in memory at once: `ENTRIES` in all, at least one and at most `most`."""
+    return min(most, max(1, ENTRIES // max(1, width)))
 
 
 def retrieval_hits(
@@ -108,6 +122,7 @@ def retrieval_hits(
     `vectors` [R, d], `items` [N, d]. Ties count against the target; a zero user vector is a miss.
     """
     hits = np.zeros(len(requests), bool)
+    chunk = rows_at_once(len(items), chunk)
     for start in range(0, len(requests), chunk):
         rows = slice(start, start + chunk)
         found = hits_of_scores(vectors[rows] @ items.T, requests[rows], targets[rows], k)
@@ -133,17 +148,16 @@ def hits_of_sparse_scores(
     scores: sparse.csr_array, requests: Sequence[Request], targets: np.ndarray, k: int
 ) -> np.ndarray:
     """The same of scores ≥ 0 that are mostly zero [R, N], for requests without an allow-list, and never dense: bool [R]."""
-    n = scores.shape[1]
+    n, every = scores.shape[1], np.arange(len(requests))
     counts = np.fromiter((len(request.exclude) for request in requests), np.int64, len(requests))
     excluded = np.concatenate([*(request.exclude for request in requests), np.zeros(0, np.int64)])
     # an entry as one number: its row, then its item
-    barred = np.unique(np.repeat(np.arange(len(requests)), counts) * n + excluded.astype(np.int64))
-    row = np.repeat(np.arange(len(requests)), np.diff(scores.indptr))
-    aimed = np.arange(len(requests)) * n + targets
-    entry = row * n + scores.indices
-    own = np.bincount(row, np.where(scores.indices == targets[row], scores.data, 0), len(requests))
-    available = ~np.isin(entry, barred, assume_unique=True)
-    above = np.bincount(row[available & (scores.data >= own[row])], minlength=len(requests))
-    left = n - np.bincount(barred // n, minlength=len(requests))  # all of them score 0 or more
+    barred = np.unique(np.repeat(every, counts) * n + excluded.astype(np.int64))
+    of, item = np.divmod(barred, n)
+    own, barred_scores = np.asarray(scores[every, targets]), np.asarray(scores[of, item])
+    row = np.repeat(every, np.diff(scores.indptr))
+    above = np.bincount(row[scores.data >= own[row]], minlength=len(every))
+    above -= np.bincount(of[barred_scores >= own[of]], minlength=len(every))
+    left = n - np.bincount(of, minlength=len(every))  # all of them score 0 or more
     rank = np.where(own > 0, above, left)
-    return np.where(np.isin(aimed, barred), n, rank) <= k
+    return np.where(np.isin(every * n + targets, barred), n, rank) <= k

@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn import functional
 
 from recsys.config import StageConfig
+from recsys.embeddings.retrieval import rows_at_once
 from recsys.embeddings.sequences import Batches, Piece, padded
 from recsys.recommender import Request
 from recsys.seeds import torch_draws, torch_generator
@@ -38,7 +39,7 @@ from recsys.training.row_adam import RowAdam
 
 START_STD = 0.02  # of every matrix at the start, as in BERT
 CPU_PIECES = 4  # lengths in which a CPU reads a batch
-CHUNK = 1024  # requests ranked at once: 1,024 × 12,000 items of float32 are 50 MB
+CHUNK = 1024  # requests ranked at once at most: 1,024 × 12,000 items of float32 are 50 MB
 
 
 class SasRecConfig(StageConfig):
@@ -254,8 +255,9 @@ class Ranking:
         model.eval()
         table = model.item_table()
         outputs, found = model.outputs(table), []
-        for start in range(0, len(self.requests), CHUNK):
-            rows = slice(start, start + CHUNK)
+        chunk = rows_at_once(len(table), CHUNK)
+        for start in range(0, len(self.requests), chunk):
+            rows = slice(start, start + chunk)
             items, lengths, targets = (x[rows].to(device) for x in (self.items, self.lengths, self.targets))
             scores = model.last_queries(table, items, lengths) @ outputs.T
             row, column = self._excluded(rows)

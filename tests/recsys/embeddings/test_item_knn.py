@@ -182,7 +182,7 @@ def requests_of_a_crowd() -> tuple[list[Request], np.ndarray]:
 @pytest.mark.parametrize("k", [4, 10, 57])
 def test_hits_are_those_of_dense_scores(k, monkeypatch):
     """Also where blocks are small, and where an allow-list is in the way."""
-    monkeypatch.setattr("recsys.embeddings.item_knn.ENTRIES", 60 * 13)
+    monkeypatch.setattr("recsys.embeddings.retrieval.ENTRIES", 60 * 13)
     users, items, _ = a_crowd()
     requests, targets = requests_of_a_crowd()
     method = ItemKnn(similarities(users, items, 60, 5.0, 7), 2.0, 4, np.ones(60))

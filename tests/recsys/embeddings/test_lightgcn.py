@@ -191,8 +191,8 @@ def test_two_tastes_are_learned(tmp_path, loss):
 def test_an_epoch_has_its_most_of_steps_and_still_every_edge_once(monkeypatch):
     """Where edges are more than so many batches, batches grow; the default leaves small graphs as they were."""
     config = LightGCNConfig(batch=8)
-    assert (edges_of_step(128 * 8, config), steps_of_epoch(128 * 8, config)) == (8, 128)
-    assert (edges_of_step(128 * 8 + 1, config), steps_of_epoch(128 * 8 + 1, config)) == (9, 114)
+    assert (edges_of_step(64 * 8, config), steps_of_epoch(64 * 8, config)) == (8, 64)
+    assert (edges_of_step(64 * 8 + 1, config), steps_of_epoch(64 * 8 + 1, config)) == (9, 57)
     few = LightGCNConfig(batch=8, steps_per_epoch=3, dim=1, layers=1, loss="bpr")
     users, items = np.divmod(np.arange(40), 8)
     model = LightGCN(normalised_adjacency(users, items, 5, 8), 5, few, seed=0)
