@@ -13,17 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
-from scipy import sparse
 
 from recsys.config import StageConfig
 from recsys.embeddings.lightgcn import strongest_of_pairs
 from recsys.embeddings.retrieval import hits_of_scores, hits_of_sparse_scores, rows_at_once
 from recsys.embeddings.user_vectors import recency_weights
 from recsys.recommender import Ranked, Request
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 PRODUCTS = 1 << 23  # of a block of co-occurrence, which bounds its entries: with similarities 250 MB
 REQUESTS = 1024  # scored at once at most
@@ -45,6 +47,8 @@ class CoOccurrence:
     """
 
     def __init__(self, users: np.ndarray, items: np.ndarray, n_items: int, weights: np.ndarray | None = None):
+        from scipy import sparse
+
         pairs, strengths = strongest_of_pairs(users, items, weights)
         shape = (int(pairs[0].max(initial=-1)) + 1, n_items)
         ones = np.ones(pairs.shape[1], np.float32)
@@ -104,6 +108,8 @@ def _largest_of_rows(row: np.ndarray, values: np.ndarray, most: int) -> np.ndarr
 
 
 def _csr(parts: Sequence[tuple[np.ndarray, ...]], n: int) -> sparse.csr_array:
+    from scipy import sparse
+
     none = (np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
     row, column, values = (np.concatenate(kind) for kind in zip(none, *parts, strict=True))
     bounds = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))])
@@ -145,6 +151,8 @@ class ItemKnn:
 
     def sparse_scores(self, requests: Sequence[Request]) -> sparse.csr_array:
         """The same without the zeros [R, N]: an entry for each neighbour of an item in the history."""
+        from scipy import sparse
+
         latest = self.read(requests)
         lengths = np.fromiter(map(len, latest), np.int64, len(latest))
         items = np.concatenate([*latest, np.zeros(0, np.int64)]).astype(np.int64)

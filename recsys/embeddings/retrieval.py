@@ -5,14 +5,16 @@ The non-generative baseline.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import faiss
 import numpy as np
-from scipy import sparse
 
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Ranked, Request
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 IndexKind = Literal["auto", "flat", "hnsw", "ivf"]
 EXACT_UP_TO = 1_000_000  # items; "auto" searches exactly below this
@@ -114,15 +116,16 @@ def retrieval_hits(
     requests: Sequence[Request],
     targets: np.ndarray,
     k: int,
-    chunk: int = 1024,
+    chunk: int | None = None,
 ) -> np.ndarray:
     """Whether each target is among the k highest inner products, items that are not available left out:
     bool [R].
 
-    `vectors` [R, d], `items` [N, d]. Ties count against the target; a zero user vector is a miss.
+    `vectors` [R, d], `items` [N, d]. Ties count against the target; a zero user vector is a miss. `chunk` requests at once; default:
+    1,024, fewer where their scores would take more than 256 MiB.
     """
+    chunk = rows_at_once(len(items), chunk or 1024)
     hits = np.zeros(len(requests), bool)
-    chunk = rows_at_once(len(items), chunk)
     for start in range(0, len(requests), chunk):
         rows = slice(start, start + chunk)
         found = hits_of_scores(vectors[rows] @ items.T, requests[rows], targets[rows], k)

@@ -16,7 +16,7 @@ free row plus one learned projection of its text vector, which is what a rare it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
@@ -304,19 +304,7 @@ def train_sasrec(
     # a GPU is faster with one pass over padding than with several without
     pieces = 1 if device.type == "cuda" else CPU_PIECES if config.loss == "softmax" else None
     batches = Batches((users, items, times), config.max_items, config.batch, seed, pieces, weights)
-    negatives = None
-    if config.loss == "sampled_softmax":
-        counts = np.bincount(items, minlength=n_items)
-        negatives = Negatives(counts, config.negatives, config.negatives_power, seed)
-
-    def step(index: int) -> torch.Tensor:
-        reading = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-        with torch_draws(device, seed, "dropout", index), reading:
-            if negatives is None:
-                return sequence_loss(model, batches[index])
-            drawn = negatives.draw(index)
-            return sampled_loss(model, batches[index], drawn, np.log(negatives.expected[drawn]))
-
+    step = step_of_losses(model, batches, items, seed)
     curves = loop.fit(
         label,
         config.steps,
@@ -331,6 +319,26 @@ def train_sasrec(
         clip_norm=config.clip_norm,
     )
     return model.eval().requires_grad_(False), curves
+
+
+def step_of_losses(
+    model: SasRec, batches: Batches, items: np.ndarray, seed: int
+) -> Callable[[int], torch.Tensor]:
+    """`step(index)` → the loss of that step, whose draws depend on `(seed, index)` alone; `items` [E] of the events."""
+    config, device, negatives = model.config, model.free.device, None
+    if config.loss == "sampled_softmax":
+        counts = np.bincount(items, minlength=len(model.free))
+        negatives = Negatives(counts, config.negatives, config.negatives_power, seed)
+
+    def step(index: int) -> torch.Tensor:
+        reading = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+        with torch_draws(device, seed, "dropout", index), reading:
+            if negatives is None:
+                return sequence_loss(model, batches[index])
+            drawn = negatives.draw(index)
+            return sampled_loss(model, batches[index], drawn, np.log(negatives.expected[drawn]))
+
+    return step
 
 
 def _optimizer(model: SasRec) -> torch.optim.Optimizer:

@@ -48,6 +48,16 @@ class Curves:
             "best_value": None if self.best_value == float("-inf") else self.best_value,
         }
 
+    def how_it_ended(self, last: int, steps: int) -> str | None:
+        """What a reader of the figures should know of a training that ended at step `last` of `steps`: that it was stopped early, or
+        that it still improved. None: neither, or nothing was validated.
+        """
+        if last < steps:
+            return f"stopped early at step {last:,} of {steps:,}; its best is step {self.best_step:,}"
+        if len(self.validation) > 1 and self.best_step == last:
+            return f"still improving at its last step, {last:,}: more steps would be better"
+        return None
+
 
 def trainable_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Live tensors that training changes: parameters that require gradients, and persistent buffers."""
@@ -133,6 +143,9 @@ def fit(
             training.save()
             saved_at = time.monotonic()
     bar.close()
+    told = training.curves.how_it_ended(training.index, steps)
+    if told and writes and not quiet:
+        print(f"{label}: {told}")
     # so that a stage of several trainings, killed in a later one, repeats nothing
     if writes and training.index > start:
         training.save()
@@ -186,7 +199,7 @@ class _Training:
                 f"{self.label}: the loss of step {self.index} is {value}; lower the learning rate"
             )
         if clip_norm:
-            _clip(self.parameters, clip_norm)
+            clip_gradient(self.parameters, clip_norm)
         self.optimizer.step()
         self.pending.append(value)
         self.index += 1
@@ -210,7 +223,7 @@ class _Training:
             self.bad += 1
 
 
-def _clip(parameters: list[torch.nn.Parameter], norm: float) -> None:
+def clip_gradient(parameters: list[torch.nn.Parameter], norm: float) -> None:
     """Scale the whole gradient down to `norm`; rows of sparse gradients count as what they add up to."""
     if not any(one.grad is not None and one.grad.is_sparse for one in parameters):
         torch.nn.utils.clip_grad_norm_(parameters, norm)

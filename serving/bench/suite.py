@@ -29,10 +29,14 @@ CASES = {  # name: module and function; imported in the case's own process
     "prefix": ("drawing", "soft_prefix"),
     "int8": ("drawing", "int8_weights"),
     "lightgcn": ("graph", "lightgcn_epoch"),
+    "sasrec": ("embed", "sasrec_step"),
+    "propagations": ("embed", "lightgcn_epoch_of_many"),
+    "item_knn": ("embed", "item_knn_choice"),
     "rqvae": ("codes", "rqvae_epoch"),
     "vectors": ("vectors", "user_vectors"),
     "stage1": ("steps", "stage1_step"),
     "stage2": ("steps", "stage2_step"),
+    "forms": ("forms", "forms"),
 }
 LIBRARIES = ("torch", "transformers", "torch-geometric", "vector-quantize-pytorch", "numpy")
 
