@@ -39,9 +39,7 @@ class LightGCNConfig(StageConfig):
     temperature: float = 0.15  # of the cosine logits of the sampled softmax
     negatives: int = 512  # negative items a batch, shared by its rows (sampled softmax) or one a row (BPR)
     epochs: int = 60  # passes over the edges at most; validation usually stops earlier
-    batch: int = (
-        8192  # edges a step, more where `steps_per_epoch` says so; a step propagates over the whole graph
-    )
+    batch: int = 8192  # edges a step, or more (`steps_per_epoch`); a step propagates over the whole graph
     # steps of an epoch at most: where the edges are more than this many batches, batches grow with them, so that an epoch costs
     # propagations × edges, and not edges² / batch. 64: from half a million edges on
     steps_per_epoch: int = Field(default=64, ge=1)

@@ -90,9 +90,7 @@ class SasRecConfig(StageConfig):
 
 
 class Block(nn.Module):
-    """One causal block: attention and a feed-forward part, each with dropout,
-    a residual and a norm behind it.
-    """
+    """One causal block: attention and a feed-forward part, each with dropout, a residual and a norm behind it."""
 
     def __init__(self, dim: int, heads: int, dropout: float):
         super().__init__()
@@ -152,11 +150,7 @@ class SasRec(nn.Module):
         return rows if self.text is None else rows + self.project(self.text.index_select(0, items))
 
     def forward(self, table: torch.Tensor, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """States [B, T, d] of `items` [B, T], whose first `lengths` [B] are real
-        (states behind them mean nothing).
-
-        `table` is `item_table()`.
-        """
+        """States [B, T, d] of `items` [B, T], rows of `table`, whose first `lengths` [B] are real (those behind mean nothing)."""
         from_end = (lengths[:, None] - 1 - torch.arange(items.shape[1], device=items.device)).clamp(min=0)
         x = functional.embedding(items, table) + functional.embedding(from_end, self.position)
         x = self.dropout(self.norm(x))
@@ -248,9 +242,7 @@ class Ranking:
 
     @torch.no_grad()
     def ranks(self, model: SasRec) -> np.ndarray:
-        """Rank from 1 of each target [R]; ties count against it;
-        without a history, or excluded, it is last.
-        """
+        """Rank from 1 of each target [R]; ties count against it; without a history, or excluded, it is last."""
         was_training, device = model.training, model.free.device
         model.eval()
         table = model.item_table()
