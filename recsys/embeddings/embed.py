@@ -276,7 +276,7 @@ class _Work:
         self, config: SasRecConfig, users: UserVectors, items: np.ndarray
     ) -> tuple[UserVectors, np.ndarray]:
         """Train the SASRecs asked for; the generator's user vectors, item vectors [N, d] of their space."""
-        names = [sequence_parts.RETRIEVAL]
+        names = [sequence_parts.RETRIEVAL] if self.config.sasrec_row == "own" else []
         if self.config.users_from == "sasrec":
             names.append(sequence_parts.USERS)
         for name in names:

@@ -88,7 +88,8 @@ def refuse_impossible(run: Run, settings: Settings) -> None:
     config, method = run.read_config(), settings.method
     _refuse_other_settings(run, config)
     of_nobody = is_of_nobody(run)
-    ranking = untrained(config["embed"].get("sasrec") is not None, of_nobody)
+    embed = config["embed"]
+    ranking = untrained(embed.get("sasrec") is not None, embed.get("item_knn", {}) is not None, of_nobody)
     available = [*ranking, *(row["key"] for row in config["personalize"]["methods"])]
     if run.record("align") is not None:
         available += [row["key"] for row in config["align"]["rows"]]
