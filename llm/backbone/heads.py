@@ -70,15 +70,15 @@ class DepthHead(nn.Module):
         self._rows = (rows,)  # in a tuple: not a part of this module
         self.norm = nn.Parameter(torch.ones(hidden))
         self.codes = nn.Parameter(torch.zeros(int(rows.offsets[levels - 1]), hidden))
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(GatedBlock(hidden, width) for _ in range(layers)) for _ in range(levels - 1)
-        )
+        # [level − 1][layer]
+        self._of_levels = [[GatedBlock(hidden, width) for _ in range(layers)] for _ in range(levels - 1)]
+        self.blocks = nn.ModuleList(map(nn.ModuleList, self._of_levels))
         self.node_bytes = 4 * (4 * hidden + 3 * width)
 
     @property
     def branches(self) -> list[nn.Module]:
         """What blocks add to their input: what dropout is for."""
-        return [block.down for blocks in self.blocks for block in blocks]  # type: ignore[union-attr, misc]
+        return [block.down for blocks in self._of_levels for block in blocks]
 
     @torch.no_grad()
     def start(self, seed: int) -> None:
@@ -87,8 +87,8 @@ class DepthHead(nn.Module):
         """
         rows, hidden = self._rows[0].input[: len(self.codes)].float(), self.codes.shape[1]
         self.codes.copy_(0.5 * hidden**0.5 * nn.functional.normalize(rows, dim=1))
-        for level, blocks in enumerate(self.blocks):
-            for number, block in enumerate(blocks):  # type: ignore[arg-type]
+        for level, blocks in enumerate(self._of_levels):
+            for number, block in enumerate(blocks):
                 block.start(torch_generator(seed, "depth head", level, number))
 
     def logits(self, level: int, states: Tensor, codes: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class DepthHead(nn.Module):
             offsets = torch.from_numpy(rows.offsets[:level]).to(codes.device)
             so_far = nn.functional.embedding(codes[:, :level] + offsets, self.codes).sum(1)
             state = normed(state, self.norm) + so_far
-            for block in self.blocks[level - 1]:  # type: ignore[union-attr]
+            for block in self._of_levels[level - 1]:
                 state = block(state)
         return rows.logits(state, level)
 

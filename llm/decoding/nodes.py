@@ -14,15 +14,28 @@ In both, a node with a single leaf below it computes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
-from llm.backbone.ragged import Layout
+from llm.backbone.conditions import Condition
+from llm.backbone.ragged import Layout, Memory
+from llm.backbone.sid_model import SidModel
 from semantic_ids.trie import Trie
 
-if TYPE_CHECKING:
-    from llm.decoding.session import PromptSession
+
+class Prompts(Protocol):
+    """B prompts that were read (`llm.decoding.session.PromptSession`)."""
+
+    model: SidModel
+    trie: Trie
+    condition: Condition
+    memory: Memory
+    states: torch.Tensor  # [B, h] behind each prompt
+    real: torch.Tensor  # [B, width] where a prompt has a token
+    lengths: torch.Tensor
+    n_rows: int
+    width: int
 
 
 @dataclass
@@ -63,7 +76,7 @@ class Known:
 class HeadNodes:
     """Nodes of a head that says of itself what follows them."""
 
-    def __init__(self, session: PromptSession):
+    def __init__(self, session: Prompts):
         self.session = session
 
     def take_over(self, rows: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
@@ -97,7 +110,7 @@ class HeadNodes:
 class ReadNodes:
     """Nodes that the backbone reads."""
 
-    def __init__(self, session: PromptSession):
+    def __init__(self, session: Prompts):
         self.session = session
 
     def forget(self) -> None:
