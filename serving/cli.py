@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from serving.commands import (
     task,
     user,
 )
+from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,6 +94,7 @@ app.add_typer(analyse.analyses, name="analyse")  # a group of commands; groups a
 def main() -> None:
     """Entry point: one line for callers' mistakes, tracebacks for ours (or with PRELUDE_TRACEBACK=1)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    gc.set_threshold(COLLECT_AFTER)
     try:
         app()
     except distributed.MainFailed:

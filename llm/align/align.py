@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from sklearn.metrics import roc_auc_score
 
 from llm.align.config import AlignConfig, AlignRow
 from llm.align.objectives import balanced_weights
@@ -199,6 +198,8 @@ class Alignment:
         """How well r = log π − log π_ref tells engaged from not engaged on validation;
         None where there is only one kind.
         """
+        from sklearn.metrics import roc_auc_score
+
         some = self.world.validation
         if some.labels.all() or not some.labels.any():
             return None

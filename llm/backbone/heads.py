@@ -70,15 +70,19 @@ class DepthHead(nn.Module):
         self._rows = (rows,)  # in a tuple: not a part of this module
         self.norm = nn.Parameter(torch.ones(hidden))
         self.codes = nn.Parameter(torch.zeros(int(rows.offsets[levels - 1]), hidden))
-        # [level − 1][layer]
-        self._of_levels = [[GatedBlock(hidden, width) for _ in range(layers)] for _ in range(levels - 1)]
-        self.blocks = nn.ModuleList(map(nn.ModuleList, self._of_levels))
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(GatedBlock(hidden, width) for _ in range(layers)) for _ in range(levels - 1)
+        )
         self.node_bytes = 4 * (4 * hidden + 3 * width)
 
     @property
     def branches(self) -> list[nn.Module]:
         """What blocks add to their input: what dropout is for."""
-        return [block.down for blocks in self._of_levels for block in blocks]
+        return [block.down for level in range(len(self.blocks)) for block in self._blocks(level)]
+
+    def _blocks(self, level: int) -> list[GatedBlock]:
+        """Those behind the codes of levels up to `level`."""
+        return list(self.blocks[level])  # type: ignore[call-overload]
 
     @torch.no_grad()
     def start(self, seed: int) -> None:
@@ -87,8 +91,8 @@ class DepthHead(nn.Module):
         """
         rows, hidden = self._rows[0].input[: len(self.codes)].float(), self.codes.shape[1]
         self.codes.copy_(0.5 * hidden**0.5 * nn.functional.normalize(rows, dim=1))
-        for level, blocks in enumerate(self._of_levels):
-            for number, block in enumerate(blocks):
+        for level in range(len(self.blocks)):
+            for number, block in enumerate(self._blocks(level)):
                 block.start(torch_generator(seed, "depth head", level, number))
 
     def logits(self, level: int, states: Tensor, codes: Tensor) -> Tensor:
@@ -97,7 +101,7 @@ class DepthHead(nn.Module):
             offsets = torch.from_numpy(rows.offsets[:level]).to(codes.device)
             so_far = nn.functional.embedding(codes[:, :level] + offsets, self.codes).sum(1)
             state = normed(state, self.norm) + so_far
-            for block in self._of_levels[level - 1]:
+            for block in self._blocks(level - 1):
                 state = block(state)
         return rows.logits(state, level)
 

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "prelude_ragged"  # the attention implementation's name in transformers
 UNSUPPORTED = ("softcap", "s_aux", "position_bias")  # what some architectures pass to their attention
@@ -150,6 +148,8 @@ def ragged_attention(
     own. A call without a layout is transformers' own, on an unpadded batch.
     """
     if layout is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -162,8 +162,7 @@ def ragged_attention(
     if (window := kwargs.get("sliding_window")) and layout.width > window:
         raise ValueError(f"a sequence of {layout.width} tokens is longer than the model's window of {window}")
     if layout.parts and memory is None and sees is None:
-        packed = [x[0].transpose(0, 1) for x in (query, key, value)]
-        mixed = []
+        packed, mixed = [x[0].transpose(0, 1) for x in (query, key, value)], []
         for tokens, part in layout.parts:
             q, k, v = (part.spread(x[tokens]) for x in packed)
             mixed.append(part.gather(_causal(q, k, v, scaling, dropout)))
@@ -208,7 +207,11 @@ def _masked(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, scaling: float | None
     return out.reshape(rows, width, heads, d)
 
 
-AttentionInterface.register(NAME, ragged_attention)
+def register() -> None:
+    """Let models of transformers attend so, by `NAME`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, ragged_attention)
 
 
 class LastMLPOnlyWhere:

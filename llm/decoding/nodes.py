@@ -14,28 +14,27 @@ In both, a node with a single leaf below it computes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from llm.backbone.conditions import Condition
 from llm.backbone.ragged import Layout, Memory
-from llm.backbone.sid_model import SidModel
 from semantic_ids.trie import Trie
 
 
 class Prompts(Protocol):
-    """B prompts that were read (`llm.decoding.session.PromptSession`)."""
+    """What nodes must know of the prompts that they are under (`llm.decoding.session.PromptSession`)."""
 
-    model: SidModel
+    model: Any
     trie: Trie
-    condition: Condition
     memory: Memory
-    states: torch.Tensor  # [B, h] behind each prompt
-    real: torch.Tensor  # [B, width] where a prompt has a token
-    lengths: torch.Tensor
+    condition: Condition
     n_rows: int
-    width: int
+    width: int  # columns of the prompts
+    lengths: torch.Tensor  # [B]
+    real: torch.Tensor  # [B, width] where a prompt has a token
+    states: torch.Tensor  # [B, h] after each prompt
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Stage `personalize` (Stage 2): train ways to condition the frozen model on a user, and their controls."""
+"""Stage `personalize` (Stage 2): its settings, `personalize.methods` first; train ways to condition the frozen model on a user, and their controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage `adapt` (Stage 1): teach the backbone to write semantic IDs from everyone's data, then freeze it.
+"""Stage `adapt` (Stage 1): the backbone learns to write semantic IDs from everyone's data, and is frozen.
 
 Trained are the rows of the semantic-ID tokens, a PEFT LoRA on the inner model (or all of it), and, where items
 have the other form (`llm.backbone.heads`), what reads an item and the head that writes its codes, with the
@@ -138,7 +138,7 @@ def train_on_windows(
     quick = config.head == "depth"
     dropout = BranchDropout(model.layers, config.dropout, config.seed, branches, quick)
     events = validation_events(dataset, config.validation_instances, config.seed)
-    requests, targets = dataset.requests(events, dataset.exclude_seen), dataset.items[events]
+    requests, targets = dataset.block(events, dataset.exclude_seen), dataset.items[events]
 
     def step(index: int) -> tuple[torch.Tensor, int]:
         windows = [*batches[index], *words.windows(index)]
@@ -183,7 +183,7 @@ def _understanding(config: AdaptConfig, reading: Reading, phrases: Phrases) -> d
     {} where the data has no words.
     """
     data, report = phrases.dataset, {}
-    requests = data.requests(validation_events(data, config.asked_queries, config.seed), False)
+    requests = data.block(validation_events(data, config.asked_queries, config.seed), False)
     for name, queries in known_and_held_out(phrases, config.asked_queries, config.seed).items():
         found = query_precision(reading, phrases, requests, queries)
         if found is not None:

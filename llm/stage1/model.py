@@ -10,15 +10,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from llm.backbone.adapter import save_adapter
+from llm.backbone.adapter import merge_adapter, save_adapter
 from llm.backbone.heads import DepthHead, VectorReader
-from llm.backbone.load import Backbone, load_backbone, weights_hash
+from llm.backbone.load import Backbone, load_backbone, load_frozen, weights_hash
 from llm.backbone.sid_model import SidModel
 from llm.backbone.vocabulary import SidRows, words_of_codes
 from llm.prompts.builder import PromptBuilder
@@ -54,10 +54,18 @@ def new_model(
     if config.train == "full":
         backbone.model.requires_grad_(True)
     else:
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            target_modules=list(config.lora_modules),
+            lora_dropout=0.0,
+        )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(derive(config.seed, "lora"))
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an old name
-            backbone.model = get_peft_model(backbone.model, _lora(config))
+            backbone.model = get_peft_model(backbone.model, lora)
     norm = float(backbone.text_embeddings.detach().float().norm(dim=1).mean())
     rows = SidRows(table.sizes, backbone.hidden_size)
     model = _model_of(config, backbone, rows, table, None if vectors is None else torch.from_numpy(vectors))
@@ -94,15 +102,6 @@ def item_vectors(run: Run) -> np.ndarray:
     return load_tokenizer(run).read(load_item_vectors(run))
 
 
-def _lora(config: AdaptConfig) -> LoraConfig:
-    return LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        target_modules=list(config.lora_modules),
-        lora_dropout=0.0,
-    )
-
-
 def prompt_builder(config: AdaptConfig, model: SidModel, dataset: Dataset) -> PromptBuilder:
     # where the backbone writes codes, its windows in training also hold a target's last one, which predicts nothing
     target = None if model.head.reads_nodes else model.target_tokens
@@ -116,7 +115,7 @@ def save_adapted(model: SidModel, folder: Path) -> None:
     `sid_rows.safetensors`, and `head.safetensors` where reader or head have weights of their own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(model.inner, PeftModel):
+    if hasattr(model.inner, "peft_config"):
         save_adapter(model.inner, folder / "adapter")
     else:
         weights = {name: tensor.detach().contiguous() for name, tensor in model.inner.state_dict().items()}
@@ -155,9 +154,8 @@ def load_adapted(
             f"the adapter in {run.path}/adapt was trained with another semantic-ID table; run adapt again"
         )
     # in the precision that it was trained in, whatever auto would be on this machine
-    backbone = load_backbone(
-        config.backbone.model_copy(update={"dtype": report.get("dtype", config.backbone.dtype)})
-    )
+    load = load_frozen if merge else load_backbone
+    backbone = load(config.backbone.model_copy(update={"dtype": report.get("dtype", config.backbone.dtype)}))
     if weights_hash(backbone.model) != report["backbone_hash"]:
         raise RunError(
             f"the adapter in {run.path}/adapt was trained on other weights than {config.backbone.name} has"
@@ -170,10 +168,8 @@ def load_adapted(
     else:
         run.artifact(stage, f"{folder}adapter/adapter_config.json")
         adapter = run.artifact(stage, f"{folder}adapter/adapter_model.safetensors").parent
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            peft = PeftModel.from_pretrained(backbone.model, str(adapter), is_trainable=not merge)
-        backbone.model = peft.merge_and_unload() if merge else peft
+        if not (merge and merge_adapter(backbone.model, adapter)):
+            backbone.model = _under_peft(backbone.model, adapter, merge)
     saved = load_file(run.artifact(stage, f"{folder}{HEAD}")) if config.head == "depth" else {}
     model = _model_of(config, backbone, rows, table, saved.pop("reader.vectors", None))
     for name, part in (("reader", model.reader), ("head", model.head)):
@@ -181,3 +177,12 @@ def load_adapted(
             own = {key: value for key, value in saved.items() if key.startswith(f"{name}.")}
             part.load_state_dict({key.removeprefix(f"{name}."): value for key, value in own.items()})
     return model.eval().requires_grad_(False) if merge else model
+
+
+def _under_peft(model: Any, adapter: Path, merge: bool) -> Any:
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        peft = PeftModel.from_pretrained(model, str(adapter), is_trainable=not merge)
+    return peft.merge_and_unload() if merge else peft

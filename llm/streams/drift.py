@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
-from scipy.linalg import orthogonal_procrustes
 
 from llm.decoding.scoring import log_probs_of
 from llm.methods.e2p import UserPrefix
@@ -74,6 +73,8 @@ def align(new: np.ndarray, old: np.ndarray) -> np.ndarray:
     Rows count alike, by direction; rows that are zero in either space are left out. Raises `ValueError`
     without a shared row.
     """
+    from scipy.linalg import orthogonal_procrustes
+
     norms = [np.linalg.norm(table, axis=1, keepdims=True) for table in (new, old)]
     both = ((norms[0] > 1e-12) & (norms[1] > 1e-12))[:, 0]
     if not both.any():
@@ -128,7 +129,7 @@ def _measure(
 ) -> list[Drifted]:
     """Every condition on the instances that all of them know."""
     events = data.askable(events)
-    requests = data.requests(events, data.exclude_seen)
+    requests = data.block(events, data.exclude_seen)
     found = {name: users.vectors(requests) for name, users in spaces.items()}
     known = np.flatnonzero(np.logical_and.reduce([has for _, has in found.values()]))
     if not len(known):
@@ -162,7 +163,7 @@ def retrained_messages(
     if len(held) > embed.check_instances:
         held = np.sort(rng(seed, "drift").choice(held, embed.check_instances, replace=False))
     graph = np.setdiff1d(edges, held)
-    requests, targets = data.requests(held, data.exclude_seen), data.items[held]
+    requests, targets = data.block(held, data.exclude_seen), data.items[held]
 
     def validate(model: LightGCN) -> float:
         items = model()[data.n_users :].detach().cpu().numpy()

@@ -20,11 +20,11 @@ so that one run can have both.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import Field, model_validator
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from recsys.config import StageConfig
@@ -134,7 +134,7 @@ def profile_texts(dataset: Dataset, config: UserSplitConfig) -> list[str | None]
     return texts
 
 
-def _most_frequent(values: list[list[str]], items: np.ndarray, at_most: int) -> list[str]:
+def _most_frequent(values: Sequence[list[str]], items: np.ndarray, at_most: int) -> list[str]:
     counts = Counter(value for item in items for value in values[item])
     return sorted(counts, key=lambda value: (-counts[value], value))[:at_most]  # ties by name
 
@@ -143,6 +143,8 @@ def cluster_users(vectors: np.ndarray, config: UserSplitConfig) -> np.ndarray:
     """The cluster [n] of each row of `vectors` [n, d]:
     k-means, best of four starts, on one thread for repeatability.
     """
+    from sklearn.cluster import KMeans
+
     with threadpool_limits(1):
         means = KMeans(config.clusters, n_init=4, random_state=derive(config.seed, "user clusters", bits=31))
         return means.fit_predict(vectors)

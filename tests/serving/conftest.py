@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def world_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
 
     def make(folder: Path) -> None:
         values = small_config(folder).model_dump(mode="json")
+        values["embed"]["sasrec"] |= {"steps": 20, "validate_every": 10}
         values["adapt"] |= {"steps": 30}
         values["personalize"] |= {"steps": 20, "learning_rates": [1e-2], "methods": METHODS}
         values["online"] |= {"max_steps": 6, "passes": 2, "batch": 16}
@@ -58,6 +60,7 @@ def cluster():
     from serving.engines.choose import engine
 
     engine("ray")  # sets Ray's environment: no usage statistics, no noise
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # not behind the process of tests beside this one
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 2, "object_store_memory": 100 << 20}

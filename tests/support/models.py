@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import torch
 
+from llm.backbone.adapter import save_adapter
 from llm.backbone.heads import DepthHead, VectorReader
 from llm.backbone.load import BackboneConfig, load_backbone
 from llm.backbone.sid_model import SidModel
@@ -45,3 +48,12 @@ def tiny_model(form: str = FORMS[0]) -> SidModel:
 
 def _drawn(generator: torch.Generator, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=generator)
+
+
+def save_an_adapter(folder: Path, modules: Sequence[str]) -> None:
+    """What PEFT writes of a fresh LoRA on these layers of the tiny backbone."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = load_backbone(BackboneConfig(name="tiny-random", device="cpu")).model
+    save_adapter(get_peft_model(model, LoraConfig(r=2, target_modules=list(modules))), folder)

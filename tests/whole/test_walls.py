@@ -6,6 +6,7 @@ Parsed from the sources, so imports inside functions and under TYPE_CHECKING cou
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import networkx
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.sources import imported, imported_by
 
 MOST_MODULES = 15
 ROOMS = ("recsys", "semantic_ids", "llm", "evaluation", "serving")
@@ -22,7 +24,7 @@ ORDER = {
     "recsys": (
         {"seeds", "config", "recommender", "terminal"},
         {"artifacts", "door"},
-        {"training", "run"},
+        {"training", "run", "requests"},
         {"data"},
         {"embeddings", "text_tasks"},
         {"engagement"},
@@ -56,17 +58,6 @@ ORDER = {
 }
 
 
-def imported_modules(source: str, modules: frozenset[str] | set[str]) -> set[str]:
-    """Which of `modules` a source imports: `import a.b`, `from a import b` and `from a.b import c` all mean a.b."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found & modules
-
-
 @cache
 def graph() -> networkx.DiGraph:
     """An arrow from each module to each that it imports. A folder's `__init__` imports nothing, so it is no module here."""
@@ -79,7 +70,7 @@ def graph() -> networkx.DiGraph:
     found = networkx.DiGraph()
     found.add_nodes_from(files)
     for name, path in files.items():
-        found.add_edges_from((name, other) for other in imported_modules(path.read_text(), files.keys()))
+        found.add_edges_from((name, other) for other in imported_by(path) & files.keys())
     return found
 
 
@@ -99,7 +90,7 @@ def folders_of_room(room: str) -> networkx.DiGraph:
 
 def test_a_circle_would_be_seen():
     lazy = "def f():\n    from a import c\nif TYPE_CHECKING:\n    import a.d"
-    assert imported_modules(lazy, {"a.b", "a.c", "a.d"}) == {"a.c", "a.d"}
+    assert imported(lazy) & {"a.b", "a.c", "a.d"} == {"a.c", "a.d"}
     assert circles(networkx.DiGraph([("a.b", "a.c"), ("a.c", "a.d"), ("a.d", "a.b"), ("a.e", "a.b")])) == [
         ["a.b", "a.c", "a.d"]
     ]
@@ -149,6 +140,27 @@ def test_a_folder_says_what_is_here_what_it_may_import_and_what_to_read_first(pa
     assert "May import" in text
     assert "Read first" in text
     assert len(tree.body) == 1, "it imports nothing"
+
+
+def folder_of(module: str) -> str:
+    """The folder that a module stands in, or `room/` where that is the room itself."""
+    folder = module.rpartition(".")[0]
+    return f"{folder}/" if folder in ROOMS else folder
+
+
+@pytest.mark.parametrize("folder", sorted({folder_of(module) for module in graph()} - {"serving/"}))
+def test_what_a_folder_imports_is_what_it_says_that_it_may(folder):
+    text = ast.get_docstring(ast.parse((ROOT / folder.replace(".", "/") / "__init__.py").read_text())) or ""
+    said = re.findall(r"`([^`]+)`", text.partition("May import:")[2].partition("Read first:")[0])
+    said.append(folder.rstrip("/"))
+    wrong = {
+        (a, b)
+        for a, b in graph().edges
+        if folder_of(a) == folder
+        and not any(f"{folder_of(b)}.".startswith((f"{name}.", f"{name}/.")) for name in said)
+        and not ("/" in folder_of(b) and folder_of(b).rstrip("/") in said)
+    }
+    assert wrong == set()
 
 
 def test_every_folder_of_modules_is_a_package():
