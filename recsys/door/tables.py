@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,13 @@ class Table:
     def array(self, column: str) -> pa.Array:
         """The column as one Arrow array, dictionaries decoded, views and half floats widened."""
         values = self.columns[column]
-        return self._plain(column, values) if isinstance(values, list) else plain(values)
+        found = self._plain(column, values) if isinstance(values, list) else plain(values)
+        return found.cast(pa.float32()) if pa.types.is_float16(found.type) else found
+
+    def kind(self, column: str) -> pa.DataType:
+        """The type of the column's values as the source has them, before half floats are widened."""
+        values = self.columns[column]
+        return self.array(column).type if isinstance(values, list) else plain(values).type
 
     def raw(self, column: str) -> list[Any]:
         """The column as Python values: strings, numbers, lists, None."""
@@ -58,12 +65,12 @@ class Table:
             return any(isinstance(value, list) for value in values)
         return is_list_type(values.type)
 
-    def one_row_each(self, key: str) -> Table:
-        """The table with one row for each element of the lists in `key`; other columns of lists go along, the rest repeats.
+    def one_row_each(self, key: str, along: Collection[str] = ()) -> Table:
+        """The table with one row for each element of the lists in `key`; lists of the columns `along` go with them, the rest repeats.
 
         Raises `DataError` where two lists of a row differ in length.
         """
-        lists = {name: self.raw(name) for name in self.columns if self.is_list(name)}
+        lists = {name: self.raw(name) for name in self.columns if name == key or (name in along and self.is_list(name))}
         lengths = np.array([len(value or []) for value in lists[key]], dtype=np.int64)
         for name, values in lists.items():
             other = np.array([len(value or []) for value in values], dtype=np.int64)
@@ -81,7 +88,10 @@ class Table:
                 columns[name] = [values[row] for row in row_of]
             else:
                 columns[name] = values.take(pa.array(row_of))
-        said = f"{self.path}: one row holds a list of {key}; read as {len(row_of):,} rows"
+        said = f"{self.path}: one row holds a list of {key}; {self.n_rows:,} rows are read as {len(row_of):,}"
+        if (empty := int((lengths == 0).sum())) > 0:
+            where = self.place(int((lengths == 0).argmax()))
+            said += f"; {empty:,} list(s) are empty (the first: {where}), and whoever has no other is left out"
         found = Table(
             self.path, columns, len(row_of), lambda row: self.place(int(row_of[row])), [*self.reading, said]
         )
@@ -106,6 +116,8 @@ class Table:
             return value
         if isinstance(value, list | dict):
             raise self.error(row, f"{column} is {json.dumps(value)[:60]}; expected one plain value")
+        if isinstance(value, bool):  # beside numbers or texts
+            raise self.error(row, f"{column} is {json.dumps(value)}; expected a value of one kind with the others")
         return str(value)
 
 
@@ -120,11 +132,13 @@ def is_list_type(kind: pa.DataType) -> bool:
 
 
 def plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One array of a plain type: dictionaries and run-ends decoded, views as strings, half floats as floats."""
+    """One array of a plain type: dictionaries and run-ends decoded, views as strings, UUIDs as text."""
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
     if isinstance(values, pa.ExtensionArray):
-        values = values.storage
+        kind, values = values.type, values.storage
+        if isinstance(kind, pa.UuidType):
+            values = pa.array([raw and str(uuid.UUID(bytes=raw)) for raw in values.to_pylist()], pa.string())
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_run_end_encoded(values.type):
@@ -133,8 +147,6 @@ def plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
         values = values.cast(pa.large_string())
     if pa.types.is_binary_view(values.type):
         values = values.cast(pa.large_binary())
-    if pa.types.is_float16(values.type):
-        values = values.cast(pa.float32())
     return values
 
 

@@ -68,10 +68,7 @@ def read_vectors(path: Path, key: str, index: Mapping[str, int], time: Reading =
 def _ids(table: Table, key: str) -> pa.Array:
     values = id_array(table, require(table, key, key))
     if values.null_count:
-        raise table.error(
-            first(pc.is_null(values)),
-            missing(table, key, key, values).split(":")[0] + ": fill them in or delete the rows",
-        )
+        raise table.error(first(pc.is_null(values)), missing(table, key, key, values, drop=False))
     return checked_ids(table, values, key)
 
 
