@@ -73,9 +73,13 @@ def read_times(table: Table, column: str, reading: Reading = "auto") -> Times:
     values = table.array(column)
     kind = values.type
     if pa.types.is_duration(kind) or pa.types.is_time(kind) or pa.types.is_boolean(kind):
-        raise DataError(f"{table.path}: column '{column}' holds {kind}; expected moments: time stamps, dates, or Unix times")
+        raise DataError(
+            f"{table.path}: column '{column}' holds {kind}; expected moments: time stamps, dates, or Unix times"
+        )
     if reading == "ordinal" and pa.types.is_temporal(kind):
-        raise DataError(f"{table.path}: column '{column}' holds {kind}, and time: ordinal is for places in an order; leave it out")
+        raise DataError(
+            f"{table.path}: column '{column}' holds {kind}, and time: ordinal is for places in an order; leave it out"
+        )
     if pa.types.is_timestamp(kind):
         return _typed(
             table, values, _UNITS[kind.unit], f"typed time stamps ({kind})" + ("" if kind.tz else ", as UTC")
@@ -94,7 +98,10 @@ def read_times(table: Table, column: str, reading: Reading = "auto") -> Times:
     if pc.any(looks).as_py():
         if reading == "ordinal":
             row = first(looks)
-            raise table.error(row, f"timestamp '{texts[row].as_py()[:60]}' is a date, and time: ordinal is for places in an order; leave it out")
+            raise table.error(
+                row,
+                f"timestamp '{texts[row].as_py()[:60]}' is a date, and time: ordinal is for places in an order; leave it out",
+            )
         if not pc.all(looks).as_py():
             dated = looks.to_numpy(zero_copy_only=False)
             row = int((dated != dated[0]).argmax())

@@ -36,14 +36,38 @@ TEXT_BLANK = (
     "None",
     "<NA>",
 )  # in a column of words, where "none" may be one; compared as they are
-NUMBER_BLANK = (*TEXT_BLANK, "NA", "N/A", "#N/A", "\\N", "none", "na", "nil", "<null>", "(null)", "[null]", "?", ".", "-")
-NO_WORDS = ("", "\\N", "<NA>", "#N/A", "<null>", "(null)", "[null]")  # what is no title and no query ("None" and "nan" may be)
+NUMBER_BLANK = (
+    *TEXT_BLANK,
+    "NA",
+    "N/A",
+    "#N/A",
+    "\\N",
+    "none",
+    "na",
+    "nil",
+    "<null>",
+    "(null)",
+    "[null]",
+    "?",
+    ".",
+    "-",
+)
+NO_WORDS = (
+    "",
+    "\\N",
+    "<NA>",
+    "#N/A",
+    "<null>",
+    "(null)",
+    "[null]",
+)  # what is no title and no query ("None" and "nan" may be)
 WHOLE = 2**53  # up to here a float of 64 bits holds every whole number
 EXACT = {"halffloat": 2**11, "float": 2**24, "double": WHOLE}  # the same by Arrow's name of the type
 CONTROL = r"[\x00-\x1f\x7f]"
 _AROUND = " \t\n\r\x0b\x0c\x85\xa0\u200b\ufeff"  # white space, and marks without a width that copying and exports leave behind
 _DIGITS = re.compile(r"([0-9]{1,4000})")
-_ZERO_FRACTION = re.compile(r"(-?[0-9]+)\.0+")
+WHOLE_AS_FLOAT = r"^(-?[0-9]+)\.0+$"  # as pandas writes whole numbers beside a missing one
+_ZERO_FRACTION = re.compile(WHOLE_AS_FLOAT[1:-1])
 
 
 def one_id(value: Any) -> str | None:
@@ -115,7 +139,9 @@ def id_array(table: Table, column: str) -> pa.Array:
         broken = pc.fill_null(pc.match_substring(texts, "."), False)
         if pc.any(broken).as_py():
             row = first(broken)
-            raise table.error(row, f"{column} {texts[row].as_py()} is no whole number; write ids as text or as integers")
+            raise table.error(
+                row, f"{column} {texts[row].as_py()} is no whole number; write ids as text or as integers"
+            )
         values = texts
     elif pa.types.is_boolean(kind) or pa.types.is_temporal(kind):
         raise DataError(f"{table.path}: column '{column}' holds {kind}; expected text or whole numbers")
@@ -191,8 +217,8 @@ def id_texts(texts: pa.Array) -> pa.Array:
     values = pc.utf8_trim(pc.utf8_trim_whitespace(texts), _AROUND)
     if not pc.all(pc.string_is_ascii(values)).as_py():
         values = pc.utf8_normalize(values, "NFC")
-    if pc.any(pc.match_substring_regex(values, r"^-?[0-9]+\.0+$")).as_py():
-        values = pc.replace_substring_regex(values, r"^(-?[0-9]+)\.0+$", r"\1")
+    if pc.any(pc.match_substring_regex(values, WHOLE_AS_FLOAT)).as_py():
+        values = pc.replace_substring_regex(values, WHOLE_AS_FLOAT, r"\1")
     nothing = pc.is_in(pc.utf8_lower(values), value_set=pa.array(BLANK, values.type))
     return pc.if_else(nothing, pa.scalar(None, values.type), values)
 
