@@ -12,6 +12,7 @@ from llm.align.align import align
 from llm.methods.personalize import personalize
 from llm.stage1.adapt import adapt
 from recsys import terminal
+from recsys.artifacts.manifest import told_stale
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.splits import TEST
@@ -24,7 +25,7 @@ from recsys.training import distributed
 from semantic_ids.tokenize_items import tokenize_items
 from serving.answering.recommender import Recommendations, Recommender
 from serving.config.run import RunConfig, load_config
-from serving.config.truth import SECTIONS, UPSTREAM, refuse_other_settings, settings_changed
+from serving.config.truth import SECTIONS, UPSTREAM, out_of_date, refuse_other_settings, settings_changed
 from serving.engines.base import Engine
 from serving.report.publish import publish, publish_music
 from serving.stages.combine import combine
@@ -119,16 +120,19 @@ def print_timings(run: Run, console: Console) -> None:
 
 
 def print_differences(run: Run, console: Console) -> None:
-    """A line for each setting that its finished stage was not made from; `recommend` and `evaluate` refuse such a run."""
+    """A line for each setting that its finished stage was not made from, and each stage that was made from other artifacts than there are;
+    `recommend` and `evaluate` refuse such a run.
+    """
     try:
         config = load_config(None, base=run.read_config())
-        told = [str(one) for one in settings_changed(run, config)]
+        told = [f"config.yaml: {one}" for one in settings_changed(run, config)]
+        told += told_stale(out_of_date(run))
     except ValueError as error:
         if not any(run.record(name) for name in SECTIONS):
             return  # a run of text tasks
-        told = [str(error)]
+        told = [f"config.yaml: {error}"]
     for line in told:
-        console.print(shown(f"config.yaml: {line}"), highlight=False)
+        console.print(shown(line), highlight=False)
 
 
 def show_examples(config: RunConfig, run: Run, console: Console) -> None:

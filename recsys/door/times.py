@@ -132,10 +132,10 @@ def one_moment(value: object, what: str = "time", is_clock: bool = True) -> int:
     import datetime
 
     expected = "expected whole Unix seconds, or a date such as 2026-01-31T12:00:00Z"
-    if type(value).__name__ == "NaTType" or isinstance(value, np.datetime64):
-        if np.isnat(np.datetime64(value)):
-            raise ValueError(f"{what} is NaT; {expected}")
-        value = np.datetime64(value).astype("datetime64[us]").item()
+    if type(value).__name__ == "NaTType" or (isinstance(value, np.datetime64) and np.isnat(value)):
+        raise ValueError(f"{what} is NaT; {expected}")
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]").item()
     if isinstance(value, str):
         text = value.strip()
         number = finite_or_none(text)
