@@ -20,6 +20,10 @@ from recsys.door.tables import DataError, Table
 from recsys.door.values import finite_or_none, first, floats, shortly, text_array
 
 Reading = Literal["auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "dates", "ordinal"]
+OF_RUN: dict[str, Reading] = {
+    "unix_seconds": "auto",
+    "ordinal": "ordinal",
+}  # by the time that prepare.json names
 MILLISECONDS = 100_000_000_000  # as seconds this is the year 5138; as milliseconds, 1973
 PER_SECOND = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 YEAR_1990 = 631_152_000

@@ -26,7 +26,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, ROLE_NAMES, VALIDATION
 from recsys.data.text_vectors import encode_texts
 from recsys.door.sources import source_hash
-from recsys.door.times import Reading
+from recsys.door.times import OF_RUN, Reading
 from recsys.door.vectors import read_vectors
 from recsys.embeddings import brought, sequence_parts
 from recsys.embeddings.config import EmbedConfig
@@ -57,8 +57,8 @@ def embed(config: EmbedConfig, run: Run) -> None:
         return
     dataset = Dataset.load(run)
     with stage.writing() as folder:
-        is_clock = run.read_json("prepare", "prepare.json")["time"] == "unix_seconds"
-        work = _Work(config, dataset, stage.checkpoint, folder, "auto" if is_clock else "ordinal")
+        time = OF_RUN[run.read_json("prepare", "prepare.json")["time"]]
+        work = _Work(config, dataset, stage.checkpoint, folder, time)
         work.run()
         (folder / "embed.json").write_text(json.dumps(work.report, indent=1))
         (folder / "curves.json").write_text(json.dumps(work.curves))
@@ -147,11 +147,9 @@ class _Work:
         arrays: dict[str, np.ndarray] = {}
         if self.config.item_embeddings is not None:
             index = {name: number for number, name in enumerate(self.dataset.catalogue.item_ids)}
-            path = self.config.item_embeddings
+            path, least = self.config.item_embeddings, self.config.min_item_coverage
             found = read_vectors(path, "item_id", index, self.time)
-            self.report["item_coverage"] = brought.item_coverage(
-                found, self.dataset, path, self.config.min_item_coverage
-            )
+            self.report["item_coverage"] = brought.item_coverage(found, self.dataset, path, least)
             items = np.zeros((self.dataset.n_items, found.vectors.shape[1]), np.float32)
             order = np.argsort(found.times, kind="stable")  # of several moments the newest
             items[found.ids[order]] = found.vectors[order]

@@ -14,17 +14,22 @@ from recsys.data.interactions import say_times
 from recsys.door.notices import Coverage, Notices
 from recsys.door.sources import read_table
 from recsys.door.tables import SHARED, Table, find_columns
-from recsys.door.times import YEAR_1990, read_times
+from recsys.door.times import Reading, read_times
 from recsys.door.values import NO_WORDS, WHOLE_AS_FLOAT, first, id_array, ids, text_array
 
 ENGAGED, NOT_ENGAGED = ("1", "true"), ("0", "false")
 
 
 def read_lists(
-    path: Path, columns: Mapping[str, str], data: Dataset, notices: Notices, least_known: float = 0.0
+    path: Path,
+    columns: Mapping[str, str],
+    data: Dataset,
+    notices: Notices,
+    least_known: float = 0.0,
+    time: Reading = "auto",
 ) -> pd.DataFrame:
     """Rows `user, timestamp, query, item, engaged`, in the file's order, ids as the run's integers
-    (user −1: unknown). A row whose item_id is a list is as many rows.
+    (user −1: unknown). A row whose item_id is a list is as many rows. `time`: as the run's times are read.
 
     Labels are 1 and 0, or truth values. Rows of items outside the catalogue are dropped and counted. Raises `DataError` with file and
     line for a blank query, another label, an item shown twice in a list, and whatever the shared doors refuse; and where less than
@@ -47,7 +52,7 @@ def read_lists(
     item_ids = ids(table, names["item_id"], "item_id")
     items = pd.Index(data.catalogue.item_ids).get_indexer(item_ids)
     user_ids = id_array(table, names["user_id"]).to_pandas()
-    times = read_times(table, names["timestamp"], "auto" if data.end > YEAR_1990 else "ordinal")
+    times = read_times(table, names["timestamp"], time)
     say_times(table, times, notices)
     frame = pd.DataFrame(
         {

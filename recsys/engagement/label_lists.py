@@ -42,6 +42,7 @@ from recsys.data.splits import PERSONALIZE, TEST, VALIDATION, WARM
 from recsys.door.notices import Notices
 from recsys.door.sources import source_hash
 from recsys.door.tables import DataError
+from recsys.door.times import OF_RUN, Reading
 from recsys.engagement.config import Drafts, EngagementConfig
 from recsys.engagement.from_file import read_lists
 from recsys.engagement.from_kinds import lists_from_kinds, role_of_moment
@@ -77,7 +78,9 @@ def make_lists(config: EngagementConfig, run: Run) -> None:
         source = _source(config, data)
         phrases = Phrases(data)
         drafts = {
-            "file": lambda: _from_file(config, data, notices),
+            "file": lambda: _from_file(
+                config, data, notices, OF_RUN[run.read_json("prepare", "prepare.json")["time"]]
+            ),
             "kinds": lambda: lists_from_kinds(config, data, phrases),
             "ratings": lambda: lists_from_ratings(config, data, phrases),
             "tags": lambda: lists_from_tags(config, data),
@@ -112,10 +115,10 @@ def _source(config: EngagementConfig, data: Dataset) -> str:
     return wanted
 
 
-def _from_file(config: EngagementConfig, data: Dataset, notices: Notices) -> Drafts:
+def _from_file(config: EngagementConfig, data: Dataset, notices: Notices, time: Reading) -> Drafts:
     assert config.lists is not None
     drafts = Drafts()
-    frame = read_lists(config.lists, config.columns, data, notices, config.min_known)
+    frame = read_lists(config.lists, config.columns, data, notices, config.min_known, time)
     for (user, time, query), rows in frame.groupby(["user", "timestamp", "query"], sort=False):
         drafts.add(user, time, query, rows["item"].tolist(), rows["engaged"].tolist())
     return drafts
