@@ -1,4 +1,4 @@
-"""Hit-rate, expected hit-rate, recall, NDCG, entropy: small pure functions, one value an instance, [R].
+"""Hit-rate@n (n is `evaluate.n`, 30), expected hit-rate, recall, NDCG, entropy: small pure functions, one value for each of R instances.
 
 A ranked or drawn list is a row of item integers; a list shorter than the others is padded with −1, which is
 no item.

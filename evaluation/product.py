@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 
 from evaluation.softmax import BLOCK, Scorer, best_temperature
 from recsys.recommender import Request
@@ -125,6 +124,8 @@ def _log_p(features: Sequence[torch.Tensor], out: torch.Tensor, weights: np.ndar
 
 def _best(features: Sequence[torch.Tensor], out: torch.Tensor) -> tuple[np.ndarray, float]:
     """The minimum of mean_r log Σ_i exp(w · f_ri) over w [K], by L-BFGS in units of each expert's spread."""
+    from scipy.optimize import minimize
+
     rows = len(out)
     scale = np.array([max(float(feature[:BLOCK][~out[:BLOCK]].std()), 1e-6) for feature in features])
 

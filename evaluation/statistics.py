@@ -11,9 +11,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 
 from recsys.seeds import rng
 
@@ -49,6 +46,8 @@ def user_means(values: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def mean_interval(per_user: np.ndarray, alpha: float = 0.05) -> Interval | None:
     """Student-t interval of the mean over users [U] at level 1 − alpha; None for fewer than two users."""
+    from scipy import stats
+
     per_user = np.asarray(per_user, dtype=float)
     if len(per_user) < 2:
         return None
@@ -60,6 +59,8 @@ def paired_test(a: np.ndarray, b: np.ndarray, alpha: float = 0.05) -> PairedTest
     """Two-sided paired t-test over users of per-user means `a` [U] against `b` [U], with the interval of a −
     b.
     """
+    from scipy import stats
+
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise ValueError(
@@ -93,6 +94,8 @@ def rank_correlation(
     Exact where n! ≤ `resamples` (n ≤ 7), else over that many random pairings, of which the one found is one.
     None, None for fewer than three points, or where one side is constant.
     """
+    from scipy import stats
+
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None, None
@@ -141,6 +144,8 @@ def holm(p_values: list[float | None]) -> list[float | None]:
     """Holm's step-down adjustment (Holm 1979) of one family; None (no test was possible) stays None and is
     not counted.
     """
+    from statsmodels.stats.multitest import multipletests
+
     known = [value for value in p_values if value is not None]
     adjusted = iter(multipletests(known, method="holm")[1] if known else [])
     return [None if value is None else float(next(adjusted)) for value in p_values]
@@ -155,6 +160,8 @@ def smallest_detectable_difference(
     `sd` is the standard deviation of the per-user differences. None where there is no spread or fewer than
     two users.
     """
+    from statsmodels.stats.power import TTestPower
+
     if n_users < 2 or not sd:
         return None
     effect = TTestPower().solve_power(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import RidgeCV
 
 from recsys.seeds import rng
 from semantic_ids.inputs import InputSpace
@@ -31,6 +30,8 @@ class ContentPath:
     @classmethod
     def fit(cls, text: np.ndarray, collaborative: np.ndarray, seed: int) -> ContentPath:
         """Ridge, its strength by generalised cross-validation, on at most `FIT_ITEMS` items (seeded)."""
+        from sklearn.linear_model import RidgeCV
+
         if len(text) > FIT_ITEMS:
             chosen = np.sort(rng(seed, "ridge").choice(len(text), FIT_ITEMS, replace=False))
             text, collaborative = text[chosen], collaborative[chosen]

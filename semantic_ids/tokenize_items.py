@@ -19,7 +19,7 @@ from semantic_ids.new_items import ContentPath, held_out_quality
 from semantic_ids.quality import quality_report
 from semantic_ids.rqvae import RQVAEConfig
 from semantic_ids.table import Policy, SemanticIdTable, check_capacity, make_unique
-from semantic_ids.tokenizer import ItemTokenizer, make_quantizer
+from semantic_ids.tokenizer import ItemTokenizer, make_quantizer, without_gaps
 
 
 class TokenizeConfig(StageConfig):
@@ -71,7 +71,7 @@ def _tokenize(config: TokenizeConfig, arrays: dict[str, np.ndarray], folder: Pat
     content = None
     if text is not None and inputs.collaborative is not None:
         content = ContentPath.fit(text[has], collaborative[has], config.seed)
-    vectors = inputs.apply(_without_gaps(collaborative, has, text, content), text)
+    vectors = inputs.apply(without_gaps(collaborative, has, text, content), text)
     quantizer = make_quantizer(config.quantizer, inputs.dim, sizes, config.rqvae)
     curves = quantizer.fit(vectors, checkpoint / config.quantizer, config.seed)
     coded = quantizer.encode(vectors)
@@ -110,14 +110,3 @@ def fitting_sizes(config: TokenizeConfig, n_items: int) -> tuple[tuple[int, ...]
     )
     warnings.warn(note, stacklevel=2)
     return sizes, [note]
-
-
-def _without_gaps(
-    collaborative: np.ndarray, has: np.ndarray, text: np.ndarray | None, content: ContentPath | None
-) -> np.ndarray:
-    """Collaborative vectors, missing ones told from the item's text, or else the mean of the known ones."""
-    if has.all() or not has.any():
-        return collaborative
-    filled = collaborative.copy()
-    filled[~has] = content.predict(text[~has]) if content and text is not None else collaborative[has].mean(0)
-    return filled

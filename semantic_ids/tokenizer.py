@@ -72,6 +72,11 @@ class ItemTokenizer:
             content = ContentPath(arrays["content.weights"], arrays["content.bias"], alpha)
         return cls(InputSpace.from_arrays(arrays), quantizer.eval(), content)
 
+    def read(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        """Input vectors [N, dim] of the items of stage embed (`recsys.embeddings.embed.load_item_vectors`)."""
+        has, text = arrays["has_collaborative"].astype(bool), arrays.get("text")
+        return self.inputs.apply(without_gaps(arrays["collaborative"], has, text, self.content), text)
+
     def new_item_vectors(self, text: np.ndarray) -> np.ndarray:
         """Input vectors [n, dim] of items known by their text vectors [n, e] only.
 
@@ -88,6 +93,17 @@ class ItemTokenizer:
         """`table` with one more item for each row of `text` [n, e], numbered from `table.n_items` on."""
         latent = self.quantizer.latent_of(self.new_item_vectors(text))
         return table.extended(place_new(table, latent, self.quantizer.codebooks))
+
+
+def without_gaps(
+    collaborative: np.ndarray, has: np.ndarray, text: np.ndarray | None, content: ContentPath | None
+) -> np.ndarray:
+    """Collaborative vectors, missing ones told from the item's text, or else the mean of the known ones."""
+    if has.all() or not has.any():
+        return collaborative
+    filled = collaborative.copy()
+    filled[~has] = content.predict(text[~has]) if content and text is not None else collaborative[has].mean(0)
+    return filled
 
 
 def load_table(run: Run) -> SemanticIdTable:

@@ -117,6 +117,19 @@ class Trie:
             nodes.append(parent[nodes[-1]])
         return torch.stack(nodes[::-1], dim=1)
 
+    def codes(self, path: Tensor) -> Tensor:
+        """The codes [n, d] by which the nodes of `path` [n, d + 1], from the root on, are reached."""
+        steps = [self.code[depth][path[:, depth + 1]] for depth in range(path.shape[1] - 1)]
+        return torch.stack(steps, 1) if steps else path.new_zeros(len(path), 0)
+
+    def codes_above(self, depth: int, nodes: Tensor) -> Tensor:
+        """The codes [P, depth] that lead from the root to `nodes` [P] of `depth`."""
+        codes = []
+        for level in range(depth - 1, -1, -1):
+            codes.append(self.code[level][nodes])
+            nodes = self.parent[level][nodes]
+        return torch.stack(codes[::-1], 1) if codes else nodes.new_zeros(len(nodes), 0)
+
     def find(self, prefix: Sequence[int]) -> int:
         """Node number at depth `len(prefix)`; raises `UnknownPrefix` (a `KeyError`) where no item has it."""
         prefix = [int(code) for code in prefix]

@@ -1,4 +1,8 @@
-"""Recommendations from a finished run: `from serving import Recommender`, or `recommend(user_id, query)`."""
+"""Recommendations from a finished run: `from serving import Recommender`, or `recommend(user_id, query)`.
+
+May import: every other room; within this one, folders from below (tests/whole/test_walls.py has the order).
+Read first: `answering/recommender.py` (an answer), then `pipeline.py` (a whole run), then `commands/`.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -43,6 +44,9 @@ is a command of its own, resumes when it was
     killed, and does nothing when its inputs have not changed.""",
 )
 
+# new objects between two searches for circles among them: Python's own 700 costs a start an eighth of its time, as imports make
+# hundreds of thousands that stay
+COLLECT_AFTER = 20_000
 # commands that several processes may share (accelerate launch -m serving.cli …); others are the main one's
 SHARED = ("run", "prepare", "embed", "tokenize", "adapt", "personalize", "align", "evaluate")
 
@@ -92,6 +96,7 @@ app.add_typer(analyse.analyses, name="analyse")  # a group of commands; groups a
 def main() -> None:
     """Entry point: one line for callers' mistakes, tracebacks for ours (or with PRELUDE_TRACEBACK=1)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    gc.set_threshold(COLLECT_AFTER)
     try:
         app()
     except distributed.MainFailed:

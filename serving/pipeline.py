@@ -6,32 +6,17 @@ import time
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.table import Table
 
-from llm.align.align import align
-from llm.methods.personalize import personalize
-from llm.stage1.adapt import adapt
-from recsys import terminal
-from recsys.artifacts.manifest import told_stale
-from recsys.data.dataset import Dataset
-from recsys.data.prepare import prepare
-from recsys.data.splits import TEST
-from recsys.embeddings.embed import embed
 from recsys.engagement.config import EngagementConfig
-from recsys.engagement.label_lists import make_lists
 from recsys.run import Run
 from recsys.terminal import shown
 from recsys.training import distributed
-from semantic_ids.tokenize_items import tokenize_items
-from serving.answering.recommender import Recommendations, Recommender
-from serving.config.run import RunConfig, load_config
-from serving.config.truth import SECTIONS, UPSTREAM, out_of_date, refuse_other_settings, settings_changed
+from serving.config.run import RunConfig
+from serving.config.sections import UPSTREAM
+from serving.config.truth import refuse_other_settings
 from serving.engines.base import Engine
-from serving.report.publish import publish, publish_music
-from serving.stages.combine import combine
-from serving.stages.evaluate import evaluate
-from serving.stages.music import music
 from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES, STAGES
+from serving.stages.state import print_timings
 
 SHARED = ("adapt", "personalize", "align")  # stages that several processes share
 
@@ -44,22 +29,59 @@ def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = No
     the rest. Raises `RunError` where the configuration says of an earlier stage what that was not made from.
     """
     refuse_other_settings(run, config, UPSTREAM[name])
-    stages: dict[str, Callable[[], None]] = {
-        "prepare": lambda: prepare(config.prepare, run),
-        "embed": lambda: embed(config.embed, run),
-        "tokenize": lambda: tokenize_items(config.tokenize, run),
-        "adapt": lambda: adapt(config.adapt, run),
-        "personalize": lambda: personalize(config.personalize, config.adapt, run),
-        "combine": lambda: combine(config, run),
-        "evaluate": lambda: publish(run, evaluate(config, run, engine=engine)),
-        "engagement": lambda: make_lists(config.engagement or EngagementConfig(seed=config.seed), run),
-        "align": lambda: align(config.align, config.adapt, run),
-        "music": lambda: publish_music(run, music(config, run)),
-    }
+    work = _work_of(name, config, run, engine)
     if name in SHARED:
-        stages[name]()
+        work()
     else:
-        distributed.by_main(stages[name])
+        distributed.by_main(work)
+
+
+def _work_of(name: str, config: RunConfig, run: Run, engine: Engine | None) -> Callable[[], None]:
+    """What a stage does; what it needs is imported when it is asked for."""
+    match name:
+        case "prepare":
+            from recsys.data.prepare import prepare
+
+            return lambda: prepare(config.prepare, run)
+        case "embed":
+            from recsys.embeddings.embed import embed
+
+            return lambda: embed(config.embed, run)
+        case "tokenize":
+            from semantic_ids.tokenize_items import tokenize_items
+
+            return lambda: tokenize_items(config.tokenize, run)
+        case "adapt":
+            from llm.stage1.adapt import adapt
+
+            return lambda: adapt(config.adapt, run)
+        case "personalize":
+            from llm.methods.personalize import personalize
+
+            return lambda: personalize(config.personalize, config.adapt, run)
+        case "combine":
+            from serving.stages.combine import combine
+
+            return lambda: combine(config, run)
+        case "evaluate":
+            from serving.report.publish import publish
+            from serving.stages.evaluate import evaluate
+
+            return lambda: publish(run, evaluate(config, run, engine=engine))
+        case "engagement":
+            from recsys.engagement.label_lists import make_lists
+
+            return lambda: make_lists(config.engagement or EngagementConfig(seed=config.seed), run)
+        case "align":
+            from llm.align.align import align
+
+            return lambda: align(config.align, config.adapt, run)
+        case "music":
+            from serving.report.publish import publish_music
+            from serving.stages.music import music
+
+            return lambda: publish_music(run, music(config, run))
+    raise KeyError(name)
 
 
 def stages_of(config: RunConfig) -> tuple[str, ...]:
@@ -97,46 +119,13 @@ def run_all(config: RunConfig, run: Run, until: str | None = None, console: Cons
         )
 
 
-def print_timings(run: Run, console: Console) -> None:
-    """Seconds of each stage; where there are any, those of calls that were killed or failed stand beside them."""
-    rows, lost = [], 0.0
-    for name in COMBINED_STAGES + PLAYLIST_STAGES:
-        record, unfinished = run.record(name), run.unfinished_seconds(name)
-        lost += unfinished
-        if record or unfinished:
-            rows.append((name, record["seconds"] if record else None, unfinished))
-    table = Table(title="Time of each stage", title_justify="left")
-    table.add_column("stage")
-    table.add_column("seconds", justify="right")
-    if lost:
-        table.add_column("killed calls", justify="right")
-    rows.append(("all", sum(seconds or 0.0 for _, seconds, _ in rows), lost))
-    for name, seconds, unfinished in rows:
-        cells = [name, "unfinished" if seconds is None else f"{seconds:.1f}"]
-        if lost:
-            cells.append(f"{unfinished:.1f}" if unfinished else "")
-        table.add_row(*cells, style="bold" if name == "all" else None)
-    console.print(table)
-
-
-def print_differences(run: Run, console: Console) -> None:
-    """A line for each setting that its finished stage was not made from, and each stage that was made from other artifacts than there are;
-    `recommend` and `evaluate` refuse such a run.
-    """
-    try:
-        config = load_config(None, base=run.read_config())
-        told = [f"config.yaml: {one}" for one in settings_changed(run, config)]
-        told += told_stale(out_of_date(run))
-    except ValueError as error:
-        if not any(run.record(name) for name in SECTIONS):
-            return  # a run of text tasks
-        told = [f"config.yaml: {error}"]
-    for line in told:
-        console.print(shown(line), highlight=False)
-
-
 def show_examples(config: RunConfig, run: Run, console: Console) -> None:
     """Recommendations for one user, without and with a query."""
+    from recsys.data.dataset import Dataset
+    from recsys.data.splits import TEST
+    from serving.answering.printed import print_recommendations
+    from serving.answering.recommender import Recommender
+
     user = config.example.user
     if user is None:
         data = Dataset.load(run)
@@ -147,14 +136,3 @@ def show_examples(config: RunConfig, run: Run, console: Console) -> None:
         print_recommendations(
             recommender.recommend(user, query, config.example.n), f"For user {user}{asked}", console
         )
-
-
-def print_recommendations(found: Recommendations, title: str, console: Console) -> None:
-    table = Table(title=terminal.title(f"{title} ({found.method}; {found.path})"), title_justify="left")
-    table.add_column("rank", justify="right")
-    table.add_column("item")
-    table.add_column("title")
-    table.add_column("score", justify="right")
-    for rank, item in enumerate(found, 1):
-        table.add_row(str(rank), shown(item.item_id), shown(item.title), f"{item.score:.3f}")
-    console.print(table)

@@ -6,6 +6,7 @@ python docs/site/tour.py        writes docs/tour.md again; a test says when that
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,8 @@ test says when that is due. A room imports from rooms before it alone, lazily or
     recsys  ←  semantic_ids  ←  llm  ←  serving          recsys  ←  evaluation  ←  serving
 
 So `llm` may import `recsys` and `semantic_ids`, and `evaluation` may import `recsys`; `serving` sees all. What a folder may
-import within its room stands below its name. The words of this house (session, reading, listener, …) are in the
+import stands below its name (`llm.methods` is that folder with what is in it; `recsys/` are the modules of the room itself).
+A room's tests are in `tests/ROOM/`, whole runs in `tests/whole/`. The words of this house (session, reading, listener, …) are in the
 [glossary](glossary.md); how to add something, file by file, is in [contributing](contributing.md).
 """
 
@@ -40,6 +42,14 @@ def folders(root: Path, room: str) -> Iterator[tuple[Path, list[Path]]]:
         yield folder, sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
 
 
+def asides(about: list[str]) -> list[str]:
+    """The asides of a folder's docstring, each with the lines that it goes on in."""
+    text = "\n".join(about[1:])
+    starts = [match.start() for match in re.finditer("|".join(ASIDE), text)]
+    ends = [*starts[1:], len(text)]
+    return [" ".join(text[start:end].split()) for start, end in zip(starts, ends, strict=True)]
+
+
 def tour(root: Path = ROOT) -> str:
     """The whole page."""
     parts = [HEAD]
@@ -48,7 +58,7 @@ def tour(root: Path = ROOT) -> str:
             name = folder.relative_to(root).as_posix()
             about = docstring(folder / "__init__.py")
             parts.append(f"{'##' if name == room else '###'} {name}/\n\n{about[0]}\n")
-            parts += [f"{line}\n" for line in about[1:] if line.startswith(ASIDE)]
+            parts += [f"{line}\n" for line in asides(about)]
             lines = [f"- `{path.relative_to(root).as_posix()}`: {docstring(path)[0]}" for path in modules]
             parts.append("\n".join(lines) + "\n")
     return "\n".join(part for part in parts if part.strip())

@@ -1,5 +1,5 @@
 """The engagement predictor: features of a shown list, models, training, and how far it can be believed.
 
-May import: the modules of `evaluation/`, `recsys.engagement`.
+May import: `evaluation/`, `evaluation.report`, `recsys`.
 Read first: `predictor.py`, then `quality.py`.
 """

@@ -6,7 +6,6 @@ Each is fitted on the PREDICTOR lists alone and gives p(engaged) [S] for the lis
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from evaluation.engagement.features import ItemSpace, Shown, cosine
 
@@ -15,6 +14,8 @@ PRIOR_WEIGHT = 5.0  # shown items that the base rate counts as, where an item or
 
 def baseline_predictions(train: Shown, asked: Shown, space: ItemSpace) -> dict[str, np.ndarray]:
     """Name -> p(engaged) [S] of the items of `asked`. Its labels are not looked at."""
+    from sklearn.linear_model import LogisticRegression
+
     base = float(train.labels.mean())
     owner = np.where(train.users < 0, -1, train.users)[train.list_of_item()]
     asked_owner = np.where(asked.users < 0, -1, asked.users)[asked.list_of_item()]

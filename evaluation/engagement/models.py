@@ -10,14 +10,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
 
 from recsys.seeds import derive
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 FAMILIES = ("logistic", "network", "boosting")
 INVERSE_PENALTIES = (0.0003, 0.003, 0.03, 0.3, 3.0)  # of the logistic regression's L2
@@ -75,6 +75,8 @@ def _standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fit_logistic(train: Examples, choosing: Examples) -> dict[str, np.ndarray]:
+    from sklearn.linear_model import LogisticRegression
+
     tried = []
     for penalty in INVERSE_PENALTIES:
         model = LogisticRegression(C=penalty, max_iter=500).fit(train.features, train.labels)
@@ -89,6 +91,9 @@ def _fit_network(train: Examples, choosing: Examples, seed: int) -> dict[str, np
 
 def _trained_network(train: Examples, choosing: Examples, decay: float, seed: int) -> dict[str, np.ndarray]:
     """One hidden layer, kept as it was after the epoch that is best on `choosing`."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
     model = MLPClassifier(
         (HIDDEN,), alpha=decay, batch_size=128, random_state=derive(seed, "network", bits=31)
     )
@@ -121,6 +126,8 @@ def _dense_logits(arrays: Arrays, values: np.ndarray) -> np.ndarray:
 
 
 def _fit_boosting(train: Examples, choosing: Examples, seed: int) -> dict[str, np.ndarray]:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     model = HistGradientBoostingClassifier(
         learning_rate=LEARNING_RATE,
         max_iter=MOST_TREES,

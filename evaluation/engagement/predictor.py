@@ -26,8 +26,6 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
 from evaluation.engagement.features import AskedLists, FeatureMaker, ItemSpace, Shown, flat_lists
@@ -168,6 +166,8 @@ def fit_predictors(train: Shown, validation: Shown, space: ItemSpace, seed: int)
 
 
 def _chosen(variants: dict[str, EngagementPredictor], choosing: Shown, space: ItemSpace) -> FittedPredictors:
+    from sklearn.metrics import roc_auc_score
+
     p = {name: one.predict(choosing, space) for name, one in variants.items()}
     comparison: list[dict[str, Any]] = [
         {
@@ -249,6 +249,8 @@ def platt(raw: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     The order is never turned round: where the logits say less than nothing the slope is 0,
     and p is the base rate.
     """
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(C=np.inf, max_iter=1000, tol=1e-8).fit(raw[:, None], labels)
     slope = float(model.coef_[0, 0])
     if slope > 0:

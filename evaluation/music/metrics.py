@@ -10,7 +10,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from scipy.stats import rankdata
 
 from evaluation.engagement.features import unit_rows
 
@@ -45,6 +44,8 @@ def popularity_percentile(lists: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
     Equally popular items share the middle of their ranks.
     """
+    from scipy.stats import rankdata
+
     return _mean(lists, (rankdata(counts) - 0.5) / len(counts))
 
 
@@ -121,6 +122,8 @@ def liked_above(scores: np.ndarray, labels: np.ndarray, offsets: np.ndarray) -> 
     """The chance [Q] that an engaged item of a list scores above one that is not (AUC within the list);
     NaN without both kinds.
     """
+    from scipy.stats import rankdata
+
     found = np.full(len(offsets) - 1, np.nan)
     for row, (start, stop) in enumerate(pairwise(offsets.tolist())):
         liked = labels[start:stop]

@@ -1,5 +1,5 @@
 """What people read: the table in the terminal, report.html, and its pictures.
 
-May import: `evaluation.table`, the modules of `evaluation/`.
+May import: `evaluation/`, `evaluation.table`, `recsys`.
 Read first: `report.py`.
 """

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
 from evaluation.report.style import COLOURS, plain, png, style
@@ -109,6 +108,8 @@ def tsne_pair(
 
 def _tsne(vectors: np.ndarray, seed: int) -> np.ndarray:
     """Two coordinates per row. Rows are scaled to length 1: it is their direction that carries the taste."""
+    from sklearn.manifold import TSNE
+
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(norms > 0, norms, 1.0)
     spread = min(unit.shape) >= 2 and np.ptp(unit) > 0

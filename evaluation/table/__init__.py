@@ -1,5 +1,5 @@
 """The table: rows measured on the test instances, compared in pairs, broken down, written to results.json.
 
-May import: the modules of `evaluation/`, `recsys`.
+May import: `evaluation/` (its modules, not its folders), `recsys`.
 Read first: `rows.py` and `config.py`, then `job.py`.
 """

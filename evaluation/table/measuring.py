@@ -1,4 +1,4 @@
-"""What one replica does on one chunk of instances, and the checkpoint that lets a killed evaluation continue.
+"""One replica on one chunk of instances: draws lists, asks for probabilities, applies the metrics; and the checkpoint that lets a killed evaluation continue.
 
 A figure depends only on the instance, the replica and the seeds, so chunks may be measured in any order, or
 twice.

@@ -1,5 +1,5 @@
 """Figures of text tasks: accuracy, MAE, ROUGE, perplexity; their table.
 
-May import: the modules of `evaluation/`.
+May import: `evaluation/`, `evaluation.report`, `recsys`.
 Read first: `results.py`.
 """

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from rouge_score import rouge_scorer
-from sklearn.metrics import f1_score
 
 
 def macro_f1(targets: Sequence[int], predicted: Sequence[int]) -> float:
     """F1 averaged over the labels that occur among targets or predictions (scikit-learn's macro F1);
     of a whole table.
     """
+    from sklearn.metrics import f1_score
+
     return float(f1_score(targets, predicted, average="macro", zero_division=0))
 
 
@@ -53,6 +53,8 @@ class Rouge:
     NAMES = ("rouge1", "rouge2", "rougeL")
 
     def __init__(self) -> None:
+        from rouge_score import rouge_scorer
+
         self._scorer = rouge_scorer.RougeScorer(list(self.NAMES), use_stemmer=False)
 
     def scores(self, target: str, answer: str) -> dict[str, float]:

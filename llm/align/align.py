@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from sklearn.metrics import roc_auc_score
 
 from llm.align.config import AlignConfig, AlignRow
 from llm.align.objectives import balanced_weights
@@ -27,7 +26,7 @@ from llm.decoding.scoring import list_log_probs_of
 from llm.methods.base import save_personalizer
 from llm.methods.stage2 import World, train_by_gradient
 from llm.prompts.reading import Personalizer, Reading
-from llm.stage1.adapt import AdaptConfig
+from llm.stage1.config import AdaptConfig
 from recsys.artifacts.paths import RunError
 from recsys.engagement.shown_lists import ShownLists
 from recsys.run import Run
@@ -199,6 +198,8 @@ class Alignment:
         """How well r = log π − log π_ref tells engaged from not engaged on validation;
         None where there is only one kind.
         """
+        from sklearn.metrics import roc_auc_score
+
         some = self.world.validation
         if some.labels.all() or not some.labels.any():
             return None

@@ -21,19 +21,22 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from llm.backbone import ragged
+from llm.backbone.llama import Llama, LlamaShape, start_at_random
 from recsys.config import StageConfig
 from recsys.seeds import derive
 from recsys.training.devices import resolve_device
 
+OWN_NAMES = ("model_type", "rope_theta")  # of `LlamaShape`; transformers has other ones for the same
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -109,21 +112,47 @@ def _quiet() -> Iterator[None]:
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:
-    """Load, cut to `config.layers`, move, put into eval mode, freeze.
+    """Load a model of transformers, cut to `config.layers`, move, put into eval mode, freeze.
     Raises `ValueError` naming what is not there.
     """
-    device = resolve_device(config.device)
-    dtype = resolve_dtype(config, device)
+    from transformers import LlamaConfig, LlamaModel
+
+    ragged.register()
     with _quiet():
-        if config.name == "tiny-random":
-            model, tokenizer = _random_llama(64, 2, 4, 2), ByteTokenizer()
-        elif config.name == "scratch":
-            model = _random_llama(config.scratch_hidden, config.layers or 4, config.scratch_heads, 3)
+        if random := _random_shape(config):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(0, "tiny-random"))
+                sizes = {name: value for name, value in asdict(random).items() if name not in OWN_NAMES}
+                model = LlamaModel(LlamaConfig(**sizes)).float()
+            model.set_attn_implementation(ragged.NAME)
             tokenizer = ByteTokenizer()
         elif config.name == "smollm2":
             model, tokenizer = _from_folder(_converted_smollm2(), config.layers)
         else:
             model, tokenizer = _from_folder(config.name, config.layers)
+    return _ready(model, tokenizer, config)
+
+
+def load_frozen(config: BackboneConfig) -> Backbone:
+    """`load_backbone` for what nobody trains or generates text with: the same numbers, and the backbones that come with Prelude
+    without transformers (`llm.backbone.llama`).
+    """
+    tokenizer: Any = ByteTokenizer()
+    if random := _random_shape(config):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(0, "tiny-random"))
+            model = Llama(random)
+            start_at_random(model)
+    elif config.name == "smollm2":
+        model, tokenizer = _own_from_folder(_converted_smollm2(), config.layers)
+    else:
+        return load_backbone(config)
+    return _ready(model, tokenizer, config)
+
+
+def _ready(model: Any, tokenizer: Any, config: BackboneConfig) -> Backbone:
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config, device)
     if config.layers is not None:
         if not 1 <= config.layers <= len(model.layers):
             raise ValueError(f"backbone.layers is {config.layers}; {config.name} has {len(model.layers)}")
@@ -165,7 +194,7 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -187,6 +216,24 @@ def _from_folder(source: str | Path, layers: int | None) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"backbone {source!r} cannot be loaded by transformers: {error}") from None
     return model, tokenizer
+
+
+def _own_from_folder(folder: Path, layers: int | None) -> tuple[Llama, TextTokenizer]:
+    """A converted SmolLM2; of more layers than are wanted the deeper ones are not even read."""
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    said["rope_theta"] = said["rope_parameters"]["rope_theta"]
+    if layers is not None:
+        said["num_hidden_layers"] = min(layers, said["num_hidden_layers"])
+    shape = LlamaShape(**{field.name: said[field.name] for field in fields(LlamaShape)})
+    with torch.device(
+        "meta"
+    ):  # no weight is drawn only to be replaced (which for a table would import torch's compiler, too)
+        model = Llama(shape, torch.empty(shape.vocab_size, shape.hidden_size))
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        # copied out of the file's mapping: products of aligned and unaligned weights may differ in a bit
+        weights = {name: file.get_tensor(f"model.{name}").clone() for name in model.state_dict()}
+    model.load_state_dict(weights, assign=True)
+    return model, TextTokenizer(folder / "tokenizer.json", said["bos_token_id"])
 
 
 def _converted_smollm2() -> Path:
@@ -242,19 +289,26 @@ class ByteTokenizer:
         return ([self.bos_token_id] if add_special_tokens else []) + list(text.encode())
 
 
-def _random_llama(hidden: int, layers: int, heads: int, widening: int) -> Any:
-    from transformers import LlamaConfig, LlamaModel
+class TextTokenizer:
+    """A tokenizer.json as transformers' fast tokenizers read it: text to numbers, without special tokens."""
 
-    config = LlamaConfig(
-        vocab_size=257,
-        hidden_size=hidden,
-        intermediate_size=widening * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 2 or 1,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(0, "tiny-random"))
-        model = LlamaModel(config).float()
-    model.set_attn_implementation(ragged.NAME)
-    return model
+    def __init__(self, file: Path, bos_token_id: int):
+        from tokenizers import Tokenizer
+
+        self._tokenizer, self.bos_token_id = Tokenizer.from_file(str(file)), bos_token_id
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+
+def _random_shape(config: BackboneConfig) -> LlamaShape | None:
+    """Sizes of a backbone that is drawn at random."""
+    if config.name == "tiny-random":
+        return _shape(64, 2, 4, 2)
+    if config.name == "scratch":
+        return _shape(config.scratch_hidden, config.layers or 4, config.scratch_heads, 3)
+    return None
+
+
+def _shape(hidden: int, layers: int, heads: int, widening: int) -> LlamaShape:
+    return LlamaShape(257, hidden, widening * hidden, layers, heads, heads // 2 or 1, hidden // heads)

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "prelude_ragged"  # the attention implementation's name in transformers
 UNSUPPORTED = ("softcap", "s_aux", "position_bias")  # what some architectures pass to their attention
@@ -29,9 +27,14 @@ class Layout:
 
     row, place [Q]: a token's row and its place in it; width: the longest row; ends [B]: one past a row's last
     token. `begins` [B] is where rows start, in NumPy, for who would else wait for the device.
+
+    `alike`: rows are in order of their lengths, and attention takes them in `parts` of like lengths, so that a short
+    row is not padded to the longest (last bits differ).
     """
 
-    def __init__(self, lengths: Sequence[int] | np.ndarray | Tensor, device: torch.device):
+    def __init__(
+        self, lengths: Sequence[int] | np.ndarray | Tensor, device: torch.device, alike: bool = False
+    ):
         given = np.asarray(lengths.cpu() if isinstance(lengths, Tensor) else lengths, dtype=np.int64)
         self.n_rows, self.width, self.n_tokens = len(given), int(given.max(initial=0)), int(given.sum())
         row = np.repeat(np.arange(len(given)), given)
@@ -44,6 +47,13 @@ class Layout:
         self.lengths, self.row, self.place, self.ends, self._slot = together.split(
             [len(array) for array in arrays]
         )
+        # numbers of tokens, and the layout of these rows alone; none: all in one
+        self.parts: list[tuple[slice, Layout]] = []
+        if alike and device.type == "cpu":
+            for first, end in _runs(given):
+                begin = int(self.begins[first])
+                part = Layout(given[first:end], device)
+                self.parts.append((slice(begin, begin + part.n_tokens), part))
 
     def spread(self, packed: Tensor) -> Tensor:
         """[Q, …] → [B, width, …], zeros behind the end of a row."""
@@ -56,6 +66,16 @@ class Layout:
         """[B, width, …] → [Q, …]."""
         flat = rows.reshape(self.n_rows * self.width, *rows.shape[2:])
         return flat if self.even else flat.index_select(0, self._slot)
+
+
+def _runs(lengths: np.ndarray) -> list[tuple[int, int]]:
+    """Runs of rows (first, one past the last) of ascending `lengths` within a run that differ by half at most."""
+    runs, first = [], 0
+    while first < len(lengths):
+        end = int(np.searchsorted(lengths, max(1.5 * lengths[first], lengths[first] + 2), side="right"))
+        runs.append((first, max(end, first + 1)))
+        first = runs[-1][1]
+    return runs
 
 
 class Memory:
@@ -128,6 +148,8 @@ def ragged_attention(
     own. A call without a layout is transformers' own, on an unpadded batch.
     """
     if layout is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -139,6 +161,13 @@ def ragged_attention(
             )
     if (window := kwargs.get("sliding_window")) and layout.width > window:
         raise ValueError(f"a sequence of {layout.width} tokens is longer than the model's window of {window}")
+    if layout.parts and memory is None and sees is None:
+        packed = [x[0].transpose(0, 1) for x in (query, key, value)]
+        mixed = [
+            part.gather(_causal(*(part.spread(x[tokens]) for x in packed), scaling, dropout))
+            for tokens, part in layout.parts
+        ]
+        return torch.cat(mixed)[None], None
     q, k, v = (layout.spread(x[0].transpose(0, 1)) for x in (query, key, value))  # [B, W, heads, d]
     if memory is not None:
         k, v = memory.add(module.layer_idx, k, v)  # type: ignore[arg-type]
@@ -179,7 +208,11 @@ def _masked(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, scaling: float | None
     return out.reshape(rows, width, heads, d)
 
 
-AttentionInterface.register(NAME, ragged_attention)
+def register() -> None:
+    """Let models of transformers attend so, by `NAME`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, ragged_attention)
 
 
 class LastMLPOnlyWhere:

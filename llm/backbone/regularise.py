@@ -22,13 +22,16 @@ class BranchDropout:
     then not that of one process.)
     """
 
-    def __init__(self, layers: Sequence[Any], rate: float, seed: int):
+    def __init__(self, layers: Sequence[Any], rate: float, seed: int, branches: Sequence[nn.Module] = ()):
+        """`branches` are modules besides, whose outputs are added to something."""
         self.rate, self.seed, self._on = rate, seed, False
         if rate:
             layers[0].register_forward_pre_hook(self._entering, with_kwargs=True)
             for layer in layers:
                 layer.self_attn.register_forward_hook(self._leaving)
                 layer.mlp.register_forward_hook(self._leaving)
+            for branch in branches:
+                branch.register_forward_hook(self._leaving)
 
     @contextmanager
     def on(self, step: int, device: torch.device) -> Iterator[None]:

@@ -1,10 +1,9 @@
 """The generator's core: backbone + semantic-ID rows + trie, and the exact log-probability of items.
 
-    log p(item | prompt) = Σ_l log softmax_trie(z_l)[code_l],      z_l = W_l · h_l
+    log p(item | prompt) = Σ_l log softmax_trie(z_l)[code_l]
 
-where h_l is the hidden state after the prompt and the first l codes, W_l are the output rows of level l, and
-the softmax runs over the node's children in the trie alone: the same normaliser in training, scoring and
-sampling.
+where z_l are the head's logits over the codes of level l (`llm.backbone.heads`), and the softmax runs over
+the node's children in the trie alone: the same normaliser in training, scoring and sampling.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from torch import nn
 
 from llm.backbone.batching import Footprint
 from llm.backbone.conditions import NOTHING, Condition, Updates
+from llm.backbone.heads import CodeReader, Head, Reader, TokenHead
 from llm.backbone.load import Backbone
 from llm.backbone.ragged import LastMLPOnlyWhere, Layout, Memory
 from llm.backbone.vocabulary import PREFIX, SidRows
@@ -33,7 +33,7 @@ class Packed:
     """Token numbers [Q] of B rows, laid one after the other as `layout` says."""
 
     tokens: torch.Tensor
-    sid: torch.Tensor  # numbers of those that are semantic-ID tokens, ascending
+    sid: torch.Tensor  # numbers of those that stand for items, or for their codes, ascending
     soft: torch.Tensor  # numbers of the places for soft tokens, ascending
     layout: Layout
     soft_places: int = 0  # of the row that has most of them
@@ -45,7 +45,17 @@ class SidModel(nn.Module):
     kept_session: Any = None  # the last prompts that a recommender read: one, whoever shares the model
     inner: Any  # a transformers model: nn.Module's own types do not tell of its methods
 
-    def __init__(self, backbone: Backbone, rows: SidRows, trie: Trie):
+    def __init__(
+        self,
+        backbone: Backbone,
+        rows: SidRows,
+        trie: Trie,
+        reader: Reader | None = None,
+        head: Head | None = None,
+    ):
+        """`reader` says how an item is read (None: as its codes), `head` how its codes are written
+        (None: by the backbone, token after token).
+        """
         super().__init__()
         keep_freed_memory()
         self.inner, self.rows = backbone.model, rows.to(backbone.device)
@@ -57,20 +67,25 @@ class SidModel(nn.Module):
         mlp = getattr(self.layers[-1], "mlp", None) if self.layers else None
         self._last_mlp = None if mlp is None else LastMLPOnlyWhere(mlp)
         self.updates = Updates(base)
-        self.footprint = Footprint(base.config, max(rows.sizes), self.dtype.itemsize)
-        codes = np.zeros((trie.n_items, trie.n_levels), np.int64)
-        path = trie.path(torch.arange(trie.n_items))
-        for level in range(trie.n_levels):
-            codes[:, level] = trie.code[level][path[:, level + 1]].numpy()
-        self.item_tokens = self.text_size + rows.offsets[:-1] + codes  # [N, L] token numbers of every item
+        self.reader: Reader = CodeReader(rows, codes_of(trie)) if reader is None else reader
+        self.head: Head = TokenHead(rows) if head is None else head
+        self.footprint = Footprint(base.config, max(rows.sizes), self.dtype.itemsize, self.head)
+        self.item_tokens = self.text_size + self.reader.numbers  # [N, W] token numbers of every item
+        # [N, …]: what of a target the backbone reads, so as to predict the rest of it
+        self.target_tokens = self.item_tokens[:, : self.head.states - 1]
+        for part in (self.reader, self.head):
+            if isinstance(part, nn.Module):
+                part.to(backbone.device)
 
     @property
     def dtype(self) -> torch.dtype:
         return next(self.inner.parameters()).dtype
 
-    def pack(self, sequences: Sequence[Sequence[int]]) -> Packed:
-        """Token rows of any lengths, laid one after the other."""
-        layout = Layout([len(sequence) for sequence in sequences], self.device)
+    def pack(self, sequences: Sequence[Sequence[int]], alike: bool = False) -> Packed:
+        """Token rows of any lengths, laid one after the other; `alike`: they are in order of length
+        (`llm.backbone.ragged.Layout`).
+        """
+        layout = Layout([len(sequence) for sequence in sequences], self.device, alike)
         tokens = np.fromiter(chain.from_iterable(sequences), np.int64, layout.n_tokens)
         # looked for here, where nobody has to wait for the device
         sid, soft = np.flatnonzero(tokens >= self.text_size), np.flatnonzero(tokens == PREFIX)
@@ -85,10 +100,8 @@ class SidModel(nn.Module):
         """
         tokens, sid, soft = packed.tokens, packed.sid, packed.soft
         embedded = self.inner.get_input_embeddings()(tokens.clamp(0, self.text_size - 1))
-        # not by indexing: the gradient of an index with repeats is summed in an order that varies from run to
-        # run
-        rows = nn.functional.embedding(tokens[sid] - self.text_size, self.rows.input)
-        embedded = embedded.index_copy(0, sid, rows.to(embedded.dtype))
+        items = self.reader(tokens[sid] - self.text_size)
+        embedded = embedded.index_copy(0, sid, items.to(embedded.dtype))
         if not len(soft):
             return embedded
         given = 0 if prefix is None else prefix.shape[1]
@@ -172,16 +185,17 @@ class SidModel(nn.Module):
         rows: torch.Tensor | None = None,
         smoothing: float = 0.0,
     ) -> torch.Tensor:
-        """log p [n] of `items` [n] (see `Trie.path`) from `states` [n, L, h]:
-        the hidden states that predict their L codes.
+        """log p [n] of `items` [n] (see `Trie.path`) from `states` [n, S, h]:
+        the hidden states that the head predicts their codes from.
 
         `smoothing` ε makes it the target of label smoothing: at each level (1 − ε) log p(code) + ε · the mean
         of log p over the codes that the trie has there (Szegedy et al. 2016, eq. 3, inside the trie).
         """
         path = self.trie.path(items)
+        codes = self.trie.codes(path)
         total = states.new_zeros(len(items), dtype=torch.float32)
         for level in range(self.trie.n_levels):
-            logits = self.rows.logits(states[:, level], level)
+            logits = self.head.logits(level, states, codes)
             log_probs, _ = self.trie.child_log_probs(
                 level, path[:, level], logits, temperature, constraints, rows
             )
@@ -197,12 +211,12 @@ class SidModel(nn.Module):
     def item_states(
         self, prompts: Sequence[Sequence[int]], items: np.ndarray, condition: Condition = NOTHING
     ) -> torch.Tensor:
-        """Hidden states [B, L, h] that predict the L codes of one item after each prompt,
+        """Hidden states [B, S, h] that the codes of one item after each prompt are predicted from,
         in one packed pass.
         """
-        codes = self.item_tokens[items, :-1].tolist()
+        codes = self.target_tokens[items].tolist()
         packed = self.pack([[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)])
-        last = torch.arange(-self.trie.n_levels, 0, device=self.device)
+        last = torch.arange(-self.head.states, 0, device=self.device)
         wanted = packed.layout.ends[:, None] + last
         return self.hidden(packed, condition, wanted.reshape(-1)).view(*wanted.shape, -1)
 
@@ -231,19 +245,27 @@ class SidModel(nn.Module):
 
             log p(y_1 … y_k | prompt) = Σ_j log p(y_j | prompt, y_1 … y_{j−1})
 
-        in one packed pass. An item reads the codes of those before it as if they were history, and is drawn
+        in one packed pass. An item reads those before it as if they were history, and is drawn
         from what is neither in `excluded` [B] nor one of them, and in `allowed` [B] where that is given: a
         list with an item twice has −inf.
         """
-        lengths = [len(items) for items in lists]
-        codes = [self.item_tokens[items].reshape(-1)[:-1].tolist() for items in lists]
-        packed = self.pack([[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)])
-        levels = self.trie.n_levels
-        # a list's codes are predicted by the last states of its row, as many as there are codes: soft tokens
-        # never count
-        ends = packed.layout.ends.repeat_interleave(packed.layout.ends.new_tensor(lengths) * levels)
-        steps = np.concatenate([np.arange(-length * levels, 0) for length in lengths])
-        states = self.hidden(packed, condition, ends + torch.from_numpy(steps).to(self.device))
+        lengths = np.array([len(items) for items in lists])
+        read = [
+            [
+                *prompt,
+                *self.item_tokens[items[:-1]].reshape(-1).tolist(),
+                *self.target_tokens[items[-1]].tolist(),
+            ]
+            for prompt, items in zip(prompts, lists, strict=True)
+        ]
+        packed = self.pack(read)
+        width, states = self.item_tokens.shape[1], self.head.states
+        # counted from the end of its row, an item's states begin so many tokens back: soft tokens never count
+        back = np.concatenate([states + width * np.arange(length - 1, -1, -1) for length in lengths])
+        ends = packed.layout.ends.repeat_interleave(packed.layout.lengths.new_tensor(lengths))
+        first = ends - torch.from_numpy(back).to(self.device)
+        wanted = first[:, None] + torch.arange(states, device=self.device)
+        found = self.hidden(packed, condition, wanted.reshape(-1)).view(*wanted.shape, -1)
         places = [(row, place) for row, length in enumerate(lengths) for place in range(length)]
         out = [np.zeros(0, np.int64)] * len(lists) if excluded is None else excluded
         constraints = Constraints(
@@ -253,5 +275,10 @@ class SidModel(nn.Module):
         )
         flat = torch.from_numpy(np.concatenate(lists))
         rows = torch.arange(len(flat), device=self.device)
-        values = self.path_log_probs(states.view(len(flat), levels, -1), flat, 1.0, constraints, rows)
+        values = self.path_log_probs(found, flat, 1.0, constraints, rows)
         return torch.segment_reduce(values, "sum", lengths=packed.layout.lengths.new_tensor(lengths))
+
+
+def codes_of(trie: Trie) -> np.ndarray:
+    """The codes [N, L] of every item."""
+    return trie.codes(trie.path(torch.arange(trie.n_items))).cpu().numpy()

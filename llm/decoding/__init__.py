@@ -1,5 +1,5 @@
 """From a prompt to items: draws, lists in sequence and exact scores, all inside the trie.
 
-May import: `llm.backbone`, `llm.prompts`.
+May import: `llm.prompts`, `llm.backbone`, `semantic_ids`, `recsys`.
 Read first: `session.py`, then `draws.py` and `scoring.py`; `recommender.py` answers requests by them.
 """

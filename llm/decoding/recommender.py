@@ -163,9 +163,11 @@ class SidRecommender:
 
     def _growth(self, n: int) -> int:
         """Columns that a list of n items takes behind a prompt:
-        a path's nodes and its codes, in buffers with room.
+        a path's nodes, where they are read, and its tokens, in buffers with room.
         """
-        return 2 * n * (2 * self.model.trie.n_levels - 1)
+        model = self.model
+        nodes = model.trie.n_levels - 1 if model.head.reads_nodes else 0
+        return 2 * n * (nodes + model.item_tokens.shape[1])
 
     def _sessions(
         self, requests: Sequence[Request], nodes: int, growth: int = 0

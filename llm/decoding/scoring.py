@@ -85,9 +85,10 @@ def list_log_probs_of(
     """
     result = np.empty(len(requests))
     prompts, model = reading.prompts(requests), reading.model
-    longest = max((len(items) for items in lists), default=1) * model.trie.n_levels
-    lengths = [len(prompt) + reading.soft_tokens + longest for prompt in prompts]
-    for rows in by_length(lengths, model.footprint, longest, model.trie.n_levels, budget, reading.row_bytes):
+    longest = max((len(items) for items in lists), default=1)
+    read, nodes = longest * model.item_tokens.shape[1], longest * model.trie.n_levels
+    lengths = [len(prompt) + reading.soft_tokens + read for prompt in prompts]
+    for rows in by_length(lengths, model.footprint, nodes, model.trie.n_levels, budget, reading.row_bytes):
         some = [requests[row] for row in rows]
         placed, condition = reading.conditioned([prompts[row] for row in rows], some)
         excluded, allowed = [request.exclude for request in some], [request.allow for request in some]

@@ -53,7 +53,7 @@ def all_log_probs(session: PromptSession) -> torch.Tensor:
             values.append(value + log_p[:, some].repeat_interleave(_widths(trie, depth, some), 1))
             places.append(place)
             if last:
-                session.drop(depth, session.memory.used - before)
+                session.nodes.drop(depth, session.memory.used - before)
         log_p = torch.cat(values, 1)
         if not last:
             slots = torch.cat(places, 1)[:, trie.parent[depth][:]]

@@ -12,7 +12,7 @@ import torch
 from llm.methods.base import MethodConfig
 from llm.methods.stage2 import World, train_by_gradient
 from llm.prompts.reading import Reading
-from llm.stage1.adapt import load_adapted, prompt_builder, save_adapted
+from llm.stage1.model import load_adapted, prompt_builder, save_adapted
 
 
 class ContinuedConfig(MethodConfig):

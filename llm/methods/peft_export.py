@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,6 +28,8 @@ def export_adapter(reading: Reading, request: Request, folder: Path) -> dict[str
     (`reading.prompts`). The scale alpha / r is inside B, so that alpha = r. Raises `ValueError` where an
     adapter file cannot say all that the method does.
     """
+    from peft import LoraConfig
+
     condition = reading.conditioned(reading.prompts([request]), [request])[1]
     if condition.prefix is not None:
         raise ValueError(

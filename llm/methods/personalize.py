@@ -1,4 +1,4 @@
-"""Stage `personalize` (Stage 2): train ways to condition the frozen model on a user, and their controls."""
+"""Stage `personalize` (Stage 2): its settings, `personalize.methods` first; train ways to condition the frozen model on a user, and their controls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm.methods.base import MethodConfig
 from llm.methods.choices import Method, listed
 from llm.methods.stage2 import Stage2Config, World
 from llm.prompts.reading import Reading
-from llm.stage1.adapt import AdaptConfig
+from llm.stage1.config import AdaptConfig
 from recsys.artifacts.paths import RunError
 from recsys.run import Run
 from recsys.training import distributed

@@ -1,4 +1,4 @@
-"""What every way to personalize shares: its instances, the loss, and how its learning rate is found.
+"""What every way to personalize shares in Stage 2: settings, instances, the loss, and how its learning rate is found.
 
 Every method trains on the same PERSONALIZE instances, in the same order, for the same number of steps. An
 instance is one target; what conditions it holds only what came strictly before it, so no sequence shares a
@@ -23,7 +23,9 @@ from llm.methods.prefixes import parameter_count
 from llm.prompts.builder import PromptBuilder
 from llm.prompts.contexts import RecordSearch
 from llm.prompts.reading import Personalizer, Reading
-from llm.stage1.adapt import AdaptConfig, load_adapted, prompt_builder, validation_events
+from llm.stage1.adapt import validation_events
+from llm.stage1.config import AdaptConfig
+from llm.stage1.model import load_adapted, prompt_builder
 from llm.stage1.records import NAME as RECORDS
 from llm.stage1.records import open_record_vectors, write_record_vectors
 from recsys.config import StageConfig

@@ -34,6 +34,8 @@ class PromptConfig(StageConfig):
     profile_titles: int = 3  # titles of the last items before the shown ones in a profile
     profile_tokens: int = 48  # cut of the profile
     query_tokens: int = 64  # cut of the query, whatever its length in characters
+    # what stands in front of the items; "": nothing, where an item's one vector (adapt.items: vector) says what it is
+    header: str = "History:"
     # the paper leaves it open; eq. 3 says first
     prefix_position: Literal["before_bos", "after_bos"] = "before_bos"
 
@@ -52,7 +54,8 @@ class Context(Protocol):
 
 class PromptBuilder:
     """Makes prompts from requests.
-    `encode` is the backbone's text -> token ids; `item_tokens` [N, L] its ID tokens.
+    `encode` is the backbone's text -> token ids; `item_tokens` [N, W] are what an item is read as, `target_tokens` [N, …]
+    what of a target stands behind its prompt in training (None: all of them).
     """
 
     def __init__(
@@ -62,10 +65,16 @@ class PromptBuilder:
         encode: Callable[[str], list[int]],
         bos_id: int | None,
         item_tokens: np.ndarray,
+        target_tokens: np.ndarray | None = None,
     ):
         self.config, self.catalogue, self.item_tokens, self.encode = config, catalogue, item_tokens, encode
+        self.target_tokens = item_tokens if target_tokens is None else target_tokens
         self._bos = [] if bos_id is None else [bos_id]
-        self._newline, self._history = encode("\n"), encode("History:")
+        self._newline, self._history = encode("\n"), encode(config.header)
+        if not self._bos and not self._history:
+            raise ValueError(
+                "prompts.header is empty and the backbone has no BOS token: a prompt without history would be empty"
+            )
 
     def shown(self, request: Request, context: Context | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The items that a prompt shows, and those before them."""

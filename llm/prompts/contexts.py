@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import bm25s
 import numpy as np
 import pyarrow.parquet as pq
 
@@ -31,6 +30,8 @@ class RecordSearch:
     """
 
     def __init__(self, catalogue: Catalogue):
+        import bm25s
+
         self._texts = catalogue.texts()
         self._index = bm25s.BM25()
         self._index.index(_words(self._texts), show_progress=False)
@@ -56,6 +57,8 @@ class RecordSearch:
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:
+    import bm25s
+
     return bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
 
 

@@ -1,4 +1,4 @@
-"""How a method turns requests into what the frozen model reads: prompts, and a condition."""
+"""How a method reads requests: it asks the builder for their prompts, and makes the condition (prefix, updates) beside them."""
 
 from __future__ import annotations
 

@@ -1,98 +1,42 @@
-"""Stage `adapt` (Stage 1): teach the backbone to write semantic IDs from everyone's data, then freeze it.
+"""Stage `adapt` (Stage 1): the backbone learns to write semantic IDs from everyone's data, and is frozen.
 
-Trained are the rows of the semantic-ID tokens and a PEFT LoRA on the inner model, with the log-likelihood of
-items inside the trie (`llm.backbone.sid_model`). Saved are the adapter, in PEFT's own format, and the rows:
-the backbone's weights are not copied. Loading merges the adapter. That model, with no prefix and no profile,
-is *No Context*.
+Trained are the rows of the semantic-ID tokens, a PEFT LoRA on the inner model (or all of it), and, where items
+have the other form (`llm.backbone.heads`), what reads an item and the head that writes its codes, with the
+log-likelihood of items inside the trie (`llm.backbone.sid_model`). That model, with no prefix and no profile, is
+*No Context*; `llm.stage1.model` saves and loads it.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from pydantic import Field
-from safetensors.torch import load_file, save_file
+from torch import nn
 
-from llm.backbone.adapter import save_adapter
 from llm.backbone.conditions import NOTHING
-from llm.backbone.load import Backbone, BackboneConfig, load_backbone, text_head, weights_hash
+from llm.backbone.heads import DepthHead, VectorReader
+from llm.backbone.load import BackboneConfig, load_backbone, text_head, weights_hash
 from llm.backbone.regularise import BranchDropout
 from llm.backbone.sid_model import SidModel
-from llm.backbone.vocabulary import SidRows, words_of_codes
 from llm.decoding.scoring import shared_hit_rate
-from llm.prompts.builder import PromptBuilder, PromptConfig
+from llm.prompts.builder import PromptBuilder
 from llm.prompts.reading import Reading
-from llm.stage1.records import BackboneEncoder
+from llm.stage1.config import AdaptConfig
+from llm.stage1.model import item_vectors, new_model, prompt_builder, save_adapted
 from llm.stage1.understanding import known_and_held_out, query_precision
 from llm.stage1.windows import Shares, Window, WindowBatches, WindowBuilder
 from llm.stage1.words import Words, text_loss
 from recsys.artifacts.paths import RunError
-from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
 from recsys.data.splits import FIT, VALIDATION
 from recsys.run import Run
-from recsys.seeds import derive, rng
+from recsys.seeds import rng
 from recsys.training import distributed, loop
-from semantic_ids.table import SemanticIdTable
 from semantic_ids.tokenizer import load_table, load_tokenizer
-from semantic_ids.trie import Trie
-
-# Of output rows at the start. At 1, SmolLM2's hidden states (norm 40 at h = 576) make logits of standard
-# deviation 1.6: three levels of that cost 4 nats above a uniform guess, and the first hundred steps would
-# only unlearn them
-OUTPUT_NORM = 0.25
-
-
-class AdaptConfig(StageConfig):
-    seed: int = 0
-    backbone: BackboneConfig = BackboneConfig()
-    prompts: PromptConfig = PromptConfig()
-    # lora: an LLM stays as it is under an adapter; full: every weight is trained (and saved), for `scratch`
-    # backbones
-    train: Literal["lora", "full"] = "lora"
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    lora_modules: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-    )  # attention, as TAP-PER; the MLP costs time
-    steps: int = 2000  # optimiser steps
-    batch: int = 32  # windows a step
-    window_items: int = 12  # items a window; every one is a target, so longer windows cost less a target
-    profile_share: float = 0.5  # share of windows that carry the text profile: Prompt Context is trained for
-    query_share: float = 0.15  # share of windows that carry a query about their last item
-    # what the rows of semantic-ID tokens start from: codebook vectors, or these and the words of a code's
-    # items; auto: words too, unless the backbone is trained from scratch and knows no words
-    rows_from: Literal["auto", "codebook", "words"] = "auto"
-    words_batch: int = Field(16, ge=0)  # rows a step from words to an item's ID (llm.stage1.words)
-    title_batch: int = Field(4, ge=0)  # rows a step from an item's ID to its title
-    title_weight: float = Field(0.1, ge=0)  # of their loss, a mean over text tokens, beside the items'
-    records_share: float = 0.1  # share of windows that carry retrieved records: RAG and PAG are trained for
-    learning_rate: float = 1e-3  # of the LoRA, or of all weights (AdamW)
-    rows_learning_rate: float = 5e-3  # of the semantic-ID rows, which start from nothing
-    weight_decay: float = 0.01
-    # against learning training sequences by heart, for backbones trained from scratch
-    # (llm.backbone.regularise): the share of numbers dropped from what each block adds; the share of a
-    # target's probability that is given to the other codes of its node
-    dropout: float = Field(0.0, ge=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    warmup: int = 50  # steps
-    clip_norm: float = 1.0
-    validate_every: int = 250  # steps
-    patience: int = 4  # validations without a new best; 0: never stop early
-    # queries of each kind by which its understanding is measured in the end
-    asked_queries: int = Field(100, ge=0)
-    validation_instances: int = 500  # a seeded sample of validation instances
 
 
 def adapt(config: AdaptConfig, run: Run) -> None:
@@ -101,7 +45,8 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         raise ValueError(
             "adapt.backbone.name is scratch: a random model has to be trained whole; set adapt.train: full"
         )
-    wanted, stage = _trainable(config), run.stage("adapt", config, needs=["prepare", "tokenize"])
+    needs = ["prepare", "tokenize", *(["embed"] if config.item_projection else [])]
+    wanted, stage = _trainable(config), run.stage("adapt", config, needs=needs)
     if stage.is_done():
         return
     dataset, table = Dataset.load(run), load_table(run)
@@ -115,7 +60,8 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         }
         head = text_head(backbone) if config.title_batch else None
         codebooks = load_tokenizer(run).quantizer.codebooks
-        model = new_model(backbone, table, codebooks, config, dataset.catalogue.texts())
+        vectors = item_vectors(run) if config.item_projection else None
+        model = new_model(backbone, table, codebooks, config, dataset.catalogue.texts(), vectors)
         builder = prompt_builder(config, model, dataset)
         phrases = Phrases(dataset)
         curves = train_on_windows(config, model, builder, phrases, head, stage.checkpoint)
@@ -124,6 +70,7 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         report |= {
             "model_parameters": sum(p.numel() for p in model.inner.parameters() if p.requires_grad),
             "row_parameters": sum(p.numel() for p in model.rows.parameters()),
+            **{f"{name}_parameters": count for name, count in _own_parts(model).items()},
             "best_step": curves.best_step,
             "validation_expected_hit_rate@30": curves.best_value,
             "queries": _understanding(config, reading, phrases.before_test()),
@@ -156,39 +103,12 @@ def _trainable(config: AdaptConfig) -> BackboneConfig:
     return config.backbone.model_copy(update=whole)
 
 
-def new_model(
-    backbone: Backbone, table: SemanticIdTable, codebooks, config: AdaptConfig, texts: Sequence[str] = ()
-) -> SidModel:
-    """The untrained Stage 1 model: fresh rows, and a fresh LoRA (B = 0) around the frozen backbone.
-    `texts` [N] are the items'.
-    """
-    if config.train == "full":
-        backbone.model.requires_grad_(True)
-    else:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            torch.manual_seed(derive(config.seed, "lora"))
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an old name
-            backbone.model = get_peft_model(backbone.model, _lora(config))
-    norm = float(backbone.text_embeddings.detach().float().norm(dim=1).mean())
-    model = SidModel(backbone, SidRows(table.sizes, backbone.hidden_size), Trie(table.codes, table.sizes))
-    words = None
-    if config.rows_from == "words" or (config.rows_from == "auto" and config.train == "lora"):
-        words = words_of_codes(BackboneEncoder(model).means(texts), table.codes, table.sizes)
-    model.rows.start_from(codebooks, norm, config.seed, words, OUTPUT_NORM)
-    return model
-
-
-def _lora(config: AdaptConfig) -> LoraConfig:
-    return LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        target_modules=list(config.lora_modules),
-        lora_dropout=0.0,
-    )
-
-
-def prompt_builder(config: AdaptConfig, model: SidModel, dataset: Dataset) -> PromptBuilder:
-    return PromptBuilder(config.prompts, dataset.catalogue, model.encode, model.bos_id, model.item_tokens)
+def _own_parts(model: SidModel) -> dict[str, int]:
+    """Parameters of the reader and of the head, where they have any of their own."""
+    parts = {"reader": model.reader, "head": model.head}
+    modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in modules.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def train_on_windows(
@@ -209,15 +129,13 @@ def train_on_windows(
     windows = WindowBuilder(dataset, builder, shares, config.seed, phrases)
     batches = WindowBatches(windows, FIT, config.window_items, config.batch)
     words = Words(dataset, builder, phrases, FIT, config.seed, config.words_batch, config.title_batch)
-    lora = [parameter for parameter in model.inner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        [
-            {"params": lora, "lr": config.learning_rate, "weight_decay": config.weight_decay},
-            {"params": list(model.rows.parameters()), "lr": config.rows_learning_rate, "weight_decay": 0.0},
-        ],
-        fused=model.device.type == "cuda",  # one kernel instead of a dozen
+        _parameter_groups(config, model),
+        # one kernel instead of a dozen; on CPUs its last bits are others, and the form of codes and tokens keeps its own
+        fused=model.device.type == "cuda" or config.head == "depth",
     )
-    dropout = BranchDropout(model.layers, config.dropout, config.seed)
+    branches = model.head.branches if isinstance(model.head, DepthHead) else ()
+    dropout = BranchDropout(model.layers, config.dropout, config.seed, branches)
     events = validation_events(dataset, config.validation_instances, config.seed)
     requests, targets = dataset.requests(events, dataset.exclude_seen), dataset.items[events]
 
@@ -242,6 +160,21 @@ def train_on_windows(
         patience=config.patience,
         clip_norm=config.clip_norm,
     )
+
+
+def _parameter_groups(config: AdaptConfig, model: SidModel) -> list[dict[str, Any]]:
+    """The model's matrices; and rows of codes, which start from nothing, do not decay and learn faster."""
+    matrices = [parameter for parameter in model.inner.parameters() if parameter.requires_grad]
+    rows = list(model.rows.parameters())
+    if isinstance(model.reader, VectorReader):
+        matrices += model.reader.parameters()
+    if isinstance(model.head, DepthHead):
+        rows.append(model.head.codes)
+        matrices += [parameter for name, parameter in model.head.named_parameters() if name != "codes"]
+    return [
+        {"params": matrices, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+        {"params": rows, "lr": config.rows_learning_rate, "weight_decay": 0.0},
+    ]
 
 
 def _understanding(config: AdaptConfig, reading: Reading, phrases: Phrases) -> dict[str, Any]:
@@ -272,10 +205,12 @@ def window_loss(model: SidModel, windows: list[Window], smoothing: float = 0.0) 
 
     `smoothing`: of labels (`SidModel.path_log_probs`).
     """
-    packed = model.pack([window.tokens for window in windows])
+    alike = not model.head.reads_nodes  # the form of codes and tokens keeps its order, and so its bits
+    windows = sorted(windows, key=lambda window: len(window.tokens)) if alike else windows
+    packed = model.pack([window.tokens for window in windows], alike)
     begins = zip(windows, packed.layout.begins, strict=True)
     start = np.concatenate([window.starts + begin for window, begin in begins])
-    wanted = torch.from_numpy(start[:, None] - 1 + np.arange(model.trie.n_levels)).to(model.device)
+    wanted = torch.from_numpy(start[:, None] - 1 + np.arange(model.head.states)).to(model.device)
     states = model.hidden(packed, NOTHING, wanted.reshape(-1)).view(*wanted.shape, -1)
     items = torch.from_numpy(np.concatenate([window.items for window in windows]))
     log_p = model.path_log_probs(states, items, smoothing=smoothing)
@@ -283,57 +218,3 @@ def window_loss(model: SidModel, windows: list[Window], smoothing: float = 0.0) 
         return -log_p.mean()
     ones = [np.ones(len(w.items)) if w.weights is None else w.weights for w in windows]
     return -(log_p * torch.from_numpy(np.concatenate(ones)).to(log_p)).mean()
-
-
-def save_adapted(model: SidModel, folder: Path) -> None:
-    """Write `adapter/` (PEFT's format; `weights.safetensors` where all was trained) and
-    `sid_rows.safetensors`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(model.inner, PeftModel):
-        save_adapter(model.inner, folder / "adapter")
-    else:
-        weights = {name: tensor.detach().contiguous() for name, tensor in model.inner.state_dict().items()}
-        save_file(weights, folder / "weights.safetensors")
-    save_file(
-        {"input": model.rows.input.detach(), "output": model.rows.output.detach()},
-        folder / "sid_rows.safetensors",
-    )
-
-
-def load_adapted(
-    run: Run, config: AdaptConfig, stage: str = "adapt", folder: str = "", merge: bool = True
-) -> SidModel:
-    """The adapted, merged and frozen model of a run (with `merge=False` the adapter is kept apart and
-    trainable).
-
-    Raises `RunError` naming the artifact if the backbone or the semantic-ID table is not the one it was
-    trained with.
-    """
-    table, report = load_table(run), run.read_json("adapt", "adapt.json")
-    if report["table_hash"] != table.content_hash():
-        raise RunError(
-            f"the adapter in {run.path}/adapt was trained with another semantic-ID table; run adapt again"
-        )
-    # in the precision that it was trained in, whatever auto would be on this machine
-    backbone = load_backbone(
-        config.backbone.model_copy(update={"dtype": report.get("dtype", config.backbone.dtype)})
-    )
-    if weights_hash(backbone.model) != report["backbone_hash"]:
-        raise RunError(
-            f"the adapter in {run.path}/adapt was trained on other weights than {config.backbone.name} has"
-        )
-    rows = SidRows(table.sizes, backbone.hidden_size)
-    rows.load_state_dict(load_file(run.artifact(stage, f"{folder}sid_rows.safetensors")))
-    if config.train == "full":
-        backbone.model.load_state_dict(load_file(run.artifact(stage, f"{folder}weights.safetensors")))
-        backbone.model.requires_grad_(not merge)
-    else:
-        run.artifact(stage, f"{folder}adapter/adapter_config.json")
-        adapter = run.artifact(stage, f"{folder}adapter/adapter_model.safetensors").parent
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            peft = PeftModel.from_pretrained(backbone.model, str(adapter), is_trainable=not merge)
-        backbone.model = peft.merge_and_unload() if merge else peft
-    model = SidModel(backbone, rows, Trie(table.codes, table.sizes))
-    return model.eval().requires_grad_(False) if merge else model

@@ -113,7 +113,7 @@ class WindowBuilder:
 
     def _one_target(self, prompt: list[int], item: int) -> Window:
         target = np.array([item])
-        return Window(prompt + self.builder.item_tokens[item].tolist(), target, np.array([len(prompt)]))
+        return Window(prompt + self.builder.target_tokens[item].tolist(), target, np.array([len(prompt)]))
 
     def _many_targets(self, events: np.ndarray, with_profile: bool, query: str | None) -> Window:
         data, builder = self.dataset, self.builder
@@ -123,12 +123,13 @@ class WindowBuilder:
             first = data.request(int(events[0]), False)
             context = Profile().tokens(builder, first, items[:0], data.items[past])
         head, asked = builder.head(context), builder.asked(query)
-        width, codes = builder.item_tokens.shape[1], builder.item_tokens[items].reshape(-1).tolist()
+        width, before = builder.item_tokens.shape[1], builder.item_tokens[items[:-1]].reshape(-1).tolist()
+        last = builder.target_tokens[items[-1]].tolist()
         if asked:
-            start = len(head) + len(codes) - width + len(asked)
-            return Window(head + codes[:-width] + asked + codes[-width:], items[-1:], np.array([start]))
-        tokens, starts = head + codes, len(head) + width * np.arange(len(items))
-        return Window(tokens, items, starts)
+            start = len(head) + len(before) + len(asked)
+            return Window(head + before + asked + last, items[-1:], np.array([start]))
+        starts = len(head) + width * np.arange(len(items))
+        return Window(head + before + last, items, starts)
 
 
 class WindowBatches:

@@ -77,7 +77,7 @@ class Words:
         if kind >= TITLE:
             query = self.phrases.query(item, generator)
         prompt = builder.prompt(replace(request, query=query or data.catalogue.titles[item].lower()))
-        tokens = prompt + builder.item_tokens[item].tolist()
+        tokens = prompt + builder.target_tokens[item].tolist()
         return Window(tokens, np.array([item]), np.array([len(prompt)]))
 
     def titles(self, step: int) -> list[TextRow]:

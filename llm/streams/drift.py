@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
-from scipy.linalg import orthogonal_procrustes
 
 from llm.decoding.scoring import log_probs_of
 from llm.methods.e2p import UserPrefix
@@ -74,6 +73,8 @@ def align(new: np.ndarray, old: np.ndarray) -> np.ndarray:
     Rows count alike, by direction; rows that are zero in either space are left out. Raises `ValueError`
     without a shared row.
     """
+    from scipy.linalg import orthogonal_procrustes
+
     norms = [np.linalg.norm(table, axis=1, keepdims=True) for table in (new, old)]
     both = ((norms[0] > 1e-12) & (norms[1] > 1e-12))[:, 0]
     if not both.any():

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
@@ -108,6 +107,8 @@ def adapt_text_model(
     config: TaskAdaptConfig, model: TextModel, examples: Examples, folder: Path, checkpoint: Path, seed: int
 ) -> dict[str, Any]:
     """Train the task LoRA and write `adapter/` into `folder`; returns what the report says of it."""
+    from peft import LoraConfig, get_peft_model
+
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -138,6 +139,8 @@ def adapt_text_model(
 
 def merge_adapter(model: TextModel, adapter: Path) -> TextModel:
     """The text model with a Stage 1 adapter merged in, frozen."""
+    from peft import PeftModel
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         peft = PeftModel.from_pretrained(model.inner, str(adapter))

@@ -1,4 +1,4 @@
-"""Which rows of an artifact are whose: what lets one person's rows be read, handed over and forgotten.
+"""Which rows of an artifact are whose: what lets one person's rows be read, handed over and deleted (by `serving/user_state.py`).
 
 An artifact that holds rows of users is one of these, and says so itself:
 

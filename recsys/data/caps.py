@@ -7,12 +7,15 @@ cut short is short: nothing is put in to fill it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from recsys.data.catalogue import Catalogue
 from recsys.recommender import Ranked
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 WIDEN = 4  # a ranked list that caps leave too short is asked for again, so many times as long
 
@@ -26,6 +29,8 @@ class Caps:
         """`limits`: column -> at most so many items a value.
         Raises `ValueError` for a column that is not there.
         """
+        from scipy import sparse
+
         parts, counts = [], []
         for column, limit in limits.items():
             if column not in catalogue.columns:
@@ -106,6 +111,8 @@ def best_within(ranking: Callable[[int], Ranked], caps: Caps, n: int) -> Ranked:
 
 def _membership(column: Sequence[Sequence[str]]) -> sparse.csr_array:
     """[N, values of the column], 1 where an item has the value; values in order of their names."""
+    from scipy import sparse
+
     names = {name: number for number, name in enumerate(sorted({name for some in column for name in some}))}
     values = [sorted({names[name] for name in some}) for some in column]
     offsets = np.concatenate([[0], np.cumsum([len(some) for some in values], dtype=np.int64)])

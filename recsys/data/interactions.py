@@ -1,4 +1,4 @@
-"""Interactions and queries: who had what, when, how; strict at the door, and everything behind it is relaxed.
+"""Interactions and queries as checked tables: who had what, when, how; strict here, so that everything behind is relaxed.
 
 Ids are strings, times whole Unix seconds (or an ordinal, where the data has only order); `recsys.door` reads both, by one rule for
 every file. Their column names are spelled once, in a mapping from ours.

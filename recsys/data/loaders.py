@@ -1,4 +1,4 @@
-"""Loaders of known data sets: each returns the same `Source`, whose interactions passed the same door.
+"""Loaders of known data sets, each returning the same `Source`; docs/contributing.md lists what a new one touches.
 
 - MovieLens ml-latest-small (Harper and Konstan 2015): ratings, titles, genres; the free tags are queries.
 - Amazon 5-core of 2014 (McAuley et al. 2015) in the S3-Rec / P5 / TIGER form: order without time.

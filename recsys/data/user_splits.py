@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field, model_validator
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from recsys.config import StageConfig
@@ -143,6 +142,8 @@ def cluster_users(vectors: np.ndarray, config: UserSplitConfig) -> np.ndarray:
     """The cluster [n] of each row of `vectors` [n, d]:
     k-means, best of four starts, on one thread for repeatability.
     """
+    from sklearn.cluster import KMeans
+
     with threadpool_limits(1):
         means = KMeans(config.clusters, n_init=4, random_state=derive(config.seed, "user clusters", bits=31))
         return means.fit_predict(vectors)

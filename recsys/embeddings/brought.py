@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from recsys.data.dataset import Dataset
 from recsys.data.splits import PERSONALIZE, ROLE_NAMES, TEST, VALIDATION
@@ -89,6 +88,8 @@ def suspicions(
     users: BroughtVectors, dataset: Dataset, brought_hits: np.ndarray, history_hits: np.ndarray
 ) -> list[Suspicion]:
     """What honest vectors would hardly do; hits [I] of the same validation instances by brought vectors and by history alone."""
+    from scipy import stats
+
     found = []
     first = dataset.times[dataset.offsets[:-1].clip(max=max(len(dataset.times) - 1, 0))]
     has_events = np.diff(dataset.offsets) > 0

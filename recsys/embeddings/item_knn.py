@@ -12,16 +12,18 @@ validation's choice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
-from scipy import sparse
 
 from recsys.config import StageConfig
 from recsys.embeddings.lightgcn import strongest_of_pairs
 from recsys.embeddings.user_vectors import recency_weights
 from recsys.recommender import Ranked, Request
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 BLOCK = 1024  # items compared, or requests scored, at once: 1,024 × 12,000 float32 are 50 MB
 
@@ -48,6 +50,8 @@ def similarities(
 
     `weights` [E], all above 0, weigh the edges; None: all count as one. Ties go to the lower item; no item is its own neighbour.
     """
+    from scipy import sparse
+
     pairs, strengths = strongest_of_pairs(users, items, weights)
     shape = (int(pairs[0].max(initial=-1)) + 1, n_items)
     ones = np.ones(pairs.shape[1], np.float32)
@@ -88,6 +92,8 @@ class ItemKnn:
 
     def scores(self, requests: Sequence[Request]) -> np.ndarray:
         """score(i | history) [R, N]; zeros without a history."""
+        from scipy import sparse
+
         latest = [request.history[-self.last_items :] for request in requests]
         lengths = np.fromiter(map(len, latest), np.int64, len(latest))
         items = np.concatenate([*latest, np.zeros(0, np.int64)]).astype(np.int64)

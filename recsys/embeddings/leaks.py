@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 POWER = 0.8  # of the smallest leak that is said to be seen
 
@@ -72,6 +71,8 @@ def check_retrieval_leak(
     × the validation rate + `absolute_margin` (at most half the validation rate, so that a small rate that is tripled does not pass): Welch's two-sample t-test, one-sided at `alpha`, of train −
     validation > margin. Raises `LeakError`; with fewer than two users on a side nothing is decided.
     """
+    from scipy import stats
+
     train, validation = _rates(train_hits, "training"), _rates(validation_hits, "validation")
     rate = float(validation.mean())
     margin = relative_margin * rate + min(absolute_margin, rate / 2)

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
-from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from recsys.config import StageConfig
 from recsys.seeds import torch_generator
@@ -67,6 +66,8 @@ def normalised_adjacency(
 
     A is 1 where there is an edge, or the largest of its `weights` [E]. Only their ratios matter.
     """
+    from torch_geometric.nn.conv.gcn_conv import gcn_norm
+
     pairs, strengths = strongest_of_pairs(users, items, weights)
     edges = torch.from_numpy(np.ascontiguousarray(pairs)).clone()
     edges[1] += n_users

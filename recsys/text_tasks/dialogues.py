@@ -26,8 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from recsys.door.sources import read_table
 from recsys.door.tables import DataError, require
@@ -61,6 +59,9 @@ def assign_personas(
     People who talk to each other, directly or through others, stay together, so that no dialogue is lost
     between splits; where that would be more than a tenth of all people, each of them is placed alone.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     talks = sorted({(first, second or first) for first, second in pairs})
     names = sorted({name for talk in talks for name in talk})
     place = {name: number for number, name in enumerate(names)}

@@ -16,7 +16,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import bm25s
 import numpy as np
 
 from recsys.door.tables import DataError
@@ -133,6 +132,8 @@ def retrieve(instance: Instance, k: int) -> list[Record]:
     BM25 is bm25s's (Lucene's weights, k₁ = 1.5, b = .75) over this one history, so no other person's words
     count.
     """
+    import bm25s
+
     history = instance.history
     if k <= 0 or not history:
         return []

@@ -1,5 +1,5 @@
 """Training that resumes: the loop that every learner runs in, several processes at it, and devices.
 
-May import: `recsys.seeds`, `recsys.artifacts`.
+May import: `recsys/` (but `run.py`), `recsys.artifacts`.
 Read first: `loop.py`.
 """

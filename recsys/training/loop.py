@@ -48,6 +48,16 @@ class Curves:
             "best_value": None if self.best_value == float("-inf") else self.best_value,
         }
 
+    def how_it_ended(self, last: int, steps: int) -> str | None:
+        """What a reader of the figures should know of a training that ended at step `last` of `steps`: that it was stopped early, or
+        that it still improved. None: neither, or nothing was validated.
+        """
+        if last < steps:
+            return f"stopped early at step {last:,} of {steps:,}; its best is step {self.best_step:,}"
+        if len(self.validation) > 1 and self.best_step == last:
+            return f"still improving at its last step, {last:,}: more steps would be better"
+        return None
+
 
 def trainable_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Live tensors that training changes: parameters that require gradients, and persistent buffers."""
@@ -133,6 +143,9 @@ def fit(
             training.save()
             saved_at = time.monotonic()
     bar.close()
+    told = training.curves.how_it_ended(training.index, steps)
+    if told and writes and not quiet:
+        print(f"{label}: {told}")
     # so that a stage of several trainings, killed in a later one, repeats nothing
     if writes and training.index > start:
         training.save()

@@ -1,6 +1,6 @@
 """How much may be asked for at once: one set of limits for Python, the command line and `prelude playlists`.
 
-Each function returns what is wrong with a value, as the end of a sentence, or None; the caller names the option.
+Each `wrong_…` returns what is wrong with a value, as the end of a sentence, or None; the caller names the option.
 """
 
 from __future__ import annotations
@@ -14,6 +14,29 @@ MOST_QUERY = 100_000  # characters of a query: a prompt reads its first `prompts
 # Draws add noise of size 1 to scores that are divided by the temperature, in 32 bits: scores differ by about 10 nats, so below
 # this the noise is lost in rounding (and below 1e-38 the scores are infinite, and lists were short without a word)
 LEAST_TEMPERATURE = 1e-5
+
+
+def check_options(n: int, temperature: float, strength: float, seed: int = 0, **switches: object) -> None:
+    """Raises `ValueError` naming the option that means nothing, and what was expected.
+
+    `switches`: options that are true, false, or not given (None).
+    """
+    wrong = (
+        ("n", n, wrong_n(n)),
+        ("temperature", temperature, wrong_temperature(temperature)),
+        ("strength", strength, wrong_strength(strength)),
+        ("seed", seed, None if is_whole(seed) else "expected a whole number"),
+    )
+    for name, value, why in wrong:
+        if why is not None:
+            raise ValueError(f"{name} is {value!r}; {why}")
+    for name, switch in switches.items():
+        if type(switch).__name__ not in (
+            "bool",
+            "bool_",
+            "NoneType",
+        ):  # also numpy's, which is not imported here
+            raise ValueError(f"{name} is {switch!r}; expected True or False")
 
 
 def wrong_n(n: object) -> str | None:

@@ -14,7 +14,8 @@ from llm.decoding.recommender import SidRecommender
 from llm.methods.personalize import load_method
 from llm.methods.stage2 import World
 from llm.prompts.reading import Reading
-from llm.stage1.adapt import load_adapted, prompt_builder, validation_events
+from llm.stage1.adapt import validation_events
+from llm.stage1.model import load_adapted, prompt_builder
 from recsys.data.dataset import Dataset
 from recsys.embeddings.embed import load_retrieval, load_user_vectors
 from recsys.embeddings.item_knn import ItemKnn

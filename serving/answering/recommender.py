@@ -19,6 +19,7 @@ from recsys.recommender import Recommender as AnyRecommender
 from recsys.run import Run
 from serving.answering.absorb import update
 from serving.answering.known import Counted
+from serving.answering.limits import check_options
 from serving.answering.live import LiveState, Update, place_in_list
 from serving.answering.methods import Methods
 from serving.answering.ordering import Order, check_order, ordered
@@ -27,7 +28,6 @@ from serving.answering.requests import (
     answer,
     asked_of,
     caps_of,
-    check_options,
     path_of,
     why_nothing,
 )

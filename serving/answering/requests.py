@@ -22,22 +22,6 @@ from serving.answering.known import Counted, KnownItems, known_items, known_user
 NOTHING_FITS = "nothing that is left fits the caps"
 
 
-def check_options(n: int, temperature: float, strength: float, seed: int = 0, **switches: Any) -> None:
-    """`switches`: options that are true, false or (None) not given. Raises `ValueError` naming the option that means nothing, and what was expected."""
-    wrong = (
-        ("n", n, limits.wrong_n(n)),
-        ("temperature", temperature, limits.wrong_temperature(temperature)),
-        ("strength", strength, limits.wrong_strength(strength)),
-        ("seed", seed, None if limits.is_whole(seed) else "expected a whole number"),
-    )
-    for name, value, why in wrong:
-        if why is not None:
-            raise ValueError(f"{name} is {shortly(value)}; {why}")
-    for name, value in switches.items():
-        if value is not None and not isinstance(value, bool | np.bool_):
-            raise ValueError(f"{name} is {shortly(value)}; expected True or False")
-
-
 def checked_query(query: str | None) -> str | None:
     """A query as a prompt takes it: None where it has no words.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from recsys.terminal import escaped
+from serving.commands.options import RunPath, refuse_no_run
 
 analyses = typer.Typer(
     no_args_is_help=True, help="Take a finished run's methods apart: figures and pictures."
@@ -21,7 +21,7 @@ def _methods() -> None:
 
 @analyses.command()
 def p2p(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")],
+    run: RunPath,
     method: Annotated[str, typer.Option(help="Key of a P2P of the run.")] = "p2p",
     instances: Annotated[int, typer.Option(help="Test instances at most.")] = 1000,
     encoder: Annotated[
@@ -37,6 +37,7 @@ def p2p(
     ] = None,
 ) -> None:
     """P2P's analyses: what the profile says, k, encoders, user diversity, and the break-even against OPPU."""
+    refuse_no_run(run)
     from recsys.run import Run
     from serving.answering.methods import Methods
     from serving.config.truth import config_of

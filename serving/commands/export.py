@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.terminal import escaped, shown
-from serving.commands.options import Moment, RunPath
+from serving.commands.options import Moment, RunPath, refuse_no_run
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from serving.export.folder import Summary
@@ -56,6 +56,7 @@ def export(
 
     An export that is killed has written nothing at --out.
     """
+    refuse_no_run(run)
     from serving.export.folder import export_run
 
     found = export_run(run, out, method, without_users)
@@ -102,6 +103,7 @@ def export_adapter(
     time: Moment = None,
 ) -> None:
     """Write the LoRA that a method uses for one user (and query) as a PEFT adapter."""
+    refuse_no_run(run)
     from serving.export import adapter
 
     typer.echo(escaped(adapter.export_adapter(run, user, out, query, method, seed, time)))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from recsys import terminal
 from recsys.terminal import escaped, shown
-from serving.commands.options import Changes, Moment, RunPath
+from serving.commands.options import Changes, Moment, RunPath, refuse_no_run
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from recsys.run import Run
@@ -41,6 +41,7 @@ Online-Full, Full-Retrain.
 each predicted
     before it is absorbed. Writes online.json and pictures into RUN/online. Killed, it resumes.
     """
+    refuse_no_run(run)
     from serving.studies import over_time
 
     _experiment(run, set_ or [], "online", over_time.online)
@@ -51,6 +52,7 @@ def drift(run: RunPath, set_: Changes = None) -> None:
 
     Writes drift.json and pictures into RUN/drift. Killed, it resumes.
     """
+    refuse_no_run(run)
     from serving.studies import over_time
 
     _experiment(run, set_ or [], "drift", over_time.measure_drift)
@@ -72,6 +74,7 @@ within the budget of online.max_steps.
 whole or not at all. Columns, times and kinds are read as those of the run's interactions; events of items \
 that the run does not know are left out and counted, and odd times are said.
     """
+    refuse_no_run(run)
     from serving.answering.recommender import Recommender
 
     service = Recommender.load(run)
@@ -87,6 +90,7 @@ def update_into_new_run(
 ) -> None:
     """Absorb feedback into all of TAP-PER (P_u, P_q and the bridge), as a new run; \
 the old one stays as it is."""
+    refuse_no_run(run)
     from recsys.run import Run
     from serving.studies.online_full import online_full
 
@@ -106,6 +110,7 @@ def attention(
 ) -> None:
     """Show what P_q looks at in one user's history, with its time biases and without, \
 as a picture and a table."""
+    refuse_no_run(run)
     from rich.table import Table
 
     from serving.answering.recommender import Recommender

@@ -43,3 +43,10 @@ ListOrder = Annotated[
     Literal["as made", "smooth", "score"],
     typer.Option(help="'as made', 'smooth' (each item followed by the most alike that is left) or 'score'."),
 ]
+
+
+def refuse_no_run(path: Path) -> None:
+    """Raises `RunError` for what is no run: said before anything is imported that works on one."""
+    from recsys.run import Run
+
+    Run.open(path)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from recsys.terminal import escaped
-from serving.commands.options import Cap, InSequence, ListOrder, MethodName, RunPath, Strength
+from serving.commands.options import Cap, InSequence, ListOrder, MethodName, RunPath, Strength, refuse_no_run
 
 
 def playlists(
@@ -72,6 +72,7 @@ of one kind). They do depend on the run and on every setting but --engine, --wor
     prelude playlists runs/demo --requests requests.parquet --out tonight
     prelude playlists RUN --requests folder/ --out DIR --engine ray --gpus 1
     """
+    refuse_no_run(run)
     from serving.commands.recommend import caps_of_options
     from serving.engines import choose
     from serving.playlists import job

@@ -8,7 +8,16 @@ import typer
 from rich.console import Console
 
 from recsys import terminal
-from serving.commands.options import Cap, InSequence, ListOrder, MethodName, Moment, RunPath, Strength
+from serving.commands.options import (
+    Cap,
+    InSequence,
+    ListOrder,
+    MethodName,
+    Moment,
+    RunPath,
+    Strength,
+    refuse_no_run,
+)
 
 
 def recommend(
@@ -56,8 +65,13 @@ def recommend(
     list's). A list is shorter than n when nothing is left that is available
     and fits the caps. Ids that the run does not know are ignored, and counted.
     """
+    refuse_no_run(run)
+    from serving.answering.limits import check_options
+
+    check_options(n, temperature, strength, seed)
+    caps = caps_of_options(cap or [])
+    from serving.answering.printed import print_recommendations
     from serving.answering.recommender import Recommender
-    from serving.pipeline import print_recommendations
 
     found = Recommender.load(run, int8).recommend(
         user,
@@ -72,7 +86,7 @@ def recommend(
         exclude=_ids(exclude) or (),
         allow=_ids(allow),
         sequence=sequence,
-        caps=caps_of_options(cap or []),
+        caps=caps,
         order=order,
     )
     if as_json:

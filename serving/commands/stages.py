@@ -29,9 +29,9 @@ def run(
     """Run all stages: prepare, embed, tokenize, adapt, personalize, evaluate; and, where \
 the configuration has a section
     `engagement`, engagement, align, music. A killed run resumes."""
+    resolved, opened = _prepared(run, config, set_ or [])
     from serving.pipeline import run_all, stages_of
 
-    resolved, opened = _prepared(run, config, set_ or [])
     if until is not None and until not in stages_of(resolved):
         raise ValueError(f"--until {until}: expected one of {', '.join(stages_of(resolved))}")
     run_all(resolved, opened, until)
@@ -159,7 +159,7 @@ def status(run: RunPath) -> None:
     """Show which stages of a run are finished, how long they took, and where its configuration says something \
 else of them."""
     from recsys.run import Run
-    from serving.pipeline import print_differences, print_timings
+    from serving.stages.state import print_differences, print_timings
 
     opened = Run.open(run)
     print_timings(opened, Console())
@@ -170,10 +170,12 @@ def run_one(
     name: str, path: Path, config: Path | None, changes: list[str], engine: Engine | None = None
 ) -> None:
     """Run one stage of the run at `path`, with `config` (or its own) and `changes`; say where it is."""
-    from serving.config.truth import UPSTREAM, refuse_other_settings
-    from serving.pipeline import print_differences, run_stage
-
     resolved, run = _prepared(path, config, changes)
+    from serving.config.sections import UPSTREAM
+    from serving.config.truth import refuse_other_settings
+    from serving.pipeline import run_stage
+    from serving.stages.state import print_differences
+
     with run.lock():
         run.refuse_if_exported()
         refuse_other_settings(run, resolved, UPSTREAM[name])
@@ -190,7 +192,7 @@ def run_one(
 def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[RunConfig, Run]:
     """The resolved configuration and the opened run."""
     from recsys.run import Run
-    from serving.config.run import load_config
+    from serving.config.values import read_values
 
     base = None
     if config is None and (path / "config.yaml").exists():
@@ -198,5 +200,10 @@ def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[RunC
         if any(change.startswith(("prepare.source=", "prepare.path=")) for change in changes):
             # other data: the old data's settings do not apply
             base["prepare"] = {"split": base["prepare"]["split"]}
+    read_values(
+        config, changes, base
+    )  # what is no YAML is refused at once, before every stage's settings are imported
+    from serving.config.run import load_config
+
     resolved = load_config(config, changes, base)
     return resolved, Run.create(path)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from recsys.terminal import escaped
-from serving.commands.options import RunPath
+from serving.commands.options import RunPath, refuse_no_run
 
 
 def summarize(
@@ -21,6 +21,7 @@ def summarize(
     tokens: Annotated[int, typer.Option(help="Longest summary, in tokens.")] = 40,
 ) -> None:
     """Have a language model describe every user in a sentence, for PAG and P2P. A killed call goes on."""
+    refuse_no_run(run)
     from serving.studies import summaries
 
     typer.echo(escaped(summaries.summarize(run, out, model, titles, tokens)))

@@ -24,7 +24,7 @@ def task(
 ) -> None:
     """Measure ways to personalize on a text task: tagging, ratings, dialogue. A killed run resumes."""
     from recsys.run import Run
-    from serving.config.run import read_values, validated
+    from serving.config.values import read_values, validated
     from serving.text_tasks.tasks import TextTaskConfig, run_task
 
     changes = [*([f"data.path={str(data)!r}"] if data is not None else []), *(set_ or [])]

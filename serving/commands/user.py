@@ -13,6 +13,7 @@ from rich.table import Table
 
 from recsys import terminal
 from recsys.terminal import escaped, shown
+from serving.commands.options import RunPath, refuse_no_run
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from recsys.run import Run
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # the command line starts without pandas and torch
 
 
 def user(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")],
+    run: RunPath,
     action: Annotated[
         Literal["show", "export", "delete"], typer.Argument(metavar="show|export|delete", help="What to do.")
     ],
@@ -49,6 +50,7 @@ def user(
     again. And your source files still name the person: the run refuses to
     prepare again, which would bring them back.
     """
+    refuse_no_run(run)
     from recsys.run import Run
     from serving import user_state
 

@@ -20,22 +20,8 @@ from recsys.artifacts.paths import RunError
 from recsys.artifacts.settings import NOT_EXPORTED, Difference, differences, refuse
 from recsys.run import Run
 from serving.config.run import RunConfig, load_config
+from serving.config.sections import SECTIONS
 
-# Sections that finished stages are made from and later ones read; evaluate, music, online, drift and example are read by none
-SECTIONS = ("prepare", "embed", "tokenize", "adapt", "personalize", "combine", "engagement", "align")
-_TO_ADAPT = SECTIONS[:4]
-UPSTREAM = {
-    "prepare": (),
-    "embed": SECTIONS[:1],
-    "tokenize": SECTIONS[:2],
-    "adapt": SECTIONS[:3],
-    "personalize": _TO_ADAPT,
-    "combine": SECTIONS[:5],
-    "evaluate": SECTIONS[:6],
-    "engagement": SECTIONS[:1],
-    "align": (*_TO_ADAPT, "engagement"),
-    "music": SECTIONS,
-}  # stage -> the sections that it relies on, beside its own
 # Models that come with a package, or with the run itself
 PACKAGED = ("smollm2", "tiny-random", "scratch", "minilm", "backbone", NOT_EXPORTED)
 MODELS = ("encoder", "text_encoder")  # settings that name a model
@@ -44,8 +30,8 @@ MODELS = ("encoder", "text_encoder")  # settings that name a model
 def config_of(run: Run, changes: Iterable[str] = ()) -> RunConfig:
     """The run's configuration, `changes` applied.
 
-    Raises `RunError` where a section is not what its stage was made from, or a stage is out of date, and for an exported run that names what its manifest
-    does not hash.
+    Raises `RunError` where a section is not what its stage was made from, or a stage is out of date, and for an exported run that names
+    what its manifest does not hash.
     """
     config = load_config(None, changes, base=run.read_config())
     refuse_other_settings(run, config)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from evaluation.engagement.features import ItemSpace, Shown, unit_rows
 from evaluation.engagement.predictor import EngagementPredictor, fit_predictors
@@ -120,6 +119,8 @@ def affinity_correlation(judge: PlaylistJudge) -> float | None:
     """Rank correlation, over shown test items, of user–item cosines in the affinity space
     and in the conditioning space.
     """
+    from scipy.stats import spearmanr
+
     if judge.affinity_items is None:
         return None
     test, of = judge.test, judge.test.list_of_item()

@@ -1,5 +1,6 @@
 """Experiments on finished runs: methods over time, Online-Full, which IDs serve best, P2P apart, summaries.
 
-May import: `serving.config`, `serving.answering`, `serving.stages`, `serving.report`, `serving.pipeline`.
+May import: `serving/` (`pipeline.py`), `serving.stages`, `serving.report`, `serving.answering`, `serving.config`, and the other rooms: `llm`,
+`evaluation`, `semantic_ids`, `recsys`.
 Read first: the module of the study.
 """

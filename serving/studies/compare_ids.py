@@ -32,7 +32,8 @@ from evaluation.report.report import wide
 from evaluation.statistics import mean_interval, rank_correlation, user_means
 from llm.decoding.recommender import SidRecommender
 from llm.prompts.reading import Reading
-from llm.stage1.adapt import load_adapted, prompt_builder, validation_events
+from llm.stage1.adapt import validation_events
+from llm.stage1.model import load_adapted, prompt_builder
 from recsys.artifacts.paths import RunError
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.config import StageConfig
@@ -41,7 +42,8 @@ from recsys.run import Run
 from recsys.terminal import shown
 from semantic_ids.scores import SCORES, scores_of
 from serving.answering.untrained import BASELINES, NO_CONTEXT
-from serving.config.run import RunConfig, validated
+from serving.config.run import RunConfig
+from serving.config.values import validated
 from serving.pipeline import run_stage
 
 SHARED = ("prepare", "embed")  # stages that all variants have from the run around them

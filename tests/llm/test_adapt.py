@@ -8,7 +8,9 @@ import torch
 
 from llm.backbone.load import BackboneConfig, load_backbone
 from llm.decoding import scoring
-from llm.stage1.adapt import AdaptConfig, adapt, new_model, window_loss
+from llm.stage1.adapt import adapt, window_loss
+from llm.stage1.config import AdaptConfig
+from llm.stage1.model import new_model
 from llm.stage1.windows import Window
 from recsys.run import Run
 from semantic_ids.table import SemanticIdTable

@@ -17,7 +17,8 @@ from llm.backbone.vocabulary import SidRows, words_of_codes
 from llm.decoding.recommender import SidRecommender
 from llm.prompts.builder import PromptBuilder, PromptConfig
 from llm.prompts.reading import Reading
-from llm.stage1.adapt import OUTPUT_NORM, AdaptConfig, new_model
+from llm.stage1.config import AdaptConfig
+from llm.stage1.model import OUTPUT_NORM, new_model
 from llm.stage1.understanding import known_and_held_out, mean_precision, query_precision
 from llm.stage1.words import TextRow, Words, text_loss
 from recsys.data.catalogue import Catalogue

@@ -85,3 +85,29 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(tmp_path):
     with pytest.raises(FloatingPointError, match="step 0"):
         loop.fit("t", 3, {"w": weight}, torch.optim.SGD([weight], lr=1.0), lambda i: weight.sum() * float("nan"),
                      tmp_path, quiet=True)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([1.0, 3.0, 2.0, 2.5], "stopped early at step 40 of 60; its best is step 20"),
+        ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "still improving at its last step, 60: more steps would be better"),
+        ([1.0, 2.0, 3.0, 4.0, 6.0, 5.0], None),
+    ],
+)
+def test_it_is_said_how_a_training_ended(tmp_path, capsys, values, told):
+    weight = torch.nn.Parameter(torch.ones(1))
+    left = iter(values)
+    curves = loop.fit(
+        "a course",
+        60,
+        {"weight": weight},
+        torch.optim.SGD([weight], lr=0.0),
+        lambda index: weight.sum(),
+        tmp_path,
+        validate=lambda: next(left),
+        validate_every=10,
+        patience=2,
+    )
+    assert curves.how_it_ended(curves.validation[-1][0], 60) == told
+    assert capsys.readouterr().out == ("" if told is None else f"a course: {told}\n")

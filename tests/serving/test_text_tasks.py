@@ -16,7 +16,7 @@ import serving.text_tasks.tasks
 from recsys.run import Run
 from recsys.training import loop
 from serving.cli import app
-from serving.config.run import read_values, validated
+from serving.config.values import read_values, validated
 from serving.text_tasks.tasks import TaskRun, TextTaskConfig, run_task
 from tests.support.paths import ROOT
 from tests.support.text_files import write_lastfm, write_movielens, write_persona_csv

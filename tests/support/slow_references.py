@@ -17,7 +17,7 @@ from semantic_ids.constraints import Constraints
 
 def slow_distribution(model, prompt, prefix, excluded, temperature) -> np.ndarray:
     """p [N] by plain loops: no padding, no cache, no batch, no trie."""
-    codes = model.item_tokens - model.text_size - model.rows.offsets[:-1]
+    codes = codes_of(model)
     allowed = [item for item in range(len(codes)) if item not in set(excluded.tolist())]
     result = np.zeros(len(codes))
     memo: dict = {}
@@ -26,16 +26,49 @@ def slow_distribution(model, prompt, prefix, excluded, temperature) -> np.ndarra
         for level in range(codes.shape[1]):
             before = tuple(codes[item, :level])
             if before not in memo:
-                embeds = model.embed(model.pack([[*prompt, *model.item_tokens[item, :level]]]), prefix)
-                with torch.no_grad():
-                    hidden = model.inner(inputs_embeds=embeds[None]).last_hidden_state[0, -1]
-                logits = (hidden @ model.rows.output.T).double().numpy()
-                memo[before] = logits[model.rows.offsets[level] : model.rows.offsets[level + 1]] / temperature
+                memo[before] = slow_logits(model, prompt, prefix, before) / temperature
             legal = {codes[other, level] for other in allowed if tuple(codes[other, :level]) == before}
             normaliser = math.log(sum(math.exp(memo[before][code]) for code in legal))
             total += memo[before][codes[item, level]] - normaliser
         result[item] = math.exp(total)
     return result
+
+
+def codes_of(model) -> np.ndarray:
+    """[N, L], by walking up from each leaf."""
+    trie = model.trie
+    rows = []
+    for item in range(trie.n_items):
+        node, row = int(trie.item_leaf[torch.tensor([item])]), []
+        for level in reversed(range(trie.n_levels)):
+            row.insert(0, int(trie.code[level][torch.tensor([node])]))
+            node = int(trie.parent[level][torch.tensor([node])])
+        rows.append(row)
+    return np.array(rows)
+
+
+@torch.no_grad()
+def slow_logits(model, prompt, prefix, before: tuple[int, ...]) -> np.ndarray:
+    """Logits over the codes of the level after the codes `before`: one plain forward pass, and the head by hand."""
+    rows, level = model.rows, len(before)
+    read = [model.text_size + int(rows.offsets[at]) + int(code) for at, code in enumerate(before)]
+    embeds = model.embed(model.pack([[*prompt, *(read if model.head.reads_nodes else [])]]), prefix)
+    x = model.inner(inputs_embeds=embeds[None]).last_hidden_state[0, -1]
+    if not model.head.reads_nodes and level:
+        head = model.head
+        x = _rms(x) * head.norm
+        for at, code in enumerate(before):
+            x = x + head.codes[int(rows.offsets[at]) + int(code)]
+        for block in head.blocks[level - 1]:
+            n = _rms(x) * block.norm
+            gate = block.gate.weight @ n
+            x = x + block.down.weight @ (gate * torch.sigmoid(gate) * (block.up.weight @ n))
+    logits = (x @ rows.output.T).double().numpy()
+    return logits[rows.offsets[level] : rows.offsets[level + 1]]
+
+
+def _rms(x: torch.Tensor) -> torch.Tensor:
+    return x / (x.square().mean() + 1e-6).sqrt()
 
 
 def inputs(model, requests: list[Request], with_prefix: bool):

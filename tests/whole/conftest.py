@@ -29,7 +29,7 @@ def small_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
 @pytest.fixture
 def unpublished(monkeypatch) -> None:
     """Stages measure and write what they found; the report with its pictures, which takes seconds, is not drawn again."""
-    monkeypatch.setattr("serving.pipeline.publish", lambda run, results: None)
+    monkeypatch.setattr("serving.report.publish.publish", lambda run, results: None)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from peft import PeftModel
 from llm.backbone.load import load_backbone, weights_hash
 from llm.methods.catalogue import CATALOGUE
 from llm.methods.personalize import load_method
-from llm.stage1.adapt import load_adapted
+from llm.stage1.model import load_adapted
 from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE

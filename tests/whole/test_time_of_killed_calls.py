@@ -12,7 +12,7 @@ from rich.console import Console
 
 from recsys.config import StageConfig
 from recsys.run import Run
-from serving.pipeline import print_timings
+from serving.stages.state import print_timings
 
 WORK = """
 import os, sys, time

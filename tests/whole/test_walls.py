@@ -6,6 +6,7 @@ Parsed from the sources, so imports inside functions and under TYPE_CHECKING cou
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -149,6 +150,27 @@ def test_a_folder_says_what_is_here_what_it_may_import_and_what_to_read_first(pa
     assert "May import" in text
     assert "Read first" in text
     assert len(tree.body) == 1, "it imports nothing"
+
+
+def folder_of(module: str) -> str:
+    """The folder that a module stands in, or `room/` where that is the room itself."""
+    folder = module.rpartition(".")[0]
+    return f"{folder}/" if folder in ROOMS else folder
+
+
+@pytest.mark.parametrize("folder", sorted({folder_of(module) for module in graph()} - {"serving/"}))
+def test_what_a_folder_imports_is_what_it_says_that_it_may(folder):
+    text = ast.get_docstring(ast.parse((ROOT / folder.replace(".", "/") / "__init__.py").read_text())) or ""
+    said = re.findall(r"`([^`]+)`", text.partition("May import:")[2].partition("Read first:")[0])
+    said.append(folder.rstrip("/"))
+    wrong = {
+        (a, b)
+        for a, b in graph().edges
+        if folder_of(a) == folder
+        and not any(f"{folder_of(b)}.".startswith((f"{name}.", f"{name}/.")) for name in said)
+        and not ("/" in folder_of(b) and folder_of(b).rstrip("/") in said)
+    }
+    assert wrong == set()
 
 
 def test_every_folder_of_modules_is_a_package():

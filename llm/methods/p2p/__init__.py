@@ -1,5 +1,5 @@
 """P2P (Profile-to-PEFT): a hypernetwork that reads a profile text and emits a LoRA.
 
-May import: `llm.methods` and what that may.
+May import: `llm.methods`, `llm.stage1`, `llm.decoding`, `llm.prompts`, `llm.backbone`, `recsys`.
 Read first: `method.py`.
 """

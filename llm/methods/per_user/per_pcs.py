@@ -177,7 +177,7 @@ class PerPcsConfig(OnePerUser):
         with tqdm(total=len(recent.users), desc=label, unit="user", disable=quiet, mininterval=1.0) as bar:
             for places in groups(world, course, recent, self.memory_mb << 20, self.assembly_events):
                 lessons = Lessons(world, recent.some(places), course.context)
-                codes = world.model.item_tokens[lessons.targets, :-1].tolist()
+                codes = world.model.target_tokens[lessons.targets].tolist()
                 read = [[*prompt, *code] for prompt, code in zip(lessons.prompts, codes, strict=True)]
                 owner = np.repeat(np.arange(len(places)), np.diff(lessons.offsets))
                 picked, weight = pool.assemble(world.model, read, owner, k, course.base)

@@ -10,8 +10,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from llm.backbone.conditions import NOTHING, Condition, LowRank
@@ -75,6 +73,9 @@ def choose_sharers(
 
     Raises `ValueError` for more clusters than users.
     """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     if clusters > len(vectors):
         raise ValueError(
             f"per_pcs.sharers is {clusters}, and {len(vectors)} users have events to train on; lower it"

@@ -164,7 +164,7 @@ def groups(
     """
     model = world.model
     first = world.dataset.requests(diaries.events[:SAMPLE], False)
-    tokens = course.form.soft_tokens + model.trie.n_levels
+    tokens = course.form.soft_tokens + model.head.states
     tokens += max(len(world.builder.prompt(request, course.context)) for request in first)
     layers = model.inner.config.num_hidden_layers
     instance = tokens * layers * model.footprint.working + 4 * 4 * course.form.size

@@ -128,7 +128,7 @@ def test_updates_of_layers_hold_for_the_items_behind_the_prompt(tiny):
 
 
 def test_an_item_costs_its_nodes_and_the_rest_of_its_codes(tiny, monkeypatch):
-    """The prompt is read once; of L codes an item forwards each once: as a node on the way, or behind the prompt."""
+    """The prompt is read once; each token of an item is forwarded once: as a node on the way, or behind the prompt."""
     requests = make_requests(6)
     prompts, _ = inputs(tiny, requests, False)
     tokens, prompt_reads = [], []
@@ -138,9 +138,9 @@ def test_an_item_costs_its_nodes_and_the_rest_of_its_codes(tiny, monkeypatch):
     session = session_of(tiny, requests, prompts, None)
     lists.in_sequence(session, requests, 5, seed=1, temperature=1.0)
     assert len(prompt_reads) == 1
-    levels = tiny.trie.n_levels
+    width, nodes = tiny.item_tokens.shape[1], tiny.trie.n_levels - 1 if tiny.head.reads_nodes else 0
     # four items were read behind six prompts, and the nodes on the way to the fifth were met
-    assert 4 * 6 * levels <= sum(tokens) <= 4 * 6 * levels + 6 * (levels - 1)
+    assert 4 * 6 * width <= sum(tokens) <= 4 * 6 * width + 6 * nodes
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -153,7 +153,7 @@ def test_what_a_growing_session_keeps_is_what_was_planned(tiny, temperature):
     nodes, growth = session.planned
     longest = max(map(len, prompts))
     kept = sum(x.nbytes for pair in session.memory._layers.values() for x in pair)
-    grown = 6 * (longest + (n - 1) * tiny.trie.n_levels) * tiny.footprint.kept
+    grown = 6 * (longest + (n - 1) * tiny.item_tokens.shape[1]) * tiny.footprint.kept
     assert grown < kept <= 6 * tiny.footprint.of(longest + growth, nodes, tiny.trie.n_levels)
 
 

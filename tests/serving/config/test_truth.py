@@ -11,7 +11,8 @@ from recsys.artifacts.paths import RunError
 from recsys.run import Run
 from serving import Recommender
 from serving.config.run import RunConfig
-from serving.config.truth import SECTIONS, UPSTREAM, config_of, settings_changed
+from serving.config.sections import SECTIONS, UPSTREAM
+from serving.config.truth import config_of, settings_changed
 from serving.export.folder import export_run
 from serving.playlists.plan import Settings, refuse_impossible
 from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES

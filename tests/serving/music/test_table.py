@@ -100,7 +100,9 @@ def test_nothing_is_run_twice_and_a_killed_table_goes_on_to_the_same_bytes(music
         return block(self, recommender, rows, t)
 
     monkeypatch.setattr(MusicTable, "_block", dies)
-    monkeypatch.setattr("serving.pipeline.publish_music", lambda run, found: None)  # the report was drawn
+    monkeypatch.setattr(
+        "serving.report.publish.publish_music", lambda run, found: None
+    )  # the report was drawn
     with pytest.raises(KeyboardInterrupt):
         run_stage("music", config, again)
     assert again.record("music") is None

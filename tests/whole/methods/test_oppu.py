@@ -16,7 +16,7 @@ from llm.methods.per_user.oppu import IA3_LAYERS, OppuConfig
 from llm.methods.per_user.training import Course, Diaries, Lessons, groups, train_group, train_users
 from llm.methods.stage2 import World, lm_loss
 from llm.prompts.reading import Reading
-from llm.stage1.adapt import load_adapted
+from llm.stage1.model import load_adapted
 from recsys.data.splits import PERSONALIZE, TEST
 from recsys.training import loop
 from serving.answering.methods import Methods

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 
 from llm.decoding.scoring import expected_hit_rate
-from llm.stage1.adapt import load_adapted
+from llm.stage1.model import load_adapted
 from recsys.data.splits import FIT
 from recsys.recommender import Request
 from recsys.run import Run

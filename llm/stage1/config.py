@@ -1,0 +1,77 @@
+"""Settings of the stage `adapt`: the backbone, the form of an item, what Stage 1 trains on and how."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from llm.backbone.load import BackboneConfig
+from llm.prompts.builder import PromptConfig
+from recsys.config import StageConfig
+
+
+class AdaptConfig(StageConfig):
+    seed: int = 0
+    backbone: BackboneConfig = BackboneConfig()
+    prompts: PromptConfig = PromptConfig()
+    # how an item is read, and how its codes are written (llm.backbone.heads). codes, tokens: each code is a token of the
+    # backbone, in and out. vector, depth: an item is one position in, and a small head over the levels out, so that
+    # a window has a fraction of the positions and a request costs one prompt pass
+    items: Literal["codes", "vector"] = "codes"
+    head: Literal["tokens", "depth"] = "tokens"
+    # a learned projection of the vector that the tokenizer read of an item, added to its codes' rows (items: vector)
+    item_projection: bool = False
+    head_width: int = Field(256, ge=1)  # inner width of the head's blocks (head: depth)
+    head_layers: int = Field(1, ge=0)  # blocks a level (head: depth); 0: the codes so far are only added
+    # lora: an LLM stays as it is under an adapter; full: every weight is trained (and saved), for `scratch`
+    # backbones
+    train: Literal["lora", "full"] = "lora"
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    )  # attention, as TAP-PER; the MLP costs time
+    steps: int = 2000  # optimiser steps
+    batch: int = 32  # windows a step
+    window_items: int = 12  # items a window; every one is a target, so longer windows cost less a target
+    profile_share: float = 0.5  # share of windows that carry the text profile: Prompt Context is trained for
+    query_share: float = 0.15  # share of windows that carry a query about their last item
+    # what the rows of semantic-ID tokens start from: codebook vectors, or these and the words of a code's
+    # items; auto: words too, unless the backbone is trained from scratch and knows no words
+    rows_from: Literal["auto", "codebook", "words"] = "auto"
+    words_batch: int = Field(16, ge=0)  # rows a step from words to an item's ID (llm.stage1.words)
+    title_batch: int = Field(4, ge=0)  # rows a step from an item's ID to its title
+    title_weight: float = Field(0.1, ge=0)  # of their loss, a mean over text tokens, beside the items'
+    records_share: float = 0.1  # share of windows that carry retrieved records: RAG and PAG are trained for
+    learning_rate: float = 1e-3  # of the LoRA, or of all weights (AdamW)
+    rows_learning_rate: float = 5e-3  # of the semantic-ID rows, which start from nothing
+    weight_decay: float = 0.01
+    # against learning training sequences by heart, for backbones trained from scratch
+    # (llm.backbone.regularise): the share of numbers dropped from what each block adds; the share of a
+    # target's probability that is given to the other codes of its node
+    dropout: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    warmup: int = 50  # steps
+    clip_norm: float = 1.0
+    validate_every: int = 250  # steps
+    patience: int = 4  # validations without a new best; 0: never stop early
+    # queries of each kind by which its understanding is measured in the end
+    asked_queries: int = Field(100, ge=0)
+    validation_instances: int = 500  # a seeded sample of validation instances
+
+    @model_validator(mode="after")
+    def _forms_go_together(self) -> AdaptConfig:
+        if self.items == "vector" and self.head == "tokens":
+            raise ValueError(
+                "items: vector and head: tokens do not go together: an item that is one position has no place "
+                "for the codes that the backbone would write; set head: depth, or items: codes"
+            )
+        if self.item_projection and self.items != "vector":
+            raise ValueError(
+                "item_projection adds to an item's one vector; set items: vector, or leave it out"
+            )
+        return self
