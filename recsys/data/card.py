@@ -178,12 +178,7 @@ def check_roles(dataset: Dataset, config: PrepareConfig, notices: Notices) -> No
             "What is learned from is strictly earlier than what is asked; give each event its time, or its place in the user's order as 0, "
             "1, 2 … (time: ordinal)"
         )
-    if not len(dataset.instances(TEST)):
-        raise DataError(
-            f"none of the {len(tested)} test targets can be asked for: each had been had (or turned down) by its user before. If people come "
-            "back for the same items, set prepare.exclude_seen to false"
-        )
-    for role in range(FIT + 1, TEST):
+    for role in range(FIT + 1, TEST + 1):
         if not len(dataset.instances(role)):
             name = ROLE_NAMES[role]
             why = " that can be asked for (their users had had the items before)" if counts[role] else ""

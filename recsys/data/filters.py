@@ -113,10 +113,6 @@ def give_meaning(
         raise DataError(f"prepare.events names '{absent[0]}', which does not occur; the kinds are: {found}")
     said = ", ".join(f"{kind or '(blank)'} {count:,} ({meanings[kind]})" for kind, count in counts.items())
     notices.read(f"kinds of events: {said}")
-    if not any(isinstance(meanings[kind], float) for kind in counts):
-        raise DataError(
-            f"prepare.events: no kind is for an item, so nothing could be learned ({said}); give one of them a weight"
-        )
     kept = interactions.keep(frame["event"].map(lambda kind: meanings[kind] != DROP), "events")
     words = kept.frame["event"].map(
         lambda kind: "for" if isinstance(meanings[kind], float) else str(meanings[kind])

@@ -138,7 +138,7 @@ def _of_text(table: Table, row: int, text: str | None) -> list[float] | None:
     if None in numbers:
         if not (text or "").strip():
             return None
-        raise table.error(row, f"vector '{str(text)[:60]}' is not a row of numbers")
+        raise table.error(row, f"vector '{str(text)[:60]}' is no row of numbers; expected lists of numbers")
     return numbers  # type: ignore[return-value]
 
 
