@@ -16,7 +16,7 @@ help:  ## this list
 test: lint  ## lint, types and the whole test suite, offline
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(TWO)
 
-check: lint  ## lint, types and the quick tests of the rooms that differ from main (at most 90 seconds for one room)
+check: $(INSTALLED)  ## lint, types and the quick tests of the rooms that differ from main (at most 90 seconds for one room)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.check $(TWO)
 
 test-slow: $(INSTALLED)  ## the tests that take minutes each

@@ -12,13 +12,15 @@ products; there the experts are trained through it.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from evaluation.softmax import BLOCK, Scorer, best_temperature
+from evaluation.softmax import Scorer, best_temperature, rows_at_once
 from recsys.recommender import Request
 from recsys.training.devices import resolve_device
 
@@ -65,87 +67,158 @@ class Weights:
         return [value / self.temperature for value in self.values]
 
 
-def fit_weights(scorers: Sequence[Scorer], requests: Sequence[Request], targets: np.ndarray) -> Weights:
+def fit_weights(
+    scorers: Sequence[Scorer], requests: Sequence[Request], targets: np.ndarray, n_items: int = 0
+) -> Weights:
     """The weights of the highest mean log-likelihood of `targets` [R] among what is available to
-    their requests, and the sharpness.
+    their requests, and the sharpness. `n_items` sizes the blocks (`evaluation.softmax.rows_at_once`).
 
     Raises `ValueError` without an instance, or for a target that its request excludes.
     """
-    if not len(requests):
-        raise ValueError("weights of experts need at least one validation instance")
-    features, out = _features(scorers, requests, np.asarray(targets))
-    alone = [_best([feature], out)[1] for feature in features]
-    values, nats = _best(features, out)
-    log_p = np.stack([_log_p(features, out, values / temperature) for temperature in TEMPERATURES], 1)
-    temperature = best_temperature(log_p, requests, TEMPERATURES)
-    return Weights(values.tolist(), nats, alone, temperature, len(requests))
+    with tempfile.TemporaryDirectory() as folder:
+        asked = Differences(Path(folder), requests, targets, n_items)
+        return asked.fit([asked.add(scorer) for scorer in scorers])
 
 
-def _features(
-    scorers: Sequence[Scorer], requests: Sequence[Request], targets: np.ndarray
-) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Each expert's score of every item minus that of the target, K of [R, N],
-    and what is not available [R, N].
+Block = tuple[
+    list[torch.Tensor], torch.Tensor
+]  # a feature [b, N] of each factor, and what is not available [b, N]
+
+
+class Differences:
+    """Each factor's score of every item minus that of the target, [R, N], in a file of its own (R · N · 4 bytes), and
+    what is not available (R · N bytes). Memory holds a block of instances.
     """
-    device = resolve_device("auto")
-    parts: list[list[torch.Tensor]] = [[] for _ in scorers]
-    outs = []
-    for start in range(0, len(requests), BLOCK):
-        some, own = requests[start : start + BLOCK], targets[start : start + BLOCK]
-        for scorer, part in zip(scorers, parts, strict=True):
-            scores = torch.from_numpy(np.array(scorer.scores(some), np.float32)).to(device)
-            part.append(scores - scores.gather(1, torch.from_numpy(own[:, None]).to(device)))
-        every = np.arange(parts[0][-1].shape[1])
-        out = np.stack([~request.available(every) for request in some])
-        wrong = np.flatnonzero(out[np.arange(len(some)), own])
+
+    def __init__(self, folder: Path, requests: Sequence[Request], targets: np.ndarray, n_items: int = 0):
+        """An empty `folder`, which this object owns. Raises `ValueError` without an instance."""
+        if not len(requests):
+            raise ValueError("weights of experts need at least one validation instance")
+        self.folder, self.requests, self.targets = folder, requests, np.asarray(targets)
+        self.rows, self.n_items, self._count = rows_at_once(n_items), n_items, 0
+        self.device = resolve_device("auto")
+
+    def add(self, scorer: Scorer) -> Path:
+        """Ask a scorer about every instance; the file of its differences. Delete it when it has been used."""
+        path, is_first = self.folder / f"{self._count}.f32", self._count == 0
+        self._count += 1
+        with open(path, "wb") as file, open(self._out, "ab") as out:
+            for start in range(0, len(self.requests), self.rows):
+                some, own = self.requests[start : start + self.rows], self.targets[start : start + self.rows]
+                scores = np.array(scorer.scores(some), np.float32)
+                scores -= np.take_along_axis(scores, own[:, None], 1)
+                scores.tofile(file)
+                if is_first:
+                    self.n_items = scores.shape[1]
+                    self._unavailable(some, own).tofile(out)
+        return path
+
+    @property
+    def _out(self) -> Path:
+        return self.folder / "unavailable"
+
+    def _unavailable(self, requests: Sequence[Request], own: np.ndarray) -> np.ndarray:
+        every = np.arange(self.n_items)
+        out = np.stack([~request.available(every) for request in requests])
+        wrong = np.flatnonzero(out[np.arange(len(requests)), own])
         if wrong.size:
-            raise ValueError(f"the target of request {some[wrong[0]].request_id!r} is not available to it")
-        outs.append(torch.from_numpy(out).to(device))
-    return [torch.cat(part) for part in parts], torch.cat(outs)
+            raise ValueError(
+                f"the target of request {requests[wrong[0]].request_id!r} is not available to it"
+            )
+        return out
 
+    def blocks(self, paths: Sequence[Path]) -> Iterator[Block]:
+        """The instances in order, each time as many as are held at once."""
+        for start in range(0, len(self.requests), self.rows):
+            rows = min(self.rows, len(self.requests) - start)
+            features = [self._read(path, np.float32, start, rows) for path in paths]
+            yield features, self._read(self._out, np.bool_, start, rows)
 
-def _logits(
-    features: Sequence[torch.Tensor], out: torch.Tensor, weights: np.ndarray, part: slice
-) -> torch.Tensor:
-    """Σ_k w_k · (s_k(item) − s_k(target)) of the requests in `part`; −inf where an item is not available."""
-    logits = torch.zeros_like(features[0][part])
-    for weight, feature in zip(weights, features, strict=True):
-        logits.add_(feature[part], alpha=float(weight))
-    return logits.masked_fill_(out[part], -torch.inf)
+    def _read(self, path: Path, kind: type, start: int, rows: int) -> torch.Tensor:
+        offset = start * self.n_items * np.dtype(kind).itemsize
+        found: np.ndarray = np.fromfile(path, kind, rows * self.n_items, offset=offset)
+        return torch.from_numpy(found.reshape(rows, self.n_items)).to(self.device)
 
+    def fit(self, paths: Sequence[Path]) -> Weights:
+        """`fit_weights` of the factors whose differences are in `paths`."""
+        alone = [self._best([path])[1] for path in paths]
+        values, nats = self._best(paths)
+        log_p = self._log_p(paths, [values / temperature for temperature in TEMPERATURES])
+        temperature = best_temperature(log_p, self.requests, TEMPERATURES)
+        return Weights(values.tolist(), nats, alone, temperature, len(self.requests))
 
-def _log_p(features: Sequence[torch.Tensor], out: torch.Tensor, weights: np.ndarray) -> np.ndarray:
-    """log p of each target [R]: its own logit is 0."""
-    parts = [slice(start, start + BLOCK) for start in range(0, len(out), BLOCK)]
-    return np.concatenate(
-        [-_logits(features, out, weights, part).logsumexp(1).cpu().numpy() for part in parts]
-    )
-
-
-def _best(features: Sequence[torch.Tensor], out: torch.Tensor) -> tuple[np.ndarray, float]:
-    """The minimum of mean_r log Σ_i exp(w · f_ri) over w [K], by L-BFGS in units of each expert's spread."""
-    from scipy.optimize import minimize
-
-    rows = len(out)
-    scale = np.array([max(float(feature[:BLOCK][~out[:BLOCK]].std()), 1e-6) for feature in features])
-
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = 0.0, np.zeros(len(features))
-        for start in range(0, rows, BLOCK):
-            part = slice(start, start + BLOCK)
-            logits = _logits(features, out, weights / scale, part)
-            total = logits.logsumexp(1, keepdim=True)
-            share = (logits - total).exp_()
-            value += float(total.sum(dtype=torch.float64))
-            gradient += [
-                float(torch.linalg.vecdot(share, feature[part]).sum(dtype=torch.float64))
-                for feature in features
+    def _log_p(self, paths: Sequence[Path], weights: Sequence[np.ndarray]) -> np.ndarray:
+        """log p of each target [R, G] by G sets of weights: its own logit is 0."""
+        return np.concatenate(
+            [
+                np.stack([-_logits(block, some).logsumexp(1).cpu().numpy() for some in weights], 1)
+                for block in self.blocks(paths)
             ]
-        return value / rows, gradient / scale / rows
+        )
 
-    start = np.full(len(features), 1.0 / len(features))
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 1e-7})
-    # by the slope, not by L-BFGS' own word: at the minimum its line search fails by float32's last digits
-    if not np.abs(found.jac).max() < FLAT:
-        raise FloatingPointError(f"the weights of the experts did not converge: {found.message}")
-    return found.x / scale, float(found.fun)
+    def _best(self, paths: Sequence[Path]) -> tuple[np.ndarray, float]:
+        """The minimum of mean_r log Σ_i exp(w · f_ri) over w [K], by L-BFGS in units of each factor's spread."""
+        from scipy.optimize import minimize
+
+        features, out = next(self.blocks(paths))
+        scale = np.array([max(float(feature[~out].std()), 1e-6) for feature in features])
+        del features, out
+        rows = len(self.requests)
+
+        def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = 0.0, np.zeros(len(paths))
+            for block in self.blocks(paths):
+                logits = _logits(block, weights / scale)
+                total = logits.logsumexp(1, keepdim=True)
+                share = (logits - total).exp_()
+                value += float(total.sum(dtype=torch.float64))
+                gradient += [
+                    float(torch.linalg.vecdot(share, feature).sum(dtype=torch.float64))
+                    for feature in block[0]
+                ]
+            return value / rows, gradient / scale / rows
+
+        start = np.full(len(paths), 1.0 / len(paths))
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 1e-7})
+        # by the slope, not by L-BFGS' own word: at the minimum its line search fails by float32's last digits
+        if not np.abs(found.jac).max() < FLAT:
+            raise FloatingPointError(f"the weights of the experts did not converge: {found.message}")
+        return found.x / scale, float(found.fun)
+
+
+def _logits(block: Block, weights: np.ndarray) -> torch.Tensor:
+    """Σ_k w_k · (s_k(item) − s_k(target)) [b, N]; −inf where an item is not available."""
+    features, out = block
+    logits = torch.zeros_like(features[0])
+    for weight, feature in zip(weights, features, strict=True):
+        logits.add_(feature, alpha=float(weight))
+    return logits.masked_fill_(out, -torch.inf)
+
+
+def remainder(
+    log_p: np.ndarray, below: np.ndarray, others: np.ndarray, gamma: float, available: np.ndarray
+) -> tuple[float, float]:
+    """Of a product whose generator is known but for some nodes: the share of its mass that lies below those, and the most
+    that the exact product can differ from it (total variation).
+
+    `log_p` [N] of the generator where `below` [N] is −1; elsewhere an even share of a node's exact mass m, and `below` the node's
+    number. `others` [N]: Σ_k w_k · s_k of all other factors, `gamma` the generator's weight.
+
+    The two products weigh an item that is exact alike, and what lies below a node v of n items weighs at most
+    m^γ · n^max(0, 1 − γ) · max_v exp(others) in either of them (Jensen; for γ ≥ 1 as Σ p^γ ≤ (Σ p)^γ). With Z the weight of
+    the exact items and B the sum of those, neither has more than B / (Z + B) of its mass there, nor do they differ by more.
+    """
+    exact = below < 0
+    if exact.all():
+        return 0.0, 0.0
+    logits = np.where(available, gamma * log_p + others, -np.inf).astype(np.float64)
+    z, spread = (np.logaddexp.reduce(logits[part], initial=-np.inf) for part in (exact, ~exact))
+    share = float(np.exp(spread - np.logaddexp(z, spread)))
+    if gamma < 0:
+        return share, 1.0  # nothing bounds p^γ from above
+    order = np.argsort(below[~exact], kind="stable")
+    _, starts, counts = np.unique(below[~exact][order], return_index=True, return_counts=True)
+    best = np.maximum.reduceat(np.where(available, others, -np.inf)[~exact][order].astype(np.float64), starts)
+    each = gamma * log_p[~exact][order][starts] + max(1.0, gamma) * np.log(counts) + best
+    bound = np.logaddexp.reduce(each, initial=-np.inf)
+    return share, float(np.exp(bound - np.logaddexp(z, bound)))

@@ -17,10 +17,14 @@ import torch
 from evaluation.metrics import expected_hit, pad_lists
 from evaluation.statistics import user_means
 from recsys.recommender import ProbabilisticRecommender, Ranked, Request
+from recsys.requests import blocks
 from recsys.seeds import derive, uniforms_at
 from recsys.training.devices import resolve_device
 
-BLOCK = 512  # requests scored at once: 512 × 12,000 items of float64 are 50 MB
+BLOCK = 512  # requests scored at once, at most: 512 × 12,000 items of float64 are 50 MB
+NUMBERS = (
+    1 << 25
+)  # scores of one scorer that are held at once: 256 MiB of float64. Up to 65,536 items a block is whole
 
 
 class Scorer(Protocol):
@@ -33,6 +37,27 @@ class Scorer(Protocol):
         ...
 
 
+def rows_at_once(n_items: int) -> int:
+    """How many requests are scored at once; `n_items` 0: not known."""
+    return max(1, min(BLOCK, NUMBERS // n_items)) if n_items else BLOCK
+
+
+class LastScores:
+    """A scorer that keeps what it was asked last, as several rows ask the same requests in turn: neither it nor a request
+    may change. The scores are shared, so nobody may write into them.
+    """
+
+    def __init__(self, scorer: Scorer):
+        self.name, self.scorer = scorer.name, scorer
+        self._last: tuple[list[Request], np.ndarray] | None = None
+
+    def scores(self, requests: Sequence[Request]) -> np.ndarray:
+        last = self._last
+        if last is None or not _same(last[0], requests):
+            self._last = last = list(requests), self.scorer.scores(requests)
+        return last[1]
+
+
 class SoftmaxOver:
     """p = softmax(score / (T0 · temperature)) over the allowed items.
 
@@ -40,17 +65,17 @@ class SoftmaxOver:
     depend on (seed, user, request id, time) only. `recommend` scores are log-probabilities: at the asked
     temperature, or at 1 for the ranked list of temperature 0. What was asked last is kept, as drawing,
     listing and scoring ask for the same requests in turn: neither the scorer nor a request may change under
-    it. Calls of at most `BLOCK` requests are scored once.
+    it. Calls of at most a block's requests are scored once (`rows_at_once` of `n_items`).
     """
 
     draws = True
 
-    def __init__(self, scorer: Scorer, t0: float = 1.0, name: str | None = None):
+    def __init__(self, scorer: Scorer, t0: float = 1.0, name: str | None = None, n_items: int = 0):
         if not t0 > 0 or not np.isfinite(t0):
             raise ValueError(f"SoftmaxOver: t0 must be a positive number, got {t0}")
         self.scorer, self.t0 = scorer, t0
         self.name = name if name is not None else f"{scorer.name} (softmax)"
-        self.device = resolve_device("auto")
+        self.device, self.rows = resolve_device("auto"), rows_at_once(n_items)
         self._kept: tuple[list[Request], torch.Tensor] | None = None
 
     def recommend(
@@ -62,7 +87,7 @@ class SoftmaxOver:
         if temperature < 0:
             raise ValueError(f"{self.name}: temperature must be at least 0, got {temperature}")
         answers = []
-        for block in _blocks(requests):
+        for block in blocks(requests, self.rows):
             log_p = self._log_p(block, temperature or 1.0)
             keys = log_p
             if temperature > 0:  # the order of log p + Gumbel noise is the order of draws without replacement
@@ -81,7 +106,7 @@ class SoftmaxOver:
         ValueError if nothing is allowed.
         """
         items, values = np.zeros((len(requests), n), dtype=np.int64), np.zeros((len(requests), n))
-        for start, block in enumerate(_blocks(requests)):
+        for start, block in enumerate(blocks(requests, self.rows)):
             log_p = self._log_p(block, temperature)
             live = ~torch.isneginf(log_p)
             if not bool(live.any(1).all()):
@@ -94,7 +119,7 @@ class SoftmaxOver:
             places = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
             last = live.shape[1] - 1 - live.flip(1).int().argmax(1, keepdim=True)
             places = torch.minimum(places, last)
-            rows = slice(start * BLOCK, start * BLOCK + len(block))
+            rows = slice(start * self.rows, start * self.rows + len(block))
             items[rows], values[rows] = places.cpu().numpy(), log_p.gather(1, places).cpu().numpy()
         return items, values
 
@@ -111,8 +136,8 @@ class SoftmaxOver:
         if len(items) != len(requests):
             raise ValueError(f"{self.name}: {len(requests)} requests but {len(items)} items to score")
         values = np.zeros((len(requests), len(temperatures)))
-        for start, block in enumerate(_blocks(requests)):
-            rows = slice(start * BLOCK, start * BLOCK + len(block))
+        for start, block in enumerate(blocks(requests, self.rows)):
+            rows = slice(start * self.rows, start * self.rows + len(block))
             wanted = torch.from_numpy(np.asarray(items, dtype=np.int64)[rows, None]).to(self.device)
             for column, temperature in enumerate(temperatures):
                 values[rows, column] = self._log_p(block, temperature).gather(1, wanted)[:, 0].cpu().numpy()
@@ -121,6 +146,10 @@ class SoftmaxOver:
     def context_tokens(self, requests: Sequence[Request]) -> float:
         """0: there is no prompt."""
         return 0.0
+
+    def forget(self) -> None:
+        """Drop what was asked last."""
+        self._kept = None
 
     def _log_p(self, block: list[Request], temperature: float) -> torch.Tensor:
         """log p [R, N] (float64); −inf where an item is not available, all of a row where nothing is."""
@@ -159,6 +188,7 @@ def choose_temperature(
     grid: Sequence[float],
     users: np.ndarray | None = None,
     n: int = 30,
+    n_items: int = 0,
 ) -> float:
     """The temperature of `grid` with the highest expected hit-rate@n on *validation* instances;
     the first on a tie.
@@ -168,7 +198,9 @@ def choose_temperature(
     """
     if not len(requests) or not len(grid):
         raise ValueError("choose_temperature needs at least one validation instance and one temperature")
-    method: Any = scorer if isinstance(scorer, ProbabilisticRecommender) else SoftmaxOver(scorer)
+    method: Any = (
+        scorer if isinstance(scorer, ProbabilisticRecommender) else SoftmaxOver(scorer, n_items=n_items)
+    )
     targets = np.asarray(targets)
     if hasattr(method, "log_prob_at"):  # all of them for the price of one
         log_p = method.log_prob_at(requests, targets, grid)
@@ -189,10 +221,6 @@ def best_temperature(
         users = np.array([-1 - at if r.user is None else r.user for at, r in enumerate(requests)])
     rates = [user_means(expected_hit(column, n), users)[1].mean() for column in log_p.T]
     return float(grid[int(np.argmax(rates))])
-
-
-def _blocks(requests: Sequence[Request]) -> list[list[Request]]:
-    return [list(requests[start : start + BLOCK]) for start in range(0, len(requests), BLOCK)]
 
 
 def _same(some: Sequence[Request], others: Sequence[Request]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -160,14 +161,20 @@ def smallest_detectable_difference(
     `sd` is the standard deviation of the per-user differences. None where there is no spread or fewer than
     two users.
     """
-    from statsmodels.stats.power import TTestPower
-
     if n_users < 2 or not sd:
         return None
+    return _detectable_effect(n_users, alpha, power) * sd
+
+
+@lru_cache(maxsize=256)
+def _detectable_effect(n_users: int, alpha: float, power: float) -> float:
+    """The same in standard deviations: one for all comparisons of a table."""
+    from statsmodels.stats.power import TTestPower
+
     effect = TTestPower().solve_power(
         effect_size=None, nobs=n_users, alpha=alpha, power=power, alternative="two-sided"
     )
-    return float(np.squeeze(effect)) * sd
+    return float(np.squeeze(effect))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 EMPTY = np.zeros(0, dtype=np.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """What is asked: a user at a moment, the events strictly before it, and optionally words.
 

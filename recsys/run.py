@@ -32,6 +32,7 @@ from recsys.artifacts import calls
 from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, read_mapping, sha256_of
 from recsys.artifacts.paths import RunError, inside, plain_name
 from recsys.artifacts.rewrite import finish, is_committed, no_link, write_text_atomically
+from recsys.artifacts.verified import VerifiedHashes
 from recsys.config import StageConfig
 from recsys.training import distributed
 
@@ -44,6 +45,7 @@ class Run:
     def __init__(self, path: Path):
         self.path = path
         self._verified: set[Path] = set()
+        self.sha256 = VerifiedHashes(path).sha256
 
     @classmethod
     def create(cls, path: str | Path) -> Run:
@@ -162,7 +164,7 @@ class Run:
             return path
         if not path.exists():
             raise RunError(f"{path} is missing; delete {path.parent} and run: prelude {stage} {self.path}")
-        if sha256_of(path) != expected:
+        if self.sha256(path) != expected:
             raise RunError(
                 f"{path} does not match its hash in the manifest (damaged or edited); "
                 f"delete {path.parent} and run: prelude {stage} {self.path}"
@@ -211,9 +213,7 @@ class Run:
         return self.manifest().get("deletions", [])
 
     def exported(self) -> dict[str, Any] | None:
-        """What an exported or imported run was exported from, and how (`serving.export.folder`);
-        None for a run of one's own.
-        """
+        """What an exported or imported run was exported from, and how (`serving.export.folder`); None for one's own."""
         return self.manifest().get("exported")
 
     def refuse_if_exported(self) -> None:
@@ -254,7 +254,7 @@ class StageRun:
         if entry is None or entry["fingerprint"] != self.fingerprint:
             return False
         there = {self._inside(name): digest for name, digest in entry["artifacts"].items()}
-        return all(path.exists() and sha256_of(path) == digest for path, digest in there.items())
+        return all(path.exists() and self.run.sha256(path) == digest for path, digest in there.items())
 
     def _inside(self, name: str) -> Path:
         return self.run.inside(name, self.path / "stage.json", folder=self.name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -184,38 +184,82 @@ def _settle(
     books = [(book.double().numpy(), book.double().square().sum(1).numpy()) for book in codebooks]
     room = _Room(taken, sizes)
     settled = np.empty_like(wanted)
+    in_turn: Iterator[list[int]] | None = None
     for row, (codes, z) in enumerate(zip(wanted, vectors, strict=True)):
-        found: list[int] | None = None
-        for kept in range(len(sizes) - 1, -1, -1):  # free one more level at a time, from the last upwards
-            prefix = codes[:kept].tolist()
-            rest = z - sum(book[code] for (book, _), code in zip(books, prefix, strict=False))
-            found = _nearest_free(rest, prefix, books, room)
-            if found is not None:
-                break
-        assert found is not None, "the capacity was checked"
+        # rows without a vector of their own (items that nobody has had) are alike by the thousand, and one after the other
+        again = row > 0 and (codes == wanted[row - 1]).all() and (z == vectors[row - 1]).all()
+        in_turn = (in_turn or _in_turn(codes, z, books)) if again else None
+        found = next(
+            (one for one in in_turn if room.free(one[:-1])[one[-1]])
+            if in_turn is not None
+            else (one for one in _levels(codes, z, books, room) if one is not None)
+        )
         room.take(found)
         settled[row] = found
     return settled
 
 
-def _nearest_free(
-    rest: np.ndarray, prefix: list[int], books: list[tuple[np.ndarray, np.ndarray]], room: _Room
-) -> list[int] | None:
+Books = Sequence[tuple[np.ndarray, np.ndarray]]  # of each level the code vectors b, and their ‖b‖²
+
+
+def _levels(codes: np.ndarray, z: np.ndarray, books: Books, room: _Room) -> Iterator[list[int] | None]:
+    """The nearest free codes where one more level at a time is free, from the last upwards; the capacity is checked, so one is there."""
+    for kept in range(len(books) - 1, -1, -1):
+        prefix = codes[:kept].tolist()
+        yield _nearest_free(_rest(z, prefix, books), prefix, books, room)
+
+
+def _in_turn(codes: np.ndarray, z: np.ndarray, books: Books) -> Iterator[list[int]]:
+    """All codes, in the order in which `_levels` would give them to one row alike after the other: what is taken stays taken."""
+    for kept in range(len(books) - 1, -1, -1):
+        prefix = codes[:kept].tolist()
+        yield from _completions(_rest(z, prefix, books), prefix, books)
+
+
+def _completions(rest: np.ndarray, prefix: list[int], books: Books) -> Iterator[list[int]]:
+    """The completions of `prefix`, the nearest first, as `_nearest_free` looks at them."""
+    level, last = len(prefix), len(books) - 1
+    distance = _distance(rest, books[level])
+    if level == last - 1:
+        pairs = _pairs(rest, distance, books)
+        for place in np.argsort(pairs, axis=None, kind="stable").tolist():
+            yield [*prefix, *divmod(place, pairs.shape[1])]
+        return
+    for code in np.argsort(distance, kind="stable").tolist():
+        if level == last:
+            yield [*prefix, code]
+        else:
+            yield from _completions(rest - books[level][0][code], [*prefix, code], books)
+
+
+def _rest(z: np.ndarray, prefix: list[int], books: Books) -> np.ndarray:
+    return z - sum(book[code] for (book, _), code in zip(books, prefix, strict=False))
+
+
+def _distance(rest: np.ndarray, book: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """‖r − b‖² of each code, without ‖r‖²."""
+    return book[1] - 2 * (book[0] @ rest)
+
+
+def _pairs(rest: np.ndarray, distance: np.ndarray, books: Books) -> np.ndarray:
+    """‖r − a − b‖² = ‖r − a‖² − 2 (r − a)·b + ‖b‖², for every pair (a, b) of the last two levels."""
+    return distance[:, None] - 2 * (rest - books[-2][0]) @ books[-1][0].T + books[-1][1]
+
+
+def _nearest_free(rest: np.ndarray, prefix: list[int], books: Books, room: _Room) -> list[int] | None:
     """The nearest free completion of `prefix`: exact over the last two levels, greedy above them.
 
-    `books` holds code vectors b and their ‖b‖². Distances leave out ‖r‖², which no choice changes.
+    Distances leave out ‖r‖², which no choice changes.
     """
     level, last = len(prefix), len(books) - 1
-    book, squares = books[level]
-    distance = squares - 2 * (book @ rest)
+    book, distance = books[level][0], _distance(rest, books[level])
     if level == last:
         free = room.free(prefix)
         best = int(np.where(free, distance, np.inf).argmin())
         return [*prefix, best] if free[best] else None
     if level == last - 1:
         free = np.stack([room.free([*prefix, code]) for code in range(len(book))])
-        # ‖r − a − b‖² = ‖r − a‖² − 2 (r − a)·b + ‖b‖², for every pair (a, b)
-        pairs = distance[:, None] - 2 * (rest - book) @ books[last][0].T + books[last][1]
+        pairs = _pairs(rest, distance, books)
         first, second = np.unravel_index(np.where(free, pairs, np.inf).argmin(), pairs.shape)
         return [*prefix, int(first), int(second)] if free[first, second] else None
     for code in np.argsort(distance, kind="stable").tolist():

@@ -25,6 +25,7 @@ from serving.commands import (
     task,
     user,
 )
+from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,9 +45,6 @@ is a command of its own, resumes when it was
     killed, and does nothing when its inputs have not changed.""",
 )
 
-# new objects between two searches for circles among them: Python's own 700 costs a start an eighth of its time, as imports make
-# hundreds of thousands that stay
-COLLECT_AFTER = 20_000
 # commands that several processes may share (accelerate launch -m serving.cli …); others are the main one's
 SHARED = ("run", "prepare", "embed", "tokenize", "adapt", "personalize", "align", "evaluate")
 

@@ -11,6 +11,7 @@ from recsys.engagement.config import EngagementConfig
 from recsys.run import Run
 from recsys.terminal import shown
 from recsys.training import distributed
+from serving.config.first_look import chosen
 from serving.config.run import RunConfig
 from serving.config.sections import UPSTREAM
 from serving.config.truth import refuse_other_settings
@@ -84,10 +85,19 @@ def _work_of(name: str, config: RunConfig, run: Run, engine: Engine | None) -> C
     raise KeyError(name)
 
 
-def stages_of(config: RunConfig) -> tuple[str, ...]:
-    """The stages that a run of this configuration has, in order."""
-    stages = STAGES if config.combine is None else COMBINED_STAGES
-    return stages if config.engagement is None else stages + PLAYLIST_STAGES
+def stages_of(config: RunConfig, until: str | None = None) -> tuple[str, ...]:
+    """The stages that a run of this configuration has, in order, up to `until` (None: the last)."""
+    stages: tuple[str, ...] = STAGES if config.combine is None and not config.first_look else COMBINED_STAGES
+    stages = stages if config.engagement is None else stages + PLAYLIST_STAGES
+    return stages[: stages.index(until) + 1] if until else stages
+
+
+def sized(config: RunConfig, run: Run, console: Console) -> RunConfig:
+    """The configuration as the run goes on with it after `prepare`: a first look is sized to what was counted, and written down."""
+    if config.first_look:
+        config = distributed.by_main(lambda: chosen(config, run, console))
+        run.write_config(config.model_dump(mode="json"))
+    return config
 
 
 def run_all(config: RunConfig, run: Run, until: str | None = None, console: Console | None = None) -> None:
@@ -95,16 +105,19 @@ def run_all(config: RunConfig, run: Run, until: str | None = None, console: Cons
     and five recommendations with and without a query.
     """
     console = console or Console(quiet=not distributed.is_main())
-    stages = stages_of(config)
-    stages = stages[: stages.index(until) + 1] if until else stages
+    stages, number = stages_of(config, until), 0
     with run.lock():
         run.write_config(config.model_dump(mode="json"))
         started = time.monotonic()
-        for number, name in enumerate(stages, 1):
+        while number < len(stages):
+            name, number = stages[number], number + 1
             console.rule(f"[bold]{number}/{len(stages)} {name}")
             begun = time.monotonic()
             before = run.record(name)
             run_stage(name, config, run)
+            if name == "prepare":
+                config = sized(config, run, console)
+                stages = stages_of(config, until)
             record = run.record(name)
             fresh = before is None or record is None or before["finished_unix_s"] != record["finished_unix_s"]
             state = "done" if fresh else "unchanged since the last run, not run again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -9,6 +10,11 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before anything imports torch
+os.environ.setdefault("PRELUDE_TEXT_CACHE", "off")  # nothing of a test outlives it, or comes from before it
+
+gc.set_threshold(
+    20_000
+)  # as the command line has it: imports make hundreds of thousands of objects, and all of them stay
 
 # fixtures that are whole runs, or a cluster; what stands on one is for `make test` alone
 WHOLE_RUNS = {"small_run", "music_run", "world_run", "cluster"}
@@ -22,6 +28,11 @@ FIRST = (
     "tests/serving/",
     "tests/whole/",
 )
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is not looked through for circles again and again."""
+    gc.freeze()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.recommender import Request
+from recsys.requests import Requests, some_of
 from recsys.seeds import rng
 
 
@@ -24,7 +25,9 @@ class Question:
 
     def only(self, chosen: np.ndarray) -> Question:
         """The instances `chosen` (places among the R)."""
-        return Question([self.requests[at] for at in chosen], self.targets[chosen], self.users[chosen])
+        requests = self.requests
+        few = requests.only(chosen) if isinstance(requests, Requests) else some_of(requests, chosen)
+        return Question(few, self.targets[chosen], self.users[chosen])
 
 
 def sample_instances(users: np.ndarray, at_most: int, seed: int) -> np.ndarray:
@@ -57,12 +60,7 @@ def check_instances(question: Question) -> None:
         raise ValueError(
             f"{len(requests)} requests, {len(targets)} targets and {len(users)} users: one of each"
         )
-    names = [(request.user, request.request_id, request.time) for request in requests]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(
-            f"request {twice[1]!r} occurs twice (same user, id and time): its draws would be the same"
-        )
+    _refuse_twice(requests)
     for request, target in zip(requests, targets.tolist(), strict=True):
         if target < 0:
             raise ValueError(f"request {request.request_id!r} has target {target}; targets are item integers")
@@ -77,3 +75,14 @@ def check_instances(question: Question) -> None:
                 f"the history of request {request.request_id!r} reaches its own moment {request.time} "
                 "or later; build it from events strictly before that moment"
             )
+
+
+def _refuse_twice(requests: Sequence[Request]) -> None:
+    if isinstance(requests, Requests) and len(np.unique(requests.numbers)) == len(requests):
+        return  # of events, each with an id of its own
+    names = [(request.user, request.request_id, request.time) for request in requests]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"request {twice[1]!r} occurs twice (same user, id and time): its draws would be the same"
+        )

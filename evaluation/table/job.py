@@ -8,6 +8,7 @@ its distribution, where serving walks the trie).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from evaluation.table.instances import Question, check_instances, sample_instanc
 from evaluation.table.measuring import Checkpoint, Columns, Plan, digest, measure
 from evaluation.table.results import Results, assemble
 from evaluation.table.rows import COSTS, Row
-from recsys.recommender import ProbabilisticRecommender
+from recsys.recommender import ProbabilisticRecommender, Request
 
 Chunk = tuple[int, int, int]  # number of the row, of its replica, and of the first instance
 # measures chunks in other processes, each with `chunk_measurer`; yields them as they are finished
@@ -73,11 +74,15 @@ def chunk_measurer(
     asked = question.only(sample_instances(question.users, config.max_instances, config.seed))
     store = Checkpoint.join(checkpoint, _inputs(config, rows, asked))
 
+    @lru_cache(maxsize=1)
+    def requests_from(start: int) -> list[Request]:
+        return list(asked.requests[start : start + config.batch_size])
+
     def do(chunk: Chunk) -> None:
         number, index, start = chunk
         part = slice(start, min(start + config.batch_size, len(asked)))
         row, plan = rows[number], _plan(config, rows[number], index)
-        columns = measure(row.replicas[index], asked.requests[part], asked.targets[part], plan)
+        columns = measure(row.replicas[index], requests_from(start), asked.targets[part], plan)
         store.save(number, index, start, columns)
 
     return do
@@ -117,9 +122,11 @@ def _measure_elsewhere(
 ) -> None:
     sizes = {
         (number, index, part.start): part.stop - part.start
+        for part in _parts(
+            count, config.batch_size
+        )  # rows of one chunk in turn, as they share what they read
         for number, row in enumerate(rows)
         for index in range(len(row.replicas))
-        for part in _parts(count, config.batch_size)
     }
     left = [chunk for chunk, size in sizes.items() if store.load(*chunk, size) is None]
     total, done = sum(sizes.values()), sum(sizes.values()) - sum(sizes[chunk] for chunk in left)
@@ -137,24 +144,26 @@ def _measure_all(
 ) -> list[Measured]:
     total = sum(len(row.replicas) for row in rows) * len(asked)
     bar = tqdm(total=total, unit="request", disable=quiet, mininterval=1.0, smoothing=0.05)
-    measured = []
-    for number, row in enumerate(rows):
-        bar.set_description(row.name)
-        replicas: list[Columns] = []
-        for index, replica in enumerate(row.replicas):
-            plan = _plan(config, row, index)
-            chunks = []
-            for part in _parts(len(asked), config.batch_size):
+    chunks: list[list[list[Columns]]] = [[[] for _ in row.replicas] for row in rows]
+    # a chunk's requests are made once and every row is asked about them, so that rows may share what they read of them
+    for part in _parts(len(asked), config.batch_size):
+        some: list[Request] = []
+        for number, row in enumerate(rows):
+            bar.set_description(row.name, refresh=False)
+            for index, replica in enumerate(row.replicas):
                 chunk = store.load(number, index, part.start, part.stop - part.start)
                 if chunk is None:
-                    chunk = measure(replica, asked.requests[part], asked.targets[part], plan)
+                    some = some or list(asked.requests[part])
+                    chunk = measure(replica, some, asked.targets[part], _plan(config, row, index))
                     store.save(number, index, part.start, chunk)
-                chunks.append(chunk)
+                chunks[number][index].append(chunk)
                 bar.update(part.stop - part.start)
-            replicas.append({name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]})
-        measured.append(_stack(replicas))
     bar.close()
-    return measured
+    return [_stack([_joined(replica) for replica in row]) for row in chunks]
+
+
+def _joined(chunks: Sequence[Columns]) -> Columns:
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def _plan(config: EvaluateConfig, row: Row, index: int) -> Plan:
@@ -187,15 +196,17 @@ def _stack(replicas: list[Columns]) -> Measured:
 
 
 def _inputs(config: EvaluateConfig, rows: Sequence[Row], asked: Question) -> str:
-    table = [f"{row.name}|{len(row.replicas)}|{row.temperature}" for row in rows]
-    instances = [
-        f"{r.request_id}|{r.user}|{r.time}|{r.query}|{len(r.history)}|{len(r.exclude)}|"
-        f"{'' if r.allow is None else len(r.allow)}"
-        for r in asked.requests
-    ]
-    events = [np.asarray(part) for r in asked.requests for part in (r.history, r.history_times, r.exclude)]
-    events += [np.asarray(r.allow) for r in asked.requests if r.allow is not None]
-    return digest(config.model_dump_json(), *table, *instances, *events, asked.targets)
+    def parts() -> Iterator[str | np.ndarray]:
+        yield config.model_dump_json()
+        yield from (f"{row.name}|{len(row.replicas)}|{row.temperature}" for row in rows)
+        for one in asked.requests:
+            allowed = "" if one.allow is None else len(one.allow)
+            yield f"{one.request_id}|{one.user}|{one.time}|{one.query}|{len(one.history)}|{len(one.exclude)}|{allowed}"
+            yield from (one.history, one.history_times, one.exclude)
+            yield from () if one.allow is None else (one.allow,)
+        yield asked.targets
+
+    return digest(parts())
 
 
 def _facts(

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from evaluation.metrics import entropy_from_draws, expected_hit, hits, ndcg_at_k, pad_lists, recall_at_k
+from evaluation.softmax import SoftmaxOver
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.recommender import ProbabilisticRecommender, Recommender, Request
 from recsys.seeds import derive
@@ -43,7 +44,37 @@ class Plan:
 def measure(
     recommender: Recommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan
 ) -> Columns:
-    """Every figure of one replica on these instances; a name is absent where the figure does not exist."""
+    """Every figure of one replica on these instances; a name is absent where the figure does not exist.
+
+    A recommender that cannot hold them all at once says which it does (`together`); it is asked all about those first, so
+    that it reads a request once.
+    """
+    try:
+        return _measure_together(recommender, requests, targets, plan)
+    finally:
+        if isinstance(recommender, SoftmaxOver):
+            recommender.forget()  # a chunk is asked about once, and its scores of every item are large
+
+
+def _measure_together(
+    recommender: Recommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan
+) -> Columns:
+    together = getattr(recommender, "together", None)
+    groups = [] if together is None else together(requests, plan.n)
+    if len(groups) > 1:
+        parts = [_measure(recommender, [requests[at] for at in rows], targets[rows], plan) for rows in groups]
+        order = np.argsort(np.concatenate(groups))
+        columns = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+        if "context_tokens" in columns:
+            assert isinstance(recommender, ProbabilisticRecommender)
+            columns["context_tokens"][:] = recommender.context_tokens(requests)
+        return columns
+    return _measure(recommender, requests, targets, plan)
+
+
+def _measure(
+    recommender: Recommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan
+) -> Columns:
     if not isinstance(recommender, ProbabilisticRecommender):
         return _ranked(recommender, requests, targets, plan)
     columns = _drawn(recommender, requests, targets, plan) | _scored(recommender, requests, targets, plan)
@@ -61,8 +92,7 @@ def _drawn(
     hit, entropy = [], []
     for seed in plan.draw_seeds:
         items, log_p = method.draw(requests, plan.n, plan.temperature, _seed(plan, seed))
-        for request, row in zip(requests, items, strict=True):
-            _refuse_excluded(request, row, plan)
+        _refuse_excluded(requests, list(items), plan)
         hit.append(hits(items, targets))
         entropy.append(entropy_from_draws(log_p))
     return {"hit": np.mean(hit, axis=0), "entropy": np.mean(entropy, axis=0)}
@@ -98,21 +128,42 @@ def _ranked(method: Recommender, requests: Sequence[Request], targets: np.ndarra
 
 
 def _lists(answers: Sequence, requests: Sequence[Request], plan: Plan, n: int) -> np.ndarray:
-    for request, answer in zip(requests, answers, strict=True):
-        if len(answer.items) > n or len(np.unique(answer.items)) < len(answer.items):
-            raise ValueError(
-                f"row '{plan.row}' answered request {request.request_id!r} with repeats or over {n} items"
-            )
-        _refuse_excluded(request, answer.items, plan)
-    return pad_lists([answer.items for answer in answers], n)
-
-
-def _refuse_excluded(request: Request, items: np.ndarray, plan: Plan) -> None:
-    if not request.available(items).all():
+    lists = [np.asarray(answer.items, np.int64) for answer in answers]
+    row, item = _flat(lists)
+    order = np.lexsort((item, row))
+    twice = (np.diff(row[order]) == 0) & (np.diff(item[order]) == 0)
+    wrong = [*row[order][1:][twice], *(at for at, one in enumerate(lists) if len(one) > n)]
+    if wrong:
         raise ValueError(
-            f"row '{plan.row}' returned an item that request {request.request_id!r} excludes or does not "
+            f"row '{plan.row}' answered request {requests[min(wrong)].request_id!r} with repeats or over {n} items"
+        )
+    _refuse_excluded(requests, lists, plan)
+    return pad_lists(lists, n)
+
+
+def _refuse_excluded(requests: Sequence[Request], lists: list[np.ndarray], plan: Plan) -> None:
+    row, item = _flat(lists)
+    of, excluded = _flat([request.exclude for request in requests])
+    width = max(int(some.max(initial=0)) for some in (item, excluded)) + 1
+    bad = [*row[np.isin(row * width + item, of * width + excluded)]]
+    bad += [
+        at
+        for at, request in enumerate(requests)
+        if request.allow is not None and not request.available(lists[at]).all()
+    ]
+    if bad:
+        raise ValueError(
+            f"row '{plan.row}' returned an item that request {requests[min(bad)].request_id!r} excludes or does not "
             "allow"
         )
+
+
+def _flat(lists: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Lists laid one after the other: whose each item is, and the items."""
+    return (
+        np.repeat(np.arange(len(lists)), [len(one) for one in lists]),
+        np.concatenate([np.zeros(0, np.int64), *lists]),
+    )
 
 
 def _seed(plan: Plan, seed: int) -> int:
@@ -166,7 +217,7 @@ class Checkpoint:
         return self.folder / f"row{row:02d}-replica{replica:02d}-from{start:07d}.parquet"
 
 
-def digest(*parts: str | np.ndarray) -> str:
+def digest(parts: Iterable[str | np.ndarray]) -> str:
     """Hex sha256 over the parts, each with its length so that no two lists of parts run together."""
     whole = hashlib.sha256()
     for part in parts:

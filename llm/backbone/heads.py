@@ -78,7 +78,11 @@ class DepthHead(nn.Module):
     @property
     def branches(self) -> list[nn.Module]:
         """What blocks add to their input: what dropout is for."""
-        return [block.down for blocks in self.blocks for block in blocks]  # type: ignore[union-attr, misc]
+        return [block.down for level in range(len(self.blocks)) for block in self._blocks(level)]
+
+    def _blocks(self, level: int) -> list[GatedBlock]:
+        """Those behind the codes of levels up to `level`."""
+        return list(self.blocks[level])  # type: ignore[call-overload]
 
     @torch.no_grad()
     def start(self, seed: int) -> None:
@@ -87,8 +91,8 @@ class DepthHead(nn.Module):
         """
         rows, hidden = self._rows[0].input[: len(self.codes)].float(), self.codes.shape[1]
         self.codes.copy_(0.5 * hidden**0.5 * nn.functional.normalize(rows, dim=1))
-        for level, blocks in enumerate(self.blocks):
-            for number, block in enumerate(blocks):  # type: ignore[arg-type]
+        for level in range(len(self.blocks)):
+            for number, block in enumerate(self._blocks(level)):
                 block.start(torch_generator(seed, "depth head", level, number))
 
     def logits(self, level: int, states: Tensor, codes: Tensor) -> Tensor:
@@ -97,7 +101,7 @@ class DepthHead(nn.Module):
             offsets = torch.from_numpy(rows.offsets[:level]).to(codes.device)
             so_far = nn.functional.embedding(codes[:, :level] + offsets, self.codes).sum(1)
             state = normed(state, self.norm) + so_far
-            for block in self.blocks[level - 1]:  # type: ignore[union-attr]
+            for block in self._blocks(level - 1):
                 state = block(state)
         return rows.logits(state, level)
 

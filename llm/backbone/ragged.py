@@ -162,11 +162,10 @@ def ragged_attention(
     if (window := kwargs.get("sliding_window")) and layout.width > window:
         raise ValueError(f"a sequence of {layout.width} tokens is longer than the model's window of {window}")
     if layout.parts and memory is None and sees is None:
-        packed = [x[0].transpose(0, 1) for x in (query, key, value)]
-        mixed = [
-            part.gather(_causal(*(part.spread(x[tokens]) for x in packed), scaling, dropout))
-            for tokens, part in layout.parts
-        ]
+        packed, mixed = [x[0].transpose(0, 1) for x in (query, key, value)], []
+        for tokens, part in layout.parts:
+            q, k, v = (part.spread(x[tokens]) for x in packed)
+            mixed.append(part.gather(_causal(q, k, v, scaling, dropout)))
         return torch.cat(mixed)[None], None
     q, k, v = (layout.spread(x[0].transpose(0, 1)) for x in (query, key, value))  # [B, W, heads, d]
     if memory is not None:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsys.seeds import torch_draws
+from recsys.seeds import derive, torch_draws
 from recsys.training import distributed
 
 
@@ -22,9 +23,19 @@ class BranchDropout:
     then not that of one process.)
     """
 
-    def __init__(self, layers: Sequence[Any], rate: float, seed: int, branches: Sequence[nn.Module] = ()):
-        """`branches` are modules besides, whose outputs are added to something."""
+    def __init__(
+        self,
+        layers: Sequence[Any],
+        rate: float,
+        seed: int,
+        branches: Sequence[nn.Module] = (),
+        quick: bool = False,
+    ):
+        """`branches` are modules besides, whose outputs are added to something. `quick`: masks on CPUs are made of 16
+        bits a number by NumPy's SFC64, which is twenty times as fast as torch's generator (other masks, the rate to 1e-5).
+        """
         self.rate, self.seed, self._on = rate, seed, False
+        self._quick, self._draws = quick, np.random.Generator(np.random.SFC64(0))
         if rate:
             layers[0].register_forward_pre_hook(self._entering, with_kwargs=True)
             for layer in layers:
@@ -38,7 +49,10 @@ class BranchDropout:
         if not self.rate:
             yield
             return
-        with torch_draws(device, self.seed, "dropout", step, distributed.number()):
+        keys = "dropout", step, distributed.number()
+        if self._quick:
+            self._draws = np.random.Generator(np.random.SFC64(derive(self.seed, *keys)))
+        with torch_draws(device, self.seed, *keys):
             self._on = True
             try:
                 yield
@@ -46,7 +60,13 @@ class BranchDropout:
                 self._on = False
 
     def _drop(self, x: Tensor) -> Tensor:
-        return nn.functional.dropout(x, self.rate) if self._on else x
+        if not self._on:
+            return x
+        if not self._quick or x.device.type != "cpu":
+            return nn.functional.dropout(x, self.rate)
+        drawn = self._draws.integers(0, 2**16, x.numel(), np.uint16)
+        kept = torch.from_numpy(drawn >= round(self.rate * 2**16)).view(x.shape)
+        return x * (kept.to(x.dtype) / (1 - self.rate))
 
     def _entering(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         if args:

@@ -161,7 +161,7 @@ def top_k(
             looked_for &= among.allowed(depth + 1, children, current.row[:, None].expand_as(children))
         parent, column = torch.nonzero(looked_for, as_tuple=True)
         value, row = rank[parent, column], current.row[parent]
-        order, rest = _best_of_each_row(row, value, session.n_rows, k)
+        order, rest = best_of_each_row(row, value, session.n_rows, k)
         dropped.scatter_reduce_(0, row[rest], value[rest], "amax")
         order = order[torch.argsort(row[order] * trie.n_nodes[depth + 1] + children[parent, column][order])]
         parent, column = parent[order], column[order]
@@ -218,7 +218,7 @@ def _conditioned(phi: torch.Tensor, gumbel: torch.Tensor, maximum: torch.Tensor)
     return torch.where(phi.isfinite(), result, torch.full_like(result, -torch.inf))
 
 
-def _best_of_each_row(
+def best_of_each_row(
     row: torch.Tensor, value: torch.Tensor, n_rows: int, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices of the k largest values of each row (all of them where there are fewer),

@@ -14,15 +14,27 @@ In both, a node with a single leaf below it computes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 
-from llm.backbone.ragged import Layout
+from llm.backbone.conditions import Condition
+from llm.backbone.ragged import Layout, Memory
 from semantic_ids.trie import Trie
 
-if TYPE_CHECKING:
-    from llm.decoding.session import PromptSession
+
+class Prompts(Protocol):
+    """What nodes must know of the prompts that they are under (`llm.decoding.session.PromptSession`)."""
+
+    model: Any
+    trie: Trie
+    memory: Memory
+    condition: Condition
+    n_rows: int
+    width: int  # columns of the prompts
+    lengths: torch.Tensor  # [B]
+    real: torch.Tensor  # [B, width] where a prompt has a token
+    states: torch.Tensor  # [B, h] after each prompt
 
 
 @dataclass
@@ -63,7 +75,7 @@ class Known:
 class HeadNodes:
     """Nodes of a head that says of itself what follows them."""
 
-    def __init__(self, session: PromptSession):
+    def __init__(self, session: Prompts):
         self.session = session
 
     def take_over(self, rows: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
@@ -97,7 +109,7 @@ class HeadNodes:
 class ReadNodes:
     """Nodes that the backbone reads."""
 
-    def __init__(self, session: PromptSession):
+    def __init__(self, session: Prompts):
         self.session = session
 
     def forget(self) -> None:

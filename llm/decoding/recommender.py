@@ -11,10 +11,12 @@ from llm.backbone.batching import BUDGET, by_length
 from llm.decoding import draws, lists, scoring
 from llm.decoding.draws import BEAM
 from llm.decoding.session import PromptSession
-from llm.decoding.whole_catalogue import all_log_probs, nodes_at_once
-from llm.prompts.reading import Reading
+from llm.decoding.whole_catalogue import all_log_probs, likely_log_probs, nodes_at_once
+from llm.prompts.reading import Prompts, Reading
 from recsys.data.caps import WIDEN, Caps
 from recsys.recommender import Ranked, Request
+
+LIKELY_COPIES = 6  # numbers an item that a pass of the likeliest nodes holds at most
 
 
 class SidRecommender:
@@ -107,6 +109,17 @@ class SidRecommender:
             scores[rows] = all_log_probs(session).float().cpu().numpy()
         return scores
 
+    def likely_scores(self, requests: Sequence[Request], width: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same where the `width` likeliest nodes a depth are forwarded, and what of it is not exact
+        (`whole_catalogue.likely_log_probs`): [R, N] (float32) and [R, N] (int32).
+        """
+        n = self.model.trie.n_items
+        scores, below = np.empty((len(requests), n), np.float32), np.empty((len(requests), n), np.int32)
+        for rows, _, session in self._sessions(requests, width, extra=4 * LIKELY_COPIES * n):
+            found, node = likely_log_probs(session, width)
+            scores[rows], below[rows] = found.cpu().numpy(), node.cpu().numpy()
+        return scores, below
+
     def log_prob(
         self, requests: Sequence[Request], items: np.ndarray, temperature: float = 1.0
     ) -> np.ndarray:
@@ -122,6 +135,12 @@ class SidRecommender:
             values[rows] = draws.score(session, np.asarray(items)[rows], temperatures)
             return values
         return scoring.log_probs_of(self.reading, requests, items, temperatures, self.budget)
+
+    def together(self, requests: Sequence[Request], n: int) -> list[np.ndarray]:
+        """Places of the requests that are read at once for lists and draws of n: who asks about one such batch at a time has
+        its prompts read once.
+        """
+        return list(self._batches(self.reading.prompts(requests), max(n, BEAM)))
 
     def context_tokens(self, requests: Sequence[Request]) -> float:
         return self.reading.context_tokens(requests[:200])
@@ -169,10 +188,18 @@ class SidRecommender:
         nodes = model.trie.n_levels - 1 if model.head.reads_nodes else 0
         return 2 * n * (nodes + model.item_tokens.shape[1])
 
+    def _batches(self, prompts: Prompts, nodes: int, growth: int = 0, extra: int = 0) -> Iterator[np.ndarray]:
+        """Places of the prompts that fit into memory together."""
+        model, reading = self.model, self.reading
+        lengths = [len(prompt) + reading.soft_tokens + growth for prompt in prompts]
+        return by_length(
+            lengths, model.footprint, nodes, model.trie.n_levels, self.budget, reading.row_bytes + extra
+        )
+
     def _sessions(
-        self, requests: Sequence[Request], nodes: int, growth: int = 0
+        self, requests: Sequence[Request], nodes: int, growth: int = 0, extra: int = 0
     ) -> Iterator[tuple[np.ndarray, list[Request], PromptSession]]:
-        """Prompts read, a batch at a time, with room for `nodes` a level and `growth` columns.
+        """Prompts read, a batch at a time, with room for `nodes` a level, `growth` columns and `extra` bytes of each.
 
         The last call's is kept if it was one batch, so that drawing, listing, ranking and scoring for the
         same requests read their prompts once.
@@ -185,11 +212,7 @@ class SidRecommender:
         self.model.kept_session = None  # before another is made
         model, reading = self.model, self.reading
         prompts = reading.prompts(requests)
-        lengths = [len(prompt) + reading.soft_tokens + growth for prompt in prompts]
-        batches = by_length(
-            lengths, model.footprint, nodes, model.trie.n_levels, self.budget, reading.row_bytes
-        )
-        for rows in batches:
+        for rows in self._batches(prompts, nodes, growth, extra):
             some = [requests[row] for row in rows]
             with torch.no_grad():
                 placed, condition = reading.conditioned([prompts[row] for row in rows], some)

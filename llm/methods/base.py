@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from llm.methods.prompting import PromptMethod
 from llm.methods.stage2 import World, train_by_gradient
 from llm.prompts.reading import Personalizer, Reading
-from recsys.artifacts.user_rows import save_user_rows
+from recsys.artifacts.user_rows import USERS, save_user_rows
 from recsys.config import StageConfig
 from recsys.recommender import Request
 
@@ -60,7 +60,7 @@ def save_personalizer(personalizer: Personalizer, path: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in personalizer.state_dict().items()}
     rows = {name: state.pop(name) for name in personalizer.user_rows}
     if rows:
-        save_user_rows(path, rows, others=state)
+        save_user_rows(path, rows, state.pop(USERS, None), state)
     else:
         save_file(state, path)
 
@@ -75,6 +75,10 @@ class TrainedMethod(MethodConfig):
     def new(self, world: World, seed: int) -> Personalizer:
         """An untrained personalizer."""
         raise TypeError(f"{type(self).__name__} does not say what it makes")
+
+    def blank(self, world: World, seed: int) -> Personalizer:
+        """A personalizer whose state is read from a file next."""
+        return self.new(world, seed)
 
     def prepare(self, world: World, folder: Path) -> None:
         """Make what training reads, before it starts; `folder` outlives a kill."""
@@ -97,6 +101,6 @@ class TrainedMethod(MethodConfig):
         return report
 
     def load(self, world: World, seed: int) -> Reading:
-        personalizer = self.new(world, seed)
+        personalizer = self.blank(world, seed)
         personalizer.load_state_dict(load_file(world.made(f"{self.key}-{seed}.safetensors")))
         return self.reading(world, personalizer.to(world.model.device).eval().requires_grad_(False))

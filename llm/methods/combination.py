@@ -37,6 +37,10 @@ def _fit(value: Any) -> Any:
     method = settings.get("method") if isinstance(settings, dict) else None
     if method in UNFIT:
         raise ValueError(f"{method} cannot be a part of a combination: {UNFIT[method]}")
+    if isinstance(settings, dict) and settings.get("stored", "all") != "all":
+        raise ValueError(
+            "a part of a combination keeps rows of all users: stored: trained is for tap_per alone"
+        )
     return settings
 
 

@@ -34,6 +34,7 @@ from recsys.data.splits import PERSONALIZE
 from recsys.embeddings.embed import load_user_vectors
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Request
+from recsys.requests import blocks, some_of
 from recsys.run import Run
 from recsys.training import distributed, loop
 from recsys.training.rows import rows_of_epoch
@@ -75,14 +76,14 @@ class Instances:
 
     def __init__(self, dataset: Dataset, events: np.ndarray, users: UserVectors):
         requests = dataset.requests(events, dataset.exclude_seen)
-        _, known = users.vectors(requests)
-        keep = np.flatnonzero(known)
+        known = [np.zeros(0, bool), *(users.vectors(some)[1] for some in blocks(requests))]
+        keep = np.flatnonzero(np.concatenate(known))
         self.events = events[keep]
-        self.requests: list[Request] = [requests[index] for index in keep]
+        self.requests: Sequence[Request] = requests.only(keep)
         self.targets = dataset.items[self.events]
         self.weights = dataset.weighed(self.events)
         self.left_out = len(events) - len(keep)
-        if not self.requests:
+        if not len(self.requests):
             raise ValueError("no instance of Stage 2 has a user vector; check the split and the embeddings")
 
     def __len__(self) -> int:
@@ -202,7 +203,7 @@ class NextItem:
         train = self.world.train
         batch = batch_rows(len(train), self.world.settings.batch, step, seed, train.weights)
         rows = batch[own_share(reading, len(batch))]
-        return lm_loss(reading, [train.requests[row] for row in rows], train.targets[rows]), len(rows)
+        return lm_loss(reading, some_of(train.requests, rows), train.targets[rows]), len(rows)
 
     def value(self, reading: Reading, seed: int) -> float:
         validation = self.world.validation

@@ -32,7 +32,7 @@ from llm.backbone.conditions import Condition
 from llm.methods.base import TrainedMethod
 from llm.methods.lora import ATTENTION, SharedLora
 from llm.methods.prefixes import seeded_linear
-from llm.methods.stage2 import World
+from llm.methods.stage2 import World, batch_rows
 from llm.methods.user_states import KeepsUserStates, OnlineConfig, absorb
 from llm.prompts.contexts import RecordSearch
 from llm.prompts.reading import Personalizer, Reading
@@ -164,11 +164,11 @@ def segment_softmax(scores: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
 class TapPer(KeepsUserStates):
     """P = P_u + P_q in front of the prompt, and the bridge in every layer; any part may be left out."""
 
-    def __init__(self, config: TapPerConfig, world: World, seed: int):
+    def __init__(self, config: TapPerConfig, world: World, seed: int, users: np.ndarray | None = None):
+        """`users` (ascending): who gets a row, where that is not everybody; None: nobody yet."""
         super().__init__()
         self.config, self.seed = config, seed
-        self.met = world.trained_users  # whose row has been trained: a user held out of learning has none
-        self.later: dict[int, Tensor] = {}  # user integer -> row [L·h] of P_u that feedback has moved since
+        self.met, self.later = world.trained_users, {}
         # P_q's store of records was last filled then; see `Histories.of`
         self.until: np.ndarray | None = None
         model = world.model
@@ -184,7 +184,10 @@ class TapPer(KeepsUserStates):
         out = config.length * hidden
         self.soft_tokens = config.length if config.records or config.user_state else 0
         self.p_q = RecordPrefix(hidden, out, norm, config, seed) if config.records else None
-        self.p_u = nn.Parameter(torch.zeros(world.dataset.n_users, out)) if config.user_state else None
+        self.p_u = None
+        if config.user_state:
+            whose = None if config.stored == "all" else np.zeros(0, np.int64) if users is None else users
+            self.keep_rows(out, world.dataset.n_users, whose)
         # all-zero soft tokens have no direction: start as one constant prefix
         if self.p_u is not None and self.p_q is None:
             constant = torch.randn(out, generator=torch_generator(seed, "p_u")) * norm * hidden**-0.5
@@ -196,6 +199,10 @@ class TapPer(KeepsUserStates):
         self.bridge = (
             SharedLora(layers, config.bridge_rank, config.bridge_alpha, seed) if config.bridge else None
         )
+
+    @property
+    def starts_at_zero(self) -> bool:
+        return self.p_q is not None  # which is how P_q alone is trained
 
     @property
     def shared_parameters(self) -> int:
@@ -215,7 +222,7 @@ class TapPer(KeepsUserStates):
         if states is not None:
             parts.append(self._dropped(states))
         prefix = torch.stack(parts).sum(0).view(len(requests), self.config.length, -1)
-        known = None if self.p_q is not None else np.array([self._has_row(r.user) for r in requests], bool)
+        known = None if self.p_q is not None else self.have_rows(requests)
         return Condition(prefix, known, updates)
 
     def read(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Histories]:
@@ -236,37 +243,6 @@ class TapPer(KeepsUserStates):
         count = (lengths + has).clamp(min=1)[:, None]
         histories = Histories(*(part.to(device) for part in vars(histories).values()))
         return (summed / count / self.scale).to(device), z, histories
-
-    def user_states(self, requests: Sequence[Request]) -> Tensor:
-        """P_u [R, L·h] as it is now; zero for users without a row."""
-        assert self.p_u is not None
-        users = [-1 if request.user is None else request.user for request in requests]
-        rows = torch.tensor([user if user < len(self.p_u) else -1 for user in users], device=self.p_u.device)
-        states = nn.functional.embedding(rows.clamp(min=0), self.p_u) * (rows >= 0)[:, None]
-        moved = [at for at, user in enumerate(users) if user in self.later]
-        if not moved:
-            return states
-        newer = torch.stack([self.later[users[at]] for at in moved]).to(states)
-        return states.index_copy(0, torch.tensor(moved, device=states.device), newer)
-
-    def start_states(self, users: np.ndarray) -> Tensor:
-        """Rows [n, L·h] from which the users' P_u is trained on: as it is, and for who has none a start.
-
-        A new user starts at zero beside P_q (which is how P_q alone is trained), else at the mean row: no
-        soft token may be without a direction.
-        """
-        assert self.p_u is not None
-        states = self.user_states([Request(f"u{user}", int(user), 0) for user in users]).detach().clone()
-        if self.p_q is None:
-            new = torch.tensor([not self._has_row(int(user)) for user in users], device=states.device)
-            states[new] = self.p_u.detach().mean(0)
-        return states
-
-    def _has_row(self, user: int | None) -> bool:
-        assert self.p_u is not None
-        return user is not None and (
-            user in self.later or (0 <= user < len(self.p_u) and bool(self.met[user]))
-        )
 
     def _dropped(self, states: Tensor) -> Tensor:
         """In training beside P_q some of the `states` [R, L·h] become zeros, others by the step.
@@ -312,6 +288,9 @@ class TapPerConfig(TrainedMethod):
     decay_start: float = 0.1  # λ at the first step
     prefilter: int | None = Field(None, ge=1)  # P_q reads only the k records that BM25 finds best; None: all
     user_drop: float = Field(0.25, ge=0, lt=1)  # share of training instances that do without P_u
+    # whose rows P_u has, in memory, optimizer and file. trained: users of an instance of one of the `steps` alone, so that a
+    # million users cost what is trained; a row is the one that "all" gives (but for the last bits where the gradient is clipped)
+    stored: Literal["all", "trained"] = "all"
 
     @model_validator(mode="after")
     def _makes_sense(self) -> TapPerConfig:
@@ -322,6 +301,16 @@ class TapPerConfig(TrainedMethod):
         return self
 
     def new(self, world: World, seed: int) -> Personalizer:
+        if self.stored == "all":
+            return TapPer(self, world, seed)
+        train, steps = world.train, self.steps or world.settings.steps
+        batches = (
+            batch_rows(len(train), world.settings.batch, step, seed, train.weights) for step in range(steps)
+        )
+        met = np.unique(np.concatenate([np.zeros(0, np.int64), *batches]))
+        return TapPer(self, world, seed, np.unique(world.dataset.users[train.events[met]]))
+
+    def blank(self, world: World, seed: int) -> Personalizer:
         return TapPer(self, world, seed)
 
     def admit(self, world: World, reading: Reading, events: np.ndarray) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,31 +21,104 @@ from torch import Tensor, nn
 from llm.backbone.conditions import Condition
 from llm.methods.stage2 import batch_rows, lm_loss
 from llm.prompts.reading import Personalizer, Reading
+from recsys.artifacts.user_rows import USERS
 from recsys.config import StageConfig
 from recsys.recommender import Request
+from recsys.requests import some_of
 from recsys.training import loop
 
 
 class KeepsUserStates(Personalizer, ABC):
     """A personalizer with a trained state for each user:
-    row u of its parameter P_u, and what feedback has made of it.
+    a row of its parameter `p_u`, and what feedback has made of it.
 
-    Whose row has moved since is in `later`: user integer -> row. The trained table stays as it is.
+    Row u is user u's, or, where a buffer `users` [n] (ascending) says whose they are, only these have one. Whose row has moved
+    since is in `later`: user integer -> row. The trained table stays as it is.
     """
 
+    p_u: nn.Parameter | None
+    met: np.ndarray  # bool [U]: whose row has been trained, where everybody has one
     later: dict[int, Tensor]
 
-    @abstractmethod
+    def keep_rows(self, width: int, n_users: int, users: np.ndarray | None) -> None:
+        """Make P_u, all zeros: a row for everybody, or for `users` (ascending) alone."""
+        if users is not None:
+            self.register_buffer(USERS, torch.from_numpy(users.astype(np.int64)))
+        self.p_u = nn.Parameter(torch.zeros(n_users if users is None else len(users), width))
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As a module does; where rows are of some users alone, those that `state_dict` has."""
+        if USERS in self._buffers:
+            assert self.p_u is not None
+            self.register_buffer(USERS, torch.zeros_like(state_dict[USERS], device=self.p_u.device))
+            self.p_u = nn.Parameter(self.p_u.new_zeros(state_dict["p_u"].shape))
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def places(self, users: np.ndarray) -> np.ndarray:
+        """The row of P_u of each of `users` [R]; −1 where there is none."""
+        assert self.p_u is not None
+        owners = self._buffers.get(USERS)
+        if owners is None:
+            return np.where((users >= 0) & (users < len(self.p_u)), users, -1)
+        whose = owners.cpu().numpy()
+        at = np.searchsorted(whose, users)
+        there = np.append(whose, -1)[at] == users
+        return np.where(there & (users >= 0), at, -1)
+
+    def user_states(self, requests: Sequence[Request]) -> Tensor:
+        """P_u [R, L·h] as it is now; zero for users without a row."""
+        assert self.p_u is not None
+        users = _users_of(requests)
+        rows = torch.from_numpy(self.places(users)).to(self.p_u.device)
+        if len(self.p_u):
+            states = nn.functional.embedding(rows.clamp(min=0), self.p_u) * (rows >= 0)[:, None]
+        else:
+            states = self.p_u.new_zeros(len(rows), self.p_u.shape[1])
+        moved = [at for at, user in enumerate(users.tolist()) if user in self.later]
+        if not moved:
+            return states
+        newer = torch.stack([self.later[int(users[at])] for at in moved]).to(states)
+        return states.index_copy(0, torch.tensor(moved, device=states.device), newer)
+
+    def have_rows(self, requests: Sequence[Request]) -> np.ndarray:
+        """Bool [R]: has the request's user a trained row?"""
+        users = _users_of(requests)
+        trained = self.places(users) >= 0
+        if USERS not in self._buffers:
+            trained[trained] = self.met[users[trained]]
+        return trained | np.isin(users, list(self.later))
+
     def start_states(self, users: np.ndarray) -> Tensor:
-        """Rows [n, width] from which the states of `users` [n] are trained on,
-        also of users who have none yet.
+        """Rows [n, L·h] from which the users' P_u is trained on: as it is, and for who has none a start.
+
+        A new user starts at zero beside another soft token (`starts_at_zero`), else at the mean row: no
+        soft token may be without a direction.
         """
+        assert self.p_u is not None
+        asked = [Request(f"u{user}", int(user), 0) for user in users]
+        states = self.user_states(asked).detach().clone()
+        if not self.starts_at_zero and len(self.p_u):
+            new = torch.from_numpy(~self.have_rows(asked)).to(states.device)
+            states[new] = self.p_u.detach().mean(0)
+        return states
+
+    @property
+    @abstractmethod
+    def starts_at_zero(self) -> bool:
+        """Does a user without a row have soft tokens all the same?"""
 
     @abstractmethod
     def conditioned_on(self, requests: Sequence[Request], states: Tensor | None) -> Condition:
         """The condition of `requests` with `states` [R, width] in place of the users' own.
         Differentiable in both.
         """
+
+
+def _users_of(requests: Sequence[Request]) -> np.ndarray:
+    """[R]; −1: nobody that is known."""
+    return np.array([-1 if request.user is None else request.user for request in requests], np.int64)
 
 
 class OnlineConfig(StageConfig):
@@ -126,7 +200,7 @@ def absorb(
     def step(index: int) -> Tensor:
         rows = batch_rows(len(requests), config.batch, index, config.seed)
         states.step = index
-        return lm_loss(online, [requests[row] for row in rows], targets[rows])
+        return lm_loss(online, some_of(requests, rows), targets[rows])
 
     started = time.monotonic()
     trained.train(full)

@@ -12,6 +12,7 @@ from llm.backbone.conditions import NOTHING, Condition
 from llm.backbone.sid_model import SidModel
 from llm.prompts.builder import Context, PromptBuilder
 from recsys.recommender import Request
+from recsys.requests import Requests, some_of
 
 Prompts = list[list[int]]
 
@@ -92,9 +93,20 @@ class OfAnother(Personalizer):
         """
         super().__init__()
         self.trained, self.soft_tokens, self.row_bytes = trained, trained.soft_tokens, trained.row_bytes
-        self._of = {
-            request.request_id: requests[int(other)] for request, other in zip(requests, partner, strict=True)
-        }
+        self._requests, self._partner = requests, partner
+        self._places = (
+            {}
+            if isinstance(requests, Requests)
+            else {request.request_id: at for at, request in enumerate(requests)}
+        )
 
     def condition(self, requests: Sequence[Request]) -> Condition:
-        return self.trained.condition([self._of[request.request_id] for request in requests])
+        places = [self._place(request.request_id) for request in requests]
+        return self.trained.condition(some_of(self._requests, self._partner[places]))
+
+    def _place(self, request_id: str) -> int:
+        return (
+            self._requests.place(request_id)
+            if isinstance(self._requests, Requests)
+            else self._places[request_id]
+        )

@@ -135,9 +135,10 @@ def train_on_windows(
         fused=model.device.type == "cuda" or config.head == "depth",
     )
     branches = model.head.branches if isinstance(model.head, DepthHead) else ()
-    dropout = BranchDropout(model.layers, config.dropout, config.seed, branches)
+    quick = config.head == "depth"
+    dropout = BranchDropout(model.layers, config.dropout, config.seed, branches, quick)
     events = validation_events(dataset, config.validation_instances, config.seed)
-    requests, targets = dataset.requests(events, dataset.exclude_seen), dataset.items[events]
+    requests, targets = dataset.block(events, dataset.exclude_seen), dataset.items[events]
 
     def step(index: int) -> tuple[torch.Tensor, int]:
         windows = [*batches[index], *words.windows(index)]
@@ -182,7 +183,7 @@ def _understanding(config: AdaptConfig, reading: Reading, phrases: Phrases) -> d
     {} where the data has no words.
     """
     data, report = phrases.dataset, {}
-    requests = data.requests(validation_events(data, config.asked_queries, config.seed), False)
+    requests = data.block(validation_events(data, config.asked_queries, config.seed), False)
     for name, queries in known_and_held_out(phrases, config.asked_queries, config.seed).items():
         found = query_precision(reading, phrases, requests, queries)
         if found is not None:

@@ -130,7 +130,7 @@ def save_adapted(model: SidModel, folder: Path) -> None:
 
 def _form(model: SidModel) -> dict[str, torch.Tensor]:
     """What reader and head are made of, by name; the frozen item vectors included."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, part in (("reader", model.reader), ("head", model.head)):
         if isinstance(part, torch.nn.Module):
             tensors |= {f"{name}.{key}": tensor.contiguous() for key, tensor in part.state_dict().items()}

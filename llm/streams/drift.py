@@ -129,7 +129,7 @@ def _measure(
 ) -> list[Drifted]:
     """Every condition on the instances that all of them know."""
     events = data.askable(events)
-    requests = data.requests(events, data.exclude_seen)
+    requests = data.block(events, data.exclude_seen)
     found = {name: users.vectors(requests) for name, users in spaces.items()}
     known = np.flatnonzero(np.logical_and.reduce([has for _, has in found.values()]))
     if not len(known):
@@ -163,7 +163,7 @@ def retrained_messages(
     if len(held) > embed.check_instances:
         held = np.sort(rng(seed, "drift").choice(held, embed.check_instances, replace=False))
     graph = np.setdiff1d(edges, held)
-    requests, targets = data.requests(held, data.exclude_seen), data.items[held]
+    requests, targets = data.block(held, data.exclude_seen), data.items[held]
 
     def validate(model: LightGCN) -> float:
         items = model()[data.n_users :].detach().cpu().numpy()

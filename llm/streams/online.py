@@ -165,7 +165,7 @@ class Experiment:
         )
         path = self.checkpoint / f"rates-{_slug(variant)}-{chunk}.json"
         if not path.exists():
-            requests = data.requests(events, data.exclude_seen)
+            requests = data.block(events, data.exclude_seen)
             values = (
                 hits(log_probs_of(reading, requests, data.items[events])[:, 0])
                 if len(events)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from recsys.data.config import PrepareConfig
 from recsys.data.dataset import Dataset
@@ -42,10 +41,7 @@ def _held_out(dataset: Dataset, role: int) -> dict[str, Any]:
     """What the reader of a result must know about the targets of one role: how many were already in their history, have no
     history, or share their second with another event of the same user."""
     events = dataset.events(role)
-    same_second = (
-        pd.Series(dataset.times).groupby([dataset.users, dataset.times]).transform("size").to_numpy()
-    )
-    tied = int((same_second[events] > 1).sum())
+    tied = int(_is_tied(dataset)[events].sum())
     return {
         "events": len(events),
         "users": len(np.unique(dataset.users[events])),
@@ -60,7 +56,7 @@ def card(dataset: Dataset, interactions: Interactions, notices: Notices) -> dict
     """The card, as prepare.json keeps it. `rows_read` is `rows_kept` and the sum of `rows_dropped`."""
     return {
         "rows_read": interactions.rows_read,
-        "rows_kept": len(interactions.frame),
+        "rows_kept": interactions.rows_kept,
         "rows_dropped": interactions.dropped,
         "time": "unix_seconds" if interactions.is_clock else "ordinal",
         "time_range": [int(dataset.times.min()), int(dataset.times.max())],
@@ -74,7 +70,7 @@ def of_dataset(dataset: Dataset) -> dict[str, Any]:
     """What of the card is counted from the events, and is counted again when a person is deleted."""
     per_item = np.bincount(dataset.items, minlength=dataset.n_items)
     per_user = np.bincount(dataset.users, minlength=dataset.n_users)
-    tested, training = dataset.events(TEST), np.isin(dataset.roles, (FIT, PERSONALIZE))
+    tested, training = dataset.events(TEST), (dataset.roles == FIT) | (dataset.roles == PERSONALIZE)
     return {
         "users": len(dataset.user_numbers),
         "items": dataset.n_items,
@@ -82,7 +78,7 @@ def of_dataset(dataset: Dataset) -> dict[str, Any]:
         "events": len(dataset.users),
         "events_by_kind": _kinds(dataset),
         "events_against": 0 if dataset.against is None else len(dataset.against.users),
-        "tied_share": _tied(dataset, np.arange(len(dataset.users))),
+        "tied_share": _tied(dataset, slice(None)),
         "tied_share_of_test": _tied(dataset, tested),
         "largest_user": _largest(dataset.users, dataset.user_ids),
         "largest_user_of_training": _largest(dataset.users[training], dataset.user_ids),
@@ -111,12 +107,17 @@ def _kinds(dataset: Dataset) -> dict[str, int]:
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
-def _tied(dataset: Dataset, events: np.ndarray) -> float | None:
+def _tied(dataset: Dataset, events: np.ndarray | slice) -> float | None:
     """Share of `events` that share their moment with another event of the same user."""
-    if not len(events):
+    if not len(dataset.users[events]):
         return None
-    size = pd.Series(dataset.times).groupby([dataset.users, dataset.times]).transform("size").to_numpy()
-    return round(float((size[events] > 1).mean()), 4)
+    return round(float(_is_tied(dataset)[events].mean()), 4)
+
+
+def _is_tied(dataset: Dataset) -> np.ndarray:
+    """Bool [E]: does an event share its moment with another of the same user?"""
+    begins = dataset.begins_moment
+    return ~begins | np.append(~begins[1:], False)
 
 
 def _largest(numbers: np.ndarray, names: np.ndarray) -> dict[str, Any]:

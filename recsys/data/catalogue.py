@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +28,8 @@ class Catalogue:
     """N items. Item i has id `item_ids[i]` (str), title `titles[i]`, and phrases `columns[name][i]`."""
 
     item_ids: np.ndarray  # [N] str (object)
-    titles: list[str]  # [N]; the id where there is no title
-    columns: dict[str, list[list[str]]]  # e.g. {"genres": [["Comedy", "Drama"], ...]}
+    titles: Sequence[str]  # [N]; the id where there is no title
+    columns: Mapping[str, Sequence[list[str]]]  # e.g. {"genres": [["Comedy", "Drama"], ...]}
 
     def __post_init__(self) -> None:
         assert len(self.titles) == len(self.item_ids)
@@ -82,16 +82,47 @@ class Catalogue:
         """Write `items.parquet`: item_id, title, and each text column as a list of strings."""
         table = {
             "item_id": pa.array(list(self.item_ids), pa.string()),
-            "title": pa.array(self.titles, pa.string()),
+            "title": pa.array(list(self.titles), pa.string()),
         }
-        table |= {name: pa.array(column, pa.list_(pa.string())) for name, column in self.columns.items()}
+        table |= {
+            name: pa.array(list(column), pa.list_(pa.string())) for name, column in self.columns.items()
+        }
         pq.write_table(pa.table(table), folder / "items.parquet")
 
     @classmethod
     def load(cls, folder: Path) -> Catalogue:
-        table = pq.ParquetFile(folder / "items.parquet").read().to_pydict()
-        item_ids, titles = np.array(table.pop("item_id"), dtype=object), table.pop("title")
-        return cls(item_ids, titles, table)
+        table = pq.ParquetFile(folder / "items.parquet").read()
+        item_ids = np.array(table["item_id"].to_pylist(), dtype=object)
+        columns = {name: _values(table[name]) for name in table.column_names if name != "item_id"}
+        return cls(item_ids, columns.pop("title"), columns)
+
+
+class ArrowValues(Sequence[Any]):
+    """Values [N] of an Arrow array, each a Python value when it is asked for: a million lists of texts take 300 MB as Python has them."""
+
+    def __init__(self, values: pa.ChunkedArray):
+        self._values = values.combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self._values[index].to_pylist()
+        return self._values[int(index)].as_py()
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self._values), AT_ONCE):
+            yield from self._values[start : start + AT_ONCE].to_pylist()
+
+
+LARGE = 100_000  # items from which on texts stay as Arrow has them; fewer are Python's lists, which are read faster
+MOST_RECURRING = 50_000  # phrases of a column that are looked out for; more are not the values of a category
+AT_ONCE = 65_536  # values made at once where all are read
+
+
+def _values(column: pa.ChunkedArray) -> Sequence[Any]:
+    return column.to_pylist() if len(column) < LARGE else ArrowValues(column)
 
 
 def read_items(
@@ -140,7 +171,7 @@ def read_items(
             for name in text_columns
         }
     )
-    texts = {name: [phrases(cell) for cell in table.raw(theirs)] for name, theirs in wanted.items()}
+    texts = {name: _each_once(table.raw(theirs)) for name, theirs in wanted.items()}
     return Catalogue(np.array(item_ids.to_list(), dtype=object), titles, texts)
 
 
@@ -205,6 +236,16 @@ def phrases(cell: Any) -> list[str]:
     else:
         parts = [cell]
     return [text for text in (" ".join(str(part).split()) for part in parts) if text]
+
+
+def _each_once(cells: Sequence[Any]) -> list[list[str]]:
+    """The phrases of each cell; of phrases that recur (a genre of a million items) there is one text in memory."""
+    known: dict[str, str] = {}
+
+    def one(text: str) -> str:
+        return known.setdefault(text, text) if len(known) < MOST_RECURRING else known.get(text, text)
+
+    return [[one(text) for text in phrases(cell)] for cell in cells]
 
 
 def _refuse_repeats(table: Table, item_ids: pd.Series) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.data.catalogue import Catalogue
-from recsys.data.splits import FIT, PERSONALIZE, WARM
+from recsys.data.splits import FIT, PERSONALIZE, WARM, begins_moment, had_before, is_sorted
 from recsys.recommender import Request
+from recsys.requests import Requests, made
 from recsys.run import Run
 
 AGAINST = "against.parquet"  # where the data has events that are against an item
@@ -87,7 +87,7 @@ class ItemTotals:
 
 @dataclass(eq=False)
 class Dataset:
-    """E events of U users, sorted by (user, time); within a moment in an order drawn by names (`recsys.data.build.tie_break`).
+    """E events of U users, sorted by (user, time); within a moment in an order drawn by names (`recsys.data.build.TieBreak`).
 
     The history of event e is events `offsets[users[e]] : history_end[e]`: those strictly earlier than
     `times[e]`. That is the one rule for ties: events of the same second are not in each other's history.
@@ -120,19 +120,20 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.user_groups is None:
             self.user_groups = np.full(self.n_users, WARM, dtype=object)
-        order = np.lexsort((self.times, self.users))
-        assert (order == np.arange(len(order))).all(), "events must be sorted by user and time"
+        assert is_sorted(self.users, self.times), "events must be sorted by user and time"
         self.end = self.end or int(self.times.max(initial=-1)) + 1
         self.offsets = np.searchsorted(self.users, np.arange(self.n_users + 1)).astype(np.int64)
-        starts = np.ones(len(self.users), dtype=bool)  # the first event of each (user, time)
-        starts[1:] = (self.users[1:] != self.users[:-1]) | (self.times[1:] != self.times[:-1])
-        self.history_end = np.maximum.accumulate(np.where(starts, np.arange(len(starts)), 0)).astype(np.int64)
+        self.history_end = np.arange(len(self.users), dtype=np.int64)
+        self.history_end[~self.begins_moment] = 0
+        np.maximum.accumulate(self.history_end, out=self.history_end)
 
     @classmethod
     def load(cls, run: Run) -> Dataset:
         """Read what the `prepare` stage of `run` left. Raises `RunError` where it is missing or damaged."""
         events = pq.ParquetFile(run.artifact("prepare", "events.parquet")).read()
-        columns = {name: np.array(events[name].to_numpy()) for name in events.column_names}  # writable copies
+        columns = {
+            name: np.require(events[name].to_numpy(), requirements="W") for name in events.column_names
+        }
         users = pq.ParquetFile(run.artifact("prepare", "users.parquet")).read()
         queries = pq.ParquetFile(run.artifact("prepare", "queries.parquet")).read()
         report = run.read_json("prepare", "prepare.json")
@@ -148,10 +149,9 @@ class Dataset:
             queries=queries.to_pandas(),
             ratings=columns.get("rating"),
             kinds=columns.get("event"),
-            user_groups=np.array(
-                users["group"].to_pylist() if "group" in users.column_names else [WARM] * len(users),
-                dtype=object,
-            ),
+            user_groups=np.array(users["group"].to_pylist(), dtype=object)
+            if "group" in users.column_names
+            else None,  # type: ignore[arg-type]
             against=Against.load(run.artifact("prepare", AGAINST))
             if AGAINST in record["artifacts"]
             else None,
@@ -266,9 +266,7 @@ class Dataset:
 
     @cached_property
     def user_numbers(self) -> dict[str, int]:
-        """User id -> the integer that stands for it.
-        A deleted person's place has no id, and is not reachable.
-        """
+        """User id -> the integer that stands for it. A deleted person's place has no id, and is not reachable."""
         return {user_id: number for number, user_id in enumerate(self.user_ids) if user_id}
 
     def user_index(self, user_id: str) -> int | None:
@@ -315,9 +313,12 @@ class Dataset:
     @cached_property
     def is_repeat(self) -> np.ndarray:
         """Bool [E]: had the user had the item strictly before the event's moment?"""
-        pairs = self._pairs(self.users, self.items)
-        first = pd.Series(self.times).groupby(pairs).transform("min").to_numpy()
-        return np.asarray(first < self.times)
+        return had_before(self.items, self.times, self.users, self.offsets[1:])
+
+    @property
+    def begins_moment(self) -> np.ndarray:
+        """Bool [E]: is it the first event of its user and moment?"""
+        return begins_moment(self.users, self.times)
 
     def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """A number for each pair of a user and an item."""
@@ -331,18 +332,15 @@ class Dataset:
 
     def request(self, event: int, exclude_seen: bool) -> Request:
         """The request whose answer event `event` is. It can exclude seen items, but never the answer."""
-        user = int(self.users[event])
-        past = slice(self.offsets[user], self.history_end[event])
-        history, time = self.items[past], int(self.times[event])
-        exclude = self.not_again(user, time, history, exclude_seen)
-        return Request(
-            request_id=f"e{event}",
-            user=user,
-            time=time,
-            history=history,
-            history_times=self.times[past],
-            exclude=exclude[exclude != self.items[event]],
-        )
+        return self.block(np.array([event]), exclude_seen)[0]
 
-    def requests(self, events: Iterable[int], exclude_seen: bool) -> list[Request]:
-        return [self.request(int(event), exclude_seen) for event in events]
+    def requests(self, events: np.ndarray, exclude_seen: bool) -> Requests:
+        """The requests of `events`, made in blocks as they are looked at."""
+        return Requests(events, lambda some: self.block(some, exclude_seen))
+
+    def block(self, events: np.ndarray, exclude_seen: bool) -> list[Request]:
+        """The requests of `events`, made together; see `request`."""
+        users, against = self.users[events], self.against if self.exclude_against else None
+        histories = self.offsets[users], self.history_end[events]
+        turned_down = None if against is None else (against.users, against.items, against.times)
+        return made(events, users, histories, self.items, self.times, self.n_items, exclude_seen, turned_down)

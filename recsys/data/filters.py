@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from recsys.data.catalogue import Catalogue
-from recsys.data.interactions import Interactions
+from recsys.data.interactions import Interactions, codes_of, duplicated
 from recsys.door.notices import Coverage, Notices
 from recsys.door.tables import DataError
 
@@ -49,7 +49,7 @@ def last_of_ties(interactions: Interactions, notices: Notices) -> Interactions:
     """Of rows of one user, item, moment and kind that differ in rating or weight, the last: a correction is what the person meant."""
     frame = interactions.frame
     same = [name for name in ("user_id", "item_id", "timestamp", "rest", "event") if name in frame]
-    corrected = frame.duplicated(same, keep="last").to_numpy()
+    corrected = duplicated(frame, same, keep="last")
     if corrected.any():
         where = interactions.place(int(frame.index[int(corrected.argmax())]))
         notices.add(
@@ -202,7 +202,7 @@ def k_core(interactions: Interactions, users: int, items: int) -> Interactions:
     if users <= 1 and items <= 1:
         return interactions
     frame = interactions.frame
-    user_codes, item_codes = pd.factorize(frame["user_id"])[0], pd.factorize(frame["item_id"])[0]
+    user_codes, item_codes = (codes_of(frame[name])[0].astype(np.int64) for name in ("user_id", "item_id"))
     pairs = pd.unique(user_codes * (item_codes.max() + 1) + item_codes)
     pair_users, pair_items = np.divmod(pairs, item_codes.max() + 1)
     while pair_users.size:

@@ -6,14 +6,16 @@ every file. Their column names are spelled once, in a mapping from ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
+from recsys.door.coded import coded_ids
 from recsys.door.notices import Notices
 from recsys.door.sources import read_table
 from recsys.door.tables import SHARED, DataError, Table, find_columns
@@ -30,13 +32,14 @@ from recsys.door.values import (
     text_array,
 )
 
+AT_ONCE = 1 << 20  # rows among which copies are looked for at once, about; no result depends on it
 OPTIONAL = ("rating", "weight", "event")
 COPY_OF = ("user_id", "item_id", "timestamp", "rest", *OPTIONAL)  # rows alike in all of these are copies
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """A validated frame: user_id, item_id (str), timestamp (int64); rest (int64: the part of the second), rating,
+    """A validated frame: user_id, item_id (str, or categories of str), timestamp (int64); rest (int64: the part of the second), rating,
     weight (float64), event (str).
 
     The last four are there if the file has them; a rating may be NaN. The frame's index is the row in its
@@ -48,6 +51,15 @@ class Interactions:
     rows_read: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     is_clock: bool = True  # False: timestamps are places in an order
+    let_go: int | None = None  # how many rows there were, where `without_rows` has let go of them
+
+    @property
+    def rows_kept(self) -> int:
+        return len(self.frame) if self.let_go is None else self.let_go
+
+    def without_rows(self) -> Interactions:
+        """What is known of the rows, without them."""
+        return replace(self, frame=self.frame[:0].copy(), let_go=self.rows_kept)
 
     def keep(self, mask: np.ndarray | pd.Series, reason: str | None = None) -> Interactions:
         """The rows of `mask`; with a `reason` the others are counted under it."""
@@ -55,7 +67,8 @@ class Interactions:
         dropped, gone = dict(self.dropped), int((~chosen).sum())
         if reason is not None and gone:
             dropped[reason] = dropped.get(reason, 0) + gone
-        return Interactions(self.frame[chosen], self.place, self.rows_read, dropped, self.is_clock)
+        frame = self.frame[chosen] if gone else self.frame  # no copy of what is all kept
+        return Interactions(frame, self.place, self.rows_read, dropped, self.is_clock)
 
 
 def read_interactions(
@@ -81,14 +94,14 @@ def read_interactions(
         DataError: naming file, line, problem and remedy.
     """
     notices = Notices() if notices is None else notices
-    table = read_table(path) if table is None else table
+    table = read_table(path, stored=True) if table is None else table
     given = columns or {}
     of = {ours: given.get(f"interactions.{ours}", given.get(ours, ours)) for ours in (*SHARED, *OPTIONAL)}
     items = of["item_id"]
     if items in table.columns:
         table.unpack_lists(items, of["timestamp"])
         if table.is_list(items):
-            table = table.one_row_each(items, [of[name] for name in ("timestamp", *OPTIONAL)])
+            table = table.in_memory().one_row_each(items, [of[name] for name in ("timestamp", *OPTIONAL)])
     notices.read(*table.reading)
     listed = table.positions is not None and of["timestamp"] not in table.columns
     required = ("user_id", "item_id") if listed else SHARED
@@ -102,6 +115,8 @@ def read_interactions(
     frame["timestamp"] = times.seconds
     if times.rest.any():
         frame["rest"] = times.rest
+    is_clock = times.is_clock
+    del times
     if "rating" in names:
         frame["rating"] = numbers(table, names["rating"], "rating", missing_allowed=True)
     if "weight" in names:
@@ -114,30 +129,27 @@ def read_interactions(
         notices.read(
             f"{table.path}: columns not read: {', '.join(unread)}; --column ours=theirs maps them to {', '.join(OPTIONAL)}"
         )
-    rows = Interactions(frame[kept], table.place, table.n_rows, dropped, times.is_clock)
-    return drop_copies(rows, notices)
+    frame = frame if kept.all() else frame[kept]
+    return drop_copies(Interactions(frame, table.place, table.n_rows, dropped, is_clock), notices)
 
 
 def _ids(
     table: Table, names: Mapping[str, str], notices: Notices, drop: bool
 ) -> tuple[pd.DataFrame, np.ndarray, dict[str, int]]:
     """The two id columns, which rows [n] have both, and how many have none of each."""
-    columns: dict[str, pd.Series] = {}
+    columns: dict[str, pd.Categorical] = {}
     kept, dropped = np.ones(table.n_rows, bool), dict[str, int]()
     for ours in ("user_id", "item_id"):
-        values = id_array(table, names[ours])
-        if values.null_count:
-            row, why = first(pc.is_null(values)), missing(table, names[ours], ours, values)
-            if not drop:
-                raise table.error(row, why)
-            gone = kept & pc.is_null(values).to_numpy(zero_copy_only=False)
+        found = coded_ids(table, names[ours], ours, blank_allowed=drop)
+        if found.blank:
+            gone = kept & (found.codes < 0)
             dropped[f"without_{ours}"] = int(gone.sum())
-            kept &= ~gone
+            kept &= found.codes >= 0
+            why = found.blank.split(";")[0]
             notices.add(
-                f"rows_without_{ours}", int(gone.sum()), f"{table.place(row)}: {why.split(';')[0]}; left out"
+                f"rows_without_{ours}", int(gone.sum()), f"{table.place(found.first_blank)}: {why}; left out"
             )
-            values = pc.fill_null(values, "")
-        columns[ours] = checked_ids(table, values, ours).to_pandas()
+        columns[ours] = pd.Categorical.from_codes(found.codes, found.names.to_pandas())
     if not kept.any():
         raise DataError(
             f"{table.path}: no row has both a user_id and an item_id; are the right columns mapped?"
@@ -236,10 +248,32 @@ def known_ids(
     return checked_ids(table, pc.fill_null(values, ""), ours).to_pandas(), ~blank
 
 
+def codes_of(ids: pd.Series) -> tuple[np.ndarray, pd.Index]:
+    """Ids [n] as places in their names: int32 (int64 of ids that are not categories)."""
+    if isinstance(ids.dtype, pd.CategoricalDtype):
+        return ids.cat.codes.to_numpy().astype(np.int32, copy=False), ids.cat.categories
+    codes, names = pd.factorize(ids)
+    return codes, pd.Index(names)
+
+
+def duplicated(
+    frame: pd.DataFrame, columns: Sequence[str], keep: Literal["first", "last"] = "first"
+) -> np.ndarray:
+    """`frame.duplicated` of columns of which `user_id` is one, as a mask [n]; some users at a time, for pandas takes a hundred bytes a row."""
+    if len(frame) <= AT_ONCE:
+        return frame.duplicated(columns, keep=keep).to_numpy()
+    found = np.zeros(len(frame), bool)
+    part = codes_of(frame["user_id"])[0] % -(-len(frame) // AT_ONCE)
+    for number in range(int(part.max()) + 1):
+        rows = np.flatnonzero(part == number)
+        found[rows] = frame[list(columns)].take(rows).duplicated(keep=keep).to_numpy()
+    return found
+
+
 def drop_copies(interactions: Interactions, notices: Notices) -> Interactions:
     """Drop every row that repeats an earlier row in all that is read of it: rows of another kind, rating or weight are no copies."""
     frame = interactions.frame
-    repeated = frame.duplicated([name for name in COPY_OF if name in frame]).to_numpy()
+    repeated = duplicated(frame, [name for name in COPY_OF if name in frame])
     if repeated.any():
         where = interactions.place(int(frame.index[int(repeated.argmax())]))
         count = int(repeated.sum())

@@ -55,7 +55,7 @@ class Phrases:
             [value for column in dataset.catalogue.columns.values() for value in column[item]]
             for item in range(dataset.n_items)
         ]
-        named = [value for some in values for value in some] + dataset.catalogue.titles
+        named = [*(value for some in values for value in some), *dataset.catalogue.titles]
         self.values = {normal(text) for text in named}
         self.of: list[list[str]] = [
             list(dict.fromkeys([*some, *asked])) for some, asked in zip(values, self._asked(), strict=True)
@@ -90,15 +90,19 @@ class Phrases:
     def _about(self, *roles: int) -> np.ndarray:
         """Bool [Q]: is the query about an event of one of `roles`, by user and item, or by item and moment?"""
         data = self.dataset
+        users, items, times = (
+            data.queries[name].to_numpy(np.int64) for name in ("user", "item", "timestamp")
+        )
         those = np.isin(data.roles, roles)
-        pairs = set(zip(data.users[those].tolist(), data.items[those].tolist(), strict=True))
-        moments = set(zip(data.items[those].tolist(), data.times[those].tolist(), strict=True))
-        columns = (data.queries[name] for name in ("user", "item", "timestamp"))
-        about = [
-            (user, item) in pairs or (item, time) in moments
-            for user, item, time in zip(*columns, strict=True)
-        ]
-        return np.array(about, bool) | self._near(those)
+        first, last = (int(data.times.min()), int(data.times.max())) if len(data.times) else (0, 0)
+        span = last + 1 - first
+        assert data.n_items * max(span, data.n_users) < 2**63
+        within = (times >= first) & (times <= last) & (items >= 0)
+        pairs = np.isin(users * data.n_items + items, data.users[those] * data.n_items + data.items[those])
+        moments = np.isin(
+            items * span + (times - first) * within, data.items[those] * span + data.times[those] - first
+        )
+        return (pairs & (users >= 0) & (items >= 0)) | (moments & within) | self._near(those)
 
     def _near(self, those: np.ndarray) -> np.ndarray:
         """Bool [Q]: was the query asked by nobody known, in the hour (or on the day) of one of `those` events [E] of its item, or out of

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from recsys.artifacts.paths import RunError
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data import filters, loaders
-from recsys.data.build import build
+from recsys.data.build import built_of, rows_of
 from recsys.data.card import card, check_roles, facts
 from recsys.data.config import PrepareConfig
 from recsys.data.dataset import Dataset
@@ -41,7 +42,10 @@ def prepare(config: PrepareConfig, run: Run) -> None:
     notices = Notices()
     source = _load(config, notices)
     interactions = _filter(source, config, notices)
-    dataset = build(interactions, source, config, notices)
+    source = replace(source, interactions=interactions)  # what was filtered out is let go of
+    rows, interactions = rows_of(interactions, source, config), interactions.without_rows()
+    source = replace(source, interactions=interactions)
+    dataset = built_of(rows, source, config, notices)
     held_out = split_users(dataset, config.user_split) if config.user_split.is_on else None
     check_roles(dataset, config, notices)
     report = _report(dataset, config, source, interactions, notices, hashes)
@@ -157,7 +161,7 @@ def _report(
         "held_out_queries": config.held_out_queries,
         "split": config.split.model_dump(mode="json"),
         "rows_read": interactions.rows_read,
-        "rows_kept": len(interactions.frame),
+        "rows_kept": interactions.rows_kept,
         "dropped_rows": interactions.dropped,
         "card": card(dataset, interactions, notices),
         "warnings": [notice.__dict__ for notice in notices.entries],

@@ -20,6 +20,7 @@ fit personalize validation test test fit validation
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -94,8 +95,7 @@ def assign_roles(users: np.ndarray, times: np.ndarray, config: SplitConfig) -> n
     Returns:
         [E] int8 of FIT, PERSONALIZE, VALIDATION, TEST, UNUSED (a part of histories, and nothing else).
     """
-    assert (np.diff(users) >= 0).all(), "events must be sorted by user"
-    assert ((np.diff(times) >= 0) | (np.diff(users) > 0)).all(), "a user's events must be sorted by time"
+    assert is_sorted(users, times), "events must be sorted by user, and a user's by time"
     if config.kind == "global_time":
         return _global_time(users, times, config)
     counts = np.bincount(users)
@@ -115,7 +115,10 @@ def assign_roles(users: np.ndarray, times: np.ndarray, config: SplitConfig) -> n
     position = np.arange(len(users)) - (np.cumsum(counts) - counts)[users]
     # [3, U]: where each role ends
     bounds = np.cumsum([training - personalize, personalize, validation], axis=0)
-    return (position >= bounds[:, users]).sum(axis=0).astype(np.int8)
+    roles = np.zeros(len(users), np.int8)
+    for bound in bounds:
+        roles += position >= bound[users]
+    return roles
 
 
 def _last_fraction(counts: np.ndarray, config: SplitConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -138,10 +141,12 @@ def _global_time(users: np.ndarray, times: np.ndarray, config: SplitConfig) -> n
     roles = np.full(len(times), FIT, dtype=np.int8)
     roles[times >= validation_at] = VALIDATION
     roles[times >= test_at] = TEST
-    training = np.flatnonzero(roles == FIT)
-    if len(training) and config.personalize_fraction:
-        personalize_at = np.quantile(times[training], 1 - config.personalize_fraction, method="higher")
-        roles[training[times[training] >= personalize_at]] = PERSONALIZE
+    training = roles == FIT
+    if training.any() and config.personalize_fraction:
+        personalize_at = np.quantile(
+            times[training], 1 - config.personalize_fraction, method="higher", overwrite_input=True
+        )
+        roles[training & (times >= personalize_at)] = PERSONALIZE
     for role in (VALIDATION, TEST):  # each user's earliest: the nearest to what was learned
         events = np.flatnonzero(roles == role)
         first = np.searchsorted(users[events], users[events])  # where the user's events of this role start
@@ -167,3 +172,42 @@ def cutoffs(times: np.ndarray, config: SplitConfig) -> tuple[int, int]:
     shares = [1 - config.test_fraction - config.validation_fraction, 1 - config.test_fraction]
     validation_at, test_at = np.quantile(times, shares, method="higher")
     return int(validation_at), int(test_at)
+
+
+# -- events by user and time ---------------------------------------------------------------------------------------
+
+
+def blocks_of(ends: np.ndarray, least: int = 1 << 20) -> Iterator[tuple[int, int]]:
+    """Ranges of events (start, stop) of whole users, whose events end at `ends` [U]: at least so many events, but for the last."""
+    start, users = 0, 0
+    while users < len(ends):
+        users = int(np.searchsorted(ends, start + least)) + 1
+        stop = int(ends[min(users, len(ends)) - 1])
+        if stop > start:
+            yield start, stop
+        start = stop
+
+
+def is_sorted(users: np.ndarray, times: np.ndarray) -> bool:
+    """Do events [E] stand by user, and a user's by time?"""
+    same = users[1:] == users[:-1]
+    return bool(((users[1:] > users[:-1]) | (same & (times[1:] >= times[:-1]))).all())
+
+
+def begins_moment(users: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Bool [E]: is it the first event of its user and moment?"""
+    begins = np.ones(len(users), dtype=bool)
+    begins[1:] = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
+    return begins
+
+
+def had_before(items: np.ndarray, times: np.ndarray, users: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Bool [E]: had the user had the item strictly before? `ends` [U] is where each user's events end."""
+    found = np.zeros(len(items), bool)
+    for start, stop in blocks_of(ends):
+        order = start + np.lexsort((items[start:stop], users[start:stop]))  # stable: by time within a pair
+        pair = np.ones(len(order), bool)
+        pair[1:] = (items[order][1:] != items[order][:-1]) | (users[order][1:] != users[order][:-1])
+        first = np.maximum.accumulate(np.where(pair, np.arange(len(order)), 0))
+        found[order] = times[order] > times[order[first]]
+    return found

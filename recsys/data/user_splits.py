@@ -20,6 +20,7 @@ so that one run can have both.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,7 @@ def profile_texts(dataset: Dataset, config: UserSplitConfig) -> list[str | None]
     return texts
 
 
-def _most_frequent(values: list[list[str]], items: np.ndarray, at_most: int) -> list[str]:
+def _most_frequent(values: Sequence[list[str]], items: np.ndarray, at_most: int) -> list[str]:
     counts = Counter(value for item in items for value in values[item])
     return sorted(counts, key=lambda value: (-counts[value], value))[:at_most]  # ties by name
 

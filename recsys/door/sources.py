@@ -16,7 +16,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +24,7 @@ import pyarrow.parquet
 
 from recsys.door.delimited import read_atomic, read_delimited
 from recsys.door.json_lines import read_json_lines
+from recsys.door.stored import hive_partitions, stored_table
 from recsys.door.tables import DataError, Table, plain, refuse_twins
 from recsys.door.text_files import PACKED
 
@@ -36,19 +36,39 @@ SUFFIXES = (*TEXT, *(f"{name}{packed}" for name in TEXT for packed in PACKED), *
 
 
 def read_table(
-    path: str | Path, delimiter: str | None = None, quoting: bool = True, encoding: str = "utf-8"
+    path: str | Path,
+    delimiter: str | None = None,
+    quoting: bool = True,
+    encoding: str = "utf-8",
+    stored: bool = False,
 ) -> Table:
     """Read a file by its suffix, a folder of parts, or a file as delimited text when a `delimiter` is given.
 
-    Raises `DataError` for what is missing, empty, header-only, damaged, ragged or in another encoding.
+    `stored`: columns of Parquet files may stay on disk (`Table.pieces`), where their files are alike. Raises `DataError` for what is
+    missing, empty, header-only, damaged, ragged or in another encoding.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist; give the path of a file that does")
-    table = _folder(path) if path.is_dir() else _file(path, delimiter, quoting, encoding)
+    table = _stored(path) if stored and delimiter is None else None
+    if table is None:
+        table = _folder(path) if path.is_dir() else _file(path, delimiter, quoting, encoding)
     if table.n_rows == 0:
         raise DataError(f"{path} has no rows; nothing can be learned from it")
     return table
+
+
+def _stored(path: Path) -> Table | None:
+    """Parquet, left on disk; None of anything else."""
+    files = source_files(path)
+    table = stored_table(path, files) if _kind(files[0]) == ".parquet" else None
+    if table is not None and path.is_dir():
+        table.reading[0] += _left_out(path, files)
+    return table
+
+
+def _named_twice(path: Path, name: str) -> str:
+    return f"{path.parent}: the files have a column '{name}', so the folder's name is not read"
 
 
 def source_files(path: Path) -> list[Path]:
@@ -222,17 +242,11 @@ def _folder(path: Path) -> Table:
 
 def _with_partitions(table: Table, folders: tuple[str, ...]) -> Table:
     """The table with a column of text for each folder named `column=value`."""
-    for folder in folders:
-        name, equals, value = folder.partition("=")
-        if equals and name in table.columns:
-            table.reading.append(
-                f"{table.path.parent}: the files have a column '{name}', so the folder's name is not read"
-            )
-        elif equals:
-            table.columns[name] = pa.array(
-                [None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)] * table.n_rows,
-                pa.string(),
-            )
+    for name, value in hive_partitions(folders).items():
+        if name not in table.columns:
+            table.columns[name] = pa.array([value] * table.n_rows, pa.string())
+        else:
+            table.reading.append(_named_twice(table.path, name))
     return table
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,24 @@ class DataError(ValueError):
     """Input that cannot be used. The message names the file, the line or row, the problem, and the remedy."""
 
 
+class Stored(ABC):
+    """A column [n] that is not in memory: `pieces` reads it, in order; `type` is that of every piece, a plain one."""
+
+    type: pa.DataType
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def pieces(self) -> Iterator[pa.Array]:
+        """Some rows after the other. Raises `DataError` naming a file that is damaged."""
+
+    def whole(self) -> pa.Array:
+        return plain(pa.chunked_array(list(self.pieces()), self.type))
+
+
 class Table:
-    """The columns of one source: Arrow arrays, or (of JSON lines) lists of Python values.
+    """The columns of one source: Arrow arrays, or (of JSON lines) lists of Python values, or columns that are not in memory (`Stored`).
 
     `place(row)` names a row (0-based, header and blank lines not counted) as `file:line` (1-based, the header counted) or,
     in Parquet and Arrow files, as `file row n` (1-based). `reading` says in words what was understood of the format, where
@@ -45,18 +62,44 @@ class Table:
     def array(self, column: str) -> pa.Array:
         """The column as one Arrow array, dictionaries decoded, views and half floats widened."""
         values = self.columns[column]
-        found = self._plain(column, values) if isinstance(values, list) else plain(values)
+        if isinstance(values, Stored):
+            found = values.whole()
+        else:
+            found = self._plain(column, values) if isinstance(values, list) else plain(values)
         return found.cast(pa.float32()) if pa.types.is_float16(found.type) else found
 
     def kind(self, column: str) -> pa.DataType:
         """The type of the column's values as the source has them, before half floats are widened."""
         values = self.columns[column]
+        if isinstance(values, Stored):
+            return values.type
         return self.array(column).type if isinstance(values, list) else plain(values).type
 
     def raw(self, column: str) -> list[Any]:
         """The column as Python values: strings, numbers, lists, None."""
         values = self.columns[column]
-        return values if isinstance(values, list) else values.to_pylist()
+        return values if isinstance(values, list) else self.array(column).to_pylist()
+
+    def pieces(self, column: str) -> Iterator[tuple[int, Table]]:
+        """The column a piece at a time: the row at which it begins, and a table of it alone; of a column in memory, one piece."""
+        values, start = self.columns[column], 0
+        if not isinstance(values, Stored):
+            yield 0, self
+            return
+        for piece in values.pieces():
+            yield start, Table(self.path, {column: piece}, len(piece), self._place_from(start))
+            start += len(piece)
+
+    def _place_from(self, start: int) -> Callable[[int], str]:
+        return lambda row: self.place(start + row)
+
+    def in_memory(self) -> Table:
+        """The table with every column in memory."""
+        columns = {
+            name: values.whole() if isinstance(values, Stored) else values
+            for name, values in self.columns.items()
+        }
+        return Table(self.path, columns, self.n_rows, self.place, self.reading)
 
     def is_list(self, column: str) -> bool:
         """Does a row of this column hold several values?"""
@@ -88,6 +131,12 @@ class Table:
 
     def _looks_like_lists(self, column: str) -> bool:
         values = self.columns[column]
+        if isinstance(values, Stored):
+            values = (
+                next(values.pieces(), pa.array([], values.type))
+                if is_string_type(values.type)
+                else pa.array([])
+            )
         if not isinstance(values, list):
             if not is_string_type(values.type):
                 return False

@@ -7,7 +7,7 @@ says which of two events of one second came first. Nothing is guessed that could
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -61,7 +61,7 @@ class Times:
 
     def far_away(self) -> tuple[np.ndarray, int] | None:
         """Which rows [n] lie beyond a hole of ten years from most of the others, and the first of them; None: none do."""
-        if not self.is_clock or len(self.seconds) < 2:
+        if not self.is_clock or len(self.seconds) < 2 or self.seconds.max() - self.seconds.min() <= GAP_S:
             return None
         order = np.sort(self.seconds)
         holes = np.flatnonzero(np.diff(order) > GAP_S)
@@ -74,6 +74,9 @@ class Times:
 
 def read_times(table: Table, column: str, reading: Reading = "auto") -> Times:
     """A column of moments. Raises `DataError` naming the row that is none, or that is not of one kind with the others."""
+    numbers = _integers(table, column)
+    if numbers is not None:
+        return _of_numbers(table, lambda row: str(numbers[row]), numbers, reading)
     values = table.array(column)
     kind = values.type
     if pa.types.is_duration(kind) or pa.types.is_time(kind) or pa.types.is_boolean(kind):
@@ -201,6 +204,21 @@ def _iso(table: Table, texts: pa.Array) -> Times:
     )
 
 
+def _integers(table: Table, column: str) -> np.ndarray | None:
+    """A column of integers from 0 to 10^18 [n] as int64, read a piece at a time; None where it is anything else."""
+    kind = table.columns[column].type if not isinstance(table.columns[column], list) else None
+    if kind is None or not pa.types.is_integer(kind):
+        return None
+    found = np.empty(table.n_rows, np.int64)
+    for start, piece in table.pieces(column):
+        values = piece.array(column)
+        least, most = pc.min_max(values).as_py().values() if len(values) else (0, 0)
+        if values.null_count or not 0 <= least <= most < 10**18:
+            return None
+        found[start : start + len(values)] = values.to_numpy(zero_copy_only=False)
+    return found
+
+
 def _numeric(table: Table, texts: pa.Array, reading: Reading) -> Times:
     exact = pc.all(pc.match_substring_regex(texts, r"^\d{1,18}$")).as_py()
     numbers = texts.cast(pa.int64()).to_numpy(zero_copy_only=False) if exact else floats(texts)
@@ -208,16 +226,21 @@ def _numeric(table: Table, texts: pa.Array, reading: Reading) -> Times:
     if bad.any():
         row = int(bad.argmax())
         raise table.error(row, _why_not_a_time(texts[row].as_py()))
-    chosen = _unit(table, texts, numbers) if reading == "auto" else reading
+    return _of_numbers(table, lambda row: texts[row].as_py(), numbers, reading)
+
+
+def _of_numbers(table: Table, spelled: Callable[[int], str], numbers: np.ndarray, reading: Reading) -> Times:
+    """Times of finite numbers [n] from 0; `spelled` is how a row's is written, for messages."""
+    chosen = _unit(table, spelled, numbers) if reading == "auto" else reading
     if chosen == "dates":
-        return _dates(table, texts, numbers)
+        return _dates(table, spelled, numbers)
     if chosen == "ordinal":
         return _bounded(table, *_split(numbers, 1), "places in an order", is_clock=False)
     unit = PER_SECOND[chosen]
     return _bounded(table, *_split(numbers, unit), f"Unix time in {chosen}")
 
 
-def _unit(table: Table, texts: pa.Array, numbers: np.ndarray) -> Reading:
+def _unit(table: Table, spelled: Callable[[int], str], numbers: np.ndarray) -> Reading:
     """The one unit that all numbers can be; raises where they are of two."""
     if len(numbers) and _are_dates(numbers):
         return "dates"
@@ -227,8 +250,13 @@ def _unit(table: Table, texts: pa.Array, numbers: np.ndarray) -> Reading:
         ("microseconds", MILLISECONDS * 1e6),
         ("nanoseconds", 2**62),
     )
-    of = np.searchsorted([end for _, end in ranges], numbers, side="right")
-    if len(of) and (of != of[0]).any():
+    ends = [end for _, end in ranges]
+    first_of = np.searchsorted(ends, numbers[:1], side="right")
+    if (
+        len(numbers)
+        and (np.searchsorted(ends, [numbers.min(), numbers.max()], side="right") != first_of).any()
+    ):
+        of = np.searchsorted(ends, numbers, side="right")
         row = int((of != of[0]).argmax())
         kinds = (ranges[of[0]][0], ranges[of[row]][0])
         if of[row] > of[0]:
@@ -238,9 +266,9 @@ def _unit(table: Table, texts: pa.Array, numbers: np.ndarray) -> Reading:
             why = f"reads as {kinds[1]}, and the rows before as {kinds[0]}"
         raise table.error(
             row,
-            f"timestamp '{texts[row].as_py()}' {why}; write all times in one unit, or name it with time: …",
+            f"timestamp '{spelled(row)}' {why}; write all times in one unit, or name it with time: …",
         )
-    return ranges[int(of[0])][0] if len(of) else "seconds"
+    return ranges[int(first_of[0])][0] if len(numbers) else "seconds"
 
 
 def _are_dates(numbers: np.ndarray) -> bool:
@@ -250,8 +278,14 @@ def _are_dates(numbers: np.ndarray) -> bool:
 
 def date_digits(numbers: np.ndarray) -> int | None:
     """How many digits the numbers have if all are dates in one of `DATES`; None: they are not."""
+    if not len(numbers):
+        return None
+    least, most = numbers.min(), numbers.max()
     for digits in DATES:
-        day_of, clock = np.divmod(numbers, 10 ** (digits - 8))
+        unit = 10 ** (digits - 8)
+        if not 19_000_101 * unit <= least <= most < 21_001_232 * unit:
+            continue
+        day_of, clock = np.divmod(numbers, unit)
         year, rest = np.divmod(day_of, 10_000)
         month, day = np.divmod(rest, 100)
         fits = (year >= 1900) & (year <= 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
@@ -262,29 +296,36 @@ def date_digits(numbers: np.ndarray) -> int | None:
     return None
 
 
-def _dates(table: Table, texts: pa.Array, numbers: np.ndarray) -> Times:
+def _dates(table: Table, spelled: Callable[[int], str], numbers: np.ndarray) -> Times:
     import pandas as pd
 
     form, said = DATES[date_digits(numbers) or 8]
     days = pd.to_datetime(pd.Series(numbers.astype(np.int64).astype(str)), format=form, errors="coerce")
     if days.isna().any():
         row = int(days.isna().to_numpy().argmax())
-        raise table.error(row, f"timestamp '{texts[row].as_py()}' is not a date as YYYYMMDD")
+        raise table.error(row, f"timestamp '{spelled(row)}' is not a date as YYYYMMDD")
     seconds = days.to_numpy().astype("datetime64[s]").astype(np.int64)
-    return _bounded(table, seconds, np.zeros_like(seconds), said)
+    return _bounded(table, seconds, _zeros(len(seconds)), said)
 
 
 def _split(numbers: np.ndarray, unit: int) -> tuple[np.ndarray, np.ndarray]:
     """Whole seconds, and the rest of each: in the unit, or (of numbers with a point) in nanoseconds."""
+    if numbers.dtype.kind in "iu" and unit == 1:
+        return numbers, _zeros(len(numbers))
     if numbers.dtype.kind in "iu":
         return numbers // unit, numbers % unit
     seconds = np.floor(numbers / unit)
     return seconds.astype(np.int64), np.round((numbers / unit - seconds) * 1e9).astype(np.int64)
 
 
+def _zeros(n: int) -> np.ndarray:
+    """Zeros [n] that take no memory."""
+    return np.broadcast_to(np.int64(0), n)
+
+
 def _bounded(table: Table, seconds: np.ndarray, rest: np.ndarray, said: str, is_clock: bool = True) -> Times:
-    bad = (seconds < 0) | (seconds >= MILLISECONDS)
-    if bad.any():
+    if len(seconds) and not 0 <= seconds.min() <= seconds.max() < MILLISECONDS:
+        bad = (seconds < 0) | (seconds >= MILLISECONDS)
         row = int(bad.argmax())
         moment = np.datetime64(int(seconds[row]), "s") if abs(int(seconds[row])) < 10**13 else seconds[row]
         raise table.error(row, f"timestamp {moment} is outside 1970 to 5138; expected a moment since 1970")

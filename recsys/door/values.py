@@ -172,16 +172,18 @@ def missing(table: Table, column: str, ours: str, values: pa.Array, drop: bool =
 
     `drop`: can a setting leave them out?
     """
-    row = first(pc.is_null(values))
-    spelled = table.raw(column)[row]
+    return blank_ids(table.raw(column)[first(pc.is_null(values))], ours, values.null_count, len(values), drop)
+
+
+def blank_ids(spelled: Any, ours: str, count: int, rows: int, drop: bool = True) -> str:
+    """What is said of `count` of `rows` ids that are nothing, the first of them `spelled` so. `drop`: can a setting leave them out?"""
     how = (
         f" (it says {str(spelled).strip()!r}, which is how programs write nothing)"
         if str(spelled or "").strip()
         else ""
     )
-    return (
-        f"{ours} is blank{how}; {values.null_count} of {len(values)} row(s) have none: fill them in or delete the rows"
-        + (", or set missing_ids: drop to leave them out" if drop else "")
+    return f"{ours} is blank{how}; {count} of {rows} row(s) have none: fill them in or delete the rows" + (
+        ", or set missing_ids: drop to leave them out" if drop else ""
     )
 
 
@@ -228,6 +230,9 @@ def id_texts(texts: pa.Array) -> pa.Array:
 
 def numbers(table: Table, column: str, ours: str, missing_allowed: bool) -> np.ndarray:
     """A column of finite numbers as float64 [n]; NaN where there is none, if that is allowed."""
+    typed = _typed_numbers(table, column, missing_allowed)
+    if typed is not None:
+        return typed
     values = text_array(table, column, NUMBER_BLANK)
     if pa.types.is_boolean(table.array(column).type):
         values = pc.if_else(pc.equal(values, "true"), "1", pc.if_else(pc.is_null(values), values, "0"))
@@ -242,6 +247,22 @@ def numbers(table: Table, column: str, ours: str, missing_allowed: bool) -> np.n
         raise table.error(
             row, f"{ours} {what}; expected a number such as 3.5, with a point and no thousands mark"
         )
+    return found
+
+
+def _typed_numbers(table: Table, column: str, missing_allowed: bool) -> np.ndarray | None:
+    """A column of doubles or integers, read a piece at a time without a text in between; None of any other, and of one to be refused."""
+    kind = None if isinstance(table.columns[column], list) else table.columns[column].type
+    if kind is None or not (pa.types.is_float64(kind) or pa.types.is_integer(kind)):
+        return None
+    found = np.empty(table.n_rows, np.float64)
+    for start, piece in table.pieces(column):
+        values = pc.cast(piece.array(column), pa.float64(), safe=False)
+        rows = np.array(values.to_numpy(zero_copy_only=False))
+        rows[~np.isfinite(rows)] = np.nan
+        if not (missing_allowed or np.isfinite(rows).all()) or (np.abs(rows) >= 1e30).any():
+            return None
+        found[start : start + len(rows)] = rows
     return found
 
 
@@ -271,12 +292,13 @@ def first(mask: pa.Array) -> int:
 def natural_order(names: Iterable[str]) -> list[int]:
     """Places of `names` in their natural order ("i2" before "i10"): what ids are numbered by, so that no row order matters."""
     listed = list(names)
+    keys = [_DIGITS.sub(_by_length, name) for name in listed]
+    order = sorted(range(len(listed)), key=listed.__getitem__)  # "07" and "7" by their names
+    order.sort(key=keys.__getitem__)
+    return order
 
-    def key(place: int) -> tuple[list[str | int], str]:
-        parts: list[str | int] = list(
-            _DIGITS.split(listed[place])
-        )  # texts at even places, numbers at odd ones
-        parts[1::2] = [int(digits) for digits in parts[1::2]]
-        return parts, listed[place]
 
-    return sorted(range(len(listed)), key=key)
+def _by_length(digits: re.Match[str]) -> str:
+    """A number as text that sorts as numbers do, and before every character of an id: how many digits, and these."""
+    number = digits[0].lstrip("0")
+    return f"\x00{len(number):04}{number}"

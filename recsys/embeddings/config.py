@@ -31,6 +31,9 @@ class EmbedConfig(StageConfig):
     users_from: Literal["lightgcn", "sasrec"] = "lightgcn"
     item_knn: ItemKnnConfig = ItemKnnConfig()  # the item-kNN row
     text_encoder: str | None = "minilm"  # minilm, a folder, or null: item text vectors for tokenize
+    # listed: padded batches, the bytes that runs have always had; alike: each distinct text once, among others of as many tokens,
+    # which takes a third less, is the same whatever else is in the catalogue (and so is kept text by text), and differs by 2e-7
+    text_batches: Literal["listed", "alike"] = "listed"
     user_embeddings: Path | None = (
         None  # user_id, timestamp, vector, in any format of the door: used instead of the GNN's
     )

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+from recsys.artifacts.arrays import map_arrays
 from recsys.artifacts.manifest import sha256_of
 from recsys.artifacts.user_rows import save_user_rows
 from recsys.data.dataset import Dataset
@@ -69,7 +70,7 @@ def load_item_vectors(run: Run) -> dict[str, np.ndarray]:
     """`collaborative` [N, d] (unit rows, zero without an edge), `has_collaborative` [N],
     maybe `text` [N, e].
     """
-    return load_file(run.artifact("embed", "item_vectors.safetensors"))
+    return map_arrays(run.artifact("embed", "item_vectors.safetensors"))
 
 
 def load_user_vectors(run: Run) -> UserVectors:
@@ -88,9 +89,9 @@ def load_conditioning_items(run: Run) -> np.ndarray:
 
 def _aggregated_or_brought(run: Run, report: dict[str, Any]) -> UserVectors:
     if report["users"] == "brought":
-        arrays = load_file(run.artifact("embed", "brought_users.safetensors"))
+        arrays = map_arrays(run.artifact("embed", "brought_users.safetensors"))
         return BroughtVectors(arrays["users"], arrays["times"], arrays["vectors"], report["space"])
-    messages = load_file(run.artifact("embed", "user_messages.safetensors"))["messages"]
+    messages = map_arrays(run.artifact("embed", "user_messages.safetensors"))["messages"]
     return HistoryVectors(messages, report["half_life_items"], report["space"])
 
 
@@ -99,7 +100,7 @@ def load_retrieval(run: Run, dataset: Dataset, index: IndexKind = "auto") -> Emb
     report = run.read_json("embed", "embed.json")
     counts = dataset.item_totals.counts
     if "retrieval" in report:
-        arrays = load_file(run.artifact("embed", "retrieval.safetensors"))
+        arrays = map_arrays(run.artifact("embed", "retrieval.safetensors"))
         users: UserVectors = HistoryVectors(
             arrays["messages"], report["retrieval"]["half_life_items"], "retrieval"
         )
@@ -165,7 +166,8 @@ class _Work:
         arrays["collaborative"] = items = _unit(items)
         arrays["has_collaborative"] = np.abs(items).sum(1) > 0
         if self.config.text_encoder is not None:
-            arrays["text"] = encode_texts(self.dataset.catalogue.texts(), self.config.text_encoder)
+            texts, how = self.dataset.catalogue.texts(), self.config.text_batches
+            arrays["text"] = encode_texts(texts, self.config.text_encoder, batches=how, keep=True)
         save_file(arrays, self.folder / "item_vectors.safetensors")
         self.report["items_without_vector"] = int((~arrays["has_collaborative"]).sum())
         return items
@@ -252,10 +254,7 @@ class _Work:
         """The brought user vectors, once they cover enough and do nothing that vectors of their own moment would not."""
         found = read_vectors(path, "user_id", self.dataset.user_numbers, self.time)
         order = np.argsort(found.ids, kind="stable")
-        rows = {
-            "times": torch.from_numpy(found.times[order]),
-            "vectors": torch.from_numpy(found.vectors[order]),
-        }
+        rows = {name: torch.from_numpy(getattr(found, name)[order]) for name in ("times", "vectors")}
         save_user_rows(self.folder / "brought_users.safetensors", rows, torch.from_numpy(found.ids[order]))
         (self.folder / "user_messages.safetensors").unlink(missing_ok=True)
         space = self.config.embedding_space or f"brought:{source_hash(path)[:16]}"
@@ -342,7 +341,7 @@ class _Work:
         if len(events) > at_most:
             chosen = rng(self.config.seed, "check", role).choice(len(events), at_most, replace=False)
             events = events[np.sort(chosen)]
-        return self.dataset.requests(events, self.dataset.exclude_seen), self.dataset.items[events]
+        return self.dataset.block(events, self.dataset.exclude_seen), self.dataset.items[events]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -99,13 +99,15 @@ def retrieval_hits(
     requests: Sequence[Request],
     targets: np.ndarray,
     k: int,
-    chunk: int = 1024,
+    chunk: int | None = None,
 ) -> np.ndarray:
     """Whether each target is among the k highest inner products, items that are not available left out:
     bool [R].
 
-    `vectors` [R, d], `items` [N, d]. Ties count against the target; a zero user vector is a miss.
+    `vectors` [R, d], `items` [N, d]. Ties count against the target; a zero user vector is a miss. `chunk` requests at once; default:
+    1,024, fewer where their scores would take more than 256 MiB.
     """
+    chunk = chunk or min(1024, max(16, (1 << 26) // max(len(items), 1)))
     hits = np.zeros(len(requests), bool)
     for start in range(0, len(requests), chunk):
         rows = slice(start, start + chunk)

@@ -82,7 +82,7 @@ def _held_out(config: SasRecConfig, dataset: Dataset, seed: int) -> Ranking:
     at_most = config.validation_instances
     if at_most and len(events) > at_most:
         events = np.sort(rng(seed, "sasrec", "validation").choice(events, at_most, replace=False))
-    requests = dataset.requests(events, dataset.exclude_seen)
+    requests = dataset.block(events, dataset.exclude_seen)
     return Ranking(requests, dataset.items[events], config.max_items)
 
 

@@ -12,7 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from recsys.data.splits import is_sorted
 from recsys.recommender import Request
+from recsys.requests import blocks
+
+CHUNK = 4096  # histories that are summed at once
 
 
 class UserVectors(Protocol):
@@ -49,13 +53,15 @@ class HistoryVectors:
     def __init__(self, messages: np.ndarray, half_life: float | None, space: str):
         self.messages = np.ascontiguousarray(messages, dtype=np.float32)
         self.half_life, self.space, self.dim = half_life, space, messages.shape[1]
-        self._has_message = np.abs(self.messages).sum(1) > 0
 
     def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
-        return self.of_histories([request.history for request in requests])
+        parts = [self.of_histories([request.history for request in some]) for some in blocks(requests, CHUNK)]
+        none = np.zeros((0, self.dim), np.float32), np.zeros(0, bool)
+        vectors, known = zip(none, *parts, strict=True)
+        return np.concatenate(vectors), np.concatenate(known)
 
     def of_histories(
-        self, histories: Sequence[np.ndarray], chunk: int = 4096
+        self, histories: Sequence[np.ndarray], chunk: int = CHUNK
     ) -> tuple[np.ndarray, np.ndarray]:
         """Item histories, oldest first -> vectors [R, d] and known [R]."""
         parts, known = [np.zeros((0, self.dim), np.float32)], [np.zeros(0, bool)]
@@ -84,8 +90,10 @@ class BroughtVectors:
     """
 
     def __init__(self, users: np.ndarray, times: np.ndarray, vectors: np.ndarray, space: str):
-        order = np.lexsort((times, users))
-        self.users, self.times, self.values = users[order], times[order], vectors[order].astype(np.float32)
+        if not is_sorted(users, times):  # as saved they are, and stay on disk
+            order = np.lexsort((times, users))
+            users, times, vectors = users[order], times[order], vectors[order]
+        self.users, self.times, self.values = users, times, vectors.astype(np.float32, copy=False)
         self.dim, self.space = vectors.shape[1], space
 
     def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
+from evaluation.softmax import LastScores, Scorer
 from llm.align.align import load_aligned
 from llm.align.config import AlignRow
 from llm.backbone.sid_model import SidModel
@@ -41,6 +43,7 @@ class Methods:
     config: RunConfig
     int8: bool = False  # quantise the weights, measure on validation instances what that does, and print it
     int8_effect: str | None = field(default=None, init=False)
+    _scorers: dict[tuple[str, int | None], LastScores] = field(default_factory=dict, init=False)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -127,6 +130,12 @@ class Methods:
             return self.products.build(key, seed)
         return self.recommender(self.name(key), self.reading(key, seed))
 
+    def scorer(self, key: str, seed: int | None = None) -> LastScores:
+        """A method's recommender as a scorer, built once and asked once about the same requests: for rows that share it."""
+        if (key, seed) not in self._scorers:
+            self._scorers[key, seed] = LastScores(cast(Scorer, self.build(key, seed)))
+        return self._scorers[key, seed]
+
     def reading(self, key: str, seed: int | None = None) -> Reading:
         """How a generative method reads requests."""
         if key == NO_CONTEXT:
@@ -157,6 +166,6 @@ class Methods:
             events = validation_events(data, INT8_REQUESTS, seed=0)
             builder = prompt_builder(self.config.adapt, model, data)
             reader = SidRecommender(BASELINES[NO_CONTEXT].name, Reading(model, builder))
-            self.int8_effect = str(to_int8(reader, data.requests(events, data.exclude_seen)))
+            self.int8_effect = str(to_int8(reader, data.block(events, data.exclude_seen)))
             print(self.int8_effect, file=sys.stderr)
         return model

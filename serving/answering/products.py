@@ -7,17 +7,18 @@ are other methods of the run; they are asked for through `Builds`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from evaluation.product import Product, Weights
-from evaluation.softmax import Scorer, SoftmaxOver
+from evaluation.softmax import LastScores, Scorer, SoftmaxOver
 from llm.decoding.recommender import SidRecommender
+from recsys.data.dataset import Dataset
 from recsys.embeddings.embed import load_item_vectors
 from recsys.embeddings.retrieval import EmbeddingRetrieval
 from recsys.embeddings.user_vectors import HistoryVectors
-from recsys.recommender import Recommender
+from recsys.recommender import Recommender, Request
 from recsys.run import Run
 from serving.config.combine import ALONE, CombineConfig, product_key, product_name
 from serving.config.run import RunConfig
@@ -29,11 +30,40 @@ class Builds(Protocol):
     run: Run
     config: RunConfig
 
+    @property
+    def dataset(self) -> Dataset: ...
+
     def available(self) -> list[str]: ...
 
     def name(self, key: str) -> str: ...
 
     def build(self, key: str, seed: int | None = None) -> Recommender: ...
+
+    def scorer(self, key: str, seed: int | None = None) -> LastScores: ...
+
+
+def generator_of(scorer: Scorer) -> SidRecommender:
+    """The generator behind a scorer of `Builds.scorer`."""
+    generator = scorer.scorer if isinstance(scorer, LastScores) else scorer
+    assert isinstance(generator, SidRecommender)
+    return generator
+
+
+class LikelyNodes:
+    """A generator as a scorer that forwards the `width` likeliest nodes of each depth
+    (`llm.decoding.whole_catalogue.likely_log_probs`).
+    """
+
+    def __init__(self, generator: SidRecommender, width: int):
+        self.name, self.generator, self.width = generator.name, generator, width
+        self.n_items = generator.model.trie.n_items
+
+    def looked_at(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
+        """log p [R, N], and below which node an item was left [R, N]; −1: it is exact."""
+        return self.generator.likely_scores(requests, self.width)
+
+    def scores(self, requests: Sequence[Request]) -> np.ndarray:
+        return self.looked_at(requests)[0]
 
 
 class Products:
@@ -42,7 +72,7 @@ class Products:
     def __init__(self, methods: Builds, settings: CombineConfig):
         self.methods, self.settings = methods, settings
         self.report = methods.run.read_json("combine", "combine.json")
-        self._experts: list[Scorer] | None = None
+        self._experts: list[LastScores] | None = None
 
     def names(self) -> dict[str, str]:
         """Key -> row."""
@@ -58,16 +88,18 @@ class Products:
         """One product's recommender; `seed` picks the generator's replica (default: the first)."""
         if self._experts is None:
             self._experts = experts_of(self.methods, self.settings, self.report["text_half_life_items"])
-        scorers, place = list(self._experts), ALONE
+        scorers, place = list[Scorer](self._experts), ALONE
         if key != ALONE:
             generator = next(name for name in self.settings.generators if product_key(name) == key)
             seed = seeds_of(self.methods, generator)[0] if seed is None else seed
-            built = self.methods.build(generator, seed)
-            assert isinstance(built, SidRecommender)
-            scorers, place = [built, *scorers], f"{generator}-{seed}"
+            scorer: Scorer = self.methods.scorer(generator, seed)
+            if (approximation := self.report.get("approximation")) is not None:
+                scorer = LikelyNodes(generator_of(scorer), approximation["nodes_a_depth"])
+            scorers, place = [scorer, *scorers], f"{generator}-{seed}"
         name = self.names()[key]
         weights = Weights(**self.report["products"][place])
-        return SoftmaxOver(Product(name, scorers, weights.sharpened), 1.0, name)
+        n_items = self.methods.dataset.n_items
+        return SoftmaxOver(Product(name, scorers, weights.sharpened), 1.0, name, n_items)
 
 
 def seeds_of(methods: Builds, key: str) -> Sequence[int]:
@@ -76,19 +108,21 @@ def seeds_of(methods: Builds, key: str) -> Sequence[int]:
     return seeds if key != "no_context" and methods.config.personalize.method(key).is_trained else seeds[:1]
 
 
-def experts_of(methods: Builds, settings: CombineConfig, text_half_life: float | None) -> list[Scorer]:
-    """The experts of a run in the configured order. Raises `ValueError` naming one that it lacks."""
-    found: list[Scorer] = []
+def experts_of(methods: Builds, settings: CombineConfig, text_half_life: float | None) -> list[LastScores]:
+    """The experts of a run in the configured order, each asked once about the same requests.
+    Raises `ValueError` naming one that it lacks.
+    """
+    found: list[LastScores] = []
     for key in settings.experts:
         if key == "text":
-            found.append(text_retrieval(methods, text_half_life))
+            found.append(LastScores(text_retrieval(methods, text_half_life)))
             continue
         if key not in methods.available():
             raise ValueError(
                 f"combine.experts: this run has no {key}; it has {', '.join(methods.available())}"
             )
-        scorer: Any = methods.build(key)
-        if not hasattr(scorer, "scores"):
+        scorer = methods.scorer(key)
+        if not hasattr(scorer.scorer, "scores"):
             raise ValueError(f"combine.experts: {key} gives no score to every item")
         found.append(scorer)
     return found

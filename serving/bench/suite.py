@@ -33,6 +33,7 @@ CASES = {  # name: module and function; imported in the case's own process
     "vectors": ("vectors", "user_vectors"),
     "stage1": ("steps", "stage1_step"),
     "stage2": ("steps", "stage2_step"),
+    "forms": ("forms", "forms"),
 }
 LIBRARIES = ("torch", "transformers", "torch-geometric", "vector-quantize-pytorch", "numpy")
 

@@ -173,7 +173,7 @@ def run_one(
     resolved, run = _prepared(path, config, changes)
     from serving.config.sections import UPSTREAM
     from serving.config.truth import refuse_other_settings
-    from serving.pipeline import run_stage
+    from serving.pipeline import run_stage, sized
     from serving.stages.state import print_differences
 
     with run.lock():
@@ -181,6 +181,8 @@ def run_one(
         refuse_other_settings(run, resolved, UPSTREAM[name])
         run.write_config(resolved.model_dump(mode="json"))
         run_stage(name, resolved, run, engine)
+        if name == "prepare":
+            sized(resolved, run, Console(quiet=not distributed.is_main()))
     record = run.record(name)
     assert record is not None
     Console(quiet=not distributed.is_main()).print(
@@ -200,6 +202,8 @@ def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[RunC
         if any(change.startswith(("prepare.source=", "prepare.path=")) for change in changes):
             # other data: the old data's settings do not apply
             base["prepare"] = {"split": base["prepare"]["split"]}
+    elif config is None:
+        base = {"first_look": True}
     read_values(
         config, changes, base
     )  # what is no YAML is refused at once, before every stage's settings are imported

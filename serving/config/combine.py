@@ -26,6 +26,9 @@ class CombineConfig(StageConfig):
     # whole catalogue
     instances: int = Field(4000, ge=1)
     seed: int = 0  # of that sample
+    # nodes of each depth that a generator forwards for a request, where its trie has over 50,000 inner ones: what lies below
+    # the others is told from their probability alone. 1,024 on two depths are 4 GFLOP a million weights of the decoder
+    nodes_a_depth: int = Field(1024, ge=1)
 
     @model_validator(mode="after")
     def _distinct(self) -> CombineConfig:

@@ -35,6 +35,9 @@ class RunConfig(StageConfig):
     """`seed` is the seed of every stage that does not set its own."""
 
     seed: int = 0
+    # what nobody has set is chosen for the data, and for a machine without a GPU, once `prepare` has counted
+    # (serving/config/first_look.py); `prelude` says so where it is given no configuration. Afterwards false
+    first_look: bool = False
     prepare: PrepareConfig = PrepareConfig()
     embed: EmbedConfig = EmbedConfig()
     tokenize: TokenizeConfig = TokenizeConfig()

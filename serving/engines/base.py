@@ -17,6 +17,9 @@ from importlib import import_module
 from typing import Any, Protocol
 
 TRIES = 3  # of a task whose worker dies; an error that a task raises is not tried again
+# objects made between two searches for circles among them: Python's own 700 costs a start an eighth of its time, as imports make
+# hundreds of thousands that stay
+COLLECT_AFTER = 20_000
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
 )

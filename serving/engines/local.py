@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
-from serving.engines.base import ONE_THREAD, TRIES, EngineError, Task, Work, died_often
+from serving.engines.base import COLLECT_AFTER, ONE_THREAD, TRIES, EngineError, Task, Work, died_often
 
 
 class LocalEngine:
@@ -91,6 +92,7 @@ def _follow_the_parent() -> None:
 
     An interrupt is the parent's to handle.
     """
+    gc.set_threshold(COLLECT_AFTER)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

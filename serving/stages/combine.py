@@ -4,11 +4,16 @@ p(item) ∝ p_gen(item)^γ · exp(Σ_k β_k · s_k(user, item)). The product is 
 of which the generator scores every item by one tree pass (`llm.decoding.whole_catalogue`). γ and β are those
 of the highest likelihood of validation targets, sharpened for 30 draws. The same product without a generator
 is a row too.
+
+Where the trie is too large for that, a pass forwards the likeliest nodes of each depth, and what lies below the others
+gets an even share of its node's exact probability. The artifact then says so (`approximation`), and how far the product
+is from the exact one at most. Scores lie in files while the stage is at work: memory holds a block of instances.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.product import Weights, fit_weights
+from evaluation.product import Differences, Weights, remainder
 from evaluation.softmax import Scorer
 from llm.decoding.recommender import SidRecommender
 from llm.decoding.whole_catalogue import inner_nodes
@@ -26,12 +31,14 @@ from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.recommender import Request
 from recsys.run import Run
 from serving.answering.methods import Methods
-from serving.answering.products import experts_of, seeds_of, text_vectors
+from serving.answering.products import LikelyNodes, experts_of, seeds_of, text_vectors
 from serving.config.combine import ALONE, CombineConfig
 from serving.config.run import RunConfig
 
 # nodes that a request may forward: 80 GFLOP with a decoder of 0.8M weights, some seconds of a CPU core
 LARGEST = 50_000
+NUMBERS = 1 << 28  # scores of a factor that lie in a file while weights are found: 1 GiB
+BOUNDED = 32  # validation instances on which the distance from the exact product is bounded
 TEXT_HALF_LIVES = (1, 2, 5, 20)  # items; validation picks
 
 
@@ -45,50 +52,77 @@ def combine(config: RunConfig, run: Run, quiet: bool = False) -> None:
     if stage.is_done():
         return
     methods = Methods(run, config)
-    _refuse_large(methods)
     data = methods.dataset
-    events = validation_events(data, settings.instances, settings.seed)
-    requests, targets = data.requests(events, data.exclude_seen), data.items[events]
+    width = settings.nodes_a_depth if inner_nodes(methods.model.trie) > LARGEST else None
+    at_most = min(settings.instances, max(NUMBERS // data.n_items, 1))
+    events = validation_events(data, at_most, settings.seed)
+    requests, targets = data.block(events, data.exclude_seen), data.items[events]
     with stage.writing() as folder:
         report: dict[str, Any] = {"experts": list(settings.experts), "text_half_life_items": None}
         if "text" in settings.experts:
             report["text_half_life_items"] = _text_half_life(methods, requests, targets)
         experts = experts_of(methods, settings, report["text_half_life_items"])
-        kept_experts: list[Scorer] = [Kept(expert) for expert in experts]
         report["products"] = {}
+        bounds: dict[str, Any] = {}  # of each product that is approximate
+        if width is not None:
+            report["approximation"] = {"nodes_a_depth": width, "what": WHAT, "products": bounds}
+        scores = stage.checkpoint / "scores"
+        shutil.rmtree(scores, ignore_errors=True)
+        scores.mkdir(parents=True)
+        asked = Differences(scores, requests, targets, data.n_items)
+        of_experts = [asked.add(expert.scorer) for expert in experts]
         for name, generator in tqdm(
             _generators(methods, settings), desc="combine", disable=quiet, unit="product"
         ):
-            found = fit_weights([*([generator] if generator else []), *kept_experts], requests, targets)
+            scorer = generator if generator is None or width is None else LikelyNodes(generator, width)
+            own = [asked.add(scorer)] if scorer is not None else []
+            found = asked.fit([*own, *of_experts])
+            for path in own:
+                path.unlink()
             report["products"][name] = asdict(found)
             _print(name, found, [*(["generator"] if generator else []), *settings.experts])
+            if isinstance(scorer, LikelyNodes):
+                bounds[name] = _bounds(scorer, experts, found, requests)
+                print(_said(name, bounds[name]))
+        shutil.rmtree(scores)
         (folder / "combine.json").write_text(json.dumps(report, indent=1))
 
 
-def _refuse_large(methods: Methods) -> None:
-    nodes = inner_nodes(methods.model.trie)
-    if nodes > LARGEST:
-        raise ValueError(
-            f"combine scores the whole catalogue, which would forward {nodes:,} nodes of the trie a request "
-            f"(at most {LARGEST:,}); give tokenize fewer or smaller levels before the last one, or leave the "
-            "section combine out"
+WHAT = (
+    "the generator's nodes_a_depth likeliest nodes of each depth are exact; below the others each item has an even share of "
+    "its node's exact probability"
+)
+
+
+def _bounds(
+    generator: LikelyNodes, experts: Sequence[Scorer], found: Weights, requests: Sequence[Request]
+) -> dict[str, Any]:
+    """How much of the product lies below nodes that were not forwarded, and how far the exact one can be (total variation)."""
+    some = list(requests[:BOUNDED])
+    every, weights = np.arange(generator.n_items), found.sharpened
+    shares = []
+    for request in some:  # one by one: each holds a catalogue's scores of every factor
+        log_p, below = generator.looked_at([request])
+        others = sum(
+            weight * np.asarray(expert.scores([request]), np.float32)[0]
+            for weight, expert in zip(weights[1:], experts, strict=True)
         )
+        available = request.available(every)
+        shares.append(remainder(log_p[0], below[0], np.asarray(others), weights[0], available))
+    mass, distance = np.array(shares).T
+    return {
+        "instances": len(some),
+        "mass_below_others": float(mass.mean()),
+        "total_variation_at_most": float(distance.mean()),
+        "total_variation_at_most_of_the_worst": float(distance.max()),
+    }
 
 
-class Kept:
-    """A scorer whose answers to the same requests are kept,
-    for generators that are combined with it in turn.
-    """
-
-    def __init__(self, scorer: Scorer):
-        self.name, self._scorer = scorer.name, scorer
-        self._kept: dict[tuple[str, ...], np.ndarray] = {}
-
-    def scores(self, requests: Sequence[Request]) -> np.ndarray:
-        key = tuple(request.request_id for request in requests)
-        if key not in self._kept:
-            self._kept[key] = np.asarray(self._scorer.scores(requests), np.float32)
-        return self._kept[key]
+def _said(name: str, bounds: dict[str, Any]) -> str:
+    return (
+        f"combine: {name}: approximate ({WHAT}); {bounds['mass_below_others']:.1%} of its mass is there, and it is at most "
+        f"{bounds['total_variation_at_most']:.3f} from the exact product (total variation, mean of {bounds['instances']})"
+    )
 
 
 def _generators(methods: Methods, settings: CombineConfig) -> list[tuple[str, SidRecommender | None]]:

@@ -21,6 +21,7 @@ from llm.decoding.recommender import SidRecommender
 from llm.methods.base import MethodConfig
 from llm.prompts.reading import Reading
 from recsys.data.dataset import Dataset
+from recsys.data.splits import PERSONALIZE
 from recsys.recommender import Request
 from recsys.seeds import rng
 from serving.answering.methods import Methods
@@ -87,13 +88,13 @@ def admission_seconds(
 def training_events(data: Dataset, user: int) -> np.ndarray:
     """A user's events before their held-out ones, oldest first."""
     events = np.arange(data.offsets[user], data.offsets[user + 1])
-    return events[data.roles[events] <= 1]
+    return events[data.roles[events] <= PERSONALIZE]
 
 
 def _users(methods: Methods, count: int, least: int = 5) -> list[int]:
     data = methods.dataset
-    enough = [u for u in range(data.n_users) if len(training_events(data, u)) >= least]
-    return rng(0, "admitted").permutation(np.array(enough, dtype=np.int64))[:count].tolist()
+    trained = np.bincount(data.users[data.roles <= PERSONALIZE], minlength=data.n_users)
+    return rng(0, "admitted").permutation(np.flatnonzero(trained >= least))[:count].tolist()
 
 
 def _latency_ratio(method: SidRecommender, base: SidRecommender, requests: Sequence[Request]) -> float:

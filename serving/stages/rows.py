@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from evaluation.softmax import Scorer, SoftmaxOver, choose_temperature
+from evaluation.softmax import LastScores, Scorer, SoftmaxOver, choose_temperature
 from evaluation.table.config import EvaluateConfig
 from evaluation.table.instances import Question
 from evaluation.table.rows import Row
@@ -20,6 +19,7 @@ from recsys.embeddings.user_vectors import partners_of_other_users
 from recsys.recommender import ProbabilisticRecommender, Recommender, Request
 from recsys.seeds import rng
 from serving.answering.methods import Methods
+from serving.answering.products import generator_of
 from serving.answering.untrained import BASELINES, NO_CONTEXT, Baseline
 
 
@@ -61,12 +61,13 @@ class Validation:
     requests: list[Request]
     targets: np.ndarray  # [R]
     chosen: Mapping[str, float] | None
+    n_items: int
 
     @classmethod
     def of(cls, methods: Methods, chosen: Mapping[str, float] | None) -> Validation:
         data = methods.dataset
         events = validation_events(data, methods.config.personalize.validation_instances, seed=0)
-        return cls(data.requests(events, data.exclude_seen), data.items[events], chosen)
+        return cls(data.block(events, data.exclude_seen), data.items[events], chosen, data.n_items)
 
     def temperature(
         self, name: str, method: Scorer | ProbabilisticRecommender, grid: Sequence[float], n: int = 30
@@ -76,7 +77,7 @@ class Validation:
         """
         if self.chosen:
             return self.chosen[name]
-        return choose_temperature(method, self.requests, self.targets, grid, n=n)
+        return choose_temperature(method, self.requests, self.targets, grid, n=n, n_items=self.n_items)
 
 
 def _ranking_rows(
@@ -91,9 +92,9 @@ def _ranking_rows(
         rows.append(Row(baseline.name, replicas, None, baseline.reads, baseline.trained))
     name = f"{baseline.name} (softmax)"
     if baseline.grid is not None and _wanted(config, name):
-        scorer: Any = methods.build(baseline.key)
+        scorer = methods.scorer(baseline.key)
         t0 = validation.temperature(name, scorer, baseline.grid(config.temperature_grid))
-        softmax = SoftmaxOver(scorer, t0, name)
+        softmax = SoftmaxOver(scorer, t0, name, methods.dataset.n_items)
         rows.append(Row(name, [softmax], 1.0, baseline.reads, f"T0 = {t0:g} chosen on validation"))
     return rows
 
@@ -126,7 +127,7 @@ def _replicas(
     """A generative method of each training seed, and the sampling temperature that
     validation chose for the first.
     """
-    built = [_measured(config, methods.build(key, seed)) for seed in seeds]
+    built = [_measured(config, methods.scorer(key, seed), methods.dataset.n_items) for seed in seeds]
     grid, n = config.temperature_grid, config.n_candidates
     return list(built), validation.temperature(methods.name(key), built[0], grid, n)
 
@@ -142,7 +143,7 @@ def _random_row(config: EvaluateConfig, methods: Methods, question: Question) ->
         reading = methods.reading("e2p", seeds[number % len(seeds)])
         assert reading.personalizer is not None
         other = replace(reading, personalizer=OfAnother(reading.personalizer, question.requests, partner))
-        replicas.append(_measured(config, methods.recommender("E2P-Random", other)))
+        replicas.append(_measured(config, methods.recommender("E2P-Random", other), methods.dataset.n_items))
     return Row("E2P-Random", replicas, None, "recent items, another user's vector", "as E2P")
 
 
@@ -165,13 +166,16 @@ def _product_rows(config: EvaluateConfig, methods: Methods) -> list[Row]:
 class WholeCatalogue(SoftmaxOver):
     """A generator measured on all of its distribution at once (`evaluate.whole_catalogue`)."""
 
-    scorer: SidRecommender
-
     def context_tokens(self, requests: Sequence[Request]) -> float:
-        return self.scorer.context_tokens(requests)
+        return generator_of(self.scorer).context_tokens(requests)
 
 
-def _measured(config: EvaluateConfig, generator: Recommender) -> SidRecommender | WholeCatalogue:
-    """What is measured of a generative method: itself, or its distribution over the whole catalogue."""
-    assert isinstance(generator, SidRecommender)
-    return WholeCatalogue(generator, 1.0, generator.name) if config.whole_catalogue else generator
+def _measured(
+    config: EvaluateConfig, scorer: LastScores | SidRecommender, n_items: int
+) -> SidRecommender | WholeCatalogue:
+    """What is measured of a generative method: itself, or its distribution over the whole catalogue, of which its
+    products ask the same `scorer`.
+    """
+    if config.whole_catalogue:
+        return WholeCatalogue(scorer, 1.0, scorer.name, n_items)
+    return generator_of(scorer)

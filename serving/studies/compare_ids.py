@@ -174,7 +174,7 @@ def _figures(variant: RunConfig, own: Run, dataset: Dataset, asked: ValidateConf
     reading = Reading(model, prompt_builder(variant.adapt, model, dataset))
     method = SidRecommender(BASELINES[NO_CONTEXT].name, reading, variant.evaluate.memory_mb << 20)
     events = validation_events(dataset, asked.instances, asked.seed)
-    requests, targets = dataset.requests(events, dataset.exclude_seen), dataset.items[events]
+    requests, targets = dataset.block(events, dataset.exclude_seen), dataset.items[events]
     ranked = pad_lists([answer.items for answer in method.recommend(requests, DEPTH)], DEPTH)
     values = np.stack(
         [

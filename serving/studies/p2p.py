@@ -39,6 +39,7 @@ from llm.prompts.reading import Reading
 from recsys.data.dataset import Dataset
 from recsys.data.splits import TEST
 from recsys.recommender import Request
+from recsys.requests import some_of
 from recsys.seeds import rng
 from serving.answering.methods import Methods
 from serving.stages.costs import admission_seconds, training_events
@@ -60,7 +61,7 @@ class Test:
         events = data.instances(TEST)
         if len(events) > at_most:
             events = np.sort(rng(0, "analysed").choice(events, at_most, replace=False))
-        self.requests = data.requests(events, data.exclude_seen)
+        self.requests = data.block(events, data.exclude_seen)
         self.targets, self.users = data.items[events], data.users[events]
 
     def of(self, reading: Reading) -> np.ndarray:
@@ -265,7 +266,7 @@ def _training_seconds(world: World, method: P2PConfig) -> float:
     assert isinstance(personalizer, P2P)
     for number in range(TIMED_STEPS):
         some = rows[np.arange(number * settings.batch, (number + 1) * settings.batch) % len(rows)]
-        requests = [train.requests[at] for at in some]
+        requests = some_of(train.requests, some)
         personalizer.profiles.forget()
         started = time.perf_counter()
         personalizer.profiles.vectors(requests)

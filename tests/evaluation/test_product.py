@@ -8,8 +8,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from scipy.stats import chisquare
 
-from evaluation.product import TEMPERATURES, Product, fit_weights
-from evaluation.softmax import SoftmaxOver
+from evaluation import product as module
+from evaluation import softmax
+from evaluation.product import TEMPERATURES, Differences, Product, fit_weights, remainder
+from evaluation.softmax import LastScores, SoftmaxOver, rows_at_once
 from recsys.recommender import Request
 
 
@@ -114,3 +116,112 @@ def test_the_sharpness_is_that_of_the_best_expected_hit_rate_of_30_draws(world):
     rates = {temperature: rate(temperature) for temperature in TEMPERATURES}
     assert found.temperature == max(rates, key=rates.get)
     assert found.sharpened == pytest.approx(np.array(found.values) / found.temperature)
+
+
+# -- in blocks ----------------------------------------------------------------------------------------------------
+
+
+def test_the_weights_do_not_depend_on_the_block(world, monkeypatch):
+    first, second, requests, targets, _ = world
+    whole = fit_weights([first, second], requests, targets, 12)
+    assert whole == fit_weights([first, second], requests, targets)  # up to 65,536 items a block is whole
+    monkeypatch.setattr(softmax, "NUMBERS", 12 * 33)
+    assert rows_at_once(12) == 33
+    small = fit_weights([first, second], requests, targets, 12)
+    assert small.values == pytest.approx(whole.values, rel=1e-3)
+    assert small.nats == pytest.approx(whole.nats, abs=1e-6)
+    assert small.temperature == whole.temperature
+
+
+def test_memory_holds_a_block_of_instances(world, tmp_path, monkeypatch):
+    """Counted by what is read, asked and held: never more than 12 items × 7 requests of a factor at a time."""
+    first, second, requests, targets, _ = world
+    monkeypatch.setattr(softmax, "NUMBERS", 12 * 7)
+    read, asked = [], []
+    honest = np.fromfile
+
+    def watched(path, kind, count, **more):
+        read.append(count)
+        return honest(path, kind, count, **more)
+
+    monkeypatch.setattr(module.np, "fromfile", watched)
+
+    class Asked:
+        def __init__(self, table):
+            self.name, self.table = table.name, table
+
+        def scores(self, some):
+            asked.append(len(some))
+            return self.table.scores(some)
+
+    differences = Differences(tmp_path, requests, targets, 12)
+    paths = [differences.add(Asked(table)) for table in (first, second)]
+    differences.fit(paths)
+    assert max(read) == 12 * 7
+    assert max(asked) == 7
+    assert sum(asked) == 2 * len(requests)  # each instance is scored once by each
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes == {"0.f32": 2000 * 12 * 4, "1.f32": 2000 * 12 * 4, "unavailable": 2000 * 12}
+
+
+def test_a_softmax_over_many_items_scores_fewer_requests_at_once_and_answers_alike(world, monkeypatch):
+    first, second, requests, targets, _ = world
+    product = Product("p", [first, second], [0.7, 4.0])
+    whole = SoftmaxOver(product, 1.0)
+    monkeypatch.setattr(softmax, "NUMBERS", 12 * 5)
+    small, before = SoftmaxOver(product, 1.0, n_items=12), first.calls
+    assert (small.log_prob(requests[:50], targets[:50]) == whole.log_prob(requests[:50], targets[:50])).all()
+    assert first.calls == before + 10 + 1
+    assert (small.draw(requests[:50], 5)[0] == whole.draw(requests[:50], 5)[0]).all()
+    for mine, theirs in zip(
+        small.recommend(requests[:50], 5), whole.recommend(requests[:50], 5), strict=True
+    ):
+        assert mine.items.tolist() == theirs.items.tolist()
+
+
+def test_rows_that_share_a_scorer_ask_it_once(world):
+    first, second, requests, targets, _ = world
+    shared, before = LastScores(first), first.calls
+    rows = [SoftmaxOver(Product("p", [shared, second], [weight, 1.0])) for weight in (0.5, 1.0, 2.0)]
+    rows.append(SoftmaxOver(shared))
+    found = []
+    for some in (requests[:20], requests[20:40]):
+        found += [row.log_prob(some, targets[:20]) for row in rows]
+    assert first.calls == before + 2
+    alone = [SoftmaxOver(Product("p", [first, second], [weight, 1.0])) for weight in (0.5, 1.0, 2.0)]
+    wanted = [row.log_prob(some, targets[:20]) for some in (requests[:20], requests[20:40])
+              for row in (*alone, SoftmaxOver(first))]  # fmt: skip
+    np.testing.assert_array_equal(found, wanted)
+
+
+# -- where the generator is known but for some nodes ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [0.3, 1.0, 2.5, -0.5])
+def test_the_exact_product_is_no_further_than_is_said(gamma):
+    """Generated: nodes of 1 to 9 items, of some of which only the mass is known, against the product of all numbers."""
+    generator = np.random.default_rng(int(10 * gamma) % 97)
+    for _ in range(200):
+        counts = generator.integers(1, 10, 12)
+        node = np.repeat(np.arange(12), counts)
+        n = len(node)
+        p = generator.dirichlet(np.full(n, 0.2))
+        others = generator.normal(size=n) * generator.choice([0.1, 1.0, 3.0])
+        available = generator.random(n) > 0.2
+        available[generator.integers(n)] = True
+        left = generator.random(12) < 0.5
+        below = np.where(left[node] & (counts[node] > 1), node, -1).astype(np.int32)
+        known = p.copy()
+        for one in np.unique(below[below >= 0]):
+            known[below == one] = p[below == one].sum() / (below == one).sum()
+        with np.errstate(divide="ignore"):
+            truth, here = (
+                np.exp(log_softmax(np.where(available, gamma * np.log(some) + others, -np.inf)))
+                for some in (np.maximum(p, 1e-300), known)
+            )
+        share, at_most = remainder(np.log(np.maximum(known, 1e-300)), below, others, gamma, available)
+        assert share == pytest.approx(here[below >= 0].sum(), abs=1e-9)
+        assert np.abs(truth - here).sum() / 2 <= at_most + 1e-9
+        assert 0 <= at_most <= 1 + 1e-12
+    everything = np.full(n, -1, np.int32)
+    assert remainder(np.log(np.maximum(p, 1e-300)), everything, others, gamma, available) == (0.0, 0.0)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from llm.backbone.sid_model import SidModel
 from recsys.run import Run
 from serving.config.run import RunConfig
-from tests.support.models import tiny_model
-from tests.support.worlds import SMALL, alone_with_data_files, run_of, shared_run, small_config, the_small_run
+from tests.support.shared import data_files, small_run, tiny
+from tests.support.worlds import SMALL, run_of, shared_run, small_config
+
+__all__ = ["cluster", "data_files", "small_run", "tiny", "world_run"]
 
 METHODS = [{"key": "e2p", "bottleneck": 8}, {"key": "tap_per"} | SMALL,
            {"method": "tap_per", "name": "no decay", "time_decay": False, "order_decay": False, "user_state": False} | SMALL]  # fmt: skip
@@ -23,6 +25,7 @@ def world_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
 
     def make(folder: Path) -> None:
         values = small_config(folder).model_dump(mode="json")
+        values["embed"]["sasrec"] |= {"steps": 20, "validate_every": 10}
         values["adapt"] |= {"steps": 30}
         values["personalize"] |= {"steps": 20, "learning_rates": [1e-2], "methods": METHODS}
         values["online"] |= {"max_steps": 6, "passes": 2, "batch": 16}
@@ -33,31 +36,13 @@ def world_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> SidModel:
-    """The tiny random backbone with a small trie."""
-    return tiny_model()
-
-
-@pytest.fixture(scope="session")
-def small_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
-    """A finished run of every stage on the world of two tastes."""
-    with the_small_run(tmp_path_factory) as found:
-        yield found
-
-
-@pytest.fixture
-def data_files(small_run) -> Iterator[None]:
-    with alone_with_data_files(small_run[0]):
-        yield
-
-
-@pytest.fixture(scope="session")
 def cluster():
     """A Ray cluster of two nodes on this machine, to which this process is connected."""
     ray = pytest.importorskip("ray")
     from serving.engines.choose import engine
 
     engine("ray")  # sets Ray's environment: no usage statistics, no noise
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # not behind the process of tests beside this one
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 2, "object_store_memory": 100 << 20}

@@ -1,14 +1,17 @@
-"""`make check`: the tests of the rooms that differ from main, without those that stand on whole runs.
+"""`make check`: lint, types, and the tests of the rooms that differ from main, without those that stand on whole runs.
 
-    python -m tests.support.check [--only-say]
+    python -m tests.support.check [--only-say] [options of pytest]
 
-On main itself, and where there is no main, the last commit is what one differs from.
+On main itself, and where there is no main, the last commit is what one differs from. Types are checked beside the tests: without a
+cache that takes one core a minute, of which nobody has to wait for more than what is left of it.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+import time
 
 from tests.support.paths import ROOT
 
@@ -58,8 +61,21 @@ def main() -> int:
     print(f"rooms: {', '.join(rooms) or 'none'}; what stands on whole runs is for `make test`", flush=True)
     if "--only-say" in sys.argv:
         return 0
+    for lint in (["ruff", "check", "."], ["ruff", "format", "--check", "."]):
+        if failed := subprocess.call([sys.executable, "-m", *lint], cwd=ROOT):
+            return failed
     paths = [*BETWEEN, *(f"tests/{room}" for room in rooms)]
-    return subprocess.call([sys.executable, "-m", "pytest", *sys.argv[1:], "-m", QUICK, *paths], cwd=ROOT)
+    started = time.monotonic()
+    with tempfile.TemporaryFile("w+") as said:
+        types = subprocess.Popen([sys.executable, "-m", "mypy"], cwd=ROOT, stdout=said, stderr=said)
+        tests = subprocess.call(
+            [sys.executable, "-m", "pytest", *sys.argv[1:], "-m", QUICK, *paths], cwd=ROOT
+        )
+        print(f"tests: {time.monotonic() - started:.0f} s; waiting for mypy", flush=True)
+        wrong = types.wait()
+        said.seek(0)
+        print(said.read().strip())
+    return tests or wrong
 
 
 if __name__ == "__main__":

@@ -164,7 +164,11 @@ def as_called(text: str) -> str:
 
 def furnish(folder: Path, config: RunConfig, run: Run) -> None:
     """The folder that the documents speak of: two runs, a configuration, and files of one's own."""
-    shutil.copytree(run.path, folder / "runs" / "demo")
+    demo = Run(shutil.copytree(run.path, folder / "runs" / "demo"))
+    quick = config.evaluate.model_copy(update={"max_instances": 8, "bootstrap_samples": 100})
+    demo.write_config(
+        config.model_copy(update={"evaluate": quick}).model_dump(mode="json")
+    )  # which no stage reads
     (folder / "configs").mkdir()
     (folder / "configs" / "demo.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     (folder / "runs" / "mine").mkdir()

@@ -203,22 +203,23 @@ def test_the_leak_check_stops_a_run_whose_vectors_hold_their_targets(small_run, 
     config, run = small_run
     other = Run.create(tmp_path / "copy")
     shutil.copytree(run.path / "prepare", other.path / "prepare")
-    honest = Dataset.request
+    honest = Dataset.block
 
-    def leaking(self, event, exclude_seen):
-        request = honest(self, event, exclude_seen)
-        if self.roles[event] == PERSONALIZE:
-            from dataclasses import replace
+    def leaking(self, events, exclude_seen):
+        from dataclasses import replace
 
-            target = np.full(20, self.items[event])
-            request = replace(request, history=np.concatenate([request.history, target]))
-        return request
+        made = honest(self, events, exclude_seen)
+        for at, event in enumerate(events):
+            if self.roles[event] == PERSONALIZE:
+                target = np.full(20, self.items[event])
+                made[at] = replace(made[at], history=np.concatenate([made[at].history, target]))
+        return made
 
     leaky = config.embed.model_copy(update={"user_half_lives": (None,)})
     monkeypatch.setattr("recsys.embeddings.embed.K", 3)
     embed(leaky, other)  # without the leak the same settings pass
     shutil.rmtree(other.path / "embed")
-    monkeypatch.setattr(Dataset, "request", leaking)
+    monkeypatch.setattr(Dataset, "block", leaking)
     with pytest.raises(LeakError, match="training targets"):
         embed(leaky, other)
     assert not (other.path / "embed").exists()

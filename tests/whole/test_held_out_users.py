@@ -35,6 +35,7 @@ def quick_config(folder: Path, split: UserSplitConfig) -> RunConfig:
     values = small_config(folder).model_dump()
     values["prepare"]["user_split"] = split.model_dump()
     values["personalize"] |= {"methods": ["e2p", "static_prefix"], "steps": 10, "pilot_steps": 2}
+    values["embed"]["sasrec"] |= {"steps": 20, "validate_every": 10}
     values["adapt"]["steps"] = 30
     values["evaluate"] |= {"beam_columns": False, "bootstrap_samples": 100}
     return RunConfig.model_validate(values)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from tests.support.check import rooms_of
 from tests.support.paths import ROOT
+from tests.support.sources import imported, imported_by
 
 TESTS = ROOT / "tests"
 MAY_SEE = {
@@ -22,29 +23,13 @@ MAY_SEE = {
 }
 
 
-def imported(source: str) -> set[str]:
-    """The modules that a source imports, by their whole names."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide the direction"
-            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
-
-
-def imported_rooms(source: str) -> set[str]:
-    return {name.split(".")[0] for name in imported(source)} & MAY_SEE.keys()
+def rooms_among(names: Iterable[str]) -> set[str]:
+    return {name.split(".")[0] for name in names} & MAY_SEE.keys()
 
 
 def test_a_wrong_direction_would_be_seen():
-    assert imported_rooms(
-        "def f():\n    from serving.cli import main\n    import llm.backbone.sid_model as m"
-    ) == {
-        "serving",
-        "llm",
-    }
+    lazy = "def f():\n    from serving.cli import main\n    import llm.backbone.sid_model as m"
+    assert rooms_among(imported(lazy)) == {"serving", "llm"}
 
 
 @pytest.mark.parametrize("room", sorted(MAY_SEE))
@@ -52,9 +37,9 @@ def test_a_room_sees_only_what_it_may(room):
     files = sorted((ROOT / room).rglob("*.py"))
     assert files
     wrong = {
-        str(path.relative_to(ROOT)): sorted(imported_rooms(path.read_text()) - MAY_SEE[room])
+        str(path.relative_to(ROOT)): sorted(others)
         for path in files
-        if imported_rooms(path.read_text()) - MAY_SEE[room]
+        if (others := rooms_among(imported_by(path)) - MAY_SEE[room])
     }
     assert wrong == {}
 
@@ -70,7 +55,7 @@ def with_supports(file: Path) -> set[Path]:
         if path in found or not path.exists():
             continue
         found.add(path)
-        names = imported(path.read_text(encoding="utf-8"))
+        names = imported_by(path)
         waiting += [ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith("tests.")]
     return found
 
@@ -88,7 +73,7 @@ def test_the_tests_of_a_room_load_only_what_it_may(room):
     wrong = {}
     for file in files:
         for path in with_supports(file):
-            rooms = imported_rooms(path.read_text(encoding="utf-8")) - MAY_SEE[room]
+            rooms = rooms_among(imported_by(path)) - MAY_SEE[room]
             if rooms:
                 wrong[str(file.relative_to(ROOT))] = (str(path.relative_to(ROOT)), sorted(rooms))
     assert wrong == {}
@@ -102,7 +87,7 @@ def test_no_test_imports_a_test():
         if (
             others := {
                 name
-                for name in imported(path.read_text(encoding="utf-8"))
+                for name in imported_by(path)
                 if name.split(".")[0] == "tests" and not name.startswith("tests.support")
             }
         )

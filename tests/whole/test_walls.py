@@ -15,6 +15,7 @@ import networkx
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.sources import imported, imported_by
 
 MOST_MODULES = 15
 ROOMS = ("recsys", "semantic_ids", "llm", "evaluation", "serving")
@@ -23,7 +24,7 @@ ORDER = {
     "recsys": (
         {"seeds", "config", "recommender", "terminal"},
         {"artifacts", "door"},
-        {"training", "run"},
+        {"training", "run", "requests"},
         {"data"},
         {"embeddings", "text_tasks"},
         {"engagement"},
@@ -57,17 +58,6 @@ ORDER = {
 }
 
 
-def imported_modules(source: str, modules: frozenset[str] | set[str]) -> set[str]:
-    """Which of `modules` a source imports: `import a.b`, `from a import b` and `from a.b import c` all mean a.b."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found & modules
-
-
 @cache
 def graph() -> networkx.DiGraph:
     """An arrow from each module to each that it imports. A folder's `__init__` imports nothing, so it is no module here."""
@@ -80,7 +70,7 @@ def graph() -> networkx.DiGraph:
     found = networkx.DiGraph()
     found.add_nodes_from(files)
     for name, path in files.items():
-        found.add_edges_from((name, other) for other in imported_modules(path.read_text(), files.keys()))
+        found.add_edges_from((name, other) for other in imported_by(path) & files.keys())
     return found
 
 
@@ -100,7 +90,7 @@ def folders_of_room(room: str) -> networkx.DiGraph:
 
 def test_a_circle_would_be_seen():
     lazy = "def f():\n    from a import c\nif TYPE_CHECKING:\n    import a.d"
-    assert imported_modules(lazy, {"a.b", "a.c", "a.d"}) == {"a.c", "a.d"}
+    assert imported(lazy) & {"a.b", "a.c", "a.d"} == {"a.c", "a.d"}
     assert circles(networkx.DiGraph([("a.b", "a.c"), ("a.c", "a.d"), ("a.d", "a.b"), ("a.e", "a.b")])) == [
         ["a.b", "a.c", "a.d"]
     ]

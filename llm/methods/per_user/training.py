@@ -93,7 +93,7 @@ class Lessons:
     def __init__(self, world: World, diaries: Diaries, context: Context | None):
         data = world.dataset
         self.users, self.offsets = diaries.users, diaries.offsets
-        self.requests = data.requests(diaries.events, data.exclude_seen)
+        self.requests = data.block(diaries.events, data.exclude_seen)
         self.targets = data.items[diaries.events]
         self.weights = data.weighed(diaries.events)
         self.prompts = [world.builder.prompt(request, context) for request in self.requests]
@@ -163,7 +163,7 @@ def groups(
     every token.
     """
     model = world.model
-    first = world.dataset.requests(diaries.events[:SAMPLE], False)
+    first = world.dataset.block(diaries.events[:SAMPLE], False)
     tokens = course.form.soft_tokens + model.head.states
     tokens += max(len(world.builder.prompt(request, course.context)) for request in first)
     layers = model.inner.config.num_hidden_layers

@@ -11,13 +11,17 @@ import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
-from llm.methods.stage2 import World, lm_loss
+from llm.methods.base import save_personalizer
+from llm.methods.combination import CombinationConfig
+from llm.methods.stage2 import World, batch_rows, lm_loss
 from llm.methods.tap_per import Histories, TapPer, TapPerConfig, segment_softmax
 from llm.prompts.builder import PromptBuilder, PromptConfig
 from llm.prompts.contexts import RecordSearch
 from llm.prompts.reading import Reading
 from llm.stage1.records import TEXT_TOKENS, open_record_vectors, write_record_vectors
+from recsys.artifacts.user_rows import Person, forget, load_user_rows
 from recsys.data.catalogue import Catalogue
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT
@@ -266,6 +270,69 @@ def test_a_user_without_a_row_is_answered_by_p_q_and_unknown_without_it(world):
     condition = no_records.condition(strangers)
     assert condition.known.tolist() == [False, True]
     assert (condition.prefix[1] == 1).all()
+
+
+# -- rows of those alone who were trained ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_rows_of_trained_users_alone_are_those_that_everybodys_table_gives(world, tmp_path, records):
+    """Three steps of AdamW with decay: the same bytes for users 1 and 3, who were trained, and a third of the numbers."""
+    people = [request(user, 3, seed=user) for user in (1, 3, 1)]
+    modules = {}
+    for stored in ("all", "trained"):
+        config = TapPerConfig(records=records, stored=stored, **SMALL)
+        users = None if stored == "all" else np.array([1, 3])
+        module = modules[stored] = TapPer(config, world, 0, users).train()
+        optimizer = torch.optim.AdamW(module.parameters(), lr=0.01, weight_decay=0.1)
+        for step in range(3):
+            module.step = step
+            optimizer.zero_grad()
+            lm_loss(Reading(world.model, world.builder, module), people, np.array([1, 2, 3])).backward()
+            optimizer.step()
+        slots = sum(slot.numel() for slot in optimizer.state[module.p_u].values() if slot.ndim)
+        assert slots == 2 * module.p_u.numel()  # the optimizer's state follows
+    whole, few = modules["all"].eval(), modules["trained"].eval()
+    assert 3 * few.p_u.numel() == whole.p_u.numel()
+    assert torch.equal(few.p_u, whole.p_u[[1, 3]])
+    assert torch.equal(few.condition(people).prefix, whole.condition(people).prefix)
+    stranger = [request(2, 3)]
+    assert not few.user_states(stranger).any()
+    assert few.have_rows([*people, *stranger, request(None, 1)]).tolist() == [True, True, True, False, False]
+    save_personalizer(few, tmp_path / "few.safetensors")
+    stored_rows = load_user_rows(tmp_path / "few.safetensors")
+    assert stored_rows.users.tolist() == [1, 3]
+    again = TapPer(few.config, world, 0)
+    again.load_state_dict(load_file(tmp_path / "few.safetensors"))
+    assert torch.equal(again.eval().condition(people).prefix, few.condition(people).prefix)
+    forget(tmp_path / "few.safetensors", Person("u3", 3), tmp_path / "less.safetensors")
+    again.load_state_dict(load_file(tmp_path / "less.safetensors"))
+    assert again.have_rows(people).tolist() == [True, False, True]
+    assert torch.equal(again.user_states(people)[0], few.user_states(people)[0])
+    again.load_state_dict(
+        load_file(tmp_path / "less.safetensors") | {"p_u": few.p_u[:0], "users": few.users[:0]}
+    )
+    assert not again.user_states(people).any()  # everybody is forgotten
+    assert not again.start_states(np.array([1])).any()
+
+
+def test_users_of_the_steps_batches_get_rows(world):
+    """Of 20 instances of 6 users, 2 steps of 2 meet at most 4 people."""
+    users = np.arange(20) % 6
+
+    class Train(SimpleNamespace):
+        def __len__(self) -> int:
+            return 20
+
+    train = Train(events=np.arange(20), weights=None)
+    settings, data = SimpleNamespace(batch=2, steps=2), SimpleNamespace(n_users=6, users=users)
+    parts = SimpleNamespace(**vars(world) | {"train": train, "settings": settings, "dataset": data})
+    module = TapPerConfig(stored="trained", **SMALL).new(cast(World, parts), 0)
+    met = np.concatenate([batch_rows(20, 2, step, 0) for step in range(2)])
+    assert module.users.tolist() == sorted(set(users[met].tolist()))
+    assert len(module.p_u) <= 4
+    with pytest.raises(ValueError, match="stored: trained"):
+        CombinationConfig(parts=[{"method": "e2p"}, {"method": "tap_per", "stored": "trained"}])
 
 
 # -- records on disk --------------------------------------------------------------------------------------------

@@ -158,3 +158,101 @@ def test_only_the_rows_that_are_asked_for_are_measured_each_on_its_distribution(
     wrong = settings.model_copy(update={"rows": ("No Context", "SASREC")})
     with pytest.raises(ValueError, match="'SASREC'; this run has No Context"):
         evaluate(config.model_copy(update={"evaluate": wrong}), other, quiet=True)
+
+
+@pytest.mark.parametrize("width", [2, 10_000])
+def test_a_catalogue_that_is_too_large_gets_an_approximation_that_says_what_it_is(
+    combined, tmp_path, monkeypatch, capsys, width
+):
+    """Forced by a bound of 0 nodes: named in the artifact, no further from the exact product than it says, and served."""
+    import shutil
+
+    config, run = combined
+    exact = run.read_json("combine", "combine.json")
+    assert "approximation" not in exact
+    shutil.copytree(run.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "combine")
+    monkeypatch.setattr("serving.stages.combine.LARGEST", 0)
+    settings = config.combine.model_copy(update={"nodes_a_depth": width})
+    other, config = Run.open(tmp_path / "run"), config.model_copy(update={"combine": settings})
+    combine(config, other, quiet=True)
+    assert not list((tmp_path / "run").rglob("*.f32"))
+    found = other.read_json("combine", "combine.json")
+    said = found["approximation"]
+    assert said["nodes_a_depth"] == width
+    assert set(said["products"]) == {"no_context-0", "e2p-0"}
+    assert found["products"]["experts_product"] == exact["products"]["experts_product"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "combine: no_context-0: approximate" in printed
+    bounds = said["products"]["no_context-0"]
+    methods, honest = Methods(other, config), Methods(run, config)
+    data = methods.dataset
+    requests = data.block(data.events(TEST)[:8], data.exclude_seen)
+    every = np.arange(data.n_items)
+
+    def distribution(product):
+        return np.exp([[product.log_prob([one], every[[item]])[0] for item in every] for one in requests])
+
+    approximate = methods.build("no_context_product")
+    assert type(approximate.scorer.scorers[0]).__name__ == "LikelyNodes"
+    p = distribution(approximate)
+    assert p.sum(1) == pytest.approx(np.ones(8), abs=1e-5)
+    if width == 10_000:
+        assert bounds["total_variation_at_most_of_the_worst"] == 0
+        for name, values in exact["products"].items():
+            assert found["products"][name]["nats"] == pytest.approx(values["nats"], abs=1e-5)
+            assert found["products"][name]["values"] == pytest.approx(values["values"], rel=0.01, abs=0.01)
+        q = distribution(honest.build("no_context_product"))
+        assert np.abs(p - q).sum(1).max() / 2 < 0.02  # by the weights' last digits
+        return
+    assert 0 < bounds["mass_below_others"] <= bounds["total_variation_at_most"] <= 1
+    drawn, log_p = approximate.draw(requests, 20, seed=1)
+    np.testing.assert_allclose(log_p, np.log(np.take_along_axis(p, drawn, 1)), atol=1e-5)
+
+
+def test_fewer_instances_are_scored_where_the_catalogue_is_large(combined, tmp_path, monkeypatch):
+    """So that what lies in files is bounded; the artifact says how many."""
+    import shutil
+
+    config, run = combined
+    shutil.copytree(run.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "combine")
+    n_items = Methods(run, config).dataset.n_items
+    monkeypatch.setattr("serving.stages.combine.NUMBERS", 50 * n_items)
+    other = Run.open(tmp_path / "run")
+    combine(config, other, quiet=True)
+    assert {one["instances"] for one in other.read_json("combine", "combine.json")["products"].values()} == {
+        50
+    }
+
+
+def test_rows_of_an_evaluation_ask_a_generator_and_an_expert_once_about_a_request(
+    combined, tmp_path, monkeypatch
+):
+    """Of everything that scores a catalogue: in whole-catalogue rows and in products, of one chunk after the other."""
+    import shutil
+    from collections import Counter
+
+    from recsys.embeddings.retrieval import EmbeddingRetrieval
+
+    config, run = combined
+    shutil.copytree(run.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "evaluate")
+    asked: Counter = Counter()
+    for kind in (SidRecommender, EmbeddingRetrieval):
+
+        def scores(self, requests, honest=kind.scores):
+            asked.update((self.name, type(self).__name__, request.request_id) for request in requests)
+            return honest(self, requests)
+
+        monkeypatch.setattr(kind, "scores", scores)
+    settings = config.evaluate.model_copy(
+        update={"rows": ("No Context", "No Context × experts", "E2P", "E2P × experts", "Experts alone"),
+                "whole_catalogue": True, "batch_size": 8, "max_instances": 20}
+    )  # fmt: skip
+    evaluate(config.model_copy(update={"evaluate": settings}), Run.open(tmp_path / "run"), quiet=True)
+    data = Methods(run, config).dataset
+    tested = {f"e{event}" for event in data.events(TEST)}
+    counts = {key: count for key, count in asked.items() if key[2] in tested}
+    assert {name for name, _, _ in counts} >= {"No Context", "E2P", "Embedding Retrieval"}
+    assert set(counts.values()) == {1}

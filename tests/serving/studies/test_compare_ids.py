@@ -33,7 +33,10 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     config = small_config(folder)
     config = config.model_copy(
-        update={"adapt": config.adapt.model_copy(update={"steps": 30, "words_batch": 2})}
+        update={
+            "embed": config.embed.model_copy(update={"sasrec": None}),  # IDs are made without
+            "adapt": config.adapt.model_copy(update={"steps": 30, "words_batch": 2}),
+        }
     )
     paths = folder / "config.yaml", folder / "variants.yaml"
     paths[0].write_text(yaml.safe_dump(config.model_dump(mode="json")))

@@ -19,6 +19,7 @@ from tests.support.worlds import small_config
 
 def test_the_stage_measures_every_condition_and_trains_on_nothing_of_the_chunk(tmp_path, monkeypatch):
     values = small_config(tmp_path).model_dump(mode="json")
+    values["embed"]["sasrec"] = None  # the experiment asks no SASRec
     values["adapt"] |= {"steps": 20}
     values["personalize"] |= {
         "steps": 10,

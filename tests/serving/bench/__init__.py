@@ -1,0 +1,1 @@
+"""Tests of made worlds and of growth."""

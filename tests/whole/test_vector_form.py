@@ -1,0 +1,201 @@
+"""A whole run whose items are one vector in and a depth head out: every kind of method, answers, exports, alignment, resuming."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from llm.align.align import align, load_aligned
+from llm.align.config import AlignConfig
+from llm.decoding.recommender import SidRecommender
+from llm.decoding.scoring import constraints_of
+from llm.methods.stage2 import World
+from llm.stage1.adapt import adapt
+from llm.stage1.model import load_adapted
+from recsys.artifacts.paths import RunError
+from recsys.data.splits import TEST
+from recsys.run import Run
+from recsys.training import loop
+from serving import Recommender
+from serving.answering.methods import Methods
+from serving.config.run import RunConfig
+from serving.export.folder import export_run, import_run
+from tests.support.alignment import E2P, QUICK, STATIC
+from tests.support.contract import check_contract
+from tests.support.labelled import with_lists
+from tests.support.worlds import SMALL_METHODS, run_of, shared_run, small_config
+
+FORM = {"items": "vector", "head": "depth", "head_width": 32, "item_projection": True}
+KEYS = ["no_context_continued", "static_prefix", "e2p", "e2p_prompt", "rag", "mt_lora", "oppu_lora", "oppu_prompt", "per_pcs",
+        "tap_per", "p2p"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def vector_run(tmp_path_factory):
+    def make(folder) -> None:
+        values = small_config(folder).model_dump(mode="json")
+        values["adapt"] |= FORM | {"prompts": values["adapt"]["prompts"] | {"header": ""}}
+        named = {one if isinstance(one, str) else one["key"]: one for one in SMALL_METHODS}
+        values["personalize"] |= {"methods": [named[key] for key in KEYS], "steps": 20}
+        run_of(RunConfig.model_validate(values), folder)
+
+    with shared_run(tmp_path_factory, "vector_run", make) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def methods(vector_run) -> Methods:
+    config, run = vector_run
+    return Methods(run, config)
+
+
+def test_the_run_has_every_row_and_says_what_its_parts_are(vector_run):
+    config, run = vector_run
+    report = run.read_json("adapt", "adapt.json")
+    assert report["head_parameters"] > 0
+    assert report["reader_parameters"] == 64 * len(load_adapted(run, config.adapt).reader.vectors[0])
+    rows = json.loads((run.path / "results.json").read_text())["rows"]
+    names = {row["name"] for row in rows} if isinstance(rows, list) else set(rows)
+    assert {"No Context", "E2P", "TAP-PER", "P2P", "PER-PCS", "OPPU, LoRA", "MT-LoRA"} <= names
+    before, after = (
+        run.read_json("personalize", "personalize.json")[f"frozen_hash_{when}"]
+        for when in ("before", "after")
+    )
+    assert before == after
+
+
+@pytest.mark.parametrize("key", ["no_context", "e2p", "per_pcs"])
+def test_it_keeps_the_contract_of_every_recommender(methods, key):
+    data = methods.dataset
+    requests = data.requests(data.events(TEST)[::17][:4], True)
+    check_contract(methods.build(key), requests, data.n_items, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("key", ["no_context", "e2p", "tap_per", "p2p", "oppu_prompt"])
+def test_all_items_at_once_are_the_single_scores_and_sum_to_one(methods, key):
+    method, data = methods.build(key), methods.dataset
+    assert isinstance(method, SidRecommender)
+    requests = data.requests(data.events(TEST)[::9][:5], True)
+    scores = method.scores(requests)
+    assert np.exp(scores.astype(float)).sum(1) == pytest.approx(np.ones(5), abs=1e-5)
+    free = data.requests(data.events(TEST)[::9][:5], False)
+    for item in (0, 7, data.n_items - 1):
+        assert scores[:, item] == pytest.approx(method.log_prob(free, np.full(5, item)), abs=2e-5)
+
+
+def test_a_request_reads_its_prompt_and_nothing_else(methods, monkeypatch):
+    """Drawing, ranking, scoring and scores of all items: one pass over prompts of one token an item."""
+    method, data = methods.build("no_context"), methods.dataset
+    requests = data.requests(data.events(TEST)[:6], True)
+    prompts = method.reading.prompts(requests)
+    shown = [min(2, len(request.history)) for request in requests]
+    assert [len(prompt) for prompt in prompts] == [1 + count for count in shown]
+    method.model.kept_session = None
+    passes, forward = [], method.model._forward
+    monkeypatch.setattr(
+        method.model,
+        "_forward",
+        lambda x, *rest, **more: (passes.append(len(x)), forward(x, *rest, **more))[1],
+    )
+    method.recommend(requests, 10, 1.0, seed=1)
+    method.draw(requests, 10)
+    method.recommend(requests, 10)
+    method.log_prob(requests, np.zeros(6, np.int64))
+    assert passes == [sum(map(len, prompts))]
+
+
+def test_a_damaged_head_and_one_of_another_form_are_refused(vector_run, tmp_path):
+    config, run = vector_run
+    wrong = shutil.copytree(run.path, tmp_path / "codes")
+    record = json.loads((wrong / "adapt" / "stage.json").read_text())
+    del record["artifacts"]["head.safetensors"]
+    (wrong / "adapt" / "stage.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"made no artifact 'head\.safetensors'"):
+        load_adapted(Run.open(wrong), config.adapt)
+    broken = tmp_path / "broken"
+    shutil.copytree(run.path, broken)
+    path = broken / "adapt" / "head.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(RunError, match=r"head\.safetensors does not match its hash"):
+        load_adapted(Run.open(broken), config.adapt)
+
+
+def test_a_killed_stage_1_ends_in_the_same_bytes(vector_run, tmp_path, monkeypatch):
+    config, run = vector_run
+    changes = {"dropout": 0.2, "label_smoothing": 0.1, "steps": 8, "validate_every": 4, "asked_queries": 0}
+    settings = config.adapt.model_copy(update=changes)
+    often = loop.fit.__kwdefaults__ | {"log_every": 1, "checkpoint_every_s": 0.0}
+    monkeypatch.setattr(loop.fit, "__kwdefaults__", often)
+    made = []
+    for name in ("whole", "killed"):
+        copy = Run.open(shutil.copytree(run.path, tmp_path / name))
+        if name == "killed":
+            saves, save = [], loop._save
+
+            def dying(*args, save=save, saves=saves):
+                save(*args)
+                saves.append(1)
+                if len(saves) == 3:
+                    raise KeyboardInterrupt
+
+            with monkeypatch.context() as patch:
+                patch.setattr(loop, "_save", dying)
+                with pytest.raises(KeyboardInterrupt):
+                    adapt(settings, copy)
+        adapt(settings, copy)
+        made.append(
+            [(copy.path / "adapt" / f"{name}.safetensors").read_bytes() for name in ("head", "sid_rows")]
+        )
+    assert made[0] == made[1]
+    assert made[0][0] != (run.path / "adapt" / "head.safetensors").read_bytes()
+
+
+def test_an_imported_export_answers_to_the_bit_and_lists_in_sequence(vector_run, tmp_path):
+    _, run = vector_run
+    export_run(run.path, tmp_path / "out", ["e2p", "tap_per"])
+    import_run(tmp_path / "out", tmp_path / "run")
+    services = [Recommender.load(path) for path in (run.path, tmp_path / "run")]
+    for method in ("no_context", "e2p", "tap_per"):
+        for options in ({"n": 6}, {"n": 5, "temperature": 1.0, "seed": 7, "query": "odd"}):
+            one, other = (service.recommend("u3", method=method, **options) for service in services)
+            assert one == other
+    held = services[1].methods.build("e2p")
+    data = services[1].methods.dataset
+    requests = data.requests(data.events(TEST)[:3], True)
+    found = held.playlist(requests, 4, 1.0, seed=2, in_sequence=True)
+    scored = held.list_log_prob(requests, [ranked.items for ranked in found])
+    for ranked, values in zip(found, scored, strict=True):
+        assert len(set(ranked.items.tolist())) == 4
+        np.testing.assert_allclose(values, ranked.scores, atol=1e-4)
+
+
+def test_int8_weights_leave_the_head_as_it_is(vector_run):
+    config, run = vector_run
+    plain, small = Methods(run, config), Methods(run, config, int8=True)
+    assert "divergence from float32" in str(small.model and small.int8_effect)
+    for name, tensor in plain.model.head.state_dict().items():
+        assert torch.equal(small.model.head.state_dict()[name], tensor)
+
+
+def test_it_is_aligned(vector_run, tmp_path):
+    config, run = vector_run
+    labelled = with_lists(run, tmp_path / "run")
+    rows = [{"method": STATIC}, {"method": E2P}, {"method": E2P, "objective": "kto"}]
+    settings = AlignConfig.model_validate(QUICK | {"steps": 12, "rows": rows})
+    align(settings, config.adapt, labelled)
+    world = World.load(labelled, config.adapt, config.personalize)
+    reading = load_aligned(world, settings, settings.rows[-1], 0)
+    requests = world.dataset.requests(world.dataset.events(TEST)[:3], True)
+    prompts, condition = reading.conditioned(reading.prompts(requests), requests)
+    lists = [np.array([1, 4, 9]), np.array([2]), np.array([5, 3])]
+    lists = [np.setdiff1d(items, request.exclude) for items, request in zip(lists, requests, strict=True)]
+    values = reading.model.list_log_probs(
+        prompts, lists, condition, [request.exclude for request in requests]
+    )
+    served = SidRecommender("", reading).list_log_prob(requests, lists)
+    np.testing.assert_allclose(values.detach(), [one.sum() for one in served], atol=1e-4)
+    assert constraints_of(reading.model.trie, requests).n_rows == 3
