@@ -287,6 +287,11 @@ class StageRun:
         if not self._is_ours():
             shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(exist_ok=True)
+        for path in self.partial.rglob(
+            "*"
+        ):  # a folder that somebody sent may have links where a stage writes
+            if path.is_symlink():
+                path.unlink()
         calls.begin(self.partial)
         for left_over in self.partial.iterdir():  # all but the checkpoint is written afresh
             if left_over.name not in ("checkpoint", "fingerprint", calls.NAME):

@@ -202,6 +202,7 @@ def check_roles(dataset: Dataset, config: PrepareConfig, notices: Notices) -> No
     _say_ties(dataset, config, notices)
     _say_ratings(dataset, config, notices)
     _say_largest_item(dataset, notices)
+    _say_items_of_test(dataset, config, notices)
     _say_queries(dataset, notices)
 
 
@@ -213,6 +214,32 @@ def _say_largest_item(dataset: Dataset, notices: Notices) -> None:
             largest["events"],
             f"item '{largest['id']}' has {largest['events']:,} of {len(dataset.items):,} events ({largest['share']:.0%}); is it one thing that "
             "people choose, or how somebody wrote that they don't know?",
+        )
+
+
+def _say_items_of_test(dataset: Dataset, config: PrepareConfig, notices: Notices) -> None:
+    """What of the catalogue hangs on test events: nothing learns of them, but which items there are to choose among does."""
+    earlier = dataset.roles != TEST
+    has = np.bincount(dataset.items, minlength=dataset.n_items) > 0
+    late = has & (np.bincount(dataset.items[earlier], minlength=dataset.n_items) == 0)
+    ids, titles = dataset.catalogue.item_ids, dataset.catalogue.titles
+    nameless = [number for number in np.flatnonzero(late).tolist() if titles[number] == ids[number]]
+    notices.add(
+        "items_that_test_alone_names",
+        len(nameless),
+        f"{len(nameless):,} of {dataset.n_items:,} items are in the catalogue because test events name them, and no items file describes them "
+        f"(the first: '{ids[nameless[0]] if nameless else ''}'); that they are there tells that somebody will have them. An items file with "
+        "titles lists what there was to choose from",
+    )
+    if config.k_core_items > 1:
+        pairs = np.unique(dataset.users[earlier] * dataset.n_items + dataset.items[earlier])
+        users = np.bincount(pairs % dataset.n_items, minlength=dataset.n_items)
+        below = int((has & (users < config.k_core_items)).sum())
+        notices.add(
+            "items_that_test_events_keep",
+            below,
+            f"{below:,} of {dataset.n_items:,} items have {config.k_core_items} users (prepare.k_core_items) only with those of test events, so the "
+            "test has a part in what the catalogue is; as published 5-core data have. With k_core_items: 1 or 0 and an items file it has none",
         )
 
 

@@ -81,6 +81,20 @@ def test_where_all_is_against_nothing_is_learned_and_ratings_of_nothing_are_name
     assert said["ratings_of_nothing_or_less"] == bad.sum()
 
 
+def test_what_of_the_catalogue_hangs_on_test_events_is_counted(tmp_path, events):
+    last = events.sort_values("timestamp").groupby("user_id").tail(1).index[:7]
+    events.loc[last, "item_id"] = [f"late{number}" for number in range(7)]
+    dataset, _, said = prepared(tmp_path, events, min_known_items=0, split={"kind": "leave_last_out"})
+    assert said["items_that_test_alone_names"] == 7
+    assert "late0" in dataset.catalogue.item_ids
+    rest = events.drop(last)
+    few = rest.groupby("item_id")["user_id"].nunique()
+    found, _, said = prepared(tmp_path, rest, k_core_items=3, split={"kind": "leave_last_out"})
+    assert 0 < said["items_that_test_events_keep"] < len(few)
+    assert "items_that_test_alone_names" not in said
+    assert (np.bincount(found.items) > 0).all()
+
+
 # -- queries -----------------------------------------------------------------------------------------------------
 
 
