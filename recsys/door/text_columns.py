@@ -85,8 +85,8 @@ def _of_cell(cell: Any) -> str | None:
     if isinstance(cell, bytes):
         return "bytes"
     if isinstance(cell, list):
-        kinds = {_of_cell(part) for part in cell if not _is_nothing(part)}
-        return f"lists of {kinds.pop()}" if len(kinds) == 1 and None not in kinds else None
+        of_parts = {_of_cell(part) for part in cell if not _is_nothing(part)}
+        return f"lists of {of_parts.pop()}" if len(of_parts) == 1 and None not in of_parts else None
     return None  # an object: its keys and values are words
 
 

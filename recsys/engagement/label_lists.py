@@ -119,8 +119,8 @@ def _from_file(config: EngagementConfig, data: Dataset, notices: Notices, time: 
     assert config.lists is not None
     drafts = Drafts()
     frame = read_lists(config.lists, config.columns, data, notices, config.min_known, time)
-    for (user, time, query), rows in frame.groupby(["user", "timestamp", "query"], sort=False):
-        drafts.add(user, time, query, rows["item"].tolist(), rows["engaged"].tolist())
+    for (user, moment, query), rows in frame.groupby(["user", "timestamp", "query"], sort=False):
+        drafts.add(user, moment, query, rows["item"].tolist(), rows["engaged"].tolist())
     return drafts
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ def sasrec_step(quick: bool) -> list[Result]:
 
         return train
 
-    forms = {
+    forms: dict[str, dict[str, Any]] = {
         "chunked softmax": {"loss": "chunked_softmax"},
         "sampled softmax, 1,024 negatives": {"loss": "sampled_softmax", "negatives": 1024},
         "sampled softmax, 2,048 negatives": {"loss": "sampled_softmax", "negatives": 2048},
