@@ -200,11 +200,11 @@ def _moments(values: pa.Array | None, is_clock: bool, because: Because) -> pa.Ar
         if not (is_clock and len(days)):
             return values
         numbers[np.asarray(values.is_null().to_numpy(zero_copy_only=False))] = np.nan
-        for row in days:
+        for row in days.tolist():
             try:
                 numbers[row] = one_moment(float(numbers[row]))
             except ValueError as error:
-                because(int(row), str(error))
+                because(row, str(error))
         return pa.array(numbers, from_pandas=True)
     found: list[int | None] = []
     for row, text in enumerate(id_texts(_texts(values, "time", because)).to_pylist()):
