@@ -196,7 +196,7 @@ def _moments(values: pa.Array | None, is_clock: bool, because: Because) -> pa.Ar
         return pa.array(seconds, mask=absent)
     if not is_text(values.type):
         numbers = values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64)
-        days = np.flatnonzero((numbers >= 19_000_101) & (numbers <= 21_001_231)) if is_clock else []
+        days: Any = np.flatnonzero((numbers >= 19_000_101) & (numbers <= 21_001_231)) if is_clock else []
         if not len(days):
             return values
         numbers[np.asarray(values.is_null().to_numpy(zero_copy_only=False))] = np.nan
