@@ -15,6 +15,7 @@ from recsys.data.catalogue import Catalogue
 from recsys.embeddings.item_knn import ItemKnn, similarities
 from recsys.recommender import Ranked, Recommender, Request
 from tests.support.contract import check_contract, check_lists_contract, contract_requests
+from tests.support.models import FORMS, tiny_model
 from tests.support.requests import make_requests
 
 N_ITEMS = 14
@@ -70,8 +71,10 @@ class _Builder:
 
 @pytest.mark.parametrize(("budget", "longest"), [(1, 6), (1 << 30, 37)])
 @pytest.mark.parametrize("in_sequence", [True, False])
-def test_contract_of_generated_lists(tiny, in_sequence, budget, longest):
+@pytest.mark.parametrize("form", FORMS[:2])
+def test_contract_of_generated_lists(form, in_sequence, budget, longest):
     """A budget of a byte reads prompts one by one; one of a GB all at once."""
+    tiny = tiny_model(form)
     catalogue = Catalogue(
         np.arange(30).astype(str).astype(object),
         [str(item) for item in range(30)],
@@ -80,6 +83,15 @@ def test_contract_of_generated_lists(tiny, in_sequence, budget, longest):
     recommender = SidRecommender("generator", Reading(tiny, _Builder(tiny)), budget)
     asked, limits = contract_requests(30), {"letters": 2}
     check_lists_contract(recommender.playlist, asked, 30, catalogue, limits, in_sequence, longest, 1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_contract_of_the_generator(form):
+    model = tiny_model(form)
+    recommender = SidRecommender("generator", Reading(model, _Builder(model)))
+    check_contract(recommender, contract_requests(30), 30, tolerance=1e-4)
+    scores = recommender.scores(contract_requests(30))
+    assert np.exp(scores.astype(float)).sum(1) == pytest.approx(np.ones(len(scores)), abs=1e-5)
 
 
 class _Broken(Popularity):
