@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 DOCS := .venv/.installed-docs
 TWO := --numprocesses 2  # processes of one thread each; tests/conftest.py says who does what
 
-.PHONY: help demo test check test-slow lint format docs findings clean
+.PHONY: help demo test check test-slow lint format docs findings bench-peers clean
 
 demo: $(INSTALLED)  ## the main job on the embedded data: table, report, recommendations (15 minutes on 2 cores)
 	$(BIN)/prelude run configs/demo.yaml --run runs/demo
@@ -34,6 +34,9 @@ format: $(INSTALLED)  ## ruff mends what it can
 docs: $(DOCS)  ## the site, with the API reference, in build/site; any warning is an error
 	$(BIN)/python docs/site/tour.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean -f docs/site/mkdocs.yml
+
+bench-peers: $(INSTALLED)  ## other libraries beside Prelude on one split, each in its own environment (PRELUDE_DATA: Beauty too)
+	$(BIN)/python -m serving.bench.peers --out runs/peers
 
 findings:  ## run every finding in findings/, and say which has changed
 	@findings/run

@@ -1,0 +1,128 @@
+"""Peers one after the other: split, environment, script, lists, figures. A peer that has finished is not run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.artifacts.paths import RunError
+from recsys.data.config import PrepareConfig
+from recsys.data.dataset import Dataset
+from recsys.data.prepare import prepare
+from recsys.data.splits import TEST, VALIDATION, SplitConfig
+from recsys.run import Run
+from serving.bench.peers.catalogue import BEAUTY, ML, Peer
+from serving.bench.peers.contract import REPORT, whole
+from serving.bench.peers.environments import ROOT, PeerError, python_of, run_script
+from serving.bench.peers.judge import Question, judge
+from serving.bench.peers.split import write_split, write_vectors
+
+ASKED = "asked.json"  # what a finished peer was run with
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all peers of one table share."""
+
+    seconds: float = 1200.0  # of CPU for training, at most: it ends with the epoch in which they are spent
+    patience: int = 10  # validations without a better one before training ends; 0: never
+    validation: int = 5000  # validation requests at most, a seeded sample; 0: all
+    threads: int = 2
+    seed: int = 0
+
+
+def prepared(data: str, folder: Path, beauty: Path | None) -> Run:
+    """The run whose split is used: a run's folder, or `ml-latest-small` or `beauty`, prepared in `folder`.
+
+    Raises `ValueError` for Beauty without its folder, and `RunError` for what is no run.
+    """
+    split = SplitConfig(kind="leave_last_out", personalize_fraction=0.0)
+    if data == ML:
+        config = PrepareConfig(split=split)
+    elif data == BEAUTY:
+        if beauty is None:
+            raise ValueError(
+                "beauty needs its files: set PRELUDE_DATA to the folder that has amazon2014/Beauty"
+            )
+        config = PrepareConfig(source="amazon", path=beauty, split=split)
+    else:
+        return Run.open(data)
+    run = Run.create(folder / "run")
+    prepare(config, run)
+    return run
+
+
+def run_peers(
+    peers: Iterable[Peer], data: str, run: Run, out: Path, settings: Settings, show: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    """Figures of one peer after the other, by `judge`; of one that could not be had or failed, `{"failed": why}`."""
+    work = out / Path(data).name
+    name = write_split(run, work, settings.validation, settings.seed)
+    question = Question.read(work)
+    for peer in peers:
+        facts = {"peer": peer.key, "name": peer.name, "source": peer.source}
+        try:
+            folder = work / "peers" / peer.key
+            asked = _asked(peer, data, name, settings)
+            _check_split(peer, run)
+            if not _is_finished(folder, asked):
+                show(f"{peer.name} on {data}")
+                if peer.vectors:
+                    write_vectors(run, work)
+                _run(peer, folder, work / "split", out / "venvs", asked, settings, show)
+            yield facts | judge(question, folder)
+        except (PeerError, ValueError, RunError) as error:
+            show(f"{peer.name}: {error}")
+            yield facts | {"failed": str(error)}
+
+
+def _asked(peer: Peer, data: str, split: str, settings: Settings) -> dict[str, Any]:
+    """All that a peer's figures depend on: its settings, the split, its script and its pins."""
+    shared = {"seconds": settings.seconds, "patience": settings.patience, "threads": settings.threads}
+    files = [ROOT / f"{peer.module.replace('.', '/')}.py", *([peer.pins] if peer.pins else [])]
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {"settings": {**shared, "seed": settings.seed, **peer.of(data)}, "split": split, "files": hashes}
+
+
+def _check_split(peer: Peer, run: Run) -> None:
+    """A finished run's rows must not have learned from what is held out here. Raises `ValueError`."""
+    given = peer.settings.get("", {}).get("run")
+    if given is None:
+        return
+    here, there = Dataset.load(run), Dataset.load(Run.open(given))
+    held_out = [np.where(np.isin(one.roles, (VALIDATION, TEST)), one.roles, 0) for one in (here, there)]
+    columns = [
+        (one.users, one.items, one.times, roles) for one, roles in zip((here, there), held_out, strict=True)
+    ]
+    if not all(np.array_equal(a, b) for a, b in zip(*columns, strict=True)):
+        raise ValueError(
+            f"{given} has other events or holds out others; prepare both alike, or give its folder as --data"
+        )
+
+
+def _is_finished(folder: Path, asked: dict[str, Any]) -> bool:
+    note = folder / ASKED
+    return (folder / REPORT).exists() and note.exists() and json.loads(note.read_text()) == asked
+
+
+def _run(
+    peer: Peer, folder: Path, split: Path, venvs: Path, asked: dict[str, Any], settings: Settings,
+    show: Callable[[str], None],
+) -> None:  # fmt: skip
+    shutil.rmtree(folder, ignore_errors=True)  # of a peer that was killed, or asked otherwise
+    folder.mkdir(parents=True)
+    python = python_of(peer.pins, venvs.absolute(), show)
+    arguments = [str(split.absolute()), str(folder.absolute()), json.dumps(asked["settings"])]
+    run_script(
+        python, peer.module, arguments, folder.absolute() / "log.txt", settings.threads, show
+    )  # fmt: skip
+    if not (folder / REPORT).exists():
+        raise PeerError(f"{peer.name} ended without a report (see {folder / 'log.txt'})")
+    whole(folder / ASKED, lambda path: path.write_text(json.dumps(asked, indent=1)))
