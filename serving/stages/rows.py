@@ -61,7 +61,7 @@ class Validation:
     requests: list[Request]
     targets: np.ndarray  # [R]
     chosen: Mapping[str, float] | None
-    n_items: int
+    n_items: int = 0  # which sizes the blocks of scores
 
     @classmethod
     def of(cls, methods: Methods, chosen: Mapping[str, float] | None) -> Validation:
