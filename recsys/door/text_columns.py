@@ -27,6 +27,7 @@ _AMOUNT = re.compile(
 # what programs print of a vector: numbers between spaces, commas or bars, in brackets or not
 _NUMBERS = re.compile(rf"[\[(]?\s*{_NUMBER}(\s*[\s,;|]\s*{_NUMBER})+\s*[\])]?|[\[(]\s*{_NUMBER}\s*[\])]")
 _KEY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?=.*\d)[0-9a-f]{32,}", re.IGNORECASE)
+_PATTERNS = (("dates", _DATE), ("links", _LINK), ("keys", _KEY), ("lists of numbers", _NUMBERS))
 _TRUTH = ("true", "false")
 _LONGEST = 1_000  # characters of a cell that are looked at
 
@@ -74,8 +75,7 @@ def _of_cell(cell: Any) -> str | None:
             return "numbers"
         if text.lower() in _TRUTH:
             return "truth values"
-        kinds = (("dates", _DATE), ("links", _LINK), ("keys", _KEY), ("lists of numbers", _NUMBERS))
-        return next((kind for kind, pattern in kinds if pattern.fullmatch(text)), None)
+        return next((kind for kind, pattern in _PATTERNS if pattern.fullmatch(text)), None)
     if isinstance(cell, bool):
         return "truth values"
     if isinstance(cell, int | float | decimal.Decimal):

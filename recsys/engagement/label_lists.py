@@ -115,12 +115,12 @@ def _source(config: EngagementConfig, data: Dataset) -> str:
     return wanted
 
 
-def _from_file(config: EngagementConfig, data: Dataset, notices: Notices, time: Reading) -> Drafts:
+def _from_file(config: EngagementConfig, data: Dataset, notices: Notices, reading: Reading) -> Drafts:
     assert config.lists is not None
     drafts = Drafts()
-    frame = read_lists(config.lists, config.columns, data, notices, config.min_known, time)
-    for (user, moment, query), rows in frame.groupby(["user", "timestamp", "query"], sort=False):
-        drafts.add(user, moment, query, rows["item"].tolist(), rows["engaged"].tolist())
+    frame = read_lists(config.lists, config.columns, data, notices, config.min_known, reading)
+    for (user, time, query), rows in frame.groupby(["user", "timestamp", "query"], sort=False):
+        drafts.add(user, time, query, rows["item"].tolist(), rows["engaged"].tolist())
     return drafts
 
 

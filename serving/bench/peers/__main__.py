@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +50,7 @@ def main(
     for name in peer or ():
         if name not in PEERS:
             raise SystemExit(f"there is no peer {name!r}; expected some of {', '.join(PEERS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the peer at work is ended too
     settings = Settings(seconds=seconds, threads=threads, validation=validation)
     home = os.environ.get("PRELUDE_DATA")
     for one in data or [ML, *([BEAUTY] if home else [])]:
