@@ -14,7 +14,7 @@ Figure = Literal["seconds", "cpu_s", "peak_bytes"]
 UNIT: dict[Figure, float] = {"seconds": 1.0, "cpu_s": 1.0, "peak_bytes": 2.0**30}
 SHOWN: dict[Figure, str] = {"cpu_s": "CPU seconds of a stage", "peak_bytes": "GiB of a stage at its peak"}
 SUPERLINEAR = 1.15  # an exponent above this is said
-HARDLY = 0.1  # of the base: a difference below it is the noise of the imports
+AT_LEAST = 1.0  # of the base: where the work is less than the imports are, its growth is their noise
 
 
 def of_stage(measured: Sequence[Measured], stage: str) -> list[Measured]:
@@ -31,14 +31,14 @@ def base_of(measured: Sequence[Measured], figure: Figure) -> float:
 
 
 def exponent(rows: Sequence[Measured], figure: Figure, base: float = 0.0) -> float | None:
-    """k of (figure − base) ∝ events^k between the two largest sizes; None of fewer, and where the smaller is hardly above the base.
+    """k of (figure − base) ∝ events^k between the two largest sizes; None of fewer, and where the smaller is less than twice the base.
 
     What a stage costs whatever the size (a fixed number of steps) is in both, so that k is too small where it is much of the whole.
     """
-    if len(rows) < 2:
+    if len(rows) < 2 or rows[0].stage == START:
         return None
     small, large = (getattr(one, figure) - base for one in rows[-2:])
-    if min(small, large) <= HARDLY * max(base, 1e-9):
+    if min(small, large) <= AT_LEAST * base or min(small, large) <= 0:
         return None
     return math.log(large / small) / math.log(rows[-1].size.events / rows[-2].size.events)
 
