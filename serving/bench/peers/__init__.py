@@ -1,5 +1,5 @@
 """`make bench-peers`: other libraries beside Prelude, each in an environment of its own, one split, one evaluator.
 
-May import: all rooms; what runs in the peers' environments (`contract` and the scripts) imports no room.
+May import: `serving.bench` (the machine), `serving.answering`, `serving.config`, `evaluation`, `recsys`; what runs elsewhere, nothing.
 Read first: `contract.py` (what a peer gets and leaves), then `catalogue.py`, then `driver.py`.
 """
