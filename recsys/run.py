@@ -30,7 +30,7 @@ import yaml
 
 from recsys.artifacts import calls
 from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, read_mapping, sha256_of
-from recsys.artifacts.paths import RunError, inside, plain_name
+from recsys.artifacts.paths import RunError, drop_links, inside, plain_name
 from recsys.artifacts.rewrite import finish, is_committed, no_link, write_text_atomically
 from recsys.artifacts.verified import VerifiedHashes
 from recsys.config import StageConfig
@@ -287,6 +287,7 @@ class StageRun:
         if not self._is_ours():
             shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(exist_ok=True)
+        drop_links(self.partial)
         calls.begin(self.partial)
         for left_over in self.partial.iterdir():  # all but the checkpoint is written afresh
             if left_over.name not in ("checkpoint", "fingerprint", calls.NAME):

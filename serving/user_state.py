@@ -28,6 +28,7 @@ from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
 from recsys.artifacts.rewrite import Rewrite, write_text_atomically
 from recsys.artifacts.sums import SUMS, sums_after
 from recsys.artifacts.user_rows import Columns, Person, forget, rows_of
+from recsys.artifacts.verified import NAME as VERIFIED
 from recsys.data.card import facts, of_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.splits import ROLE_NAMES
@@ -122,7 +123,7 @@ def delete(run: Run, user_id: str) -> dict[str, Any]:
                 forget(run.path / name, person, rewrite.new(name))
         _without_old_picture(run, rewrite)
         _without_example(run, person, rewrite)
-        for pattern in (*LEFT_OVERS, "report.html"):
+        for pattern in (*LEFT_OVERS, "report.html", VERIFIED):
             for path in sorted(run.path.glob(pattern)):
                 rewrite.remove(path.relative_to(run.path).as_posix())
         record = _record_deletion(run, person, rewrite)

@@ -201,6 +201,7 @@ def describe(results: Results) -> list[str]:
         "All intervals are over users: each user's instances and replicas are averaged first. The interval "
         "of a difference is that of the paired difference, with a bootstrap over users and seeds beside it.",
         *_groups(results),
+        *([f"Left out of the table: {facts['left_out']}."] if "left_out" in facts else []),
         *([facts["weights"] + "."] if facts.get("weights", "as trained") != "as trained" else []),
         verdict(results),
     ]

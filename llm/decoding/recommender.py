@@ -16,7 +16,10 @@ from llm.prompts.reading import Prompts, Reading
 from recsys.data.caps import WIDEN, Caps
 from recsys.recommender import Ranked, Request
 
-LIKELY_COPIES = 6  # numbers an item that a pass of the likeliest nodes holds at most
+COPIES = 6  # numbers of four bytes an item that a pass over a catalogue holds for a request at most
+LARGE = (
+    1 << 16
+)  # items from which on they count among a request's bytes; below, batches are what they always were
 
 
 class SidRecommender:
@@ -104,8 +107,9 @@ class SidRecommender:
         """log p [R, N] (float32) of every item at temperature 1, with nothing excluded:
         a tree pass (`llm.decoding.whole_catalogue`).
         """
-        scores = np.empty((len(requests), self.model.trie.n_items), np.float32)
-        for rows, _, session in self._sessions(requests, nodes_at_once(self.model.trie)):
+        n = self.model.trie.n_items
+        scores, extra = np.empty((len(requests), n), np.float32), 4 * COPIES * n if n > LARGE else 0
+        for rows, _, session in self._sessions(requests, nodes_at_once(self.model.trie), extra=extra):
             scores[rows] = all_log_probs(session).float().cpu().numpy()
         return scores
 
@@ -115,7 +119,7 @@ class SidRecommender:
         """
         n = self.model.trie.n_items
         scores, below = np.empty((len(requests), n), np.float32), np.empty((len(requests), n), np.int32)
-        for rows, _, session in self._sessions(requests, width, extra=4 * LIKELY_COPIES * n):
+        for rows, _, session in self._sessions(requests, width, extra=4 * COPIES * n):
             found, node = likely_log_probs(session, width)
             scores[rows], below[rows] = found.cpu().numpy(), node.cpu().numpy()
         return scores, below

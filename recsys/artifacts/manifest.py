@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,35 @@ def rehashed(
             "artifacts": now[stage],
         }
     return result
+
+
+def stale(records: Mapping[str, dict[str, Any] | None], stages: Collection[str]) -> list[tuple[str, str]]:
+    """(stage, need) for each of `stages` that was made from other artifacts of a stage than `records` has now."""
+    return [
+        (stage, need)
+        for stage in stages
+        if (record := records.get(stage)) is not None
+        for need, digest in record["made_from"]["stages"].items()
+        if (now := records.get(need)) is not None and hash_json(now["artifacts"]) != digest
+    ]
+
+
+def told_stale(found: Sequence[tuple[str, str]]) -> list[str]:
+    """A line for each of what `stale` found."""
+    return [
+        f"stage '{stage}' was made from other artifacts of stage '{need}' than there are now"
+        for stage, need in found
+    ]
+
+
+def refuse_stale(found: Sequence[tuple[str, str]], path: Path) -> None:
+    """Raises `RunError` that names what `stale` found, and the way out."""
+    if found:
+        again = ", ".join(dict.fromkeys(f"prelude {stage} {shlex.quote(str(path))}" for stage, _ in found))
+        raise RunError(
+            f"{path}: {'; '.join(told_stale(found))}, so they do not go together. Make again what is out of date ({again}) and what "
+            f"follows: prelude run --run {shlex.quote(str(path))}"
+        )
 
 
 def hash_json(value: Any) -> str:

@@ -51,3 +51,10 @@ def plain_name(name: Any, said_by: str | Path) -> str:
     if not isinstance(name, str) or not name or name.startswith(".") or "/" in name or "\0" in name:
         raise OutsideError(f"{said_by}: expected the plain name of a folder, found {name!r}")
     return name
+
+
+def drop_links(folder: Path) -> None:
+    """Remove every link below a folder that is about to be written in: somebody else may have left it there."""
+    for path in list(folder.rglob("*")):
+        if path.is_symlink():
+            path.unlink()

@@ -17,6 +17,7 @@ from recsys.door.notices import Notices
 from recsys.door.tables import DataError
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
+LARGE_ITEM = 0.2  # share of all events that one item has before it is named
 
 
 def facts(dataset: Dataset) -> dict[str, Any]:
@@ -178,11 +179,14 @@ def check_roles(dataset: Dataset, config: PrepareConfig, notices: Notices) -> No
             "What is learned from is strictly earlier than what is asked; give each event its time, or its place in the user's order as 0, "
             "1, 2 … (time: ordinal)"
         )
-    for role in range(FIT + 1, TEST):
-        if counts[role] == 0:
+    for role in range(FIT + 1, TEST + 1):
+        if not len(dataset.instances(role)):
             name = ROLE_NAMES[role]
+            why = " that can be asked for (their users had had the items before)" if counts[role] else ""
             notices.add(
-                f"no_{name}_events", 1, f"the split has no {name} events; stages that need them will refuse"
+                f"no_{name}_events",
+                1,
+                f"the split has no {name} events{why}; stages that need them will refuse",
             )
     warm = dataset.user_groups == WARM
     untested = int(warm.sum()) - int(warm[np.unique(users[roles == TEST])].sum())
@@ -197,6 +201,59 @@ def check_roles(dataset: Dataset, config: PrepareConfig, notices: Notices) -> No
     _say_weights(dataset, notices)
     _say_ties(dataset, config, notices)
     _say_ratings(dataset, config, notices)
+    _say_largest_item(dataset, notices)
+    _say_items_of_test(dataset, config, notices)
+    _say_queries(dataset, notices)
+
+
+def _say_largest_item(dataset: Dataset, notices: Notices) -> None:
+    largest = _largest(dataset.items, dataset.catalogue.item_ids)
+    if largest["share"] > LARGE_ITEM and dataset.n_items > 1 / LARGE_ITEM:
+        notices.add(
+            "item_with_many_events",
+            largest["events"],
+            f"item '{largest['id']}' has {largest['events']:,} of {len(dataset.items):,} events ({largest['share']:.0%}); is it one thing that "
+            "people choose, or how somebody wrote that they don't know?",
+        )
+
+
+def _say_items_of_test(dataset: Dataset, config: PrepareConfig, notices: Notices) -> None:
+    """What of the catalogue hangs on test events: nothing learns of them, but which items there are to choose among does."""
+    earlier = dataset.roles != TEST
+    has = np.bincount(dataset.items, minlength=dataset.n_items) > 0
+    late = has & (np.bincount(dataset.items[earlier], minlength=dataset.n_items) == 0)
+    ids, titles = dataset.catalogue.item_ids, dataset.catalogue.titles
+    nameless = [number for number in np.flatnonzero(late).tolist() if titles[number] == ids[number]]
+    notices.add(
+        "items_that_test_alone_names",
+        len(nameless),
+        f"{len(nameless):,} of {dataset.n_items:,} items are in the catalogue because test events name them, and no items file describes them "
+        f"(the first: '{ids[nameless[0]] if nameless else ''}'); that they are there tells that somebody will have them. An items file with "
+        "titles lists what there was to choose from",
+    )
+    if config.k_core_items > 1:
+        pairs = np.unique(dataset.users[earlier] * dataset.n_items + dataset.items[earlier])
+        users = np.bincount(pairs % dataset.n_items, minlength=dataset.n_items)
+        below = int((has & (users < config.k_core_items)).sum())
+        notices.add(
+            "items_that_test_events_keep",
+            below,
+            f"{below:,} of {dataset.n_items:,} items have {config.k_core_items} users (prepare.k_core_items) only with those of test events, so the "
+            "test has a part in what the catalogue is; as published 5-core data have. With k_core_items: 1 or 0 and an items file it has none",
+        )
+
+
+def _say_queries(dataset: Dataset, notices: Notices) -> None:
+    """Queries whose time is no time of the events are told from those about held-out events by their user alone."""
+    times = dataset.queries["timestamp"].to_numpy()
+    outside = (times < dataset.times.min()) | (times > dataset.times.max())
+    if len(times) and outside.mean() > 0.5:
+        notices.add(
+            "queries_outside_of_the_events_times",
+            int(outside.sum()),
+            f"{int(outside.sum()):,} of {len(times):,} queries lie before the first event or after the last (events from {dataset.times.min()} to "
+            f"{dataset.times.max()}, queries from {times.min()} to {times.max()}); are both in one unit? prepare.time names it",
+        )
 
 
 def _say_short_users(dataset: Dataset, config: PrepareConfig, notices: Notices) -> None:
@@ -267,7 +324,15 @@ def _say_ratings(dataset: Dataset, config: PrepareConfig, notices: Notices) -> N
     if dataset.ratings is None or config.min_rating is not None:
         return
     known = dataset.ratings[np.isfinite(dataset.ratings)]
-    if len(known) and known.min() < known.max():
+    if len(known) and known.min() <= 0 < known.max():
+        low = int((known <= 0).sum())
+        notices.add(
+            "ratings_of_nothing_or_less",
+            low,
+            f"{low:,} of {len(known):,} ratings are {known.min():g} to 0, and count as likes, as every rating does; prepare.min_rating says from "
+            "where",
+        )
+    elif len(known) and known.min() < known.max():
         notices.read(
             f"ratings from {known.min():g} to {known.max():g} are read, and every one counts as a like; prepare.min_rating says from where"
         )

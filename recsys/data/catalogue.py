@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.door.notices import Notices
 from recsys.door.sources import read_table
 from recsys.door.tables import DataError, Table, find_columns, require
 from recsys.door.text_columns import not_words
-from recsys.door.values import ids, text_array
+from recsys.door.values import NO_WORDS, first, id_array, ids, missing, text_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +132,13 @@ def read_items(
     title_required: bool = True,
     table: Table | None = None,
     notices: Notices | None = None,
+    drop_missing_ids: bool = False,
 ) -> Catalogue:
     """Read items: `item_id`, `title`, and text columns (unless they are named: all that hold words; see `recsys.door.text_columns`).
 
     A cell with several values is split at `|`, or is a JSON list. `table` is the file, if it was read
-    before. What is read as text, and what is not and why, goes to `notices`. Raises `DataError` for a repeated or blank id.
+    before. What is read as text, and what is not and why, goes to `notices`. Raises `DataError` for a repeated id, and for a blank one,
+    whose row is left out and counted with `drop_missing_ids`.
     """
     table, columns, notices = table or read_table(path), columns or {}, notices or Notices()
     notices.read(*table.reading)
@@ -142,11 +146,13 @@ def read_items(
     names = find_columns(
         table, "items", ("item_id", *(title * title_required)), title * (not title_required), columns
     )
+    if drop_missing_ids:
+        _drop_nameless(table, names["item_id"], notices)
     item_ids = ids(table, names["item_id"], "item_id")
     _refuse_repeats(table, item_ids)
     titles = item_ids.to_list()
     if "title" in names:
-        given = text_array(table, names["title"], blank=("",)).to_pylist()
+        given = text_array(table, names["title"], blank=NO_WORDS).to_pylist()
         titles = [
             " ".join(name.split()) if name else item_id for name, item_id in zip(given, titles, strict=True)
         ]
@@ -156,6 +162,7 @@ def read_items(
             blank,
             f"{table.path}: {blank} item(s) have no title; they are called by their id",
         )
+        _say_repeated_titles(table, titles, item_ids.to_list(), notices)
     wanted = (
         _words(table, {*names.values(), "item_id", "title", ""}, notices)
         if text_columns is None
@@ -168,14 +175,42 @@ def read_items(
     return Catalogue(np.array(item_ids.to_list(), dtype=object), titles, texts)
 
 
+def _drop_nameless(table: Table, column: str, notices: Notices) -> None:
+    """The table without its rows that have no id, in place."""
+    values = id_array(table, column)
+    if values.null_count in (0, len(values)):
+        return
+    row, why = first(pc.is_null(values)), missing(table, column, "item_id", values, drop=False)
+    notices.add(
+        "items_without_id", values.null_count, f"{table.place(row)}: {why.split(': fill')[0]}; left out"
+    )
+    table.keep(np.flatnonzero(pc.is_valid(values).to_numpy(zero_copy_only=False)))
+
+
+def _say_repeated_titles(table: Table, titles: list[str], item_ids: list[str], notices: Notices) -> None:
+    """Most items under titles that others have too: another column is the title, or the words say little."""
+    named = [title for title, item_id in zip(titles, item_ids, strict=True) if title != item_id]
+    counts = Counter(named)
+    shared = sum(count for count in counts.values() if count > 1)
+    if len(named) > 2 and 2 * shared > len(named):
+        most, times = counts.most_common(1)[0]
+        notices.add(
+            "items_that_share_a_title",
+            shared,
+            f"{table.path}: {shared:,} of {len(named):,} titles are those of other items too (the most frequent, {most[:60]!r}, {times:,} "
+            "times); is title mapped to the right column?",
+        )
+
+
 def _words(table: Table, taken: set[str], notices: Notices) -> dict[str, str]:
     """The columns of words beside those that are `taken`, and a note of what was read as text and what was not."""
     rest = {name: not_words(table, name) for name in table.columns if name not in taken}
     words = [name for name, instead in rest.items() if instead is None]
     left = ", ".join(f"{name} ({instead})" for name, instead in rest.items() if instead is not None)
-    if left:
+    if rest:
         notices.read(
-            f"{table.path}: read as text: {', '.join(words) or 'none'}; left out: {left}. prepare.text_columns names the columns to read"
+            f"{table.path}: read as text: {', '.join(words) or 'none'}; left out: {left or 'none'}. prepare.text_columns names the columns to "
+            "read"
         )
     return {name: name for name in words}
 
@@ -186,6 +221,8 @@ def phrases(cell: Any) -> list[str]:
         return []
     if isinstance(cell, str):
         text = cell.strip()
+        if text in NO_WORDS:
+            return []
         if text.startswith("[") and text.endswith("]"):
             try:
                 return phrases(json.loads(text))

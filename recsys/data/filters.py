@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -64,20 +65,16 @@ AGAINST, CONTEXT, DROP = "against", "context", "drop"
 Meaning = (
     float | Literal["against", "context", "drop"]
 )  # of a kind of event: for, with this weight; or one of these
-SOUNDS_AGAINST = (
-    "dislike",
-    "skip",
-    "hate",
-    "ban",
-    "block",
-    "hide",
-    "thumbs_down",
-    "downvote",
-    "unlike",
-    "not_interested",
-    "return",
-    "refund",
+# What the words of a kind begin with that may be against an item ("thumbs-down", "DISLIKED", "remove_from_cart", "-1")
+SOUNDS_AGAINST = re.compile(
+    r"(?:^|[^a-z])(?:dislik|un(?:lik|fav|follow|subscri|install|watch|star)|not[^a-z]*interest|skip|hate|ban(?:$|[^a-z]|ned)|block|hid(?:e|den)|"
+    r"thumbs?[^a-z]*down|down[^a-z]*vot|return|refund|remov|delet|negativ|reject|report|complain|cancel|bad(?:$|[^a-z])|-1$)"
 )
+
+
+def sounds_against(kind: str) -> bool:
+    """Does the name of a kind of event sound like something that is against an item?"""
+    return SOUNDS_AGAINST.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind).lower()) is not None
 
 
 def give_meaning(
@@ -100,9 +97,7 @@ def give_meaning(
     if meanings is None:
         if len(counts) > 1:
             notices.read(f"kinds of events: {found}; all count as likes. prepare.events says what each means")
-        sounds = [
-            kind for kind in counts if kind.lower().replace(" ", "_").replace("-", "_") in SOUNDS_AGAINST
-        ]
+        sounds = [kind for kind in counts if sounds_against(kind)]
         notices.add(
             "kinds_that_sound_against",
             sum(counts[kind] for kind in sounds),
@@ -150,7 +145,7 @@ def meet_catalogue(
 ) -> Interactions:
     """Apply the policy for items that the items file lacks: refuse, drop, or keep with the id as title.
 
-    At least a share of `least_known` of the interactions' items must be in the file, whatever the policy.
+    At least a share of `least_known` of the interactions' items, and of their rows, must be in the file, whatever the policy.
     """
     if catalogue is None:
         return interactions
@@ -175,6 +170,17 @@ def meet_catalogue(
         least_known,
         "prepare.min_known_items",
         "are the ids of both files of one form, and is item_id mapped to the right column?",
+    )
+    notices.require(
+        Coverage(
+            "interactions with an item that the items file describes",
+            len(frame) - n_rows,
+            len(frame),
+            problem,
+        ),
+        least_known,
+        "prepare.min_known_items",
+        "which items are missing from the file?",
     )
     if not problem:
         return interactions

@@ -20,7 +20,17 @@ from recsys.door.notices import Notices
 from recsys.door.sources import read_table
 from recsys.door.tables import SHARED, DataError, Table, find_columns
 from recsys.door.times import Reading, Times, read_times
-from recsys.door.values import first, id_array, ids, numbers, text_array
+from recsys.door.values import (
+    NO_WORDS,
+    WHOLE_AS_FLOAT,
+    checked_ids,
+    first,
+    id_array,
+    ids,
+    missing,
+    numbers,
+    text_array,
+)
 
 AT_ONCE = 1 << 20  # rows among which copies are looked for at once, about; no result depends on it
 OPTIONAL = ("rating", "weight", "event")
@@ -86,17 +96,22 @@ def read_interactions(
     notices = Notices() if notices is None else notices
     table = read_table(path, stored=True) if table is None else table
     given = columns or {}
-    items = given.get("interactions.item_id", given.get("item_id", "item_id"))
-    if items in table.columns and table.is_list(items):
-        table = table.in_memory().one_row_each(items)
+    of = {ours: given.get(f"interactions.{ours}", given.get(ours, ours)) for ours in (*SHARED, *OPTIONAL)}
+    items = of["item_id"]
+    if items in table.columns:
+        table.unpack_lists(items, of["timestamp"])
+        if table.is_list(items):
+            table = table.in_memory().one_row_each(items, [of[name] for name in ("timestamp", *OPTIONAL)])
     notices.read(*table.reading)
-    listed = table.positions is not None and given.get("timestamp", "timestamp") not in table.columns
+    listed = table.positions is not None and of["timestamp"] not in table.columns
     required = ("user_id", "item_id") if listed else SHARED
     names = find_columns(table, "interactions", required, OPTIONAL, given)
     frame, kept, dropped = _ids(table, names, notices, drop_missing_ids)
+    if listed:
+        _one_list_each(table, frame["user_id"])
     times = _in_lists(table, notices) if listed else read_times(table, names["timestamp"], time)
     if not listed:
-        _say_times(table, times, notices, time)
+        say_times(table, times, notices, time)
     frame["timestamp"] = times.seconds
     if times.rest.any():
         frame["rest"] = times.rest
@@ -107,7 +122,8 @@ def read_interactions(
     if "weight" in names:
         frame["weight"] = _weights(table, names["weight"])
     if "event" in names:
-        frame["event"] = text_array(table, names["event"]).fill_null("").to_pandas()
+        kinds = text_array(table, names["event"])
+        frame["event"] = pc.replace_substring_regex(kinds, WHOLE_AS_FLOAT, r"\1").fill_null("").to_pandas()
     unread = [name for name in table.columns if name not in names.values() and name]
     if unread:
         notices.read(
@@ -147,11 +163,36 @@ def _in_lists(table: Table, notices: Notices) -> Times:
     return Times(table.positions, np.zeros_like(table.positions), "places in a list", is_clock=False)
 
 
-def _say_times(table: Table, times: Times, notices: Notices, time: Reading) -> None:
+def _one_list_each(table: Table, users: pd.Series) -> None:
+    """Two lists of a user, without times, have no order between them: refused, as it would be drawn."""
+    rows, owners = table.row_of, users.to_numpy()
+    assert rows is not None
+    firsts = pd.Series(rows).groupby(owners).transform("min").to_numpy()
+    again = np.flatnonzero((rows != firsts) & (owners != ""))
+    if len(again):
+        row = int(again[0])
+        raise table.error(
+            row,
+            f"user '{owners[row]}' already has a list at {table.place(int((rows == firsts[row]).argmax()))}, and nothing says which came "
+            "first; give the lists timestamps, or join the two",
+        )
+
+
+def say_times(table: Table, times: Times, notices: Notices, time: Reading = "auto") -> None:
+    """Say how a column of moments was read, where that is not seconds, and which of them are odd."""
     if times.said != "Unix time in seconds":
         notices.read(f"{table.path}: timestamps are read as {times.said}")
     if time == "auto" and times.looks_odd:
         notices.add("times_before_1990", len(times.seconds), f"{table.path}: {times.looks_odd}")
+    far = times.far_away()
+    if far is not None:
+        odd, row = far
+        notices.add(
+            "times_far_from_others",
+            int(odd.sum()),
+            f"{table.place(row)}: {int(odd.sum()):,} of {len(odd):,} times lie more than ten years from most of the others (the first, "
+            f"{np.datetime64(int(times.seconds[row]), 's')}, is here); is that how somebody wrote that they don't know?",
+        )
 
 
 def read_queries(
@@ -160,23 +201,51 @@ def read_queries(
     table: Table | None = None,
     time: Reading = "auto",
     notices: Notices | None = None,
+    drop_missing_ids: bool = False,
 ) -> pd.DataFrame:
-    """Read queries: user_id (null: nobody), item_id (what was found), timestamp, query (str)."""
+    """Read queries: user_id (null: nobody), item_id (what was found), timestamp, query (str).
+
+    Rows without an item are refused by place, or left out and counted with `drop_missing_ids`.
+    """
     table = read_table(path) if table is None else table
+    told = Notices() if notices is None else notices
     if notices is not None:
-        notices.read(*table.reading)
+        told.read(*table.reading)
     names = find_columns(table, "queries", (*SHARED, "query"), (), columns or {})
-    query = text_array(table, names["query"], blank=("",))  # "nan" is also a bread
+    query = text_array(table, names["query"], blank=NO_WORDS)  # "nan" is also a bread
     if query.null_count:
         raise table.error(first(pc.is_null(query)), "query is blank; delete the row or write the words")
-    return pd.DataFrame(
+    times = read_times(table, names["timestamp"], time)
+    if notices is not None:
+        say_times(table, times, told, time)
+    kept = np.ones(table.n_rows, bool)
+    if drop_missing_ids:
+        items, kept = known_ids(table, names["item_id"], "item_id", told, "queries")
+    else:
+        items = ids(table, names["item_id"], "item_id")
+    found = pd.DataFrame(
         {
             "user_id": id_array(table, names["user_id"]).to_pandas(),
-            "item_id": ids(table, names["item_id"], "item_id"),
-            "timestamp": read_times(table, names["timestamp"], time).seconds,
+            "item_id": items,
+            "timestamp": times.seconds,
             "query": query.to_pandas(),
         }
     )
+    return found[kept].reset_index(drop=True)
+
+
+def known_ids(
+    table: Table, column: str, ours: str, notices: Notices, what: str
+) -> tuple[pd.Series, np.ndarray]:
+    """A column of ids ("" where there is none), and which rows [n] have one; the others are left out and counted."""
+    values = id_array(table, column)
+    blank = pc.is_null(values).to_numpy(zero_copy_only=False)
+    if blank.any():
+        why = missing(table, column, ours, values, drop=False).split(": fill")[0]
+        notices.add(
+            f"{what}_without_{ours}", int(blank.sum()), f"{table.place(int(blank.argmax()))}: {why}; left out"
+        )
+    return checked_ids(table, pc.fill_null(values, ""), ours).to_pandas(), ~blank
 
 
 def codes_of(ids: pd.Series) -> tuple[np.ndarray, pd.Index]:

@@ -55,10 +55,14 @@ def load_files(
         paths["interactions"], columns, notices, time=time, drop_missing_ids=drop_missing_ids
     )
     catalogue = (
-        read_items(paths["items"], columns, text_columns, notices=notices) if "items" in paths else None
+        read_items(paths["items"], columns, text_columns, notices=notices, drop_missing_ids=drop_missing_ids)
+        if "items" in paths
+        else None
     )
     queries = (
-        read_queries(paths["queries"], columns, time=time, notices=notices) if "queries" in paths else None
+        read_queries(paths["queries"], columns, None, time, notices, drop_missing_ids)
+        if "queries" in paths
+        else None
     )
     return Source(interactions, catalogue, queries, has_clock=interactions.is_clock)
 

@@ -19,6 +19,9 @@ import numpy as np
 
 from recsys.data.dataset import Dataset
 from recsys.data.splits import PERSONALIZE, TEST, VALIDATION, WARM
+from recsys.door.times import YEAR_1990
+
+HOUR_S, DAY_S = 3_600, 86_400
 
 
 def words(text: str) -> list[str]:
@@ -41,8 +44,9 @@ class Phrases:
     """The phrases of each item of a data set: its column values, and queries that led to it.
 
     `of[item]` may be read in Stage 1: a query of a user about an item of their own later events (those that Stage 2, validation and
-    test ask about) is left out, one at the moment of anybody's later event of the item too (the user may be written otherwise), and so are those of held-out users, and every held-out text. `matching(query)` knows all of them, for it
-    judges answers.
+    test ask about) is left out, one at the moment of anybody's later event of the item too (the user may be written otherwise), and so
+    are those of held-out users, and every held-out text. Of a query of nobody known the hour before the event
+    counts (the day, of a time that is a day), for people ask before they choose; one whose time is no time of the events may be of any. `matching(query)` knows all of them, for it judges answers.
     """
 
     def __init__(self, dataset: Dataset):
@@ -98,7 +102,29 @@ class Phrases:
         moments = np.isin(
             items * span + (times - first) * within, data.items[those] * span + data.times[those] - first
         )
-        return (pairs & (users >= 0) & (items >= 0)) | (moments & within)
+        return (pairs & (users >= 0) & (items >= 0)) | (moments & within) | self._near(those)
+
+    def _near(self, those: np.ndarray) -> np.ndarray:
+        """Bool [Q]: was the query asked by nobody known, in the hour (or on the day) of one of `those` events [E] of its item, or out of
+        all time?
+        """
+        data = self.dataset
+        users, items, times = (
+            data.queries[name].to_numpy(np.int64) for name in ("user", "item", "timestamp")
+        )
+        near = np.zeros(len(users), bool)
+        unknown = np.flatnonzero(users < 0)
+        if not len(unknown) or not those.any() or data.end < YEAR_1990:  # an order has no days
+            return near
+        first, last = int(data.times.min()), int(data.times.max())
+        order = np.lexsort((data.times[those], data.items[those]))
+        of_item, moments = data.items[those][order], data.times[those][order]
+        for query in unknown.tolist():
+            mine = moments[slice(*np.searchsorted(of_item, [items[query], items[query] + 1]))]
+            later, span = mine - times[query], DAY_S if times[query] % DAY_S == 0 else HOUR_S
+            outside = not first - DAY_S < times[query] <= last
+            near[query] = len(mine) > 0 and (outside or bool(((later >= 0) & (later < span)).any()))
+        return near
 
     def _unseen(self) -> np.ndarray:
         """Bool [Q]: was the query asked by a user who is held out of learning?"""

@@ -78,7 +78,7 @@ def _hash_files(config: PrepareConfig) -> dict[str, str]:
             hashes[name] = source_hash(path)
         except OSError as error:
             raise DataError(
-                f"{path} cannot be read ({error.strerror}); are you allowed to read it?"
+                f"{error.filename or path} cannot be read ({error.strerror}); are you allowed to read it?"
             ) from None
     return hashes
 
@@ -126,6 +126,14 @@ def _filter(source: loaders.Source, config: PrepareConfig, notices: Notices) -> 
     for name, step in steps.items():
         before = interactions.frame
         interactions = step(interactions)
+        if (
+            name == "events"
+            and "meaning" in interactions.frame
+            and not (interactions.frame["meaning"] == "for").any()
+        ):
+            raise DataError(
+                f"{path}: prepare.events calls no kind of event for an item, so nothing could be learned; give one a weight"
+            )
         users, items = (interactions.frame[column].nunique() for column in ("user_id", "item_id"))
         if min(users, items) < 2:
             raise DataError(

@@ -17,6 +17,7 @@ import pyarrow.csv
 
 from recsys.door.tables import DataError, Table, refuse_twins
 from recsys.door.text_files import text_bytes
+from recsys.door.values import finite_or_none
 
 ATOMIC = ("token", "token_seq", "float", "float_seq")  # types in the header of RecBole's atomic files
 
@@ -89,6 +90,8 @@ def read_atomic(path: Path) -> Table:
         is_title = "title" in bare or bare == "name" or bare.endswith("_name")
         if kind == "token_seq" and not is_title:
             columns[bare] = [text.split() for text in values.to_pylist()]
+        elif kind == "float_seq":
+            columns[bare] = _number_lists(table, name, bare)
         elif is_title and "title" not in columns and path.suffix == ".item":
             columns["title"] = values
             if bare != "title":
@@ -99,6 +102,16 @@ def read_atomic(path: Path) -> Table:
     return Table(
         path, columns, table.n_rows, table.place, [f"{path}: read as an atomic file of RecBole", *said]
     )
+
+
+def _number_lists(table: Table, column: str, ours: str) -> list[list[float]]:
+    found = []
+    for row, text in enumerate(table.columns[column].to_pylist()):
+        numbers = [finite_or_none(part) for part in text.split()]
+        if None in numbers:
+            raise table.error(row, f"{ours} '{text[:60]}' is not a row of numbers (its type is float_seq)")
+        found.append(numbers)
+    return found  # type: ignore[return-value]
 
 
 def _records(

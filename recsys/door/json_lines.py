@@ -10,7 +10,18 @@ from recsys.door.tables import DataError, Table
 from recsys.door.text_files import text_bytes
 
 ONE_OBJECT = "expected one object a line (an array can be split with: jq -c '.[]')"
-_DECODE = json.JSONDecoder().decode
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two values are named {twin!r}; rename one of them")
+    return found
+
+
+_DECODE = json.JSONDecoder(object_pairs_hook=_mapping).decode
 
 
 def read_json_lines(path: Path) -> Table:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from recsys.door.text_files import PACKED
 TEXT = (".csv", ".tsv", ".jsonl", ".json")
 BINARY = (".parquet", ".arrow", ".feather")
 ATOMIC = (".inter", ".item", ".user", ".kg", ".link", ".net")
+DEEPEST = 20  # folders in folders
 SUFFIXES = (*TEXT, *(f"{name}{packed}" for name in TEXT for packed in PACKED), *BINARY, *ATOMIC)
 
 
@@ -42,7 +44,8 @@ def read_table(
 ) -> Table:
     """Read a file by its suffix, a folder of parts, or a file as delimited text when a `delimiter` is given.
 
-    `stored`: columns of Parquet files may stay on disk (`Table.pieces`), where their files are alike. Raises `DataError` for what is missing, empty, header-only, damaged, ragged or in another encoding.
+    `stored`: columns of Parquet files may stay on disk (`Table.pieces`), where their files are alike. Raises `DataError` for what is
+    missing, empty, header-only, damaged, ragged or in another encoding.
     """
     path = Path(path)
     if not path.exists():
@@ -58,7 +61,14 @@ def read_table(
 def _stored(path: Path) -> Table | None:
     """Parquet, left on disk; None of anything else."""
     files = source_files(path)
-    return stored_table(path, files) if _kind(files[0]) == ".parquet" else None
+    table = stored_table(path, files) if _kind(files[0]) == ".parquet" else None
+    if table is not None and path.is_dir():
+        table.reading[0] += _left_out(path, files)
+    return table
+
+
+def _named_twice(path: Path, name: str) -> str:
+    return f"{path.parent}: the files have a column '{name}', so the folder's name is not read"
 
 
 def source_files(path: Path) -> list[Path]:
@@ -74,15 +84,8 @@ def source_files(path: Path) -> list[Path]:
         raise DataError(
             f"{path} holds several data sets ({splits}); give the path of one, such as {path}/{splits.split(', ')[0]}"
         )
-    found = sorted(
-        (file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path))),
-        key=lambda file: file.relative_to(path).as_posix(),
-    )
-    parts = [
-        file
-        for file in found
-        if _kind(file) in (*TEXT, *BINARY) and file.name not in ("state.json", "dataset_info.json")
-    ]
+    found = [file for file in _below(path) if not _hidden(file.relative_to(path))]
+    parts = [file for file in found if _is_part(file)]
     if not parts:
         raise DataError(
             f"{path} is a directory without parts (found {', '.join(file.name for file in found[:3]) or 'nothing'}); give a file, or a "
@@ -97,6 +100,38 @@ def source_files(path: Path) -> list[Path]:
             f"{path} has parts of two kinds, {one} ({a.name}) and {two} ({b.name}); keep one kind in a folder"
         )
     return parts
+
+
+def _below(path: Path) -> list[Path]:
+    """Every file of a folder, by name; folders that are links are followed (a link to nothing is a file that cannot be read)."""
+    found: list[Path] = []
+    for folder, folders, names in os.walk(path, followlinks=True):
+        if len(Path(folder).relative_to(path).parts) > DEEPEST:
+            raise DataError(
+                f"{folder} lies more than {DEEPEST} folders deep (a link to a folder above it?); give a folder of parts"
+            )
+        folders.sort()
+        found += [file for name in names if (file := Path(folder) / name).is_file() or file.is_symlink()]
+    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+
+def _is_part(file: Path) -> bool:
+    return _kind(file) in (*TEXT, *BINARY) and file.name not in ("state.json", "dataset_info.json")
+
+
+def _left_out(path: Path, read: Sequence[Path]) -> str:
+    """What of a folder is no part, for people to read: other kinds, and what begins with `_` or `.` though it could be a part."""
+    taken = set(read)
+    others = [
+        file.relative_to(path).as_posix()
+        for file in _below(path)
+        if file not in taken
+        and (_is_part(file) or not _hidden(file.relative_to(path)))
+        and file.name not in ("state.json", "dataset_info.json")
+    ]
+    if not others:
+        return ""
+    return f"; {len(others)} other file(s) are not read ({', '.join(others[:3])}{', …' if len(others) > 3 else ''})"
 
 
 def source_hash(path: Path) -> str:
@@ -178,6 +213,7 @@ def _folder(path: Path) -> Table:
         _with_partitions(_file(file, None, True, "utf-8"), file.relative_to(path).parts[:-1])
         for file in files
     ]
+    empty = sum(not table.n_rows for table in tables)
     tables = [table for table in tables if table.n_rows]
     if not tables:
         return Table(path, {}, 0, lambda row: str(path))
@@ -195,8 +231,13 @@ def _folder(path: Path) -> Table:
         return tables[part].place(row - starts[part])
 
     columns = {name: _joined([table.columns[name] for table in tables]) for name in tables[0].columns}
-    said = [line for table in tables for line in table.reading]
-    return Table(path, columns, starts[-1], place, [f"{path}: {len(tables)} file(s)", *said[:3]])
+    said = list(dict.fromkeys(line for table in tables for line in table.reading))
+    first = (
+        f"{path}: {len(tables)} file(s)"
+        + (f", and {empty} without rows" if empty else "")
+        + _left_out(path, files)
+    )
+    return Table(path, columns, starts[-1], place, [first, *said[:3]])
 
 
 def _with_partitions(table: Table, folders: tuple[str, ...]) -> Table:
@@ -204,6 +245,8 @@ def _with_partitions(table: Table, folders: tuple[str, ...]) -> Table:
     for name, value in hive_partitions(folders).items():
         if name not in table.columns:
             table.columns[name] = pa.array([value] * table.n_rows, pa.string())
+        else:
+            table.reading.append(_named_twice(table.path, name))
     return table
 
 

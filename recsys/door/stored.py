@@ -48,10 +48,16 @@ def stored_table(path: Path, files: Sequence[Path]) -> Table | None:
     partitions = [hive_partitions(file.relative_to(path).parts[:-1]) for file in found]
     if any(one.keys() != partitions[0].keys() for one in partitions):
         return None
+    twice = [name for name in partitions[0] if name in columns]
     for name in partitions[0].keys() - columns.keys():
         columns[name] = PartitionColumn([one[name] for one in partitions], [rows for *_, rows in with_rows])
-    said = [f"{path}: {len(with_rows)} file(s)"] if path.is_dir() else []
-    return Table(path, dict(columns), starts[-1], place, said)
+    empty = len(heads) - len(with_rows)
+    said = [f"{path}: {len(with_rows)} file(s)" + (f", and {empty} without rows" if empty else "")]
+    said += [
+        f"{found[0].parent}: the files have a column '{name}', so the folder's name is not read"
+        for name in twice
+    ]
+    return Table(path, dict(columns), starts[-1], place, said if path.is_dir() else [])
 
 
 def hive_partitions(folders: Sequence[str]) -> dict[str, str | None]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,17 @@ class Table:
         """The column as one Arrow array, dictionaries decoded, views and half floats widened."""
         values = self.columns[column]
         if isinstance(values, Stored):
-            return values.whole()
-        return self._plain(column, values) if isinstance(values, list) else plain(values)
+            found = values.whole()
+        else:
+            found = self._plain(column, values) if isinstance(values, list) else plain(values)
+        return found.cast(pa.float32()) if pa.types.is_float16(found.type) else found
+
+    def kind(self, column: str) -> pa.DataType:
+        """The type of the column's values as the source has them, before half floats are widened."""
+        values = self.columns[column]
+        if isinstance(values, Stored):
+            return values.type
+        return self.array(column).type if isinstance(values, list) else plain(values).type
 
     def raw(self, column: str) -> list[Any]:
         """The column as Python values: strings, numbers, lists, None."""
@@ -98,12 +108,65 @@ class Table:
             return any(isinstance(value, list) for value in values)
         return is_list_type(values.type)
 
-    def one_row_each(self, key: str) -> Table:
-        """The table with one row for each element of the lists in `key`; other columns of lists go along, the rest repeats.
+    def keep(self, rows: np.ndarray) -> None:
+        """Only these rows (indices, ascending), in place; they keep their places."""
+        place, self.n_rows = self.place, len(rows)
+        self.columns = {
+            name: [values[row] for row in rows] if isinstance(values, list) else values.take(pa.array(rows))
+            for name, values in self.columns.items()
+        }
+        self.place = lambda row: place(int(rows[row]))
+
+    def unpack_lists(self, key: str, *others: str) -> None:
+        """Where every cell of `key` is a JSON list as text, lists in place of the texts, there and in `others` that are so too.
+
+        Raises `DataError` for a text in square brackets that is no JSON.
+        """
+        for name in (key, *others):
+            if name not in self.columns or not self._looks_like_lists(name):
+                if name == key:
+                    return
+                continue
+            self.columns[name] = [self._list(row, name, text) for row, text in enumerate(self.raw(name))]
+
+    def _looks_like_lists(self, column: str) -> bool:
+        values = self.columns[column]
+        if isinstance(values, Stored):
+            values = (
+                next(values.pieces(), pa.array([], values.type))
+                if is_string_type(values.type)
+                else pa.array([])
+            )
+        if not isinstance(values, list):
+            if not is_string_type(values.type):
+                return False
+            looks = pc.match_substring_regex(plain(values), r"^\s*\[.*\]\s*$")
+            return bool(pc.all(looks).as_py()) and looks.null_count < len(looks)
+        texts = [text for text in values if text is not None]
+        return bool(texts) and all(
+            isinstance(text, str) and text.strip()[:1] == "[" and text.strip()[-1:] == "]" for text in texts
+        )
+
+    def _list(self, row: int, column: str, text: str | None) -> list[Any] | None:
+        if text is None:
+            return None
+        try:
+            return list(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            raise self.error(
+                row, f'{column} is {text[:40]!r}, a list but not JSON ({error}); write ["a", "b"]'
+            ) from None
+
+    def one_row_each(self, key: str, along: Collection[str] = ()) -> Table:
+        """The table with one row for each element of the lists in `key`; lists of the columns `along` go with them, the rest repeats.
 
         Raises `DataError` where two lists of a row differ in length.
         """
-        lists = {name: self.raw(name) for name in self.columns if self.is_list(name)}
+        lists = {
+            name: self.raw(name)
+            for name in self.columns
+            if name == key or (name in along and self.is_list(name))
+        }
         lengths = np.array([len(value or []) for value in lists[key]], dtype=np.int64)
         for name, values in lists.items():
             other = np.array([len(value or []) for value in values], dtype=np.int64)
@@ -121,14 +184,22 @@ class Table:
                 columns[name] = [values[row] for row in row_of]
             else:
                 columns[name] = values.take(pa.array(row_of))
-        said = f"{self.path}: one row holds a list of {key}; read as {len(row_of):,} rows"
+        said = f"{self.path}: one row holds a list of {key}; {self.n_rows:,} rows are read as {len(row_of):,}"
+        if (empty := int((lengths == 0).sum())) > 0:
+            where = self.place(int((lengths == 0).argmax()))
+            said += (
+                f"; {empty:,} list(s) are empty (the first: {where}), and whoever has no other is left out"
+            )
         found = Table(
             self.path, columns, len(row_of), lambda row: self.place(int(row_of[row])), [*self.reading, said]
         )
+        found.row_of = row_of
         found.positions = np.arange(len(row_of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return found
 
-    positions: np.ndarray | None = None  # [n] of a table made by `one_row_each`: the place in its row's list
+    # of a table made by `one_row_each`, [n]: the row that each came from, and the place in its list
+    row_of: np.ndarray | None = None
+    positions: np.ndarray | None = None
 
     def _plain(self, column: str, values: list[Any]) -> pa.Array:
         try:
@@ -146,7 +217,15 @@ class Table:
             return value
         if isinstance(value, list | dict):
             raise self.error(row, f"{column} is {json.dumps(value)[:60]}; expected one plain value")
+        if isinstance(value, bool):  # beside numbers or texts
+            raise self.error(
+                row, f"{column} is {json.dumps(value)}; expected a value of one kind with the others"
+            )
         return str(value)
+
+
+def is_string_type(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def is_list_type(kind: pa.DataType) -> bool:
@@ -160,11 +239,13 @@ def is_list_type(kind: pa.DataType) -> bool:
 
 
 def plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One array of a plain type: dictionaries and run-ends decoded, views as strings, half floats as floats."""
+    """One array of a plain type: dictionaries and run-ends decoded, views as strings, UUIDs as text."""
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
     if isinstance(values, pa.ExtensionArray):
-        values = values.storage
+        kind, values = values.type, values.storage
+        if isinstance(kind, pa.UuidType):
+            values = pa.array([raw and str(uuid.UUID(bytes=raw)) for raw in values.to_pylist()], pa.string())
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_run_end_encoded(values.type):
@@ -173,8 +254,6 @@ def plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
         values = values.cast(pa.large_string())
     if pa.types.is_binary_view(values.type):
         values = values.cast(pa.large_binary())
-    if pa.types.is_float16(values.type):
-        values = values.cast(pa.float32())
     return values
 
 

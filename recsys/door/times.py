@@ -6,23 +6,36 @@ says which of two events of one second came first. Nothing is guessed that could
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.door.tables import Table
-from recsys.door.values import finite_or_none, first, floats, text_array
+from recsys.door.tables import DataError, Table
+from recsys.door.values import finite_or_none, first, floats, shortly, text_array
 
 Reading = Literal["auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "dates", "ordinal"]
+OF_RUN: dict[str, Reading] = {
+    "unix_seconds": "auto",
+    "ordinal": "ordinal",
+}  # by the time that prepare.json names
 MILLISECONDS = 100_000_000_000  # as seconds this is the year 5138; as milliseconds, 1973
 PER_SECOND = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 YEAR_1990 = 631_152_000
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_ISO = r"^\d{4}-\d{2}-\d{2}"
+_ISO = r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}|^\d{8}T\d"
+# Numbers that are dates, by how many digits they have: (pandas' format, what to call it)
+DATES = {
+    8: ("%Y%m%d", "dates as YYYYMMDD, at midnight UTC"),
+    12: ("%Y%m%d%H%M", "dates as YYYYMMDDHHMM, UTC"),
+    14: ("%Y%m%d%H%M%S", "dates as YYYYMMDDHHMMSS, UTC"),
+}
+GAP_S = 10 * 365 * 86_400  # no data has a hole of ten years; what lies beyond one is a default or a mistake
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,18 @@ class Times:
             "positions and not seconds, set time: ordinal; if they are another unit, name it (seconds, milliseconds, dates …)"
         )
 
+    def far_away(self) -> tuple[np.ndarray, int] | None:
+        """Which rows [n] lie beyond a hole of ten years from most of the others, and the first of them; None: none do."""
+        if not self.is_clock or len(self.seconds) < 2 or self.seconds.max() - self.seconds.min() <= GAP_S:
+            return None
+        order = np.sort(self.seconds)
+        holes = np.flatnonzero(np.diff(order) > GAP_S)
+        if not len(holes):
+            return None
+        parts = np.searchsorted(order[holes], self.seconds, side="left")  # between which holes each lies
+        odd = parts != np.bincount(parts).argmax()
+        return odd, int(odd.argmax())
+
 
 def read_times(table: Table, column: str, reading: Reading = "auto") -> Times:
     """A column of moments. Raises `DataError` naming the row that is none, or that is not of one kind with the others."""
@@ -54,6 +79,14 @@ def read_times(table: Table, column: str, reading: Reading = "auto") -> Times:
         return _of_numbers(table, lambda row: str(numbers[row]), numbers, reading)
     values = table.array(column)
     kind = values.type
+    if pa.types.is_duration(kind) or pa.types.is_time(kind) or pa.types.is_boolean(kind):
+        raise DataError(
+            f"{table.path}: column '{column}' holds {kind}; expected moments: time stamps, dates, or Unix times"
+        )
+    if reading == "ordinal" and pa.types.is_temporal(kind):
+        raise DataError(
+            f"{table.path}: column '{column}' holds {kind}, and time: ordinal is for places in an order; leave it out"
+        )
     if pa.types.is_timestamp(kind):
         return _typed(
             table, values, _UNITS[kind.unit], f"typed time stamps ({kind})" + ("" if kind.tz else ", as UTC")
@@ -70,6 +103,12 @@ def read_times(table: Table, column: str, reading: Reading = "auto") -> Times:
         )
     looks = pc.match_substring_regex(texts, _ISO)
     if pc.any(looks).as_py():
+        if reading == "ordinal":
+            row = first(looks)
+            raise table.error(
+                row,
+                f"timestamp '{texts[row].as_py()[:60]}' is a date, and time: ordinal is for places in an order; leave it out",
+            )
         if not pc.all(looks).as_py():
             dated = looks.to_numpy(zero_copy_only=False)
             row = int((dated != dated[0]).argmax())
@@ -91,30 +130,47 @@ def whole_seconds(table: Table, column: str, reading: Reading = "auto") -> np.nd
     return read_times(table, column, reading).seconds
 
 
-def one_moment(value: object, what: str = "time") -> int:
-    """A moment that a caller names, in whole Unix seconds: a number, an ISO text, a datetime or a pandas Timestamp.
+def one_moment(value: object, what: str = "time", is_clock: bool = True) -> int:
+    """A moment that a caller names, in whole Unix seconds: a number, an ISO text, a date, a datetime or a pandas or numpy stamp.
 
-    Raises `ValueError` saying what was expected.
+    20260131 is a date, as in a column, unless the run has an order and no clock (`is_clock` False). Raises `ValueError` saying what
+    was expected.
     """
     import datetime
 
+    expected = "expected whole Unix seconds, or a date such as 2026-01-31T12:00:00Z"
+    if type(value).__name__ == "NaTType" or (isinstance(value, np.datetime64) and np.isnat(value)):
+        raise ValueError(f"{what} is NaT; {expected}")
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]").item()
+    if isinstance(value, str):
+        text = value.strip()
+        number = finite_or_none(text)
+        if number is None or re.fullmatch(r"\d{8}T\d+.*", text):
+            try:
+                value = datetime.datetime.fromisoformat(text)
+            except ValueError:
+                raise ValueError(f"{what} is {value!r}; {expected}") from None
+        else:
+            value = number
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        value = datetime.datetime(value.year, value.month, value.day)
     if isinstance(value, datetime.datetime):
         aware = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
         value = int(aware.timestamp() // 1)
-    elif isinstance(value, str):
-        text = value.strip()
-        try:
-            if finite_or_none(text) is None:
-                return one_moment(datetime.datetime.fromisoformat(text), what)
-        except ValueError:
-            raise ValueError(
-                f"{what} is {value!r}; expected whole Unix seconds, or a date such as 2026-01-31T12:00:00Z"
-            ) from None
-        value = float(text)
+    elif isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise ValueError(f"{what} is {value!r}; expected whole Unix seconds")
+        raise ValueError(f"{what} is {shortly(value)}; expected whole Unix seconds")
     if not value == value // 1 or not 0 <= value < MILLISECONDS:
         raise ValueError(f"{what} is {value!r}; expected whole Unix seconds (not milliseconds)")
+    if is_clock and date_digits(np.array([int(value)])) == 8:
+        number = int(value)
+        try:
+            day = datetime.datetime(number // 10_000, number // 100 % 100, number % 100, tzinfo=datetime.UTC)
+        except ValueError:
+            raise ValueError(f"{what} is {number}, which is no date as YYYYMMDD") from None
+        return int(day.timestamp())
     return int(value)
 
 
@@ -129,6 +185,9 @@ def _iso(table: Table, texts: pa.Array) -> Times:
     import pandas as pd
 
     plain = pc.replace_substring_regex(texts, r"\s*(UTC|Z)$", "+00:00")
+    plain = pc.replace_substring_regex(plain, r"^(\d{4})/(\d{1,2})/(\d{1,2})", r"\1-\2-\3")
+    plain = pc.replace_substring_regex(plain, r"^(\d{4})-(\d)(-|$)", r"\1-0\2\3")
+    plain = pc.replace_substring_regex(plain, r"^(\d{4}-\d{2})-(\d)(\D|$)", r"\1-0\2\3")
     parsed = pd.to_datetime(plain.to_pandas(), format="ISO8601", utc=True, errors="coerce").astype(
         "datetime64[us, UTC]"
     )
@@ -213,24 +272,40 @@ def _unit(table: Table, spelled: Callable[[int], str], numbers: np.ndarray) -> R
 
 
 def _are_dates(numbers: np.ndarray) -> bool:
-    """Are all numbers dates as YYYYMMDD, of 1900 to 2100? (As seconds all of them would lie in one half of 1970.)"""
-    if len(numbers) and not 19_000_101 <= numbers.min() <= numbers.max() <= 21_001_231:
-        return False
-    year, rest = np.divmod(numbers, 10_000)
-    month, day = np.divmod(rest, 100)
-    fits = (year >= 1900) & (year <= 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
-    return bool((fits & (numbers == np.floor(numbers))).all())
+    """Are all numbers dates of 1900 to 2100 in one of `DATES`? (As seconds or milliseconds they would lie in 1970, 1976 or 2610.)"""
+    return date_digits(numbers) is not None
+
+
+def date_digits(numbers: np.ndarray) -> int | None:
+    """How many digits the numbers have if all are dates in one of `DATES`; None: they are not."""
+    if not len(numbers):
+        return None
+    least, most = numbers.min(), numbers.max()
+    for digits in DATES:
+        unit = 10 ** (digits - 8)
+        if not 19_000_101 * unit <= least <= most < 21_001_232 * unit:
+            continue
+        day_of, clock = np.divmod(numbers, unit)
+        year, rest = np.divmod(day_of, 10_000)
+        month, day = np.divmod(rest, 100)
+        fits = (year >= 1900) & (year <= 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+        for unit, end in ((10 ** (digits - 10), 24), (10 ** (digits - 12), 60), (1, 60))[: (digits - 8) // 2]:
+            fits &= np.floor_divide(clock, unit) % 100 < end
+        if bool((fits & (numbers == np.floor(numbers))).all()):
+            return digits
+    return None
 
 
 def _dates(table: Table, spelled: Callable[[int], str], numbers: np.ndarray) -> Times:
     import pandas as pd
 
-    days = pd.to_datetime(pd.Series(numbers.astype(np.int64).astype(str)), format="%Y%m%d", errors="coerce")
+    form, said = DATES[date_digits(numbers) or 8]
+    days = pd.to_datetime(pd.Series(numbers.astype(np.int64).astype(str)), format=form, errors="coerce")
     if days.isna().any():
         row = int(days.isna().to_numpy().argmax())
         raise table.error(row, f"timestamp '{spelled(row)}' is not a date as YYYYMMDD")
     seconds = days.to_numpy().astype("datetime64[s]").astype(np.int64)
-    return _bounded(table, seconds, _zeros(len(seconds)), "dates as YYYYMMDD, at midnight UTC")
+    return _bounded(table, seconds, _zeros(len(seconds)), said)
 
 
 def _split(numbers: np.ndarray, unit: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,15 @@
 """One rule for each thing, at every door: what is an id, a number, a text, and what is nothing.
 
-An id is text: 7, "7", 7.0, "7.0" and the decimal 7.00 are the id `7`; spaces around it do not count, and `007` and `1e5` stay as they
-are. Moments are in `times.py`. Nothing is written in many ways (`BLANK`), in any case. `one_id` says of one Python value what `id_array` says of a column.
+An id is text: 7, "7", 7.0, "7.0" and the decimal 7.00 are the id `7`; spaces and marks without a width around it do not count, letters
+with accents are one whether they are written as one character or two (NFC), and `007` and `1e5` stay as they are. Moments are in
+`times.py`. Nothing is written in many ways (`BLANK`), in any case. `one_id` says of one Python value what `id_array` says of a column.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -18,8 +20,13 @@ import pyarrow.compute as pc
 
 from recsys.door.tables import DataError, Table
 
-# how programs write "nothing" into tables: pandas, R, SQL dumps, Excel, Java, Python, Ruby and Go; compared in lower case
-BLANK = ("", "nan", "null", "none", "<na>", "na", "n/a", "#n/a", "#na", "\\n", "nil", "nat", "undefined")
+# how programs write "nothing" into tables: pandas, R, SQL dumps and clients, Excel (and its errors), Java, Python, Ruby, Go, C, ARFF and
+# access logs; compared in lower case
+BLANK = (
+    *("", "nan", "-nan", "null", "none", "<na>", "na", "n/a", "#n/a", "#na", "#n/a n/a", "\\n", "nil", "nat", "undefined"),
+    *("<null>", "(null)", "[null]", "<nil>", "<none>", "(none)", "(blank)", "#null!", "#ref!", "#value!", "#name?", "#num!", "#div/0!"),
+    *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "?", ".", "-", "--"),
+)  # fmt: skip
 TEXT_BLANK = (
     "",
     "nan",
@@ -29,29 +36,60 @@ TEXT_BLANK = (
     "None",
     "<NA>",
 )  # in a column of words, where "none" may be one; compared as they are
-NUMBER_BLANK = (*TEXT_BLANK, "NA", "N/A", "#N/A", "\\N", "none", "na", "nil")
-WHOLE = 2**53  # up to here a float holds every whole number
+NUMBER_BLANK = (
+    *TEXT_BLANK,
+    "NA",
+    "N/A",
+    "#N/A",
+    "\\N",
+    "none",
+    "na",
+    "nil",
+    "<null>",
+    "(null)",
+    "[null]",
+    "?",
+    ".",
+    "-",
+)
+NO_WORDS = (
+    "",
+    "\\N",
+    "<NA>",
+    "#N/A",
+    "<null>",
+    "(null)",
+    "[null]",
+)  # what is no title and no query ("None" and "nan" may be)
+WHOLE = 2**53  # up to here a float of 64 bits holds every whole number
+EXACT = {"halffloat": 2**11, "float": 2**24, "double": WHOLE}  # the same by Arrow's name of the type
 CONTROL = r"[\x00-\x1f\x7f]"
+_AROUND = " \t\n\r\x0b\x0c\x85\xa0\u200b\ufeff"  # white space, and marks without a width that copying and exports leave behind
 _DIGITS = re.compile(r"([0-9]{1,4000})")
-_ZERO_FRACTION = re.compile(r"(-?[0-9]+)\.0+")
+WHOLE_AS_FLOAT = r"^(-?[0-9]+)\.0+$"  # as pandas writes whole numbers beside a missing one
+_ZERO_FRACTION = re.compile(WHOLE_AS_FLOAT[1:-1])
 
 
 def one_id(value: Any) -> str | None:
     """The id that a Python value is; None where it is nothing.
 
     Raises `ValueError` for what is no id: a truth value, a list, a number with a fraction or beyond what a float holds, bytes that
-    are not UTF-8, text with control characters.
+    are not UTF-8, text with control characters or half a character.
     """
     if value is None:
         return None
     if isinstance(value, bytes):
         value = value.decode()  # UnicodeDecodeError is a ValueError
     if isinstance(value, str):
-        text = value.strip()
+        text = value.strip().strip(_AROUND)
         if text.lower() in BLANK:
             return None
         if re.search(CONTROL, text):
             raise ValueError(f"id {text[:40]!r} holds a control character")
+        if not text.isascii():
+            if re.search("[\ud800-\udfff]", text):
+                raise ValueError(f"id {text[:40]!r} holds half a character (a lone surrogate)")
+            text = unicodedata.normalize("NFC", text)
         found = _ZERO_FRACTION.fullmatch(text)
         return found[1] if found else text
     if isinstance(value, bool | np.bool_):
@@ -61,14 +99,21 @@ def one_id(value: Any) -> str | None:
     if isinstance(value, float | np.floating | Decimal):
         if not math.isfinite(value):
             return None
-        if int(value) != value or (not isinstance(value, Decimal) and abs(float(value)) >= WHOLE):
+        exact = 2 ** (np.finfo(type(value)).nmant + 1) if isinstance(value, np.floating) else WHOLE
+        if int(value) != value or (not isinstance(value, Decimal) and abs(float(value)) >= exact):
             raise ValueError(
                 f"id {value!r} is a number, but not a whole one that can be told from its neighbours"
             )
         return str(int(value))
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
-    raise ValueError(f"id {value!r} is a {type(value).__name__}; expected text or a whole number")
+    raise ValueError(f"id {shortly(value)} is a {type(value).__name__}; expected text or a whole number")
+
+
+def shortly(value: Any) -> str:
+    """What a caller gave, for a message of one line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def id_array(table: Table, column: str) -> pa.Array:
@@ -76,18 +121,30 @@ def id_array(table: Table, column: str) -> pa.Array:
     values = table.array(column)
     kind = values.type
     if pa.types.is_floating(kind):
+        exact = EXACT[str(table.kind(column))]
         values = pc.if_else(pc.is_finite(values), values, pa.scalar(None, kind))
         whole = pc.and_(
-            pc.equal(pc.trunc(values), values), pc.less(pc.abs(values), pa.scalar(float(WHOLE), kind))
+            pc.equal(pc.trunc(values), values), pc.less(pc.abs(values), pa.scalar(float(exact), kind))
         )
         if pc.all(whole).as_py() is False:
             row = first(pc.invert(whole))
             raise table.error(
                 row,
-                f"{column} {values[row].as_py()!r} is a floating-point number that is no whole one below 2^53, so it may stand for "
-                "several ids; write ids as text or as integers",
+                f"{column} {values[row].as_py()!r} is a floating-point number that is no whole one below 2^{exact.bit_length() - 1}, so it "
+                "may stand for several ids; write ids as text or as integers",
             )
         values = values.cast(pa.int64())
+    elif pa.types.is_decimal(kind):
+        texts = pc.replace_substring_regex(values.cast(pa.string()), r"\.0*$", "")
+        broken = pc.fill_null(pc.match_substring(texts, "."), False)
+        if pc.any(broken).as_py():
+            row = first(broken)
+            raise table.error(
+                row, f"{column} {texts[row].as_py()} is no whole number; write ids as text or as integers"
+            )
+        values = texts
+    elif pa.types.is_boolean(kind) or pa.types.is_temporal(kind):
+        raise DataError(f"{table.path}: column '{column}' holds {kind}; expected text or whole numbers")
     return id_texts(_strings(table, column, values))
 
 
@@ -95,7 +152,7 @@ def ids(table: Table, column: str, ours: str) -> Any:
     """A column of ids as a pandas Series of strings; rows without one, and ids with control characters, are refused."""
     values = id_array(table, column)
     if values.null_count:
-        raise table.error(first(pc.is_null(values)), missing(table, column, ours, values))
+        raise table.error(first(pc.is_null(values)), missing(table, column, ours, values, drop=False))
     return checked_ids(table, values, ours).to_pandas()
 
 
@@ -110,21 +167,23 @@ def checked_ids(table: Table, values: pa.Array, ours: str) -> pa.Array:
     return values
 
 
-def missing(table: Table, column: str, ours: str, values: pa.Array) -> str:
-    """What is wrong with the rows of which `values` (of `id_array`) are null, the first one's spelling named."""
-    return blank_ids(table.raw(column)[first(pc.is_null(values))], ours, values.null_count, len(values))
+def missing(table: Table, column: str, ours: str, values: pa.Array, drop: bool = True) -> str:
+    """What is wrong with the rows of which `values` (of `id_array`) are null, the first one's spelling named.
+
+    `drop`: can a setting leave them out?
+    """
+    return blank_ids(table.raw(column)[first(pc.is_null(values))], ours, values.null_count, len(values), drop)
 
 
-def blank_ids(spelled: Any, ours: str, count: int, rows: int) -> str:
-    """What is said of `count` of `rows` ids that are nothing, the first of them `spelled` so."""
+def blank_ids(spelled: Any, ours: str, count: int, rows: int, drop: bool = True) -> str:
+    """What is said of `count` of `rows` ids that are nothing, the first of them `spelled` so. `drop`: can a setting leave them out?"""
     how = (
         f" (it says {str(spelled).strip()!r}, which is how programs write nothing)"
         if str(spelled or "").strip()
         else ""
     )
-    return (
-        f"{ours} is blank{how}; {count} of {rows} row(s) have none: fill them in or delete the rows, or set "
-        "missing_ids: drop to leave them out"
+    return f"{ours} is blank{how}; {count} of {rows} row(s) have none: fill them in or delete the rows" + (
+        ", or set missing_ids: drop to leave them out" if drop else ""
     )
 
 
@@ -157,9 +216,11 @@ def _strings(table: Table, column: str, values: pa.Array) -> pa.Array:
 
 def id_texts(texts: pa.Array) -> pa.Array:
     """Texts (of any string type) as ids: trimmed, no `.0` behind a whole number, null where nothing is written."""
-    values = pc.utf8_trim_whitespace(texts)
-    if pc.any(pc.match_substring_regex(values, r"^-?[0-9]+\.0+$")).as_py():
-        values = pc.replace_substring_regex(values, r"^(-?[0-9]+)\.0+$", r"\1")
+    values = pc.utf8_trim(pc.utf8_trim_whitespace(texts), _AROUND)
+    if not pc.all(pc.string_is_ascii(values)).as_py():
+        values = pc.utf8_normalize(values, "NFC")
+    if pc.any(pc.match_substring_regex(values, WHOLE_AS_FLOAT)).as_py():
+        values = pc.replace_substring_regex(values, WHOLE_AS_FLOAT, r"\1")
     nothing = pc.is_in(pc.utf8_lower(values), value_set=pa.array(BLANK, values.type))
     return pc.if_else(nothing, pa.scalar(None, values.type), values)
 
@@ -173,6 +234,8 @@ def numbers(table: Table, column: str, ours: str, missing_allowed: bool) -> np.n
     if typed is not None:
         return typed
     values = text_array(table, column, NUMBER_BLANK)
+    if pa.types.is_boolean(table.array(column).type):
+        values = pc.if_else(pc.equal(values, "true"), "1", pc.if_else(pc.is_null(values), values, "0"))
     found = floats(values)
     bad = ~(np.abs(found) < 1e30)  # also NaN; they are kept in 32 bits
     if missing_allowed:

@@ -33,9 +33,10 @@ class Suspicion:
 
 
 def item_coverage(found: Brought, dataset: Dataset, path: object, least: float) -> dict[str, Any]:
-    """How many of the run's items have a vector. Raises `DataError` below a share of `least`."""
-    with_vector = len(np.unique(found.ids))
-    lacking = np.setdiff1d(np.arange(dataset.n_items), found.ids)
+    """How many of the run's items have a vector that is not all zeros. Raises `DataError` below a share of `least`."""
+    some = found.ids[(found.vectors != 0).any(1)]  # a vector of zeros says nothing
+    with_vector = len(np.unique(some))
+    lacking = np.setdiff1d(np.arange(dataset.n_items), some)
     example = f"item '{dataset.catalogue.item_ids[lacking[0]]}'" if len(lacking) else None
     if found.unknown_ids:
         example = f"{example or 'none'} (and {found.unknown_ids} ids of the file are unknown, such as {found.first_unknown!r})"

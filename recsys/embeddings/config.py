@@ -27,9 +27,13 @@ class EmbedConfig(StageConfig):
     user_half_lives: tuple[float | None, ...] = (50,)
     refit_for_retrieval: bool = True  # a second LightGCN on all training edges for the retrieval baseline
     sasrec: SasRecConfig | None = None  # a SASRec beside LightGCN: a row of its own; null: none
+    # the SASRec of its own row. own: learned from all events before validation. users: the one whose vectors condition the generator
+    # (users_from: sasrec), and so of FIT alone, at half the time: the row then knows PERSONALIZE's events as history only. The other
+    # way round would leak: a model that has fitted Stage 2's targets ranks them far better than any user's next item
+    sasrec_row: Literal["own", "users"] = "own"
     # whose user vectors condition the generator; sasrec: of a second one that is trained on FIT alone
     users_from: Literal["lightgcn", "sasrec"] = "lightgcn"
-    item_knn: ItemKnnConfig = ItemKnnConfig()  # the item-kNN row
+    item_knn: ItemKnnConfig | None = ItemKnnConfig()  # the item-kNN row; null: none
     text_encoder: str | None = "minilm"  # minilm, a folder, or null: item text vectors for tokenize
     # listed: padded batches, the bytes that runs have always had; alike: each distinct text once, among others of as many tokens,
     # which takes a third less, is the same whatever else is in the catalogue (and so is kept text by text), and differs by 2e-7
@@ -55,6 +59,8 @@ class EmbedConfig(StageConfig):
     def _sasrec_can_be_trained(self) -> EmbedConfig:
         if self.users_from == "sasrec" and self.sasrec is None:
             raise ValueError("users_from: sasrec needs a sasrec section; an empty one, {}, has the defaults")
+        if self.sasrec_row == "users" and self.users_from != "sasrec":
+            raise ValueError("sasrec_row: users needs users_from: sasrec, whose model it shares")
         if self.users_from == "sasrec" and self.user_embeddings is not None:
             raise ValueError(
                 "user_embeddings and users_from: sasrec both say what conditions the generator; keep one"

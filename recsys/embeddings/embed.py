@@ -27,6 +27,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, ROLE_NAMES, VALIDATION
 from recsys.data.text_vectors import encode_texts
 from recsys.door.sources import source_hash
+from recsys.door.times import OF_RUN, Reading
 from recsys.door.vectors import read_vectors
 from recsys.embeddings import brought, sequence_parts
 from recsys.embeddings.config import EmbedConfig
@@ -57,7 +58,8 @@ def embed(config: EmbedConfig, run: Run) -> None:
         return
     dataset = Dataset.load(run)
     with stage.writing() as folder:
-        work = _Work(config, dataset, stage.checkpoint, folder)
+        time = OF_RUN[run.read_json("prepare", "prepare.json")["time"]]
+        work = _Work(config, dataset, stage.checkpoint, folder, time)
         work.run()
         (folder / "embed.json").write_text(json.dumps(work.report, indent=1))
         (folder / "curves.json").write_text(json.dumps(work.curves))
@@ -124,6 +126,7 @@ class _Work:
     dataset: Dataset
     checkpoint: Path
     folder: Path  # of the artifacts
+    time: Reading  # of brought vectors: the run's clock or its order
     report: dict[str, Any] = field(default_factory=lambda: {"hit_rate_k": K})
     curves: dict[str, Any] = field(default_factory=dict)
 
@@ -145,11 +148,9 @@ class _Work:
         arrays: dict[str, np.ndarray] = {}
         if self.config.item_embeddings is not None:
             index = {name: number for number, name in enumerate(self.dataset.catalogue.item_ids)}
-            path = self.config.item_embeddings
-            found = read_vectors(path, "item_id", index)
-            self.report["item_coverage"] = brought.item_coverage(
-                found, self.dataset, path, self.config.min_item_coverage
-            )
+            path, least = self.config.item_embeddings, self.config.min_item_coverage
+            found = read_vectors(path, "item_id", index, self.time)
+            self.report["item_coverage"] = brought.item_coverage(found, self.dataset, path, least)
             items = np.zeros((self.dataset.n_items, found.vectors.shape[1]), np.float32)
             order = np.argsort(found.times, kind="stable")  # of several moments the newest
             items[found.ids[order]] = found.vectors[order]
@@ -251,7 +252,7 @@ class _Work:
 
     def _brought_users(self, path: Path, items: np.ndarray) -> UserVectors:
         """The brought user vectors, once they cover enough and do nothing that vectors of their own moment would not."""
-        found = read_vectors(path, "user_id", self.dataset.user_numbers)
+        found = read_vectors(path, "user_id", self.dataset.user_numbers, self.time)
         order = np.argsort(found.ids, kind="stable")
         rows = {name: torch.from_numpy(getattr(found, name)[order]) for name in ("times", "vectors")}
         save_user_rows(self.folder / "brought_users.safetensors", rows, torch.from_numpy(found.ids[order]))
@@ -276,7 +277,7 @@ class _Work:
         self, config: SasRecConfig, users: UserVectors, items: np.ndarray
     ) -> tuple[UserVectors, np.ndarray]:
         """Train the SASRecs asked for; the generator's user vectors, item vectors [N, d] of their space."""
-        names = [sequence_parts.RETRIEVAL]
+        names = [sequence_parts.RETRIEVAL] if self.config.sasrec_row == "own" else []
         if self.config.users_from == "sasrec":
             names.append(sequence_parts.USERS)
         for name in names:

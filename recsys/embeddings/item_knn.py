@@ -12,6 +12,7 @@ validation's choice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +20,15 @@ from pydantic import Field
 
 from recsys.config import StageConfig
 from recsys.embeddings.lightgcn import strongest_of_pairs
+from recsys.embeddings.retrieval import hits_of_scores, hits_of_sparse_scores, rows_at_once
 from recsys.embeddings.user_vectors import recency_weights
 from recsys.recommender import Ranked, Request
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-BLOCK = 1024  # items compared, or requests scored, at once: 1,024 × 12,000 float32 are 50 MB
+PRODUCTS = 1 << 23  # of a block of co-occurrence, which bounds its entries: with similarities 250 MB
+REQUESTS = 1024  # scored at once at most
 
 
 class ItemKnnConfig(StageConfig):
@@ -37,6 +40,82 @@ class ItemKnnConfig(StageConfig):
     shrinks: tuple[float, ...] = Field((0.0, 5.0, 20.0, 100.0), min_length=1)  # users; a pair's doubt
 
 
+class CoOccurrence:
+    """c [N, N] of the edges (users[e], items[e]), each distinct edge once, in blocks of rows that are never kept.
+
+    `weights` [E], all above 0, weigh the edges; None: all count as one. A pass over all rows takes Σ_u |items of u|² products.
+    """
+
+    def __init__(self, users: np.ndarray, items: np.ndarray, n_items: int, weights: np.ndarray | None = None):
+        from scipy import sparse
+
+        pairs, strengths = strongest_of_pairs(users, items, weights)
+        shape = (int(pairs[0].max(initial=-1)) + 1, n_items)
+        ones = np.ones(pairs.shape[1], np.float32)
+        seen = sparse.csr_array((ones, (pairs[0], pairs[1])), shape=shape)
+        self._by_item = seen.T.tocsr()
+        self._taken = (
+            seen if strengths is None else sparse.csr_array((strengths, (pairs[0], pairs[1])), shape=shape)
+        )
+        self._roots = np.sqrt(np.bincount(pairs[1], minlength=n_items))
+        self._work = self._by_item @ np.diff(seen.indptr).astype(np.float64)  # products of each row
+
+    def similar(
+        self, shrinks: Sequence[float], neighbours: int, rows: np.ndarray | None = None
+    ) -> list[sparse.csr_array]:
+        """sim [N, N] for each of `shrinks`, a row its `neighbours` largest, from one pass over c.
+
+        Only of `rows`, distinct and rising, where given: the others are empty. Ties go to the lower item; no item is its own
+        neighbour.
+        """
+        n = len(self._roots)
+        wanted = np.arange(n) if rows is None else rows
+        parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in shrinks]
+        for block in self._blocks(wanted):
+            together = (self._by_item[block] @ self._taken).tocsr()
+            together.sort_indices()
+            row, column = np.repeat(block, np.diff(together.indptr)), together.indices
+            other = row != column
+            row, column, counts = row[other], column[other], together.data[other]
+            roots = self._roots[row] * self._roots[column]
+            for part, shrink in zip(parts, shrinks, strict=True):
+                values = counts / (roots + shrink)
+                kept = _largest_of_rows(row, values, neighbours)
+                part.append((row[kept], column[kept], values[kept].astype(np.float32)))
+        return [_csr(part, n) for part in parts]
+
+    def _blocks(self, rows: np.ndarray) -> list[np.ndarray]:
+        """`rows` cut such that a block takes `PRODUCTS` at most, where one row does not take more alone."""
+        ends, cuts, done = np.cumsum(self._work[rows]), [0], 0.0
+        while cuts[-1] < len(rows):
+            cuts.append(max(cuts[-1] + 1, int(np.searchsorted(ends, done + PRODUCTS, side="right"))))
+            done = ends[cuts[-1] - 1]
+        return [rows[start:end] for start, end in pairwise(cuts)]
+
+
+def _largest_of_rows(row: np.ndarray, values: np.ndarray, most: int) -> np.ndarray:
+    """Which entries of rows that lie one after the other are among their row's `most` largest, ties to the earlier: bool."""
+    kept = np.ones(len(row), bool)
+    starts = np.flatnonzero(np.r_[True, row[1:] != row[:-1]]) if len(row) else np.zeros(0, np.int64)
+    ends = np.r_[starts[1:], len(row)]
+    for at in np.flatnonzero(ends - starts > most):
+        own = slice(starts[at], ends[at])
+        least = np.partition(values[own], -most)[-most]
+        above, equal = values[own] > least, np.flatnonzero(values[own] == least)
+        above[equal[: most - int(above.sum())]] = True
+        kept[own] = above
+    return kept
+
+
+def _csr(parts: Sequence[tuple[np.ndarray, ...]], n: int) -> sparse.csr_array:
+    from scipy import sparse
+
+    none = (np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    row, column, values = (np.concatenate(kind) for kind in zip(none, *parts, strict=True))
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))])
+    return sparse.csr_array((values, column, bounds), shape=(n, n))
+
+
 def similarities(
     users: np.ndarray,
     items: np.ndarray,
@@ -45,32 +124,8 @@ def similarities(
     neighbours: int,
     weights: np.ndarray | None = None,
 ) -> sparse.csr_array:
-    """sim [N, N] of the edges (users[e], items[e]), each distinct edge once;
-    a row holds its `neighbours` largest.
-
-    `weights` [E], all above 0, weigh the edges; None: all count as one. Ties go to the lower item; no item is its own neighbour.
-    """
-    from scipy import sparse
-
-    pairs, strengths = strongest_of_pairs(users, items, weights)
-    shape = (int(pairs[0].max(initial=-1)) + 1, n_items)
-    ones = np.ones(pairs.shape[1], np.float32)
-    seen = sparse.csr_array((ones, (pairs[0], pairs[1])), shape=shape)
-    by_item, roots = seen.T.tocsr(), np.sqrt(np.bincount(pairs[1], minlength=n_items))
-    taken = seen if strengths is None else sparse.csr_array((strengths, (pairs[0], pairs[1])), shape=shape)
-    blocks = []
-    for start in range(0, n_items, BLOCK):
-        block = (by_item[start : start + BLOCK] @ taken).tocoo()
-        row, column, together = block.row + start, block.col, block.data
-        other = row != column
-        row, column, together = row[other], column[other], together[other]
-        values = together / (roots[row] * roots[column] + shrink)
-        order = np.lexsort((column, -values, row))
-        row, column, values = row[order], column[order], values[order]
-        kept = np.arange(len(row)) - np.searchsorted(row, row) < neighbours
-        blocks.append((row[kept], column[kept], values[kept]))
-    row, column, values = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    return sparse.csr_array((values.astype(np.float32), (row, column)), shape=(n_items, n_items))
+    """sim [N, N] of the edges (users[e], items[e]); see `CoOccurrence`."""
+    return CoOccurrence(users, items, n_items, weights).similar([shrink], neighbours)[0]
 
 
 class ItemKnn:
@@ -92,34 +147,64 @@ class ItemKnn:
 
     def scores(self, requests: Sequence[Request]) -> np.ndarray:
         """score(i | history) [R, N]; zeros without a history."""
+        return self.sparse_scores(requests).toarray()
+
+    def sparse_scores(self, requests: Sequence[Request]) -> sparse.csr_array:
+        """The same without the zeros [R, N]: an entry for each neighbour of an item in the history."""
         from scipy import sparse
 
-        latest = [request.history[-self.last_items :] for request in requests]
+        latest = self.read(requests)
         lengths = np.fromiter(map(len, latest), np.int64, len(latest))
         items = np.concatenate([*latest, np.zeros(0, np.int64)]).astype(np.int64)
         bounds = np.concatenate([[0], np.cumsum(lengths)])
         weights = recency_weights(lengths, self.half_life)
         votes = sparse.csr_array((weights, items, bounds), shape=(len(requests), self.similar.shape[0]))
-        return (votes @ self.similar).toarray()
+        return (votes @ self.similar).tocsr()
+
+    def hits(self, requests: Sequence[Request], targets: np.ndarray, k: int) -> np.ndarray:
+        """Whether each target is among the k highest, ties against it: `hits_of_scores` [R], in bounded memory."""
+        n = self.similar.shape[0]
+        found, rows = [np.zeros(0, bool)], rows_at_once(n, REQUESTS)
+        for at in range(0, len(requests), rows):
+            some, own = requests[at : at + rows], targets[at : at + rows]
+            if any(request.allow is not None for request in some):
+                found.append(hits_of_scores(self.scores(some), some, own, k))
+            else:
+                found.append(hits_of_sparse_scores(self.sparse_scores(some), some, own, k))
+        return np.concatenate(found)
+
+    def read(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        """The items of each history that vote, oldest first."""
+        return [request.history[-self.last_items :] for request in requests]
 
     def recommend(
         self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
     ) -> list[Ranked]:
         answers = []
-        for start in range(0, len(requests), BLOCK):
-            block = requests[start : start + BLOCK]
-            for request, scores in zip(block, self.scores(block), strict=True):
-                answers.append(self._best(request, scores, n))
+        for start in range(0, len(requests), REQUESTS):
+            block = requests[start : start + REQUESTS]
+            scores = self.sparse_scores(block)
+            for row, request in enumerate(block):
+                own = slice(scores.indptr[row], scores.indptr[row + 1])
+                answers.append(self._best(request, scores.indices[own], scores.data[own], n))
         return answers
 
-    def _best(self, request: Request, scores: np.ndarray, n: int) -> Ranked:
-        voted = np.flatnonzero(scores > 0)
-        voted = voted[request.available(voted)]
-        best = voted[np.lexsort((self._place[voted], -scores[voted]))[:n]]
+    def _best(self, request: Request, items: np.ndarray, scores: np.ndarray, n: int) -> Ranked:
+        """The best of `items` [v] by their `scores`, all others having none."""
+        some = scores > 0
+        items, scores = items[some].astype(np.int64), scores[some]
+        here = request.available(items)
+        voted, scores_of = items[here], scores[here]
+        order = np.lexsort((self._place[voted], -scores_of))[:n]
+        best, values = voted[order], scores_of[order]
         if len(best) < n:
-            rest = self._order[(scores[self._order] <= 0) & request.available(self._order)]
-            best = np.concatenate([best, rest[: n - len(best)]])
-        return Ranked(best, scores[best])
+            # enough of the popular ones that those voted for or excluded among them do not matter
+            enough = n + len(items) + len(request.exclude) if request.allow is None else len(self._order)
+            popular = self._order[:enough]
+            rest = popular[request.available(popular) & ~np.isin(popular, items)][: n - len(best)]
+            best = np.concatenate([best, rest])
+            values = np.concatenate([values, np.zeros(len(rest), np.float32)])
+        return Ranked(best, values)
 
 
 def choose_item_knn(
@@ -129,13 +214,16 @@ def choose_item_knn(
     fallback: np.ndarray,
     hit_rate: Callable[[ItemKnn], float],
     weights: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The half-life and the shrinkage with the best validation `hit_rate`, and the rate of every pair,
-    ready for JSON.
+    ready for JSON. `rows`: the items that the measure's histories hold, where similarities of others need not be made.
     """
+    counted = CoOccurrence(users, items, len(fallback), weights)
     rates: list[dict[str, Any]] = []
-    for shrink in config.shrinks:
-        similar = similarities(users, items, len(fallback), shrink, config.neighbours, weights)
+    for shrink, similar in zip(
+        config.shrinks, counted.similar(config.shrinks, config.neighbours, rows), strict=True
+    ):
         rates += [
             {"half_life_items": half_life, "shrink_users": shrink,
              "hit_rate": hit_rate(ItemKnn(similar, half_life, config.last_items, fallback))}

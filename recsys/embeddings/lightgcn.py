@@ -39,7 +39,10 @@ class LightGCNConfig(StageConfig):
     temperature: float = 0.15  # of the cosine logits of the sampled softmax
     negatives: int = 512  # negative items a batch, shared by its rows (sampled softmax) or one a row (BPR)
     epochs: int = 60  # passes over the edges at most; validation usually stops earlier
-    batch: int = 8192  # edges a step; each step is one propagation over the whole graph
+    batch: int = 8192  # edges a step, or more (`steps_per_epoch`); a step propagates over the whole graph
+    # steps of an epoch at most: where the edges are more than this many batches, batches grow with them, so that an epoch costs
+    # propagations × edges, and not edges² / batch. 64: from half a million edges on
+    steps_per_epoch: int = Field(default=64, ge=1)
     learning_rate: float = 0.01  # Adam
     l2: float = 1e-4  # on the layer-0 rows of the batch, as in the paper
     validate_every_epochs: int = 4
@@ -51,12 +54,14 @@ def strongest_of_pairs(
     users: np.ndarray, items: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The distinct pairs [2, P] of edges (users[e], items[e]), in order, and the largest of each pair's `weights` [P] (float64)."""
+    width = int(np.max(items, initial=0)) + 1
+    keys = np.asarray(users, np.int64) * width + items  # a pair as one number, in the order of pairs
     if weights is None:
-        return np.unique(np.stack([users, items]), axis=1), None
-    pairs, pair_of = np.unique(np.stack([users, items]), axis=1, return_inverse=True)
-    largest = np.zeros(pairs.shape[1])
-    np.maximum.at(largest, pair_of.reshape(-1), weights)
-    return pairs, largest
+        return np.stack(np.divmod(np.unique(keys), width)), None
+    distinct, pair_of = np.unique(keys, return_inverse=True)
+    largest = np.zeros(len(distinct))
+    np.maximum.at(largest, pair_of, weights)
+    return np.stack(np.divmod(distinct, width)), largest
 
 
 def normalised_adjacency(
@@ -219,13 +224,14 @@ def step_of_training(
     model: LightGCN, users: np.ndarray, items: np.ndarray, seed: int, weights: np.ndarray | None = None
 ) -> Callable[[int], torch.Tensor]:
     """`step(index)` → the loss of that step, from edges (users[e], items[e]);
-    an epoch is ⌈edges / batch⌉ steps.
+    an epoch is `steps_of_epoch` steps.
 
     What a step draws depends on `(seed, index)` alone. An epoch's edges, each once or in proportion to `weights` [E], are drawn
     once, with its first step.
     """
     config, n_users = model.config, model.n_users
     n_nodes, n_edges = len(model.embedding), len(users)
+    most = edges_of_step(n_edges, config)
     edges = torch.from_numpy(np.stack([users, items + n_users]))  # [2, E], as nodes of the graph
     steps = steps_of_epoch(n_edges, config)
     current: tuple[int, torch.Tensor] | None = None
@@ -238,7 +244,7 @@ def step_of_training(
 
     def step(index: int) -> torch.Tensor:
         epoch, part = divmod(index, steps)
-        batch = edges_of(epoch)[:, part * config.batch : (part + 1) * config.batch]
+        batch = edges_of(epoch)[:, part * most : (part + 1) * most]
         size = batch.shape[1]
         drawn = size if config.loss == "bpr" else config.negatives
         negatives = torch.randint(
@@ -257,9 +263,14 @@ def step_of_training(
     return step
 
 
+def edges_of_step(n_edges: int, config: LightGCNConfig) -> int:
+    """`batch`, or as many as make an epoch of `steps_per_epoch` steps."""
+    return max(config.batch, -(-n_edges // config.steps_per_epoch))
+
+
 def steps_of_epoch(n_edges: int, config: LightGCNConfig) -> int:
-    """⌈edges / batch⌉, at least one."""
-    return max(1, -(-n_edges // config.batch))
+    """⌈edges / edges of a step⌉, at least one."""
+    return max(1, -(-n_edges // edges_of_step(n_edges, config)))
 
 
 def optimizer_of(model: LightGCN) -> torch.optim.Optimizer:

@@ -5,7 +5,7 @@ The non-generative baseline.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import faiss
 import numpy as np
@@ -13,8 +13,12 @@ import numpy as np
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Ranked, Request
 
+if TYPE_CHECKING:
+    from scipy import sparse
+
 IndexKind = Literal["auto", "flat", "hnsw", "ivf"]
 EXACT_UP_TO = 1_000_000  # items; "auto" searches exactly below this
+ENTRIES = 1 << 26  # of scores or of found items at once, requests × items: 256 MB
 
 
 def build_index(vectors: np.ndarray, kind: IndexKind = "auto", seed: int = 0) -> faiss.Index:
@@ -67,8 +71,12 @@ class EmbeddingRetrieval:
     def recommend(
         self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
     ) -> list[Ranked]:
-        if not requests:
-            return []
+        longest = max((len(request.exclude) for request in requests), default=0)
+        size = rows_at_once(min(n + longest, len(self.items)), len(requests))
+        starts = range(0, len(requests), max(1, size))
+        return [one for start in starts for one in self._recommend(requests[start : start + size], n)]
+
+    def _recommend(self, requests: Sequence[Request], n: int) -> list[Ranked]:
         vectors, known = self.users.vectors(requests)
         longest = max(len(request.exclude) for request in requests)
         scores, found = self.index.search(vectors, min(n + longest, len(self.items)))
@@ -77,11 +85,15 @@ class EmbeddingRetrieval:
             if request.allow is not None and known[row]:
                 answers.append(self._best_of(request, vectors[row], n))
                 continue
-            items = found[row] if known[row] else self.fallback
+            items = found[row] if known[row] else self._popular(request, n)
             values = scores[row] if known[row] else np.zeros(len(items), np.float32)
             allowed = (items >= 0) & request.available(items)
             answers.append(Ranked(items[allowed][:n].astype(np.int64), values[allowed][:n]))
         return answers
+
+    def _popular(self, request: Request, n: int) -> np.ndarray:
+        """As many of the fallback's first items as hold `n` that are available; all of it beside an allow-list."""
+        return self.fallback if request.allow is not None else self.fallback[: n + len(request.exclude)]
 
     def _best_of(self, request: Request, vector: np.ndarray, n: int) -> Ranked:
         """The best of an allow-list, which the index cannot search within, exactly."""
@@ -91,6 +103,11 @@ class EmbeddingRetrieval:
         scores = self.items[items] @ vector
         best = np.argsort(-scores, kind="stable")[:n]
         return Ranked(items[best], scores[best])
+
+
+def rows_at_once(width: int, most: int) -> int:
+    """How many rows of `width` entries are in memory at once: `ENTRIES` in all, at least one and at most `most`."""
+    return min(most, max(1, ENTRIES // max(1, width)))
 
 
 def retrieval_hits(
@@ -107,7 +124,7 @@ def retrieval_hits(
     `vectors` [R, d], `items` [N, d]. Ties count against the target; a zero user vector is a miss. `chunk` requests at once; default:
     1,024, fewer where their scores would take more than 256 MiB.
     """
-    chunk = chunk or min(1024, max(16, (1 << 26) // max(len(items), 1)))
+    chunk = rows_at_once(len(items), chunk or 1024)
     hits = np.zeros(len(requests), bool)
     for start in range(0, len(requests), chunk):
         rows = slice(start, start + chunk)
@@ -128,3 +145,22 @@ def hits_of_scores(
         scores[row, request.exclude if request.allow is None else ~request.available(every)] = -np.inf
     own = np.take_along_axis(scores, targets[:, None], 1)
     return (~(scores < own)).sum(1) <= k  # what is not a number counts against the target
+
+
+def hits_of_sparse_scores(
+    scores: sparse.csr_array, requests: Sequence[Request], targets: np.ndarray, k: int
+) -> np.ndarray:
+    """The same of scores ≥ 0 that are mostly zero [R, N], for requests without an allow-list, and never dense: bool [R]."""
+    n, every = scores.shape[1], np.arange(len(requests))
+    counts = np.fromiter((len(request.exclude) for request in requests), np.int64, len(requests))
+    excluded = np.concatenate([*(request.exclude for request in requests), np.zeros(0, np.int64)])
+    # an entry as one number: its row, then its item
+    barred = np.unique(np.repeat(every, counts) * n + excluded.astype(np.int64))
+    of, item = np.divmod(barred, n)
+    own, barred_scores = np.asarray(scores[every, targets]), np.asarray(scores[of, item])
+    row = np.repeat(every, np.diff(scores.indptr))
+    above = np.bincount(row[scores.data >= own[row]], minlength=len(every))
+    above -= np.bincount(of[barred_scores >= own[of]], minlength=len(every))
+    left = n - np.bincount(of, minlength=len(every))  # all of them score 0 or more
+    rank = np.where(own > 0, above, left)
+    return np.where(np.isin(every * n + targets, barred), n, rank) <= k

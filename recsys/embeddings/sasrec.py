@@ -16,9 +16,10 @@ free row plus one learned projection of its text vector, which is what a rare it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,15 +28,18 @@ from torch import nn
 from torch.nn import functional
 
 from recsys.config import StageConfig
+from recsys.embeddings.retrieval import rows_at_once
 from recsys.embeddings.sequences import Batches, Piece, padded
 from recsys.recommender import Request
 from recsys.seeds import torch_draws, torch_generator
 from recsys.training import loop
+from recsys.training.catalogue_softmax import Negatives, sampled_softmax_losses, softmax_loss
 from recsys.training.devices import resolve_device
+from recsys.training.row_adam import RowAdam
 
 START_STD = 0.02  # of every matrix at the start, as in BERT
 CPU_PIECES = 4  # lengths in which a CPU reads a batch
-CHUNK = 1024  # requests ranked at once: 1,024 × 12,000 items of float32 are 50 MB
+CHUNK = 1024  # requests ranked at once at most: 1,024 × 12,000 items of float32 are 50 MB
 
 
 class SasRecConfig(StageConfig):
@@ -53,6 +57,14 @@ class SasRecConfig(StageConfig):
     temperature: float | None = Field(None, gt=0)
     # share of a target's mass that is spread over the catalogue
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    # the cross-entropy. softmax: over all items, its logits [positions, N] in memory. chunked_softmax: the same loss without ever
+    # holding them, and without most of the padding: the same numbers but for rounding and dropout's draws, twice as fast on a CPU.
+    # sampled_softmax: against `negatives` a step, with the logQ correction; a step then costs what it reads, not the catalogue
+    loss: Literal["softmax", "chunked_softmax", "sampled_softmax"] = "softmax"
+    # items a step that all its positions share (sampled softmax); more: nearer to the whole softmax and dearer. N or more: it is that
+    negatives: int = Field(2048, ge=1)
+    # negatives are drawn by (events + 1) to this power: 0 all alike, 1 by popularity; the correction holds for any, the noise differs
+    negatives_power: float = Field(0.5, ge=0)
     batch: int = Field(256, ge=1)  # sequences a step; a step's logits are its positions × items
     steps: int = Field(6000, ge=1)  # at most, and the length of the cosine; Amazon Beauty has 88 to an epoch
     learning_rate: float = Field(1e-3, gt=0)  # AdamW's at its highest
@@ -70,13 +82,15 @@ class SasRecConfig(StageConfig):
     def _heads_divide_dim(self) -> SasRecConfig:
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        if self.loss == "sampled_softmax" and self.label_smoothing:
+            raise ValueError(
+                "label_smoothing spreads mass over the catalogue; sampled_softmax does not read it"
+            )
         return self
 
 
 class Block(nn.Module):
-    """One causal block: attention and a feed-forward part, each with dropout,
-    a residual and a norm behind it.
-    """
+    """One causal block: attention and a feed-forward part, each with dropout, a residual and a norm behind it."""
 
     def __init__(self, dim: int, heads: int, dropout: float):
         super().__init__()
@@ -130,12 +144,13 @@ class SasRec(nn.Module):
         """Item vectors [N, d], read and scored against alike."""
         return self.free if self.text is None else self.free + self.project(self.text)
 
-    def forward(self, table: torch.Tensor, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """States [B, T, d] of `items` [B, T], whose first `lengths` [B] are real
-        (states behind them mean nothing).
+    def item_rows(self, items: torch.Tensor) -> torch.Tensor:
+        """`item_table()[items]` [n, d] from those rows alone, with a sparse gradient of the free ones."""
+        rows = functional.embedding(items, self.free, sparse=True)
+        return rows if self.text is None else rows + self.project(self.text.index_select(0, items))
 
-        `table` is `item_table()`.
-        """
+    def forward(self, table: torch.Tensor, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """States [B, T, d] of `items` [B, T], rows of `table`, whose first `lengths` [B] are real (those behind mean nothing)."""
         from_end = (lengths[:, None] - 1 - torch.arange(items.shape[1], device=items.device)).clamp(min=0)
         x = functional.embedding(items, table) + functional.embedding(from_end, self.position)
         x = self.dropout(self.norm(x))
@@ -160,18 +175,61 @@ class SasRec(nn.Module):
 
 def sequence_loss(model: SasRec, batch: Sequence[Piece]) -> torch.Tensor:
     """−mean log p(next item) over all real positions of a batch, each times its weight where it has one."""
-    table, states, targets = model.item_table(), [], []
+    table = model.item_table()
+    queries, wanted, weights = _read(model, table, batch)
+    outputs, smoothing = model.outputs(table), model.config.label_smoothing
+    if model.config.loss == "chunked_softmax":
+        return softmax_loss(queries, outputs, wanted, weights, smoothing)
+    logits = queries @ outputs.T
+    if weights is None:
+        return functional.cross_entropy(logits.float(), wanted, label_smoothing=smoothing)
+    losses = functional.cross_entropy(logits.float(), wanted, reduction="none", label_smoothing=smoothing)
+    return (losses * weights.to(losses)).mean()
+
+
+def sampled_loss(
+    model: SasRec, batch: Sequence[Piece], drawn: np.ndarray, log_expected: np.ndarray
+) -> torch.Tensor:
+    """The same with a normaliser that is estimated from the items `drawn` [M]; only the rows of items that occur are read.
+
+    `log_expected` [M] is the log of how many times each is drawn on average (`recsys.training.catalogue_softmax`).
+    """
+    sides = [piece.items.reshape(-1) for piece in batch] + [piece.targets for piece in batch] + [drawn]
+    items, place = np.unique(np.concatenate(sides), return_inverse=True)
+    device = model.free.device
+    table = model.item_rows(torch.from_numpy(items).to(device))
+    parts = np.split(place.reshape(-1), np.cumsum([len(side) for side in sides[:-1]]))
+    local = [
+        piece._replace(items=parts[at].reshape(piece.items.shape), targets=parts[len(batch) + at])
+        for at, piece in enumerate(batch)
+    ]
+    queries, wanted, weights = _read(model, table, local)
+    outputs, others = model.outputs(table), torch.from_numpy(parts[-1]).to(device)
+    losses = sampled_softmax_losses(
+        queries,
+        outputs.index_select(0, wanted),
+        outputs.index_select(0, others),
+        torch.from_numpy(log_expected).to(queries),
+        wanted[:, None] == others,
+    )
+    return (losses if weights is None else losses * weights.to(losses)).mean()
+
+
+def _read(
+    model: SasRec, table: torch.Tensor, batch: Sequence[Piece]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Queries [n, d] at all real positions of a batch, the rows of `table` that follow [n], and their weights [n] if any."""
+    states, targets = [], []
     for piece in batch:
         items, lengths, places, following = (torch.from_numpy(x).to(table.device) for x in piece[:4])
         states.append(model(table, items, lengths).flatten(0, 1).index_select(0, places))
         targets.append(following)
-    logits = model.queries(torch.cat(states)) @ model.outputs(table).T
-    smoothing, wanted = model.config.label_smoothing, torch.cat(targets)
     weights = np.concatenate([piece.weights for piece in batch])
-    if not len(weights):
-        return functional.cross_entropy(logits.float(), wanted, label_smoothing=smoothing)
-    losses = functional.cross_entropy(logits.float(), wanted, reduction="none", label_smoothing=smoothing)
-    return (losses * torch.from_numpy(weights).to(losses)).mean()
+    return (
+        model.queries(torch.cat(states)),
+        torch.cat(targets),
+        torch.from_numpy(weights).to(table.device) if len(weights) else None,
+    )
 
 
 class Ranking:
@@ -184,15 +242,14 @@ class Ranking:
 
     @torch.no_grad()
     def ranks(self, model: SasRec) -> np.ndarray:
-        """Rank from 1 of each target [R]; ties count against it;
-        without a history, or excluded, it is last.
-        """
+        """Rank from 1 of each target [R]; ties count against it; without a history, or excluded, it is last."""
         was_training, device = model.training, model.free.device
         model.eval()
         table = model.item_table()
         outputs, found = model.outputs(table), []
-        for start in range(0, len(self.requests), CHUNK):
-            rows = slice(start, start + CHUNK)
+        chunk = rows_at_once(len(table), CHUNK)
+        for start in range(0, len(self.requests), chunk):
+            rows = slice(start, start + chunk)
             items, lengths, targets = (x[rows].to(device) for x in (self.items, self.lengths, self.targets))
             scores = model.last_queries(table, items, lengths) @ outputs.T
             row, column = self._excluded(rows)
@@ -237,14 +294,9 @@ def train_sasrec(
     device = resolve_device(config.device)
     model = SasRec(n_items, config, seed, text).to(device).train()
     # a GPU is faster with one pass over padding than with several without
-    pieces = 1 if device.type == "cuda" else CPU_PIECES
+    pieces = 1 if device.type == "cuda" else CPU_PIECES if config.loss == "softmax" else None
     batches = Batches((users, items, times), config.max_items, config.batch, seed, pieces, weights)
-
-    def step(index: int) -> torch.Tensor:
-        reading = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-        with torch_draws(device, seed, "dropout", index), reading:
-            return sequence_loss(model, batches[index])
-
+    step = step_of_losses(model, batches, items, seed)
     curves = loop.fit(
         label,
         config.steps,
@@ -261,12 +313,32 @@ def train_sasrec(
     return model.eval().requires_grad_(False), curves
 
 
+def step_of_losses(
+    model: SasRec, batches: Batches, items: np.ndarray, seed: int
+) -> Callable[[int], torch.Tensor]:
+    """`step(index)` → the loss of that step, whose draws depend on `(seed, index)` alone; `items` [E] of the events."""
+    config, device, negatives = model.config, model.free.device, None
+    if config.loss == "sampled_softmax":
+        counts = np.bincount(items, minlength=len(model.free))
+        negatives = Negatives(counts, config.negatives, config.negatives_power, seed)
+
+    def step(index: int) -> torch.Tensor:
+        reading = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+        with torch_draws(device, seed, "dropout", index), reading:
+            if negatives is None:
+                return sequence_loss(model, batches[index])
+            drawn = negatives.draw(index)
+            return sampled_loss(model, batches[index], drawn, np.log(negatives.expected[drawn]))
+
+    return step
+
+
 def _optimizer(model: SasRec) -> torch.optim.Optimizer:
-    """AdamW, its decay on matrices alone."""
+    """AdamW, its decay on matrices alone; of the sampled loss's free rows only those that a step read move."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     groups = [
         {"params": matrices, "weight_decay": model.config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=model.config.learning_rate, fused=True)
+    return RowAdam(groups, lr=model.config.learning_rate, fused=True)

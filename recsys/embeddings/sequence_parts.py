@@ -17,7 +17,7 @@ from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
 from recsys.embeddings.item_knn import ItemKnn, ItemKnnConfig, choose_item_knn, similarities
-from recsys.embeddings.retrieval import IndexKind, hits_of_scores
+from recsys.embeddings.retrieval import IndexKind
 from recsys.embeddings.sasrec import Ranking, SasRecConfig, ndcg_at, train_sasrec
 from recsys.embeddings.sequence_vectors import (
     SasRecRetrieval,
@@ -105,34 +105,39 @@ def load_users(run: Run, space: str) -> SequenceVectors:
 
 
 def load_sasrec(run: Run, dataset: Dataset, index: IndexKind = "auto") -> SasRecRetrieval:
-    """The SASRec row. Raises `RunError` where the run has none."""
-    if RETRIEVAL not in run.read_json("embed", "embed.json"):
+    """The SASRec row: of RETRIEVAL, or of USERS where `embed.sasrec_row` shares it. Raises `RunError` where the run has none."""
+    report = run.read_json("embed", "embed.json")
+    name = next((name for name in (RETRIEVAL, USERS) if name in report), None)
+    if name is None:
         raise RunError(f"{run.path} has no SASRec; set embed.sasrec={{}} and run: prelude embed {run.path}")
-    weights, settings = (run.artifact("embed", f"{RETRIEVAL}.{kind}") for kind in ("safetensors", "json"))
-    users = load_sequence_vectors(weights, settings, RETRIEVAL, unit_length=False)
+    weights, settings = (run.artifact("embed", f"{name}.{kind}") for kind in ("safetensors", "json"))
+    users = load_sequence_vectors(weights, settings, name, unit_length=False)
     return SasRecRetrieval(users, dataset.item_totals.counts, index)
 
 
 def item_knn_part(
-    config: ItemKnnConfig, dataset: Dataset, requests: Sequence[Request], targets: np.ndarray, k: int
-) -> dict[str, Any]:
-    """What validation chooses for item-kNN, learned from all events before validation."""
-
-    def hit_rate(method: ItemKnn) -> float:
-        hits = [
-            hits_of_scores(method.scores(requests[at : at + 1024]), requests[at : at + 1024], targets[at : at + 1024], k)
-            for at in range(0, len(requests), 1024)
-        ]  # fmt: skip
-        return float(np.concatenate(hits).mean())
-
+    config: ItemKnnConfig | None, dataset: Dataset, requests: Sequence[Request], targets: np.ndarray, k: int
+) -> dict[str, Any] | None:
+    """What validation chooses for item-kNN, learned from all events before validation; None without `config`."""
+    if config is None:
+        return None
     users, items, weights = _training_edges(dataset)
-    return choose_item_knn(config, users, items, dataset.item_totals.counts, hit_rate, weights)
+    read = [request.history[-config.last_items :] for request in requests]
+    return choose_item_knn(
+        config,
+        users,
+        items,
+        dataset.item_totals.counts,
+        lambda method: float(method.hits(requests, targets, k).mean()),
+        weights,
+        np.unique(np.concatenate(read)),
+    )
 
 
-def load_item_knn(run: Run, dataset: Dataset, config: ItemKnnConfig) -> ItemKnn:
+def load_item_knn(run: Run, dataset: Dataset, config: ItemKnnConfig | None) -> ItemKnn:
     """The item-kNN row: similarities are counted from the events, with the numbers that validation chose.
 
-    Raises `RunError` where the stage is older than this row, or the run was exported without users, and so
+    Raises `RunError` where the stage is older than this row or has left it out, or the run was exported without users, and so
     without events.
     """
     if dataset.totals is not None:
@@ -140,6 +145,10 @@ def load_item_knn(run: Run, dataset: Dataset, config: ItemKnnConfig) -> ItemKnn:
             f"{run.path} has no events to count item-kNN's pairs in; export the run with its users"
         )
     chosen = run.read_json("embed", "embed.json").get("item_knn")
+    if config is None:
+        raise RunError(
+            f"{run.path} has no item-kNN; set embed.item_knn={{}} and run: prelude embed {run.path}"
+        )
     if chosen is None:
         raise RunError(f"the stage embed of {run.path} is older than item-kNN; run: prelude embed {run.path}")
     users, items, weights = _training_edges(dataset)

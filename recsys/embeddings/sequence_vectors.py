@@ -74,7 +74,9 @@ def save_sasrec(model: SasRec, folder: Path, name: str) -> None:
     state = {key: value for key, value in model.state_dict().items() if key not in ("free", "project.weight")}
     state[TABLE] = model.item_table()
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    text = json.dumps(model.config.model_dump(mode="json"), indent=1)
+    # what only the sampled or chunked loss reads is not said of the whole softmax
+    unread = {"loss", "negatives", "negatives_power"} if model.config.loss == "softmax" else None
+    text = json.dumps(model.config.model_dump(mode="json", exclude=unread), indent=1)
     temporary = folder / f".{name}.tmp"
     save_file(tensors, str(temporary))
     os.replace(temporary, folder / f"{name}.safetensors")

@@ -17,6 +17,8 @@ import numpy as np
 from recsys.seeds import rng
 from recsys.training.rows import in_proportion
 
+PIECE_COST = 150  # what a piece costs beside its positions, in positions: some sixty calls of small kernels, there and back
+
 
 class Piece(NamedTuple):
     """Rows of a batch: `items` [B, t], `lengths` [B], the `places` [n] of all real positions in the flattened [B · t], and the
@@ -42,12 +44,14 @@ class Windows:
     lengths: np.ndarray
     weights: np.ndarray | None = None
 
-    def batch(self, start: int, size: int, pieces: int = 1) -> list[Piece]:
+    def batch(self, start: int, size: int, pieces: int | None = 1) -> list[Piece]:
         """`size` rows from `start` on in `pieces` of like lengths, each cut to its longest:
-        most rows are short, and padding costs.
+        most rows are short, and padding costs. None: as many pieces, cut where, as costs least.
         """
         lengths = self.lengths[start : start + size]
         order = start + np.argsort(-lengths, kind="stable")
+        if pieces is None:
+            return [self._piece(rows) for rows in np.split(order, cheapest_cuts(self.lengths[order]))]
         return [self._piece(rows) for rows in np.array_split(order, min(pieces, len(order)))]
 
     def _piece(self, rows: np.ndarray) -> Piece:
@@ -60,6 +64,24 @@ class Windows:
         if self.weights is None:
             return piece
         return piece._replace(weights=self.weights[rows, :width].reshape(-1)[places])
+
+
+def cheapest_cuts(lengths: np.ndarray, piece_cost: int = PIECE_COST) -> list[int]:
+    """Where to cut rows of falling `lengths` [B ≥ 1] into pieces, such that positions, padding and all, and `piece_cost` a
+    piece add up to the least: the starts of all pieces but the first. Exact, by dynamic programming over distinct lengths.
+    """
+    widths, counts = np.unique(lengths, return_counts=True)
+    widths, ends = widths[::-1], np.concatenate([[0], np.cumsum(counts[::-1])])
+    best, came_from = np.zeros(len(ends)), np.zeros(len(ends), np.int64)
+    for end in range(1, len(ends)):
+        costs = best[:end] + widths[:end] * (ends[end] - ends[:end]) + piece_cost
+        came_from[end] = np.argmin(costs)
+        best[end] = costs[came_from[end]]
+    cuts, at = [], int(came_from[-1])
+    while at:
+        cuts.append(int(ends[at]))
+        at = int(came_from[at])
+    return cuts[::-1]
 
 
 def one_of_each_tie(users: np.ndarray, times: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -139,10 +161,10 @@ class Batches:
         max_items: int,
         size: int,
         seed: int,
-        pieces: int = 1,
+        pieces: int | None = 1,
         weights: np.ndarray | None = None,
     ):
-        """`weights` [E] of the events as targets; None: all alike."""
+        """`pieces` as in `Windows.batch`; `weights` [E] of the events as targets; None: all alike."""
         self._weights = weights
         self._events, self._max_items, self._size, self._seed = events, max_items, size, seed
         self._pieces, self._ends = pieces, [0]  # the step after each epoch

@@ -27,11 +27,14 @@ def print_summary(report: dict[str, Any]) -> None:
                 f"{found['validation_ndcg@10']:.4f}, recall@10 {found['validation_recall@10']:.4f}, "
                 f"hit-rate@30 {found['validation_hit_rate@30']:.4f} (best at step {found['best_step']})"
             )
-    knn = report["item_knn"]
-    print(
-        f"embed: item-kNN on validation: hit-rate@{k} {max(row['hit_rate'] for row in knn['validation_hit_rates']):.4f} "
-        f"with a half-life of {knn['half_life_items']} items and a shrinkage of {knn['shrink_users']:g} users"
-    )
+    if (knn := report["item_knn"]) is None:
+        print("embed: no item-kNN (embed.item_knn: null)")
+    else:
+        best = max(row["hit_rate"] for row in knn["validation_hit_rates"])
+        print(
+            f"embed: item-kNN on validation: hit-rate@{k} {best:.4f} with a half-life of {knn['half_life_items']} items "
+            f"and a shrinkage of {knn['shrink_users']:g} users"
+        )
     check = report["leak_check"]
     if isinstance(check, dict):
         print(

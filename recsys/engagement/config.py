@@ -21,6 +21,8 @@ class EngagementConfig(StageConfig):
     source: Literal["auto", "file", "kinds", "ratings", "tags"] = "auto"
     lists: Path | None = None  # CSV, TSV, JSON lines or Parquet: user_id, timestamp, query, item_id, engaged
     columns: dict[str, str] = Field(default_factory=dict)  # our column name → yours, in that file
+    # Share of that file's rows whose item, and of those that name a user whose user, the run must know
+    min_known: float = Field(0.5, ge=0, le=1)
     like_rating: float = 4.0  # stars from which a rated item counts as engaged; MovieLens: 48 % of ratings
     session_gap_s: int = Field(
         3600, ge=0

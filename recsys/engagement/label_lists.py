@@ -35,13 +35,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recsys.artifacts.manifest import sha256_of
 from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
 from recsys.data.splits import PERSONALIZE, TEST, VALIDATION, WARM
 from recsys.door.notices import Notices
+from recsys.door.sources import source_hash
 from recsys.door.tables import DataError
+from recsys.door.times import OF_RUN, Reading
 from recsys.engagement.config import Drafts, EngagementConfig
 from recsys.engagement.from_file import read_lists
 from recsys.engagement.from_kinds import lists_from_kinds, role_of_moment
@@ -66,7 +67,7 @@ BALANCED = (0.4, 0.6)  # share of engaged items; outside, the stage says so
 def make_lists(config: EngagementConfig, run: Run) -> None:
     """Run the stage; see the module. Raises `DataError` for a bad file, and where a part would be empty."""
     outside = (
-        {"lists": sha256_of(config.lists)} if config.lists is not None and config.lists.is_file() else {}
+        {"lists": source_hash(config.lists)} if config.lists is not None and config.lists.exists() else {}
     )
     stage = run.stage("engagement", config, needs=["prepare"], outside=outside)
     if stage.is_done():
@@ -77,7 +78,9 @@ def make_lists(config: EngagementConfig, run: Run) -> None:
         source = _source(config, data)
         phrases = Phrases(data)
         drafts = {
-            "file": lambda: _from_file(config, data, notices),
+            "file": lambda: _from_file(
+                config, data, notices, OF_RUN[run.read_json("prepare", "prepare.json")["time"]]
+            ),
             "kinds": lambda: lists_from_kinds(config, data, phrases),
             "ratings": lambda: lists_from_ratings(config, data, phrases),
             "tags": lambda: lists_from_tags(config, data),
@@ -112,10 +115,10 @@ def _source(config: EngagementConfig, data: Dataset) -> str:
     return wanted
 
 
-def _from_file(config: EngagementConfig, data: Dataset, notices: Notices) -> Drafts:
+def _from_file(config: EngagementConfig, data: Dataset, notices: Notices, reading: Reading) -> Drafts:
     assert config.lists is not None
     drafts = Drafts()
-    frame = read_lists(config.lists, config.columns, data, notices)
+    frame = read_lists(config.lists, config.columns, data, notices, config.min_known, reading)
     for (user, time, query), rows in frame.groupby(["user", "timestamp", "query"], sort=False):
         drafts.add(user, time, query, rows["item"].tolist(), rows["engaged"].tolist())
     return drafts

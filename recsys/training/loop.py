@@ -199,7 +199,7 @@ class _Training:
                 f"{self.label}: the loss of step {self.index} is {value}; lower the learning rate"
             )
         if clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.parameters, clip_norm)
+            clip_gradient(self.parameters, clip_norm)
         self.optimizer.step()
         self.pending.append(value)
         self.index += 1
@@ -221,6 +221,22 @@ class _Training:
             self.best = {name: tensor.detach().clone() for name, tensor in self.state.items()}
         else:
             self.bad += 1
+
+
+def clip_gradient(parameters: list[torch.nn.Parameter], norm: float) -> None:
+    """Scale the whole gradient down to `norm`; rows of sparse gradients count as what they add up to."""
+    if not any(one.grad is not None and one.grad.is_sparse for one in parameters):
+        torch.nn.utils.clip_grad_norm_(parameters, norm)
+        return
+    parts = []
+    for one in parameters:
+        if one.grad is not None and one.grad.is_sparse:
+            one.grad = one.grad.coalesce()
+        if one.grad is not None:
+            parts.append(one.grad.values() if one.grad.is_sparse else one.grad)
+    factor = (norm / (torch.nn.utils.get_total_norm(parts) + 1e-6)).clamp(max=1.0)
+    for part in parts:
+        part.mul_(factor)
 
 
 def _copy_into(state: State, source: State) -> None:

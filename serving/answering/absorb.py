@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +13,18 @@ import numpy as np
 from llm.decoding.recommender import SidRecommender
 from llm.methods.tap_per import TapPer, TapPerConfig
 from llm.methods.user_states import Absorbed, OnlineConfig, absorb
+from recsys.door.values import shortly
 from recsys.recommender import Recommender
-from serving.answering.live import Feedback, LiveState, Update, checked, digest_of, odd_times, place_in_list
+from serving.answering.live import (
+    Feedback,
+    LiveState,
+    Update,
+    checked,
+    checked_batch_id,
+    digest_of,
+    odd_times,
+    place_in_list,
+)
 from serving.answering.methods import Methods
 
 
@@ -45,9 +55,12 @@ def update(
     all the events, also those that the run has absorbed before.
     """
     started = time.monotonic()
-    events = [checked(place(number), event) for number, event in enumerate(given)]
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise ValueError(f"events is {shortly(given)}; expected a list of (user_id, item_id, moment)")
+    is_clock = service.methods.run.read_json("prepare", "prepare.json")["time"] == "unix_seconds"
+    events = [checked(place(number), event, is_clock) for number, event in enumerate(given)]
     digest = digest_of(events)
-    batch_id = digest if batch_id is None else batch_id
+    batch_id = digest if batch_id is None else checked_batch_id(batch_id)
     live, run, config = service.live, service.methods.run, service.methods.config.online
     with run.lock():
         live.replay()  # another process may have absorbed feedback since

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recsys.data.config import PrepareConfig
+from recsys.data.filters import give_meaning
 from recsys.data.interactions import OPTIONAL, read_interactions
 from recsys.door.notices import Notices
 from recsys.door.sources import read_table
-from recsys.door.tables import SHARED, Table
+from recsys.door.tables import SHARED, Table, require
 from recsys.run import Run
 from serving.answering.live import Event
 
@@ -32,9 +33,13 @@ def read_feedback(run: Run, path: Path, columns: Mapping[str, str]) -> FeedbackF
     """
     prepare, notices = PrepareConfig.model_validate(run.read_config()["prepare"]), Notices()
     table = read_table(path)
+    names = columns_of(table, prepare.columns, columns)
+    moments = names.get("interactions.timestamp", names.get("timestamp", "timestamp"))
+    if moments not in table.columns:  # the places in a list are no moments of the run's
+        require(table, moments, "timestamp")
     rows = read_interactions(
         path,
-        columns_of(table, prepare.columns, columns),
+        names,
         notices,
         table,
         prepare.time,
@@ -43,6 +48,8 @@ def read_feedback(run: Run, path: Path, columns: Mapping[str, str]) -> FeedbackF
     frame = rows.frame
     if "event" in frame:
         meant = prepare.events
+        if meant is None:
+            give_meaning(rows, None, notices)  # says which kinds there are, and which sound like dislikes
         if meant is not None:
             rows = rows.keep(frame["event"].map(lambda kind: isinstance(meant.get(kind), float)), "events")
         if prepare.keep_events is not None:

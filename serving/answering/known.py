@@ -7,14 +7,14 @@ and said in the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from recsys.data.catalogue import Catalogue
-from recsys.door.values import one_id
+from recsys.door.values import one_id, shortly
 from serving.answering.limits import wrong_length
 
 
@@ -52,17 +52,30 @@ class KnownItems:
         return None if self.first_unknown is None else Counted(self.unknown, repr(self.first_unknown))
 
 
-def known_items(catalogue: Catalogue, ids: Iterable[Any] | KnownItems, what: str) -> KnownItems:
+def known_items(catalogue: Catalogue, ids: Iterable[Any] | KnownItems | None, what: str) -> KnownItems:
     """The items of a list. `what` names the list in messages.
 
     Raises `ValueError` for what is no list, a list that is too long, and an element that is no id, by its place.
     """
     if isinstance(ids, KnownItems):
         return ids
-    if isinstance(ids, str | bytes | Mapping):
-        kind = "text" if isinstance(ids, str | bytes) else "mapping"
-        raise ValueError(f"{what} is the {kind} {ids!r}; expected a list of item ids, such as ['7', '12']")
-    listed = list(ids)
+    if ids is None:
+        return KnownItems(np.zeros(0, np.int64), 0, 0, None)
+    if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
+        kind = (
+            "text"
+            if isinstance(ids, str | bytes)
+            else "mapping"
+            if isinstance(ids, Mapping)
+            else type(ids).__name__
+        )
+        raise ValueError(
+            f"{what} is the {kind} {shortly(ids)}; expected a list of item ids, such as ['7', '12']"
+        )
+    if what == "history" and isinstance(ids, Set):
+        raise ValueError("history is a set, which has no order; expected a list of item ids, oldest first")
+    as_python = getattr(ids, "to_pylist", None)  # Arrow's arrays
+    listed = list(ids) if as_python is None else as_python()
     if (wrong := wrong_length(len(listed))) is not None:
         raise ValueError(f"{what} has {len(listed):,} ids; {wrong}")
     numbers: list[int] = []

@@ -16,8 +16,11 @@ MOST_QUERY = 100_000  # characters of a query: a prompt reads its first `prompts
 LEAST_TEMPERATURE = 1e-5
 
 
-def check_options(n: int, temperature: float, strength: float, seed: int = 0) -> None:
-    """Raises `ValueError` naming the option that means nothing, and what was expected."""
+def check_options(n: int, temperature: float, strength: float, seed: int = 0, **switches: object) -> None:
+    """Raises `ValueError` naming the option that means nothing, and what was expected.
+
+    `switches`: options that are true, false, or not given (None).
+    """
     wrong = (
         ("n", n, wrong_n(n)),
         ("temperature", temperature, wrong_temperature(temperature)),
@@ -27,6 +30,13 @@ def check_options(n: int, temperature: float, strength: float, seed: int = 0) ->
     for name, value, why in wrong:
         if why is not None:
             raise ValueError(f"{name} is {value!r}; {why}")
+    for name, switch in switches.items():
+        if type(switch).__name__ not in (
+            "bool",
+            "bool_",
+            "NoneType",
+        ):  # also numpy's, which is not imported here
+            raise ValueError(f"{name} is {switch!r}; expected True or False")
 
 
 def wrong_n(n: object) -> str | None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.later_events import LiveHistories
 from recsys.door.times import one_moment
+from recsys.door.values import CONTROL, shortly
 from recsys.run import Run
 from serving.answering.known import Counted, checked_id
 
@@ -45,6 +47,7 @@ LIVE = "live"
 NEEDS = ("prepare", "adapt", "personalize")  # what user integers and rows of P_u are worth nothing without
 # Feedback later than so many days after the run's last event is absorbed, and said: another clock, or a run long out of date
 FAR_DAYS = 366
+LONGEST_BATCH_ID = 200
 Event = tuple[str, str, int]  # user id, item id, unix seconds
 
 
@@ -269,15 +272,28 @@ def without_person(record: dict[str, Any], number: int, rewritten: Collection[st
     return gone - {None}
 
 
-def checked(place: str, event: Any) -> Event:
+def checked_batch_id(batch_id: Any) -> str:
+    """The name of a batch. Raises `ValueError` for what is none."""
+    if not isinstance(batch_id, str) or not batch_id.strip() or len(batch_id) > LONGEST_BATCH_ID:
+        raise ValueError(
+            f"batch_id is {shortly(batch_id)}; expected text of 1 to {LONGEST_BATCH_ID} characters, or nothing"
+        )
+    if re.search(rf"{CONTROL}|[\ud800-\udfff]", batch_id):
+        raise ValueError(
+            f"batch_id is {shortly(batch_id)}, which holds a control character or half a character"
+        )
+    return batch_id
+
+
+def checked(place: str, event: Any, is_clock: bool = True) -> Event:
     """An event as (user id, item id, unix seconds). Raises `ValueError` naming its place."""
     if not isinstance(event, Sequence) or isinstance(event, str) or len(event) != 3:
-        raise ValueError(f"{place}: expected (user_id, item_id, unix seconds), got {event!r}")
+        raise ValueError(f"{place}: expected (user_id, item_id, unix seconds), got {shortly(event)}")
     user_id, item_id = (
         checked_id(value, f"{place}: {name}")
         for name, value in zip(("user_id", "item_id"), event[:2], strict=True)
     )
-    moment = one_moment(event[2], f"{place}: time")
+    moment = one_moment(event[2], f"{place}: time", is_clock)
     if user_id is None:
         raise ValueError(f"{place}: user_id is blank; feedback belongs to somebody")
     if item_id is None:

@@ -100,7 +100,8 @@ class Methods:
 
     @property
     def _untrained(self) -> dict[str, str]:
-        return untrained(self.config.embed.sasrec is not None, self._of_nobody)
+        embed = self.config.embed
+        return untrained(embed.sasrec is not None, embed.item_knn is not None, self._of_nobody)
 
     @property
     def _aligned(self) -> dict[str, AlignRow]:

@@ -205,7 +205,7 @@ class Recommender:
         no whole second, a query that is not text, `sequence` of a method that does not generate, and whatever
         is outside `serving.answering.limits`.
         """
-        check_options(n, temperature, strength, seed)
+        check_options(n, temperature, strength, seed, exclude_seen=exclude_seen, sequence=sequence)
         check_order(order)
         started = clock.perf_counter()
         with self._one_at_a_time:
@@ -226,6 +226,8 @@ class Recommender:
         order: Order,
     ) -> Recommendations:
         """What `recommend` returns; one call at a time."""
+        if method is not None and not isinstance(method, str):
+            raise ValueError(f"method is {method!r}; expected its name, such as 'e2p'")
         name = method or next(name for name in PREFERRED if name in self.methods.available())
         recommender, data = self.method(name, strength), self.methods.dataset
         asked, within = asked_of(data, self.live.histories, *who), caps_of(data, caps)

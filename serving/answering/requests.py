@@ -12,7 +12,8 @@ from llm.decoding.recommender import SidRecommender
 from recsys.data.caps import Caps, best_within
 from recsys.data.dataset import Dataset
 from recsys.data.later_events import LiveHistories
-from recsys.door.times import one_moment
+from recsys.door.times import YEAR_1990, one_moment
+from recsys.door.values import shortly
 from recsys.embeddings.retrieval import EmbeddingRetrieval
 from recsys.recommender import Ranked, Recommender, Request
 from serving.answering import limits
@@ -32,7 +33,7 @@ def checked_query(query: str | None) -> str | None:
     if query is None:
         return None
     if not isinstance(query, str):
-        raise ValueError(f"query is {query!r}; expected text, or nothing")
+        raise ValueError(f"query is {shortly(query)}; expected text, or nothing")
     if (wrong := limits.wrong_query(len(query))) is not None:
         raise ValueError(f"query has {len(query):,} characters; {wrong}")
     try:
@@ -92,7 +93,7 @@ def asked_of(
     """
     who = known_user(histories, user_id)
     user = None if who is None else who[1]
-    moment = histories.moment(user) if time is None else one_moment(time)
+    moment = histories.moment(user) if time is None else one_moment(time, is_clock=dataset.end > YEAR_1990)
     catalogue = dataset.catalogue
     found = {"exclude": known_items(catalogue, exclude, "exclude")}
     if history is not None:
@@ -198,7 +199,7 @@ def path_of(recommender: Recommender, request: Request, user_id: Any) -> str:
     if known:
         return "personalized"
     reason = (
-        f"user {user_id!r} is unknown to the run"
+        f"user {shortly(user_id)} is unknown to the run"
         if request.user is None
         else "no usable event before the moment"
     )

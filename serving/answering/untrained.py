@@ -106,11 +106,12 @@ WHY_USERS = (
 )
 
 
-def untrained(has_sasrec: bool, of_nobody: bool) -> dict[str, str]:
-    """Those of one run: SASRec answers where `embed.sasrec` is given,
-    item-kNN where the run has users (`is_of_nobody`).
+def untrained(has_sasrec: bool, has_item_knn: bool, of_nobody: bool) -> dict[str, str]:
+    """Those of one run: SASRec and item-kNN answer where `embed.sasrec` and `embed.item_knn` are given,
+    item-kNN where the run has users besides (`is_of_nobody`).
     """
-    gone = {key for key, is_gone in (("sasrec", not has_sasrec), (NEEDS_USERS, of_nobody)) if is_gone}
+    lacking = (("sasrec", not has_sasrec), ("item_knn", not has_item_knn), (NEEDS_USERS, of_nobody))
+    gone = {key for key, is_gone in lacking if is_gone}
     return {key: one.name for key, one in BASELINES.items() if key not in gone}
 
 

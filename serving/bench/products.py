@@ -99,7 +99,7 @@ def _figures(
 ) -> np.ndarray:
     """`NAMES` and the seconds of each request [b, 7]."""
     p, q = np.exp(exact), np.exp(here)
-    kl = np.where(p > 0, p * (exact - np.where(p > 0, here, 0)), 0).sum(1)
+    kl = (p * (np.where(p > 0, exact, 0) - np.where(p > 0, here, 0))).sum(1)
     own = here[np.arange(len(here)), targets]
     columns = [
         kl,

@@ -26,8 +26,11 @@ class CombineConfig(StageConfig):
     # whole catalogue
     instances: int = Field(4000, ge=1)
     seed: int = 0  # of that sample
-    # nodes of each depth that a generator forwards for a request, where its trie has over 50,000 inner ones: what lies below
-    # the others is told from their probability alone. 1,024 on two depths are 4 GFLOP a million weights of the decoder
+    # inner nodes of the trie up to which a generator forwards them all for each request, so that products are exact: 50,000 are
+    # 80 GFLOP with a decoder of .8M weights. 0: never, which is many times faster, and a little off (BENCHMARKS.md)
+    exact_up_to: int = Field(50_000, ge=0)
+    # nodes of each depth that are forwarded of a larger one: what lies below the others is told from their probability alone.
+    # 1,024 on two depths are 4 GFLOP a million weights of the decoder
     nodes_a_depth: int = Field(1024, ge=1)
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from llm.methods.stage2 import OUTSIDE
-from recsys.artifacts.manifest import sha256_of
+from recsys.artifacts.manifest import refuse_stale, sha256_of, stale
 from recsys.artifacts.paths import RunError
 from recsys.artifacts.settings import NOT_EXPORTED, Difference, differences, refuse
 from recsys.run import Run
@@ -30,8 +30,8 @@ MODELS = ("encoder", "text_encoder")  # settings that name a model
 def config_of(run: Run, changes: Iterable[str] = ()) -> RunConfig:
     """The run's configuration, `changes` applied.
 
-    Raises `RunError` where a section is not what its stage was made from, and for an exported run that names what its manifest
-    does not hash.
+    Raises `RunError` where a section is not what its stage was made from, or a stage is out of date, and for an exported run that names
+    what its manifest does not hash.
     """
     config = load_config(None, changes, base=run.read_config())
     refuse_other_settings(run, config)
@@ -41,8 +41,21 @@ def config_of(run: Run, changes: Iterable[str] = ()) -> RunConfig:
 
 
 def refuse_other_settings(run: Run, config: RunConfig, sections: Sequence[str] = SECTIONS) -> None:
-    """Raises `RunError` naming each setting of these sections that is not what its finished stage was made from."""
+    """Raises `RunError` naming each setting of these sections that is not what its finished stage was made from, and each stage of them
+    that was made from other artifacts than the run has now.
+    """
     refuse(settings_changed(run, config, sections), run.path, run.exported() is not None)
+    refuse_stale(out_of_date(run, sections), run.path)
+
+
+def out_of_date(run: Run, sections: Sequence[str] = SECTIONS) -> list[tuple[str, str]]:
+    """(stage, need) for each of these stages that was made from other artifacts of another than the run has now.
+
+    An exported run has a part of the artifacts, which its own sums hold together.
+    """
+    return (
+        [] if run.exported() is not None else stale({name: run.record(name) for name in SECTIONS}, sections)
+    )
 
 
 def settings_changed(run: Run, config: RunConfig, sections: Sequence[str] = SECTIONS) -> list[Difference]:

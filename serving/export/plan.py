@@ -97,7 +97,7 @@ def plan_export(run: Run, wanted: Sequence[str] | None = None, without_users: bo
     left_out = _left_out(run, config, artifacts, keys, empty, without_users)
     reading = [method.key for method in config.personalize.methods if not method.is_trained]
     answering = [
-        *untrained(config.embed.sasrec is not None, without_users),
+        *_untrained(config, without_users),
         *reading,
         *(one.key for one in chosen),
     ]
@@ -115,6 +115,11 @@ def files_of(run: Run, stage: str, key: str, seed: int) -> list[str]:
     return [name for name in record["artifacts"] if name.startswith((f"{key}-{seed}.", f"{key}-{seed}/"))]
 
 
+def _untrained(config: RunConfig, without_users: bool) -> dict[str, str]:
+    embed = config.embed
+    return untrained(embed.sasrec is not None, embed.item_knn is not None, without_users)
+
+
 # -- methods -------------------------------------------------------------------------------------------------
 
 
@@ -129,7 +134,7 @@ def _check(
         ):
             what = "" if key == NEEDS_USERS else f" has the expert {NEEDS_USERS}"
             raise ValueError(f"--method {key}{what}: {WHY_USERS}; leave --without-users or the method out")
-        if key not in known and key not in untrained(config.embed.sasrec is not None, without_users):
+        if key not in known and key not in _untrained(config, without_users):
             raise ValueError(f"--method {key}: {run.path} has no such method; it has {', '.join(known)}")
 
 

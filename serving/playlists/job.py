@@ -32,7 +32,7 @@ from recsys.run import Run
 from serving.engines.base import Engine, Work
 from serving.playlists.close import check_and_count, peaks
 from serving.playlists.folder import begin, locked, publish, refuse_strangers, unfinished_plan, work_folder
-from serving.playlists.plan import Settings, fingerprint_of, plan_of, refuse_impossible
+from serving.playlists.plan import Settings, fingerprint_of, has_clock, plan_of, refuse_impossible
 from serving.playlists.requests import Source
 from serving.playlists.shards import deal, dealt, into_place, name_of, sort_shard
 
@@ -58,7 +58,7 @@ def playlists(
     opened = Run.open(run)
     if requests.is_dir() and out.resolve().is_relative_to(requests.resolve()):
         raise ValueError(f"{out} lies in {requests}, whose files are the requests; give another --out")
-    source = Source(requests)
+    source = Source(requests, has_clock(opened))
     refuse_impossible(opened, settings)
     refuse_strangers(out)
     plan_of(opened, source, settings)  # raises for a run that cannot answer, before anything is touched

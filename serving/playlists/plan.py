@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from recsys.artifacts.manifest import refuse_stale, stale
 from recsys.artifacts.paths import RunError
 from recsys.artifacts.settings import differences, refuse
 from recsys.run import Run
@@ -74,6 +75,12 @@ def identity_of(run: Run, absorbed: int) -> str:
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
 
+def has_clock(run: Run) -> bool:
+    """Are the run's times those of a clock, and not places in an order?"""
+    prepared = run.record("prepare") is not None and run.read_json("prepare", "prepare.json")
+    return not prepared or prepared["time"] == "unix_seconds"
+
+
 def absorbed_by(run: Run) -> int:
     """How many batches of feedback the run has absorbed."""
     return len((run.record(LIVE) or {"batches": []})["batches"])
@@ -88,7 +95,8 @@ def refuse_impossible(run: Run, settings: Settings) -> None:
     config, method = run.read_config(), settings.method
     _refuse_other_settings(run, config)
     of_nobody = is_of_nobody(run)
-    ranking = untrained(config["embed"].get("sasrec") is not None, of_nobody)
+    embed = config["embed"]
+    ranking = untrained(embed.get("sasrec") is not None, embed.get("item_knn", {}) is not None, of_nobody)
     available = [*ranking, *(row["key"] for row in config["personalize"]["methods"])]
     if run.record("align") is not None:
         available += [row["key"] for row in config["align"]["rows"]]
@@ -120,6 +128,9 @@ def _refuse_other_settings(run: Run, config: dict[str, Any]) -> None:
         if record is not None and isinstance(now, dict):
             found += differences(stage, record["made_from"]["config"], now, narrowed=exported, whole=False)
     refuse(found, run.path, exported)
+    if not exported:
+        stages = (*SERVED, *IF_THERE)
+        refuse_stale(stale({stage: run.record(stage) for stage in stages}, stages), run.path)
 
 
 def products_of(run: Run, config: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ before anything is written. What one row gets wrong is a reason beside that row;
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.artifacts.manifest import sha256_of
+from recsys.door.notices import Notices
 from recsys.door.sources import SUFFIXES, read_table, source_files
 from recsys.door.tables import DataError, Table, plain
 from recsys.door.values import BLANK, NUMBER_BLANK, floats, text_array
@@ -41,16 +42,18 @@ class RequestFile:
     rows: int
     footer_sha256: str
     is_streamed: bool = True  # Parquet
+    unread: tuple[str, ...] = ()  # columns that no request has
 
 
 class Source:
     """One file, or all below a folder (names that begin with `.` or `_` are left out): `*.parquet` if there are any, else the others.
 
-    Opening reads the footers of Parquet files alone. Raises `DataError` for what no row could be read from.
+    Opening reads the footers of Parquet files alone. Raises `DataError` for what no row could be read from. `is_clock`: times are those of
+    a clock, and not places in an order.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, is_clock: bool = True):
+        self.path, self.is_clock = path, is_clock
         if path.is_dir():
             paths, self.root = _files_of(path), path
         elif path.is_file():
@@ -61,6 +64,10 @@ class Source:
         self.rows = sum(file.rows for file in self.files)
         if not self.rows:
             raise DataError(f"{path} holds no requests: every file has 0 rows")
+        if unread := sorted({column for file in self.files for column in file.unread}):
+            Notices().read(
+                f"{path}: columns not read: {', '.join(unread)}; a request may have {', '.join((*TEXTS, *NUMBERS, *LISTS))}"
+            )
 
     def tables(self, default_n: int) -> Iterator[pa.Table]:
         """The rows as tables of `SCHEMA`, file by file: thousands at a time, fewer where they are large."""
@@ -68,7 +75,7 @@ class Source:
             path, first = self.root / file.name, 1
             try:
                 for batch in _batches(path) if file.is_streamed else _pieces(path):
-                    yield checked(batch, number, first, default_n)
+                    yield checked(batch, number, first, default_n, self.is_clock)
                     first += batch.num_rows
             except (pa.ArrowException, OSError) as error:
                 raise DataError(
@@ -100,7 +107,10 @@ def _pieces(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _whole(path: Path) -> pa.RecordBatch:
-    table = read_table(path)
+    return _batch_of(read_table(path))
+
+
+def _batch_of(table: Table) -> pa.RecordBatch:
     columns = {name: _column(table, name) for name in SCHEMA.names if name in table.columns}
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
@@ -177,9 +187,12 @@ def _hidden(relative: Path) -> bool:
 
 def _opened(path: Path, name: str) -> RequestFile:
     if _is_other(path):
-        whole = _whole(path)
-        _check_columns(path, whole.schema)
-        return RequestFile(name, path.stat().st_size, whole.num_rows, sha256_of(path), is_streamed=False)
+        table = read_table(path)
+        whole = _batch_of(table)
+        _check_columns(path, whole.schema, list(table.columns))
+        return RequestFile(
+            name, path.stat().st_size, whole.num_rows, sha256_of(path), False, _unread(list(table.columns))
+        )
     try:
         opened = pq.ParquetFile(path)
         schema, rows = opened.schema_arrow, opened.metadata.num_rows
@@ -192,14 +205,18 @@ def _opened(path: Path, name: str) -> RequestFile:
         raise DataError(
             f"{path} cannot be read as Parquet ({_line(error)}); make or download it again"
         ) from None
-    _check_columns(path, schema)
-    return RequestFile(name, size, rows, footer)
+    _check_columns(path, schema, schema.names)
+    return RequestFile(name, size, rows, footer, True, _unread(schema.names))
 
 
-def _check_columns(path: Path, schema: pa.Schema) -> None:
+def _unread(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in (*TEXTS, *NUMBERS, *LISTS))
+
+
+def _check_columns(path: Path, schema: pa.Schema, there: Sequence[str]) -> None:
     if missing := [column for column in NEEDED if column not in schema.names]:
         raise DataError(
-            f"{path} has no column '{missing[0]}' (it has {', '.join(schema.names) or 'none'}); requests "
+            f"{path} has no column '{missing[0]}' (it has {', '.join(there) or 'none'}); requests "
             "need "
             f"{', '.join(NEEDED)} (null where there is none), and may have {', '.join(NUMBERS + LISTS)}"
         )

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from recsys.door.tables import is_list_type
 from recsys.door.times import MILLISECONDS, one_moment
-from recsys.door.values import CONTROL, WHOLE, id_texts
+from recsys.door.values import CONTROL, EXACT, id_texts
 from serving.answering import limits
 
 TEXTS, NUMBERS, LISTS = ("request_id", "user_id", "query"), ("time", "n"), ("exclude", "allow")
@@ -67,18 +67,20 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
 def _is_id(kind: pa.DataType) -> bool:
-    return _is_number(kind) or pa.types.is_decimal(kind) or is_text(kind)
+    return _is_number(kind) or is_text(kind) or isinstance(kind, pa.UuidType)
 
 
-def checked(batch: pa.RecordBatch, file: int, first_row: int, default_n: int) -> pa.Table:
+def checked(
+    batch: pa.RecordBatch, file: int, first_row: int, default_n: int, is_clock: bool = True
+) -> pa.Table:
     """A piece of a file as a table of `SCHEMA`.
 
     Users and items are ids by the door's rule; a request id is the caller's own, and stays as it is written.
-    Blank users and queries are null.
+    Blank users and queries are null. `is_clock`: 20260131 is a date, not a place in an order.
     """
     rows = batch.num_rows
     reasons: list[str | None] = [None] * rows
@@ -100,7 +102,9 @@ def checked(batch: pa.RecordBatch, file: int, first_row: int, default_n: int) ->
     lengths = pc.fill_null(pc.utf8_length(ready["query"]), 0).to_numpy(zero_copy_only=False)
     for row in np.flatnonzero(lengths > limits.MOST_QUERY).tolist():
         because(row, f"query has {lengths[row]:,} characters; {limits.wrong_query(int(lengths[row]))}")
-    ready["time"] = _numbers(_moments(column("time"), because), rows, 0, MILLISECONDS, because, _bad_time)
+    ready["time"] = _numbers(
+        _moments(column("time"), is_clock, because), rows, 0, MILLISECONDS, because, _bad_time
+    )
     most = limits.MOST_ITEMS + 1
     ready["n"] = _numbers(column("n"), rows, 1, most, because, _bad_n).fill_null(default_n)
     for name in LISTS:
@@ -139,7 +143,7 @@ def _texts(values: pa.Array, name: str, because: Because, row_of: np.ndarray | N
     if pa.types.is_floating(kind):
         numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
         absent = ~np.isfinite(numbers) & ~np.isinf(numbers)
-        whole = absent | ((np.trunc(numbers) == numbers) & (np.abs(numbers) < WHOLE))
+        whole = absent | ((np.trunc(numbers) == numbers) & (np.abs(numbers) < EXACT[str(kind)]))
         for place in np.flatnonzero(~whole).tolist():
             refuse(place, f"{name} {numbers[place]:g} is not text or a whole number")
         values = pa.array(np.where(whole & ~absent, numbers, 0).astype(np.int64), mask=absent | ~whole)
@@ -179,19 +183,33 @@ def _or_null(texts: pa.Array) -> pa.Array:
     return pc.if_else(pa.array(_blank(texts)), pa.scalar(None, pa.large_string()), texts)
 
 
-def _moments(values: pa.Array | None, because: Because) -> pa.Array | None:
-    """A column of moments as numbers: typed ones and dates in text as whole seconds, numbers as they are."""
-    if values is None or not (is_text(values.type) or pa.types.is_temporal(values.type)):
+def _moments(values: pa.Array | None, is_clock: bool, because: Because) -> pa.Array | None:
+    """A column of moments as numbers: typed ones, and dates in text or as 20260131, as whole seconds, other numbers as they are."""
+    if values is None or pa.types.is_null(values.type):
         return values
-    if not is_text(values.type):
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())
+    if pa.types.is_temporal(values.type):
         ticks = values.cast(pa.timestamp("us", getattr(values.type, "tz", None)), safe=False).cast(pa.int64())
         absent = ticks.is_null().to_numpy(zero_copy_only=False)
         seconds = ticks.fill_null(0).to_numpy(zero_copy_only=False) // 10**6
         return pa.array(seconds, mask=absent)
+    if not is_text(values.type):
+        numbers = values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64)
+        days = np.flatnonzero((numbers >= 19_000_101) & (numbers <= 21_001_231))
+        if not (is_clock and len(days)):
+            return values
+        numbers[np.asarray(values.is_null().to_numpy(zero_copy_only=False))] = np.nan
+        for row in days.tolist():
+            try:
+                numbers[row] = one_moment(float(numbers[row]))
+            except ValueError as error:
+                because(row, str(error))
+        return pa.array(numbers, from_pandas=True)
     found: list[int | None] = []
     for row, text in enumerate(id_texts(_texts(values, "time", because)).to_pylist()):
         try:
-            found.append(None if text is None else one_moment(text))
+            found.append(None if text is None else one_moment(text, is_clock=is_clock))
         except ValueError as error:
             found.append(None)
             because(row, str(error))
@@ -204,6 +222,8 @@ def _numbers(
     """Whole numbers from `low` up to `end`, as int64; NaN is how pandas writes null."""
     if values is None or pa.types.is_null(values.type):
         return pa.nulls(rows, pa.int64())
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())
     absent = values.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
     numbers = values.fill_null(low).to_numpy(zero_copy_only=False)
     floats = numbers.astype(np.float64)

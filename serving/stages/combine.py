@@ -35,8 +35,6 @@ from serving.answering.products import LikelyNodes, experts_of, seeds_of, text_v
 from serving.config.combine import ALONE, CombineConfig
 from serving.config.run import RunConfig
 
-# nodes that a request may forward: 80 GFLOP with a decoder of 0.8M weights, some seconds of a CPU core
-LARGEST = 50_000
 NUMBERS = 1 << 28  # scores of a factor that lie in a file while weights are found: 1 GiB
 BOUNDED = 32  # validation instances on which the distance from the exact product is bounded
 TEXT_HALF_LIVES = (1, 2, 5, 20)  # items; validation picks
@@ -53,7 +51,8 @@ def combine(config: RunConfig, run: Run, quiet: bool = False) -> None:
         return
     methods = Methods(run, config)
     data = methods.dataset
-    width = settings.nodes_a_depth if inner_nodes(methods.model.trie) > LARGEST else None
+    is_large = inner_nodes(methods.model.trie) > settings.exact_up_to
+    width = settings.nodes_a_depth if is_large else None
     at_most = min(settings.instances, max(NUMBERS // data.n_items, 1))
     events = validation_events(data, at_most, settings.seed)
     requests, targets = data.block(events, data.exclude_seen), data.items[events]

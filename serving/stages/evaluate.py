@@ -119,6 +119,8 @@ def _question(methods: Methods) -> tuple[Question, dict]:
             "Context is the model adapted in Stage 1 (the paper's is a vanilla LLM)."
         ),
     }
+    if methods.config.embed.item_knn is None:
+        facts["left_out"] = "Item-kNN (embed.item_knn: null)"
     requests = data.requests(events, data.exclude_seen)
     return Question(requests, data.items[events], data.users[events]), facts
 

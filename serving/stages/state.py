@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from recsys.artifacts.manifest import stale, told_stale
 from recsys.run import Run
 from recsys.terminal import shown
 from serving.config.sections import SECTIONS
@@ -34,8 +35,13 @@ def print_timings(run: Run, console: Console) -> None:
 
 
 def print_differences(run: Run, console: Console) -> None:
-    """A line for each setting that its finished stage was not made from; `recommend` and `evaluate` refuse such a run."""
+    """A line for each setting that its finished stage was not made from, and each stage that was made from other artifacts than there are;
+    `recommend` and `evaluate` refuse such a run.
+    """
     records = {name: run.record(name) for name in SECTIONS}
+    if run.exported() is None:
+        for line in told_stale(stale(records, SECTIONS)):
+            console.print(shown(line), highlight=False)
     try:
         values = run.read_config()
         if all(

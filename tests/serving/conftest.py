@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from llm.backbone.sid_model import SidModel
 from recsys.run import Run
 from serving.config.run import RunConfig
-from tests.support.models import tiny_model
-from tests.support.worlds import SMALL, alone_with_data_files, run_of, shared_run, small_config, the_small_run
+from tests.support.shared import data_files, small_run, tiny
+from tests.support.worlds import SMALL, run_of, shared_run, small_config
+
+__all__ = ["cluster", "data_files", "small_run", "tiny", "world_run"]
 
 METHODS = [{"key": "e2p", "bottleneck": 8}, {"key": "tap_per"} | SMALL,
            {"method": "tap_per", "name": "no decay", "time_decay": False, "order_decay": False, "user_state": False} | SMALL]  # fmt: skip
@@ -32,25 +33,6 @@ def world_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
 
     with shared_run(tmp_path_factory, "quick_run", make) as found:
         yield found
-
-
-@pytest.fixture(scope="session")
-def tiny() -> SidModel:
-    """The tiny random backbone with a small trie."""
-    return tiny_model()
-
-
-@pytest.fixture(scope="session")
-def small_run(tmp_path_factory) -> Iterator[tuple[RunConfig, Run]]:
-    """A finished run of every stage on the world of two tastes."""
-    with the_small_run(tmp_path_factory) as found:
-        yield found
-
-
-@pytest.fixture
-def data_files(small_run) -> Iterator[None]:
-    with alone_with_data_files(small_run[0]):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
 from recsys.embeddings import sequence_parts
+from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.embed import (
     embed,
     load_conditioning_items,
@@ -26,9 +27,13 @@ from recsys.embeddings.sasrec import (
     ndcg_at,
     train_sasrec,
 )
+from recsys.embeddings.summary import print_summary
 from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.run import Run
 from serving.answering.methods import Methods
+from serving.answering.products import experts_of
+from serving.config.combine import CombineConfig
+from serving.stages.evaluate import _question
 from tests.support.worlds import small_config
 
 # -- in a run ---------------------------------------------------------------------------------------------------
@@ -126,3 +131,49 @@ def test_a_report_without_the_rows_is_refused_with_the_remedy(small_run, monkeyp
         methods.build("sasrec")
     with pytest.raises(RunError, match="older than item-kNN"):
         methods.build("item_knn")
+
+
+@pytest.fixture(scope="module")
+def shared_run(small_run, tmp_path_factory):
+    """The small run's data, one SASRec for the generator and its own row, and no item-kNN."""
+    config, run = small_run
+    other = Run.create(tmp_path_factory.mktemp("shared") / "run")
+    shutil.copytree(run.path / "prepare", other.path / "prepare")
+    update = {"users_from": "sasrec", "sasrec_row": "users", "item_knn": None, "refit_for_retrieval": False}
+    settings = config.embed.model_copy(update=update)
+    embed(settings, other)
+    return config.model_copy(update={"embed": settings}), other
+
+
+def test_one_sasrec_may_be_both_and_is_then_of_fit_alone(shared_run, sequence_run):
+    config, run = shared_run
+    report = run.read_json("embed", "embed.json")
+    assert "sasrec_retrieval" not in report
+    assert not (run.path / "embed" / "sasrec_retrieval.safetensors").exists()
+    weights = [
+        (one.path / "embed" / "sasrec_users.safetensors").read_bytes() for one in (run, sequence_run[1])
+    ]
+    assert weights[0] == weights[1]  # the generator's, trained as it is beside another
+    row, users = Methods(run, config).build("sasrec"), load_user_vectors(run)
+    history = [np.array([3, 5, 8])]
+    logits, unit = (side.of_histories(history)[0] for side in (row.users, users))
+    np.testing.assert_allclose(logits / np.linalg.norm(logits), unit, rtol=1e-5)
+    with pytest.raises(ValueError, match="sasrec_row: users needs users_from: sasrec"):
+        EmbedConfig(sasrec_row="users", sasrec=config.embed.sasrec)
+
+
+def test_item_knn_may_be_left_out_and_that_is_said(shared_run, capsys):
+    config, run = shared_run
+    assert run.read_json("embed", "embed.json")["item_knn"] is None
+    print_summary(run.read_json("embed", "embed.json"))
+    assert "no item-kNN (embed.item_knn: null)" in capsys.readouterr().out
+    methods = Methods(run, config)
+    assert "item_knn" not in methods.available()
+    with pytest.raises(ValueError, match="no method 'item_knn'"):
+        methods.build("item_knn")
+    with pytest.raises(RunError, match=r"has no item-kNN; set embed\.item_knn"):
+        sequence_parts.load_item_knn(run, methods.dataset, None)
+    assert _question(methods)[1]["left_out"] == "Item-kNN (embed.item_knn: null)"
+    experts = config.model_copy(update={"combine": CombineConfig(experts=("item_knn",))})
+    with pytest.raises(ValueError, match=r"combine\.experts: this run has no item_knn"):
+        experts_of(Methods(run, experts), experts.combine, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def write_vectors(run: Run, folder: Path) -> None:
         temporary.replace(path)
 
 
-def _asked(requests: list[Request]) -> pa.Table:
+def _asked(requests: Sequence[Request]) -> pa.Table:
     histories = pa.array([request.history for request in requests], pa.list_(pa.int64()))
     return pa.table(
         {"user": pa.array([request.user for request in requests], pa.int64()), "history": histories}

@@ -125,6 +125,23 @@ def test_a_stage_that_was_left_half_done_is_put_in_its_own_place_alone(run, besi
     assert (tmp_path / "victim").is_dir()
 
 
+def test_a_stage_goes_on_behind_no_link_of_an_unfinished_one(run, beside, tmp_path):
+    """Whoever sends a run may send a stage half done, with the fingerprint that it will have and links where it writes."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    stage = run.stage("two", StageConfig())
+    stage.partial.mkdir()
+    (stage.partial / "fingerprint").write_text(stage.fingerprint)
+    (stage.partial / "checkpoint").symlink_to(outside)
+    (stage.partial / "calls.json").symlink_to(beside)
+    (stage.partial / "more").symlink_to(outside)
+    with stage.writing() as folder:
+        (stage.checkpoint / "state").write_text("s")
+        (folder / "a.txt").write_text("a")
+    assert list(outside.iterdir()) == []
+    assert run.record("two")["artifacts"].keys() == {"a.txt"}
+
+
 def test_nothing_is_written_through_links_that_lie_at_temporary_names(run, beside):
     (run.path / ".config.yaml.tmp").symlink_to(beside)
     (run.path / ".lock").unlink(missing_ok=True)

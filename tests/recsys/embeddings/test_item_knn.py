@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import sparse
 
-from recsys.embeddings.item_knn import ItemKnn, ItemKnnConfig, choose_item_knn, similarities
+from recsys.embeddings.item_knn import (
+    CoOccurrence,
+    ItemKnn,
+    ItemKnnConfig,
+    choose_item_knn,
+    similarities,
+)
 from recsys.embeddings.retrieval import hits_of_scores
 from recsys.recommender import Request
 
@@ -66,8 +75,9 @@ def test_lists_go_on_by_popularity_where_nothing_votes():
     assert empty.items.tolist() == [1, 0, 2, 3]
 
 
-def test_similarities_equal_a_loop_across_blocks(monkeypatch):
-    monkeypatch.setattr("recsys.embeddings.item_knn.BLOCK", 7)
+@pytest.mark.parametrize("products", [1, 60, 10_000])
+def test_similarities_equal_a_loop_across_blocks(monkeypatch, products):
+    monkeypatch.setattr("recsys.embeddings.item_knn.PRODUCTS", products)
     generator = np.random.default_rng(0)
     users, items = generator.integers(0, 15, 90), generator.integers(0, 20, 90)
     ours = similarities(users, items, 20, 2.0, 4).toarray()
@@ -110,3 +120,91 @@ def test_validation_chooses_the_pair_that_hits():
     for row in rates:
         similar = similarities(users, items, n, row["shrink_users"], n)
         assert row["hit_rate"] == hit_rate(ItemKnn(similar, row["half_life_items"], 50, np.ones(n)))
+
+
+def a_crowd() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users, items and weights of 900 events on 60 items, many of one strength, so that ties abound."""
+    generator = np.random.default_rng(1)
+    users, items = generator.integers(0, 50, 900), np.minimum(generator.geometric(0.06, 900), 60) - 1
+    return users, items, generator.choice([0.5, 1.0, 2.5], 900)
+
+
+def by_whole_sorts(users, items, n: int, shrink: float, neighbours: int, weights=None) -> sparse.csr_array:
+    """As it was made before: the dense product, and a sort of all its entries."""
+    strongest: dict[tuple[int, int], float] = {}
+    for user, item, weight in zip(
+        users, items, np.ones(len(users)) if weights is None else weights, strict=True
+    ):
+        strongest[user, item] = max(strongest.get((user, item), 0), weight)
+    taken = np.zeros((users.max() + 1, n), np.float32 if weights is None else np.float64)
+    for pair, weight in strongest.items():
+        taken[pair] = weight
+    seen = (taken > 0).astype(np.float32)
+    together, roots = seen.T @ taken, np.sqrt(seen.sum(0, dtype=np.float64))
+    np.fill_diagonal(together, 0)
+    row, column = np.nonzero(together)
+    values = together[row, column] / (roots[row] * roots[column] + shrink)
+    order = np.lexsort((column, -values, row))
+    row, column, values = row[order], column[order], values[order]
+    kept = np.arange(len(row)) - np.searchsorted(row, row) < neighbours
+    return sparse.csr_array((values[kept].astype(np.float32), (row[kept], column[kept])), shape=(n, n))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rows", [None, np.array([0, 3, 4, 17, 59])])
+def test_one_pass_gives_to_the_bit_what_a_sort_for_each_shrinkage_gave(weighted, rows, monkeypatch):
+    monkeypatch.setattr("recsys.embeddings.item_knn.PRODUCTS", 2000)
+    users, items, weights = a_crowd()
+    weights = weights if weighted else None
+    shrinks = (0.0, 5.0, 20.0)
+    found = CoOccurrence(users, items, 60, weights).similar(shrinks, 7, rows)
+    for shrink, ours in zip(shrinks, found, strict=True):
+        expected = by_whole_sorts(users, items, 60, shrink, 7, weights).toarray()
+        if rows is not None:
+            expected[np.setdiff1d(np.arange(60), rows)] = 0
+        assert np.diff(ours.indptr).max() == 7
+        np.testing.assert_array_equal(ours.toarray(), expected)
+
+
+def requests_of_a_crowd() -> tuple[list[Request], np.ndarray]:
+    """Requests with and without histories and exclusions (some of their own target), and targets."""
+    generator = np.random.default_rng(2)
+    requests, targets = [], generator.integers(0, 60, 90)
+    for number, target in enumerate(targets):
+        history = generator.integers(0, 60, generator.integers(0, 6))
+        exclude = generator.integers(0, 60, generator.integers(0, 9))
+        if number % 10 == 0:
+            exclude = np.append(exclude, [target, target])
+        requests.append(Request(f"r{number}", number, 9, history, np.arange(len(history)), exclude=exclude))
+    return requests, targets
+
+
+@pytest.mark.parametrize("k", [4, 10, 57])
+def test_hits_are_those_of_dense_scores(k, monkeypatch):
+    """Also where blocks are small, and where an allow-list is in the way."""
+    monkeypatch.setattr("recsys.embeddings.retrieval.ENTRIES", 60 * 13)
+    users, items, _ = a_crowd()
+    requests, targets = requests_of_a_crowd()
+    method = ItemKnn(similarities(users, items, 60, 5.0, 7), 2.0, 4, np.ones(60))
+    expected = hits_of_scores(method.scores(requests), requests, targets, k)
+    assert 0 < expected.sum() < len(requests)
+    np.testing.assert_array_equal(method.hits(requests, targets, k), expected)
+    allowed = [replace(request, allow=np.arange(0, 60, 2)) for request in requests[:30]]
+    some = hits_of_scores(method.scores(allowed), allowed, targets[:30], k)
+    np.testing.assert_array_equal(method.hits(allowed, targets[:30], k), some)
+
+
+@pytest.mark.parametrize("allow", [None, np.arange(5, 40)])
+def test_lists_are_those_of_dense_scores(allow):
+    users, items, _ = a_crowd()
+    counts = np.bincount(items, minlength=60)
+    method = ItemKnn(similarities(users, items, 60, 5.0, 7), 2.0, 4, counts)
+    requests = [replace(request, allow=allow) for request in requests_of_a_crowd()[0]]
+    for n in (1, 12, 100):
+        for request, scores, ours in zip(
+            requests, method.scores(requests), method.recommend(requests, n), strict=True
+        ):
+            here = [item for item in range(60) if request.available(np.array([item]))[0]]
+            here.sort(key=lambda item: (-scores[item], -counts[item], item))
+            assert ours.items.tolist() == here[:n]
+            np.testing.assert_array_equal(ours.scores, scores[here[:n]])

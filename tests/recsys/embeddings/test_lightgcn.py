@@ -14,6 +14,7 @@ from recsys.embeddings.lightgcn import (
     MeanOfLayers,
     WeightedSquares,
     bpr_loss,
+    edges_of_step,
     normalised_adjacency,
     sampled_softmax_loss,
     step_of_training,
@@ -185,3 +186,28 @@ def test_two_tastes_are_learned(tmp_path, loss):
         scores[user, history] = -np.inf
     assert (scores.argmax(1) == held_out).all()
     assert curves.losses[-1][1] < curves.losses[0][1]
+
+
+def test_an_epoch_has_its_most_of_steps_and_still_every_edge_once(monkeypatch):
+    """Where edges are more than so many batches, batches grow; the default leaves small graphs as they were."""
+    config = LightGCNConfig(batch=8)
+    assert (edges_of_step(64 * 8, config), steps_of_epoch(64 * 8, config)) == (8, 64)
+    assert (edges_of_step(64 * 8 + 1, config), steps_of_epoch(64 * 8 + 1, config)) == (9, 57)
+    few = LightGCNConfig(batch=8, steps_per_epoch=3, dim=1, layers=1, loss="bpr")
+    users, items = np.divmod(np.arange(40), 8)
+    model = LightGCN(normalised_adjacency(users, items, 5, 8), 5, few, seed=0)
+    with torch.no_grad():
+        model.embedding.copy_(torch.arange(13.0)[:, None])  # a node's vector is its number
+    monkeypatch.setattr(model, "forward", lambda: model.embedding)
+    drawn: list[np.ndarray] = []
+
+    def seen(user: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+        drawn.append(torch.cat([user, positive - 5], 1).detach().numpy())
+        return negative.sum() * 0
+
+    monkeypatch.setattr("recsys.embeddings.lightgcn.bpr_loss", seen)
+    step = step_of_training(model, users, items, seed=1)
+    for index in range(steps_of_epoch(40, few)):
+        step(index)
+    assert [len(rows) for rows in drawn] == [14, 14, 12]
+    assert sorted(map(tuple, np.concatenate(drawn).tolist())) == list(zip(users, items, strict=True))

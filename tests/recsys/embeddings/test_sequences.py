@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import numpy as np
 import pytest
 
-from recsys.embeddings.sequences import Batches, padded, windows_of_epoch
+from recsys.embeddings.sequences import Batches, cheapest_cuts, padded, windows_of_epoch
 
 # -- sequences --------------------------------------------------------------------------------------------------
 
@@ -85,3 +88,17 @@ def test_histories_are_cut_to_their_last_items():
     assert lengths.tolist() == [2, 0, 1]
     items, lengths = padded([np.array([], int)], 2)
     assert (items.tolist(), lengths.tolist()) == ([[0]], [0])
+
+
+@pytest.mark.parametrize("piece_cost", [0, 1, 5, 1000])
+def test_the_cheapest_cuts_are_those_of_trying_all(piece_cost):
+    generator = np.random.default_rng(piece_cost)
+    for _ in range(20):
+        lengths = np.sort(generator.integers(1, 9, generator.integers(1, 9)))[::-1]
+
+        def cost(cuts: Sequence[int], lengths: np.ndarray = lengths) -> int:
+            return sum(len(part) * part[0] + piece_cost for part in np.split(lengths, cuts))
+
+        places = range(1, len(lengths))
+        best = min(cost(cuts) for k in range(len(lengths)) for cuts in combinations(places, k))
+        assert cost(cheapest_cuts(lengths, piece_cost)) == best

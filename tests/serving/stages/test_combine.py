@@ -162,7 +162,7 @@ def test_only_the_rows_that_are_asked_for_are_measured_each_on_its_distribution(
 
 @pytest.mark.parametrize("width", [2, 10_000])
 def test_a_catalogue_that_is_too_large_gets_an_approximation_that_says_what_it_is(
-    combined, tmp_path, monkeypatch, capsys, width
+    combined, tmp_path, capsys, width
 ):
     """Forced by a bound of 0 nodes: named in the artifact, no further from the exact product than it says, and served."""
     import shutil
@@ -172,8 +172,7 @@ def test_a_catalogue_that_is_too_large_gets_an_approximation_that_says_what_it_i
     assert "approximation" not in exact
     shutil.copytree(run.path, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "combine")
-    monkeypatch.setattr("serving.stages.combine.LARGEST", 0)
-    settings = config.combine.model_copy(update={"nodes_a_depth": width})
+    settings = config.combine.model_copy(update={"nodes_a_depth": width, "exact_up_to": 0})
     other, config = Run.open(tmp_path / "run"), config.model_copy(update={"combine": settings})
     combine(config, other, quiet=True)
     assert not list((tmp_path / "run").rglob("*.f32"))

@@ -99,15 +99,16 @@ def _whole(m: pytest.MonkeyPatch) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     lists: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def of(honest: Any) -> Any:
-        def planted(self: Dataset, event: int, exclude_seen: bool) -> Request:
-            request = honest(self, event, exclude_seen)
-            mine = slice(self.offsets[self.users[event]], self.offsets[self.users[event] + 1])
-            lists[request.request_id] = self.items[mine], self.times[mine]
-            return request
+        def planted(self: Dataset, events: np.ndarray, exclude_seen: bool) -> list[Request]:
+            made = honest(self, events, exclude_seen)
+            for event, request in zip(events, made, strict=True):
+                mine = slice(self.offsets[self.users[event]], self.offsets[self.users[event] + 1])
+                lists[request.request_id] = self.items[mine], self.times[mine]
+            return made
 
         return planted
 
-    wrapped(m, Dataset, "request", of)
+    wrapped(m, Dataset, "block", of)
     return lists
 
 
@@ -133,19 +134,21 @@ def _(m: pytest.MonkeyPatch) -> None:
     wrapped(m, Dataset, "before", of)
 
 
-@mutant("later items are excluded too", "recsys.data.dataset: request", None, "request", looks="answers")
+@mutant("later items are excluded too", "recsys.data.dataset: block", None, "request", looks="answers")
 def _(m: pytest.MonkeyPatch) -> None:
     lists = _whole(m)
 
     def of(honest: Any) -> Any:
-        def planted(self: Dataset, event: int, exclude_seen: bool) -> Request:
-            request = honest(self, event, exclude_seen)
-            items = lists[request.request_id][0]
-            return replace(request, exclude=np.unique(items[items != self.items[event]]))
+        def planted(self: Dataset, events: np.ndarray, exclude_seen: bool) -> list[Request]:
+            made = honest(self, events, exclude_seen)
+            for at, event in enumerate(events):
+                items = lists[made[at].request_id][0]
+                made[at] = replace(made[at], exclude=np.unique(items[items != self.items[event]]))
+            return made
 
         return planted
 
-    wrapped(m, Dataset, "request", of)
+    wrapped(m, Dataset, "block", of)
 
 
 @mutant(
