@@ -86,13 +86,18 @@ def rehashed(
 
 
 def stale(records: Mapping[str, dict[str, Any] | None], stages: Collection[str]) -> list[tuple[str, str]]:
-    """(stage, need) for each of `stages` that was made from other artifacts of a stage than `records` has now."""
+    """(stage, need) for each of `stages` that was made from other artifacts of a stage than `records` has now.
+
+    Not of one that was trained on, as `online-full` does: what was made from it goes on with it, and is meant to.
+    """
     return [
         (stage, need)
         for stage in stages
         if (record := records.get(stage)) is not None
         for need, digest in record["made_from"]["stages"].items()
-        if (now := records.get(need)) is not None and hash_json(now["artifacts"]) != digest
+        if (now := records.get(need)) is not None
+        and "continued" not in now
+        and hash_json(now["artifacts"]) != digest
     ]
 
 

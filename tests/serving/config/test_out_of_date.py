@@ -43,5 +43,12 @@ def test_a_stage_of_other_artifacts_is_refused_by_name_and_shown(run, monkeypatc
     assert (code, line in out) == (0, True)
 
 
+def test_what_was_trained_on_goes_on_with_what_was_made_from_it(run):
+    """As `online-full` leaves a run: its record says so."""
+    record = run.record("tokenize")
+    (run.path / "tokenize" / "stage.json").write_text(json.dumps(record | {"continued": [{"steps": 1}]}))
+    assert out_of_date(run) == []
+
+
 def test_a_run_as_it_was_made_is_not_out_of_date(world_run):
     assert out_of_date(world_run[1]) == []
