@@ -23,7 +23,7 @@ from serving.config.values import validated
 Settings = dict[str, dict[str, Any]]
 
 MOST_NODES = 50_000  # items of a catalogue that is scored whole
-SPEED = 50.0  # GFLOP/s of the machine that the seconds below were measured on, one thread of it (`speed`)
+SPEED = 93.0  # GFLOP/s of the one thread that the seconds below were measured on (`speed`)
 
 
 @dataclass(frozen=True)
@@ -177,12 +177,12 @@ def estimate(size: Size, config: RunConfig) -> dict[str, float]:
     adapt, stage2 = config.adapt, config.personalize
     shown, asked = config.evaluate.max_instances, config.combine.instances if config.combine else 0
     return {
-        "embed": 5 + 5.2e-3 * size.items + 4.5e-4 * size.events + 1e-8 * size.events * size.items,
-        "tokenize": 15 + 5e-4 * size.items,
-        "adapt": 10 + 0.2 * adapt.steps,
-        "personalize": 15 + 0.25 * stage2.steps * len(stage2.methods),
-        "combine": 5 + 1e-6 * asked * size.items,
-        "evaluate": 10 + 2e-6 * shown * size.items,
+        "embed": 5 + 5.2e-3 * size.items + 1.5e-3 * size.events,
+        "tokenize": 5 + 5e-4 * size.items,
+        "adapt": 10 + 0.33 * adapt.steps,
+        "personalize": 15 + 0.2 * stage2.steps * len(stage2.methods),
+        "combine": 5 + 2.5e-6 * asked * size.items,
+        "evaluate": 10 + 4e-6 * shown * size.items,
     }
 
 
