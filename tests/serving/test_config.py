@@ -6,6 +6,7 @@ import pytest
 
 from llm.methods.catalogue import CATALOGUE
 from serving.config.run import RunConfig, load_config
+from tests.support.paths import ROOT
 
 
 def chosen(text: str):
@@ -70,3 +71,11 @@ def test_one_seed_reaches_every_stage_and_the_written_config_is_the_same_config(
     config = load_config(None, ["seed=7", "embed.seed=3"])
     assert (config.adapt.seed, config.tokenize.seed, config.evaluate.seed, config.embed.seed) == (7, 7, 7, 3)
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_configuration_that_ships_is_valid(path, tmp_path):
+    given = [f"prepare.path={tmp_path}"] if "source: lastfm" in path.read_text() else []
+    config = load_config(path, given)
+    assert config.seed == 0
+    assert not config.first_look
