@@ -36,7 +36,7 @@ class AlignRow(StageConfig):
     @model_validator(mode="before")
     @classmethod
     def _is_named(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "method" not in values:
+        if not isinstance(values, dict) or values.get("method") is None:
             return values
         given, objective = named(values["method"]), values.get("objective", "lm")
         key, name = (

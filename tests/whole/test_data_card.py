@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from evaluation.report.data_card import NO_CARD, card_sentences, card_tables, print_card
+from recsys.artifacts.manifest import rehashed, sha256_of
 from recsys.data.dataset import Dataset
 from recsys.run import Run
 from serving.user_state import delete, remake_report
@@ -151,13 +152,12 @@ def test_a_deleted_person_is_on_no_card(small_run, tmp_path, who):
     before = run.read_json("prepare", "prepare.json")["card"]
     user = before["largest_user"]["id"]
     if who != "largest":
-        stage = json.loads((run.path / "embed" / "stage.json").read_text())
         found = run.read_json("embed", "embed.json") | {
             "user_coverage": [
                 {"what": "w", "matched": 1, "total": 2, "example": "user 'u7' at 5: none", "share": 0.5}
             ]
         }
-        _replace(run, "embed", "embed.json", json.dumps(found), stage)
+        _replace(run, "embed", "embed.json", json.dumps(found))
         user = "u7"
     delete(run, user)
     assert remake_report(run)
@@ -172,13 +172,12 @@ def test_a_deleted_person_is_on_no_card(small_run, tmp_path, who):
     assert (after["rows_read"], after["time_range"]) == (before["rows_read"], before["time_range"])
 
 
-def _replace(run: Run, stage: str, name: str, text: str, record: dict) -> None:
+def _replace(run: Run, stage: str, name: str, text: str) -> None:
     """Write an artifact as if its stage had made it so."""
-    from recsys.artifacts.manifest import sha256_of
-
     path = run.path / stage / name
     path.unlink()
     path.write_text(text)
-    record["artifacts"][name] = sha256_of(path)
-    (run.path / stage / "stage.json").unlink()
-    (run.path / stage / "stage.json").write_text(json.dumps(record))
+    records = {place.parent.name: json.loads(place.read_text()) for place in run.path.glob("*/stage.json")}
+    for made, record in rehashed(records, {stage: {name: sha256_of(path)}}).items():
+        (run.path / made / "stage.json").unlink()
+        (run.path / made / "stage.json").write_text(json.dumps(record))

@@ -5,6 +5,7 @@ The small run calls some things otherwise than the documents do; `CALLED` is the
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
 import shutil
@@ -117,6 +118,10 @@ def check_command(words: list[str]) -> None:
         case ["make", *targets]:
             for target in targets:
                 assert re.search(rf"^{target}:", text_of("Makefile"), re.MULTILINE), target
+        case ["python", "-m", module, *rest]:
+            own = typer.Typer()
+            own.command()(importlib.import_module(f"{module}.__main__").main)
+            typer.main.get_command(own).make_context(module, rest)
         case ["pip", "install", what]:
             extra = what.removeprefix(".[").removesuffix("]")
             assert re.search(rf"^{extra} = \[", text_of("pyproject.toml"), re.MULTILINE), what

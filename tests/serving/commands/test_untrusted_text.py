@@ -23,6 +23,7 @@ from tests.support.command_line import prelude
 
 EVIL = "Blue [remastered] [/i] [bold]x :smile: \x1b[2J\x1b]0;t\x07\x9b1m\u202e"
 PLAIN = "Blue [remastered] [/i] [bold]x :smile: \\x1b[2J\\x1b]0;t\\x07\\x9b1m\\u202e"
+MARKUP = "Blue [remastered] [/i] [bold]x :smile:"  # what an id may hold: control characters are refused there
 CONTROL = set("\x1b\x07\x9b\u202e")
 NAME = "run [red]\x1b[31m [bold]"  # of a folder
 
@@ -64,8 +65,8 @@ def test_every_other_command_prints_them_so(run, tmp_path, monkeypatch, capsys):
         (("inspect", run.path), None),
         (("user", run.path, "show", "--id", "u3"), shown),
         (("user", run.path, "export", "--id", "u3", "--out", tmp_path / f"{EVIL.replace('/', '')}.json"), "written to"),
-        (("update", run.path, "--events", events, "--batch-id", EVIL), PLAIN),
-        (("update", run.path, "--events", events, "--batch-id", EVIL), PLAIN),
+        (("update", run.path, "--events", events, "--batch-id", MARKUP), MARKUP),
+        (("update", run.path, "--events", events, "--batch-id", MARKUP), MARKUP),
         (("export", run.path, "--out", tmp_path / f"out {NAME.replace('/', '')}", "--method", "e2p"), "out run [red]"),
         (("import", tmp_path / f"out {NAME.replace('/', '')}", "--run", tmp_path / f"in {NAME.replace('/', '')}"), "in run [red]"),
         (("prepare", run.path), shown),
@@ -101,6 +102,13 @@ def test_what_is_refused_is_named_as_it_is_and_in_no_traceback(small_run, monkey
     let_through = {"\u202e"} if command == ("recommend", "RUN", EVIL) else set()
     assert CONTROL & set(out + error) <= let_through
     assert "Traceback" not in error
+
+
+def test_a_batch_id_with_control_characters_is_refused_without_them(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "e.csv").write_text("user_id,item_id,timestamp\nu3,i5,3000000\n")
+    command = ("update", run.path, "--events", tmp_path / "e.csv", "--batch-id", EVIL)
+    code, out, error = prelude(monkeypatch, capsys, *command)
+    assert (code, CONTROL & set(out + error), PLAIN in error) == (2, set(), True)
 
 
 def test_tables_of_every_report(small_run, tmp_path):
