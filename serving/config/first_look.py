@@ -16,13 +16,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from recsys.embeddings.config import EmbedConfig
 from recsys.run import Run
 from serving.config.run import RunConfig
 from serving.config.values import validated
 
 Settings = dict[str, dict[str, Any]]
 
-MOST_NODES = 50_000  # items of a catalogue that is scored whole
+MOST_ITEMS = 50_000  # of a catalogue that is scored whole in evaluate
 SPEED = 93.0  # GFLOP/s of the one thread that the seconds below were measured on (`speed`)
 
 
@@ -33,25 +34,40 @@ class Size:
     events: int  # that are trained on
     users: int
     items: int
+    has_words: bool = True  # has any item a title or a text?
 
     @classmethod
     def of(cls, run: Run) -> Size:
         counts = run.read_json("prepare", "prepare.json")
-        roles = counts["roles"]
-        return cls(roles["fit"] + roles["personalize"], counts["counts"]["users"], counts["counts"]["items"])
+        roles, items, card = counts["roles"], counts["counts"]["items"], counts["card"]
+        has_words = bool(card["text_columns"]) or card["items_without_title"] < items
+        return cls(roles["fit"] + roles["personalize"], counts["counts"]["users"], items, has_words)
 
 
-def first_look(size: Size) -> Settings:
+def first_look(size: Size, embed: EmbedConfig) -> Settings:
     """Settings of all sections after `prepare`.
 
-    Steps grow with the events, so that an event is read about as often in any data, up to what some minutes allow.
+    Steps grow with the events, so that an event is read about as often in any data, up to what some minutes allow. Where
+    items have no words, or `embed` reads none, nothing is made of words; item-kNN is an expert unless `embed` leaves it out.
     """
+    words = size.has_words and embed.text_encoder is not None
+    experts = ["embedding_retrieval"]
+    experts += ["text"] if words else []
+    experts += ["item_knn"] if embed.item_knn is not None else []
     codes = next((some for some in (64, 128, 256) if size.items <= 0.6 * some**2), 256)
     levels = 2 if size.items <= 0.6 * codes**2 else 3
     steps = _between(size.events / 90, 200, 2000)
     return {
-        "embed": {"lightgcn": {"epochs": 60 if size.events <= 300_000 else 20, "patience": 3}},
-        "tokenize": {"source": "joined", "text_weight": 1.0, "levels": levels, "size": codes},
+        "embed": {
+            "lightgcn": {"epochs": 60 if size.events <= 300_000 else 20, "patience": 3},
+            "text_encoder": embed.text_encoder if words else None,
+        },
+        "tokenize": {
+            "source": "joined" if words else "collaborative",
+            "text_weight": 1.0,
+            "levels": levels,
+            "size": codes,
+        },
         "adapt": {
             "backbone": {"name": "scratch", "scratch_hidden": 128, "layers": 4},
             "train": "full",
@@ -65,7 +81,7 @@ def first_look(size: Size) -> Settings:
             "profile_share": 0.0,
             "records_share": 0.0,
             "query_share": 0.1,
-            "words_batch": 32,
+            "words_batch": 32 if words else 0,
             "title_batch": 0,
             "dropout": 0.2,
             "learning_rate": 0.002,
@@ -86,9 +102,9 @@ def first_look(size: Size) -> Settings:
             "patience": 3,
             "validation_instances": 600,
         },
-        "combine": {"experts": ["embedding_retrieval", "text", "item_knn"], "instances": 2000},
+        "combine": {"experts": experts, "instances": 2000},
         "evaluate": {
-            "whole_catalogue": size.items <= MOST_NODES,
+            "whole_catalogue": size.items <= MOST_ITEMS,
             "batch_size": 256,
             "max_instances": 2000,
         },
@@ -105,7 +121,7 @@ def chosen(config: RunConfig, run: Run, console: Console) -> RunConfig:
     if resolve_device("auto").type != "cpu":
         return config.model_copy(update={"first_look": False})
     size, given, defaults = Size.of(run), config.model_dump(mode="json"), RunConfig().model_dump(mode="json")
-    settings = first_look(size)
+    settings = first_look(size, config.embed)
     if config.adapt.backbone != RunConfig().adapt.backbone or config.adapt.train != RunConfig().adapt.train:
         del settings["adapt"]
     found = validated(
@@ -139,7 +155,7 @@ def overlaid(
 
 LEVERS = {
     "embed": "sooner: embed.lightgcn.epochs",
-    "adapt": "better and longer: adapt.steps; a language model: adapt.backbone.name=smollm2 (hours)",
+    "adapt": "better and longer: adapt.steps (a language model: --config configs/demo.yaml)",
     "personalize": "more ways: personalize.methods",
     "combine": "sooner: combine.instances",
     "evaluate": "surer and longer: evaluate.max_instances",
@@ -177,7 +193,7 @@ def estimate(size: Size, config: RunConfig) -> dict[str, float]:
     adapt, stage2 = config.adapt, config.personalize
     shown, asked = config.evaluate.max_instances, config.combine.instances if config.combine else 0
     return {
-        "embed": 5 + 5.2e-3 * size.items + 1.5e-3 * size.events,
+        "embed": 5 + 1.5e-3 * size.events + (5.2e-3 * size.items if config.embed.text_encoder else 0.0),
         "tokenize": 5 + 5e-4 * size.items,
         "adapt": 10 + 0.33 * adapt.steps,
         "personalize": 15 + 0.2 * stage2.steps * len(stage2.methods),

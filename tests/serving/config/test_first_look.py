@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from recsys.data.dataset import Dataset
+from recsys.embeddings.config import EmbedConfig
 from recsys.run import Run
 from serving.config.first_look import Size, chosen, estimate, first_look, overlaid
 from serving.config.run import RunConfig
@@ -29,6 +30,7 @@ def settings_for(size: Size, given: RunConfig | None = None) -> RunConfig:
             return {
                 "roles": {"fit": size.events, "personalize": 0, "validation": 5, "test": 7},
                 "counts": {"users": size.users, "items": size.items},
+                "card": {"text_columns": {}, "items_without_title": 0 if size.has_words else size.items},
             }
 
     return chosen(given or RunConfig(first_look=True), Prepared(), Console(quiet=True))
@@ -46,7 +48,10 @@ def test_any_size_has_valid_settings_with_room_for_every_item(size):
 
 
 def test_more_events_are_read_in_more_steps():
-    steps = [first_look(Size(events, 10, 100))["adapt"]["steps"] for events in (1_000, 100_000, 10**9)]
+    steps = [
+        first_look(Size(events, 10, 100), EmbedConfig())["adapt"]["steps"]
+        for events in (1_000, 100_000, 10**9)
+    ]
     assert steps[0] < steps[1] < steps[2]
 
 
@@ -67,6 +72,41 @@ def test_what_was_set_by_hand_stays():
         "a": {"x": 1, "y": 7},
         "b": 3,
     }
+
+
+def made_of(config: RunConfig) -> tuple:
+    assert config.combine is not None
+    return (
+        config.embed.text_encoder,
+        config.tokenize.source,
+        config.adapt.words_batch,
+        config.combine.experts,
+    )
+
+
+def test_nothing_is_made_of_words_where_there_are_none_or_nobody_reads_them():
+    """Else `tokenize` or `combine` would refuse the run, after minutes; ids encoded as if they were titles are no words."""
+    all_of_it = "minilm", "joined", 32, ("embedding_retrieval", "text", "item_knn")
+    wordless = None, "collaborative", 0, ("embedding_retrieval", "item_knn")
+    assert made_of(settings_for(Size(100, 10, 20))) == all_of_it
+    assert made_of(settings_for(Size(100, 10, 20, has_words=False))) == wordless
+    unread = RunConfig(first_look=True, embed={"text_encoder": None})
+    assert made_of(settings_for(Size(100, 10, 20), unread)) == wordless
+    left_out = RunConfig(first_look=True, embed={"item_knn": None})
+    assert made_of(settings_for(Size(100, 10, 20), left_out))[3] == ("embedding_retrieval", "text")
+
+
+def test_the_estimate_follows_steps_items_and_events():
+    small, large = Size(1_000, 10, 100), Size(2_000, 10, 200)
+    config = settings_for(small)
+    longer = config.model_copy(
+        update={"adapt": config.adapt.model_copy(update={"steps": 2 * config.adapt.steps})}
+    )
+    before, after = estimate(small, config), estimate(small, longer)
+    assert after["adapt"] - before["adapt"] == pytest.approx(0.33 * config.adapt.steps)
+    assert all(after[name] == before[name] for name in before if name != "adapt")
+    more = estimate(large, config)
+    assert all(more[name] > before[name] for name in ("embed", "tokenize", "combine", "evaluate"))
 
 
 def written(path) -> dict:
