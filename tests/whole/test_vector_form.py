@@ -19,13 +19,13 @@ from llm.stage1.model import load_adapted
 from recsys.artifacts.paths import RunError
 from recsys.data.splits import TEST
 from recsys.run import Run
-from recsys.training import loop
 from serving import Recommender
 from serving.answering.methods import Methods
 from serving.config.run import RunConfig
 from serving.export.folder import export_run, import_run
 from tests.support.alignment import E2P, QUICK, STATIC
 from tests.support.contract import check_contract
+from tests.support.dying import killed_at_save, save_at_every_step
 from tests.support.labelled import with_lists
 from tests.support.worlds import SMALL_METHODS, run_of, shared_run, small_config
 
@@ -134,24 +134,13 @@ def test_a_killed_stage_1_ends_in_the_same_bytes(vector_run, tmp_path, monkeypat
     config, run = vector_run
     changes = {"dropout": 0.2, "label_smoothing": 0.1, "steps": 8, "validate_every": 4, "asked_queries": 0}
     settings = config.adapt.model_copy(update=changes)
-    often = loop.fit.__kwdefaults__ | {"log_every": 1, "checkpoint_every_s": 0.0}
-    monkeypatch.setattr(loop.fit, "__kwdefaults__", often)
+    save_at_every_step(monkeypatch)
     made = []
     for name in ("whole", "killed"):
         copy = Run.open(shutil.copytree(run.path, tmp_path / name))
         if name == "killed":
-            saves, save = [], loop._save
-
-            def dying(*args, save=save, saves=saves):
-                save(*args)
-                saves.append(1)
-                if len(saves) == 3:
-                    raise KeyboardInterrupt
-
-            with monkeypatch.context() as patch:
-                patch.setattr(loop, "_save", dying)
-                with pytest.raises(KeyboardInterrupt):
-                    adapt(settings, copy)
+            with killed_at_save(monkeypatch, 3):
+                adapt(settings, copy)
         adapt(settings, copy)
         made.append(
             [(copy.path / "adapt" / f"{name}.safetensors").read_bytes() for name in ("head", "sid_rows")]
