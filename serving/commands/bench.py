@@ -13,10 +13,7 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Smaller cases: five to ten minutes on two cores.")] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option(
-            help="One case: draw, distinct, mask, score, prefix, int8, lightgcn, rqvae, vectors, stage1 or "
-            "stage2. Repeatable."
-        ),
+        typer.Option(help="One case, such as stage1; a name that is none says which there are. Repeatable."),
     ] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table to this file.")] = None,

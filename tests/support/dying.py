@@ -27,6 +27,7 @@ def killed_at_save(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[Non
         if len(saves) == number:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(loop, "_save", dying)
-        yield
+        with pytest.raises(KeyboardInterrupt):
+            yield
