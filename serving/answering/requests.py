@@ -116,7 +116,7 @@ def asked_of(
         history_times=times,
         query=checked_query(query),
         exclude=np.unique(np.concatenate([found["exclude"].numbers, seen])),
-        allow=None if allow is None else np.unique(found["allow"].numbers),
+        allow=None if allow is None else found["allow"].unique,
     )
     ignored = {name: list_.ignored for name, list_ in found.items() if list_.ignored is not None}
     return Asked(request, ignored, found.get("allow"), seen)
@@ -188,16 +188,26 @@ def answer(
 
 def path_of(recommender: Recommender, request: Request, user_id: Any) -> str:
     """How the method reads the request: "personalized", or the cold-start path and why it is taken."""
+    return paths_of(recommender, [request], [user_id])[0]
+
+
+def paths_of(recommender: Recommender, requests: Sequence[Request], user_ids: Sequence[Any]) -> list[str]:
+    """`path_of` each of some requests, whose users are looked at in one pass."""
     if isinstance(recommender, EmbeddingRetrieval):
-        known, fallback = bool(recommender.users.vectors([request])[1][0]), "popularity"
+        known, fallback = recommender.users.vectors(requests)[1], "popularity"
     elif isinstance(recommender, SidRecommender) and recommender.reading.soft_tokens:
-        prompts = recommender.reading.prompts([request])
-        _, condition = recommender.reading.conditioned(prompts, [request])
-        known, fallback = bool(condition.soft_tokens(1)[0]), "No Context"
+        prompts = recommender.reading.prompts(requests)
+        _, condition = recommender.reading.conditioned(prompts, requests)
+        known, fallback = condition.soft_tokens(len(requests)), "No Context"
     else:
-        return "not personalized by a vector"
-    if known:
-        return "personalized"
+        return ["not personalized by a vector"] * len(requests)
+    return [
+        "personalized" if found else _cold(request, user_id, fallback)
+        for request, user_id, found in zip(requests, user_ids, map(bool, known), strict=True)
+    ]
+
+
+def _cold(request: Request, user_id: Any, fallback: str) -> str:
     reason = (
         f"user {shortly(user_id)} is unknown to the run"
         if request.user is None

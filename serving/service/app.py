@@ -1,0 +1,88 @@
+"""The service as an ASGI app: its parts put together, from what `prelude serve` was given."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+
+from serving.service import problems
+from serving.service.access import Access, Door
+from serving.service.routes import admin, items, lists, people, recommend
+from serving.service.service import Service
+from serving.service.settings import load_settings
+
+LOG = logging.getLogger("prelude.service")
+GIVEN = "PRELUDE_SERVICE"  # where a worker finds what `prelude serve` was given
+
+
+@dataclass(frozen=True)
+class Given:
+    """What `prelude serve` was given. `loopback`: nobody else can call."""
+
+    run: str
+    state: str
+    config: str | None = None
+    loopback: bool = True
+
+
+def from_environment() -> FastAPI:
+    """The app of a worker: uvicorn's factory."""
+    return create_app(Given(**json.loads(os.environ[GIVEN])))
+
+
+def to_environment(given: Given) -> None:
+    """For workers of this process."""
+    os.environ[GIVEN] = json.dumps(asdict(given))
+
+
+def create_app(given: Given) -> FastAPI:
+    """The app. Raises `RunError`, `StateError`, `ValueError` where the run, the state or the settings are not to be had."""
+    settings = load_settings(Path(given.config) if given.config else None)
+    service = Service(Path(given.run), given.state, settings)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = FastAPI(
+        title="Prelude", version="1", lifespan=life, docs_url=None, redoc_url=None, separate_input_output_schemas=False,
+        description="Recommendations with their exact probabilities, events that change them, and reasons.",
+    )  # fmt: skip
+    app.state.service = service
+    app.state.access = Access(service.state, given.loopback, settings.rate_per_s, settings.burst)
+    problems.install(app)
+    for part in (recommend, people, lists, items, admin):
+        app.include_router(part.router)
+
+    @app.middleware("http")
+    async def counted(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        started = time.monotonic()
+        try:
+            response = await proceed(request)
+        except Exception as error:  # of what stands behind no handler
+            response = problems.response_of(error)
+        seconds = time.monotonic() - started
+        route = getattr(request.scope.get("route"), "path", "none")
+        service.metrics.latency.labels(route, getattr(request.state, "method", "")).observe(seconds)
+        service.metrics.answers.labels(route, response.status_code).inc()
+        LOG.info("%s %s %d %.1f ms", request.method, route, response.status_code, 1000 * seconds)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    app.add_middleware(
+        Door,
+        body_bytes=int(settings.body_mb * (1 << 20)),
+        list_bytes=int(settings.list_mb * (1 << 20)),
+        any_host=not given.loopback,
+    )
+    return app
