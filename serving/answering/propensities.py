@@ -19,7 +19,7 @@ from recsys.data.caps import Caps
 from recsys.recommender import Ranked, Recommender, Request
 
 # Mass that is left below which 1 − Σ is lost in rounding (log p are of 32 bits): then what is left is summed itself
-LITTLE = 1e-3
+LITTLE = 0.05
 MOST_SUMMED = 1 << 17  # items of a catalogue whose probabilities are all computed for one list
 
 

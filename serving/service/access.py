@@ -125,30 +125,30 @@ class Door:
         if not length.isascii() or not length.isdigit():
             await answer(400, "Content-Length is no number")(scope, receive, send)
             return
+        too_long = answer(413, f"a body has at most {most:,} bytes")
         if int(length) > most:
-            await answer(413, f"a body has at most {most:,} bytes")(scope, receive, send)
+            await too_long(scope, receive, send)
             return
-        count, begun = 0, False
+        count, is_over = 0, False
 
         async def counted() -> Message:
-            nonlocal count
+            nonlocal count, is_over
             message = await receive()
             count += len(message.get("body", b""))
             if count > most:
-                raise Problem(413, f"a body has at most {most:,} bytes")
+                is_over = True
+                return {"type": "http.disconnect"}
             return message
 
-        async def sent(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
+        async def told(message: Message) -> None:
+            if not is_over:
+                await send(message)
 
         try:
-            await self.app(scope, counted, sent)
-        except Problem as problem:
-            if begun:
-                raise
-            await answer(problem.status, problem.detail)(scope, receive, send)
+            await self.app(scope, counted, told)
+        finally:
+            if is_over:
+                await too_long(scope, receive, send)
 
     @staticmethod
     def _of_another_site(headers: dict[bytes, str], host: str) -> bool:

@@ -6,12 +6,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.service import problems
 from serving.service.access import Access, Door
@@ -20,6 +21,7 @@ from serving.service.service import Service
 from serving.service.settings import load_settings
 
 LOG = logging.getLogger("prelude.service")
+ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 GIVEN = "PRELUDE_SERVICE"  # where a worker finds what `prelude serve` was given
 
 
@@ -31,6 +33,35 @@ class Given:
     state: str
     config: str | None = None
     loopback: bool = True
+
+
+class Counted:
+    """Counts and logs every call by its route: what a path says of people or items is not in it."""
+
+    def __init__(self, app: ASGIApp, service: Service):
+        self.app, self.metrics = app, service.metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.monotonic(), 0
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *ALWAYS]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, told)
+        finally:
+            seconds, route = time.monotonic() - started, getattr(scope.get("route"), "path", "none")
+            method = scope.get("state", {}).get("method", "")
+            self.metrics.latency.labels(route, method).observe(seconds)
+            self.metrics.answers.labels(route, status).inc()
+            LOG.info("%s %s %d %.1f ms", scope["method"], route, status, 1000 * seconds)
 
 
 def from_environment() -> FastAPI:
@@ -63,22 +94,7 @@ def create_app(given: Given) -> FastAPI:
     for part in (recommend, people, lists, items, admin):
         app.include_router(part.router)
 
-    @app.middleware("http")
-    async def counted(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-        started = time.monotonic()
-        try:
-            response = await proceed(request)
-        except Exception as error:  # of what stands behind no handler
-            response = problems.response_of(error)
-        seconds = time.monotonic() - started
-        route = getattr(request.scope.get("route"), "path", "none")
-        service.metrics.latency.labels(route, getattr(request.state, "method", "")).observe(seconds)
-        service.metrics.answers.labels(route, response.status_code).inc()
-        LOG.info("%s %s %d %.1f ms", request.method, route, response.status_code, 1000 * seconds)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Cache-Control"] = "no-store"
-        return response
-
+    app.add_middleware(Counted, service=service)
     app.add_middleware(
         Door,
         body_bytes=int(settings.body_mb * (1 << 20)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -12,6 +13,8 @@ from typing import Any
 from serving.service.answers import Answered, Ask, answer_all
 from serving.service.served import Served
 from serving.service.settings import ServiceConfig
+
+LOG = logging.getLogger("prelude.service")
 
 
 class TooMany(RuntimeError):
@@ -27,13 +30,15 @@ class Batches:
 
     def __init__(
         self,
-        load: Callable[[], Served],
+        load: Callable[[str], Served],
         settings: ServiceConfig,
         seen: Callable[[int, float], None] = lambda size, seconds: None,
     ):
-        """`load` makes what is served, now and when it is out of date; `seen(requests, seconds)` hears of each pass."""
+        """`load(name)` makes what is served: the run as it is now (""), or another beside it; `seen(requests, seconds)` hears of
+        each pass.
+        """
         self._load, self._settings, self._seen = load, settings, seen
-        self.served = load()
+        self.served = load("")
         self._line: queue.Queue[tuple[Ask | Callable[[Served], Any], Future] | None]
         self._line = queue.Queue(settings.most_waiting)
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
@@ -82,8 +87,8 @@ class Batches:
             asks = [(work, done) for work, done in some if isinstance(work, Ask) and not done.cancelled()]
             try:
                 self.served.catch_up()
-                if self.served.outdated:
-                    self.served = self._load()
+                if self.served.outdated is not None:
+                    self._again(self.served.outdated)
                 failed = None
             except Exception as error:  # the state cannot be read now: nobody is answered by half of it
                 failed = error
@@ -94,6 +99,15 @@ class Batches:
                     _finish(done, work, self.served, failed)
             if ended:
                 return
+
+    def _again(self, name: str) -> None:
+        try:
+            self.served = self._load(name)
+        except Exception as error:
+            if not name:  # somebody is gone: nothing is answered by what still knows them
+                raise
+            LOG.error("the run %s cannot be served (%s); the one before goes on", name, type(error).__name__)
+            self.served.outdated = None
 
     def _gather(self, first: tuple) -> tuple[list[tuple], bool]:
         some, until = [first], time.monotonic() + self._settings.longest_wait_s

@@ -56,10 +56,7 @@ def of(error: Exception) -> Problem:
         case TimeoutError():
             return Problem(503, "the answer took too long", retry_after_s=1)
         case ValueError():
-            field = str(error).partition(" ")[0].rstrip(":")
-            return Problem(
-                422, str(error), field if field.replace("_", "").replace(".", "").isalnum() else None
-            )
+            return Problem(422, str(error), _field_of(str(error)))
     LOG.error("a request failed: %s", type(error).__name__, exc_info=error)
     return Problem(500, "the service has failed on this request")
 

@@ -60,16 +60,14 @@ class Served:
             if change.kind == "list":
                 self._lists.pop(change.name, None)
             elif change.kind in ("gone", "run"):
-                self.outdated = True
+                self.outdated = change.name or self.outdated or ""
 
     def named(self, name: str, what: str) -> KnownItems:
         """A stored list, looked at once. Raises `ValueError` where there is none of that name."""
         if name not in self._lists:
             ids = get_list(self.state, name)
             if ids is None:
-                raise ValueError(
-                    f"{what} names the list {name!r}, and there is none; PUT /v1/lists/{name} makes it"
-                )
+                raise ValueError(f"{what} names the list {name!r}, and there is none of that name")
             numbers = [self.data.catalogue.number(item_id) for item_id in ids]
             known = np.array([number for number in numbers if number is not None], np.int64)
             first = next((i for i, number in zip(ids, numbers, strict=True) if number is None), None)

@@ -34,7 +34,7 @@ class Service:
         self.settings, self.metrics = settings, Metrics()
         self.state, self.run = State(state_url), run
         self._reloads = threading.Lock()
-        self.batches = Batches(lambda: Served(self.run, self.state, settings), settings, self.metrics.saw)
+        self.batches = Batches(self._load, settings, self.metrics.saw)
 
     def close(self) -> None:
         """Answer what waits, and close."""
@@ -136,6 +136,12 @@ class Service:
             await self.wait(self.state.submit(partial(lists.say, kind="run", name=path.name)))
             self.served.change = lists.last_change(self.state)
         return path.name
+
+    def _load(self, name: str) -> Served:
+        path = self.run.parent / name if name else self.run
+        served = Served(path, self.state, self.settings)
+        self.run = path
+        return served
 
     def _warm(self, path: Path) -> Served:
         """A run that has answered somebody."""

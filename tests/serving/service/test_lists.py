@@ -95,7 +95,7 @@ def test_under_caps_what_does_not_fit_is_rejected(client, recommender):
 def test_the_last_of_few_has_probability_one(client):
     told = client.recommend(user_id="u1", n=9, temperature=1.0, allow=["i1", "i2", "i40"])
     assert len(told.items) == 3
-    assert told.items[-1].probability == pytest.approx(1.0, abs=1e-6)
+    assert told.items[-1].probability == pytest.approx(1.0, abs=1e-5)
 
 
 def test_the_best_have_no_probability(client):
@@ -175,9 +175,7 @@ def test_a_page_after_the_user_moved_is_drawn_anew_from_what_was_not_shown(clien
     ids=str,
 )
 def test_what_is_wrong_is_a_problem_that_names_the_field(client, asked, field):
-    response = client.http.post(
-        "/v1/recommend", json={"user_id": "u1"} | asked if field != "temperature" else asked
-    )
+    response = client.http.post("/v1/recommend", json=asked)
     problem = response.json()
     assert response.status_code in (404, 422)
     assert response.headers["content-type"] == "application/problem+json"
