@@ -25,6 +25,7 @@ from serving.commands import (
     summarize,
     task,
     user,
+    value,
 )
 from serving.engines.base import COLLECT_AFTER
 
@@ -85,6 +86,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "playlists": playlists.playlists,
     "serve": serve.serve,
     "keys": serve.keys,
+    "value": value.value,
     "compare-ids": compare_ids.compare_ids,
     "export": export.export,
     "import": export.import_,

@@ -20,7 +20,8 @@ StateUrl = Annotated[
 ]
 
 
-def _needs_extra() -> None:
+def needs_extra() -> None:
+    """Raises `ValueError` naming the extra where a service's packages are missing."""
     try:
         import fastapi  # noqa: F401
         import sqlalchemy  # noqa: F401
@@ -53,7 +54,7 @@ def serve(
     refuse_no_run(run)
     if config is not None and not config.is_file():
         raise ValueError(f"--config {config}: there is no such file")
-    _needs_extra()
+    needs_extra()
     from serving.service.listen import serve as listen
 
     listen(run, host, port, state, config, workers)
@@ -82,7 +83,7 @@ def keys(
     refuse_no_run(run)
     if (action == "make") != bool(name and scope) or (action == "revoke") != bool(id_):
         raise ValueError("make needs --name and --scope, revoke needs --id, and nothing else takes them")
-    _needs_extra()
+    needs_extra()
     from serving.service.listen import state_of
     from serving.state import keys as kept
     from serving.state.store import State

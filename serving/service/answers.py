@@ -77,20 +77,25 @@ def answer_all(served: Served, asks: Sequence[Ask]) -> list[Answered | Exception
     return [one for one in answers if one is not None]
 
 
-def _ready(served: Served, ask: Ask, noise: str | None = None) -> _Ready:
-    form, before = ask.form, ask.before
+def request_of(served: Served, form: RecommendForm, noise: str) -> Asked:
+    """A form in the run's integers; `noise` is what its draws are named by. Raises `ValueError`."""
     check_options(form.n, form.temperature, form.strength, form.seed or 0)
-    method = form.method or next(name for name in PREFERRED if name in served.methods.available())
-    passed = [] if before is None else [served.data.catalogue.number(id_) for id_ in before.asked["drawn"]]
-    if noise is None:
-        noise = "recommend" if form.seed is not None else ask.id
-        noise = noise if before is None else before.asked["noise"]
-    asked = asked_of(
+    return asked_of(
         served.data, served.histories, form.user_id, form.query, form.time, form.history,
         served.items_of(form.exclude, "exclude"),
         None if form.allow is None else served.items_of(form.allow, "allow"),
         form.exclude_seen, noise,
     )  # fmt: skip
+
+
+def _ready(served: Served, ask: Ask, noise: str | None = None) -> _Ready:
+    form, before = ask.form, ask.before
+    method = form.method or next(name for name in PREFERRED if name in served.methods.available())
+    passed = [] if before is None else [served.data.catalogue.number(id_) for id_ in before.asked["drawn"]]
+    if noise is None:
+        noise = "recommend" if form.seed is not None else ask.id
+        noise = noise if before is None else before.asked["noise"]
+    asked = request_of(served, form, noise)
     known = [item for item in passed if item is not None]
     n, caps = form.n + len(known), tuple(sorted((form.caps or {}).items()))
     alike: int = n  # of how many items the pass is planned: lists of other lengths may be heads of one search

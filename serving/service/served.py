@@ -30,8 +30,8 @@ AHEAD_S = 86_400  # a clock may be wrong by so much, not more
 class Served:
     """One run, loaded, and the state on top of it. One thread at a time may ask it (`serving.service.batches`)."""
 
-    def __init__(self, run: Path, state: State, settings: ServiceConfig):
-        """Raises `RunError` for an unknown or broken run."""
+    def __init__(self, run: Path, state: State, settings: ServiceConfig, until: int | None = None):
+        """`until`: read events up to that one; default: all. Raises `RunError` for an unknown or broken run."""
         self.path, self.state, self.settings = run, state, settings
         self.recommender = Recommender.load(run)
         self.data = self.recommender.methods.dataset
@@ -44,15 +44,15 @@ class Served:
             False  # people are gone, or the run is another: load it again before anything is answered
         )
         self._lists: dict[str, KnownItems] = {}
-        self.catch_up()
+        self.catch_up(until)
 
     @property
     def methods(self) -> Methods:
         return self.recommender.methods
 
-    def catch_up(self) -> None:
-        """Read what this or another process has stored since."""
-        while some := events_after(self.state, self.seq):
+    def catch_up(self, until: int | None = None) -> None:
+        """Read what this or another process has stored since (`until`: up to that event)."""
+        while some := events_after(self.state, self.seq, until):
             self._take(some)
             self.seq = some[-1].seq
         for change in changes_after(self.state, self.change):

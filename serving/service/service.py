@@ -68,7 +68,9 @@ class Service:
 
     async def _ask(self, form: RecommendForm) -> Ask | Exception:
         if form.next is None:
-            return Ask(form)
+            arm, options = self.settings.arms_of(None if form.user_id is None else str(form.user_id))
+            options = {name: value for name, value in options.items() if name not in form.model_fields_set}
+            return Ask(form.model_copy(update=options), arm)
         if beside := form.model_fields_set - BESIDE_NEXT:
             return Problem(422, "beside next only n may be given", sorted(beside)[0])
         before = await asyncio.to_thread(shown.find, self.state, form.next)

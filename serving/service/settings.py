@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from recsys.config import StageConfig
 
 TYPES = ("click", "play", "like", "skip", "dislike", "impression")
+
+
+class ArmOptions(StageConfig):
+    """What an arm asks with where the caller does not say."""
+
+    method: str | None = None
+    temperature: float | None = Field(None, ge=0)
+    strength: float | None = Field(None, ge=0, le=1)
+    order: Literal["as made", "smooth", "score"] | None = None
+    sequence: bool | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that the arm sets."""
+        return self.model_dump(exclude_none=True)
+
+
+class Experiment(StageConfig):
+    """Users dealt into arms of equal size by a hash of (salt, user)."""
+
+    salt: str = Field(min_length=1)
+    arms: dict[str, ArmOptions] = Field(min_length=2)
+
+    def arm_of(self, user_id: str) -> str:
+        """Whose arm, the same in every process and for all time."""
+        digest = hashlib.sha256(json.dumps([self.salt, user_id]).encode()).digest()
+        return sorted(self.arms)[int.from_bytes(digest[:8], "big") % len(self.arms)]
 
 
 class ServiceConfig(StageConfig):
@@ -37,6 +66,30 @@ class ServiceConfig(StageConfig):
     taken: tuple[str, ...] = ("click", "play", "like")
     # are lists kept, with their probabilities? `prelude value` and `next` need it
     keep_shown: bool = True
+
+    # name -> arms; two experiments may not set the same option
+    experiments: dict[str, Experiment] = Field({})
+
+    @model_validator(mode="after")
+    def _apart(self) -> ServiceConfig:
+        owner: dict[str, str] = {}
+        for name, experiment in self.experiments.items():
+            for option in {option for arm in experiment.arms.values() for option in arm.given}:
+                if owner.setdefault(option, name) != name:
+                    raise ValueError(
+                        f"experiments {owner[option]} and {name} both set {option}; only one can"
+                    )
+        return self
+
+    def arms_of(self, user_id: str | None) -> tuple[str | None, dict[str, Any]]:
+        """A user's arms ("name=arm", by comma) and what they ask with; None and nothing for nobody."""
+        if user_id is None or not self.experiments:
+            return None, {}
+        arms = {name: experiment.arm_of(user_id) for name, experiment in sorted(self.experiments.items())}
+        options: dict[str, Any] = {}
+        for name, arm in arms.items():
+            options |= self.experiments[name].arms[arm].given
+        return ",".join(f"{name}={arm}" for name, arm in arms.items()), options
 
     @field_validator("taken")
     @classmethod

@@ -74,10 +74,13 @@ def add_events(connection: sa.Connection, new: Sequence[Event]) -> int:
     return len(fresh)
 
 
-def events_after(state: State, seq: int, most: int = 10_000) -> list[Kept]:
-    """At most so many events after the `seq`-th, in order."""
+def events_after(state: State, seq: int, until: int | None = None, most: int = 10_000) -> list[Kept]:
+    """At most so many events after the `seq`-th, in order; `until`: and up to that one."""
+    which = events.c.seq > seq
     with state.reading() as connection:
-        return list(_rows(connection, events.c.seq > seq, most))
+        return list(
+            _rows(connection, which if until is None else sa.and_(which, events.c.seq <= until), most)
+        )
 
 
 def last_event(state: State) -> int:

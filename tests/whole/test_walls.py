@@ -40,7 +40,7 @@ ORDER = {
     ),
     "evaluation": (
         {"metrics", "statistics", "softmax", "product", "baselines"},
-        {"table"},
+        {"table", "value"},
         {"report"},
         {"engagement", "text_tasks"},
         {"music"},
@@ -53,6 +53,7 @@ ORDER = {
         {"pipeline", "playlists"},
         {"export", "studies", "text_tasks", "user_state", "bench"},
         {"service"},
+        {"value"},
         {"commands"},
         {"cli"},
     ),
