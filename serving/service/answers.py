@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -132,12 +132,15 @@ def _answered(
 ) -> Answered:
     form, drawn = ready.ask.form, Ranked(ranked.items[: ready.n], ranked.scores[: ready.n])
     caps, n_items = caps_of(served.data, form.caps), len(served.data.catalogue)
-    how: tuple[Any, ...] = (n_items, form.temperature, form.sequence, caps)
+    chance = partial(
+        probabilities, recommender, ready.request,
+        n_items=n_items, temperature=form.temperature, sequence=form.sequence, caps=caps,
+    )  # fmt: skip
     skip, behind = ready.passed, drawn
     if not skip:
-        chances = probabilities(recommender, ready.request, drawn, *how)
+        chances = chance(drawn)
     elif drawn.items[: len(skip)].tolist() == skip and recommender.draws and form.temperature > 0:
-        chances = probabilities(recommender, ready.request, drawn, *how)  # the same draw goes on
+        chances = chance(drawn)  # the same draw goes on
         behind = _part(drawn, np.arange(len(drawn.items)) >= len(skip))
         chances = None if chances is None else chances[len(skip) :]
     elif form.sequence or (caps is not None and form.temperature > 0):
@@ -149,7 +152,7 @@ def _answered(
     else:
         behind = _part(drawn, ~np.isin(drawn.items, skip))
         behind = _part(behind, np.arange(len(behind.items)) < form.n)
-        chances = probabilities(recommender, ready.request, behind, *how, passed=np.array(skip))
+        chances = chance(behind, passed=np.array(skip))
     return _told(served, recommender, ready, behind, chances, path)
 
 
