@@ -69,7 +69,7 @@ def answer_all(served: Served, asks: Sequence[Ask]) -> list[Answered | Exception
         try:
             ready = _ready(served, ask)
             groups.setdefault(ready.key, []).append((place, ready))
-        except ValueError as error:
+        except Exception as error:
             answers[place] = error
     for group in groups.values():
         for (place, _), found in zip(group, _each(served, [ready for _, ready in group]), strict=True):

@@ -124,7 +124,10 @@ class Batches:
     def _answer(self, asks: list[tuple[Ask, Future]], failed: Exception | None) -> None:
         started = time.monotonic()
         answers: list[Answered | Exception]
-        answers = [failed] * len(asks) if failed else answer_all(self.served, [ask for ask, _ in asks])
+        try:
+            answers = [failed] * len(asks) if failed else answer_all(self.served, [ask for ask, _ in asks])
+        except Exception as error:
+            answers = [error] * len(asks)
         self._seen(len(asks), time.monotonic() - started)
         for (_, done), answer in zip(asks, answers, strict=True):
             if not done.set_running_or_notify_cancel():

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+)
 
 from serving.answering.limits import MOST_IDS, MOST_ITEMS, MOST_QUERY
 from serving.service.settings import TYPES
 
+
+def _no_text(value: Any) -> Any:
+    """A whole number is 7 or 7.0, as JSON has it; not "7", and not true."""
+    if isinstance(value, str | bool):
+        raise ValueError("expected a whole number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_text)]
 Id = Annotated[str | StrictInt, Field(union_mode="left_to_right")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 ListName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
@@ -34,16 +52,16 @@ class RecommendForm(Form):
 
     user_id: Id | None = Field(None, description="Whose list; nobody's where it is missing.")
     query: StrictStr | None = Field(None, max_length=MOST_QUERY, description="What they ask for, in words.")
-    n: StrictInt = Field(10, ge=1, le=MOST_ITEMS, description="How many items.")
+    n: Whole = Field(10, ge=1, le=MOST_ITEMS, description="How many items.")
     method: StrictStr | None = Field(None, max_length=200, description="Default: the run's best.")
     strength: float = Field(1.0, ge=0, le=1, description="How much of what the method adds is used.")
     temperature: float = Field(
         0.0, ge=0, le=1e6, description="0: the best; above: draws without replacement."
     )
-    seed: StrictInt | None = Field(
+    seed: Whole | None = Field(
         None, ge=-(2**63), lt=2**63, description="Draws that can be had again. Default: other ones each time."
     )
-    time: StrictInt | StrictStr | None = Field(None, description="Hide everything at or after this moment.")
+    time: Whole | StrictStr | None = Field(None, description="Hide everything at or after this moment.")
     history: Ids | None = Field(None, description="Item ids, oldest first, in place of what is known.")
     exclude: Ids | StrictStr = Field(
         (), description="Item ids, or the name of a stored list.", validate_default=False
@@ -55,7 +73,7 @@ class RecommendForm(Form):
         None, description="May what the user had come again? Default: as the run."
     )
     sequence: StrictBool = Field(False, description="A playlist: each item after those before it.")
-    caps: dict[StrictStr, StrictInt] | None = Field(
+    caps: dict[StrictStr, Whole] | None = Field(
         None, max_length=10, description="Column: at most so many a value."
     )
     order: Literal["as made", "smooth", "score"] = "as made"
@@ -113,7 +131,7 @@ class EventForm(Form):
     user_id: Id
     item_id: Id
     type: Literal[TYPES]  # type: ignore[valid-type]
-    timestamp: StrictInt | StrictStr | None = Field(None, description="Unix seconds or ISO; default: now.")
+    timestamp: Whole | StrictStr | None = Field(None, description="Unix seconds or ISO; default: now.")
     recommendation_id: Text | None = Field(None, max_length=40, description="The list that it answers.")
 
 
