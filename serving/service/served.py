@@ -40,9 +40,8 @@ class Served:
             self.recommender.methods.run.read_json("prepare", "prepare.json")["time"] == "unix_seconds"
         )
         self.seq, self.change = 0, last_change(state)  # up to which event and change is read
-        self.outdated = (
-            False  # people are gone, or the run is another: load it again before anything is answered
-        )
+        # people are gone ("") or the run is another (its name): it is loaded again before anything is answered
+        self.outdated: str | None = None
         self._lists: dict[str, KnownItems] = {}
         self.catch_up(until)
 
