@@ -20,6 +20,7 @@ from serving.state.store import State
 KEY_HEADER = APIKeyHeader(
     name="X-API-Key", auto_error=False, description="Not needed on loopback without keys."
 )
+COOKIE = "prelude_key"  # where a browser that has signed in keeps its key
 REMEMBERED_S = 5.0  # what was looked up of keys holds for so long: one that was taken back works no longer
 CALLERS = 10_000  # whose rates are remembered
 
@@ -91,7 +92,8 @@ def needs(scope: str) -> Callable[..., Awaitable[None]]:
 
     async def check(request: Request) -> None:
         access: Access = request.app.state.access
-        access.check(request.headers.get("x-api-key"), scope, request.client.host if request.client else "")
+        given = request.headers.get("x-api-key") or request.cookies.get(COOKIE)
+        access.check(given, scope, request.client.host if request.client else "")
 
     return check
 

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.service import problems
 from serving.service.access import Access, Door
+from serving.service.page import views
 from serving.service.routes import admin, items, lists, people, recommend
 from serving.service.service import Service
 from serving.service.settings import load_settings
@@ -91,7 +92,7 @@ def create_app(given: Given) -> FastAPI:
     app.state.service = service
     app.state.access = Access(service.state, given.loopback, settings.rate_per_s, settings.burst)
     problems.install(app)
-    for part in (recommend, people, lists, items, admin):
+    for part in (recommend, people, lists, items, admin, views):
         app.include_router(part.router)
 
     app.add_middleware(Counted, service=service)

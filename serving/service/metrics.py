@@ -54,3 +54,40 @@ class Metrics:
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together)
         return generate_latest(together)
+
+    def summary(self) -> list[tuple[str, str]]:
+        """What the page says of this process, in words."""
+        found = {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for family in self.registry.collect()
+            for sample in family.samples
+        }
+
+        def total(name: str, **labels: str) -> float:
+            return sum(
+                value
+                for (own, *rest), value in found.items()
+                if own == name and labels.items() <= dict(rest).items()
+            )
+
+        calls, lists = (
+            total("prelude_request_seconds_count", route="/v1/recommend"),
+            total("prelude_lists_total"),
+        )
+        passes, asked = total("prelude_batch_size_count"), total("prelude_batch_size_sum")
+        return [
+            ("lists", f"{lists:,.0f}"),
+            (
+                "of them cold",
+                f"{100 * total('prelude_lists_total', path='cold') / lists:.1f} %" if lists else "none yet",
+            ),
+            (
+                "mean time of a call",
+                f"{1000 * total('prelude_request_seconds_sum', route='/v1/recommend') / calls:.1f} ms"
+                if calls
+                else "none yet",
+            ),
+            ("requests of a pass, on average", f"{asked / passes:.2f}" if passes else "none yet"),
+            ("events stored", f"{total('prelude_events_total'):,.0f}"),
+            ("items shown that were not available", f"{total('prelude_illegal_items_total'):,.0f}"),
+        ]

@@ -75,7 +75,9 @@ def test_what_was_shown_is_worth_what_it_earned(run, state):
     assert found.effective == pytest.approx(240, rel=1e-3)
     for one in (found.ips, found.snips):
         assert one.value == pytest.approx(found.logged.value, rel=2e-3)
-    assert abs(found.dr.value - found.logged.value) < 2 * found.dr.error, "its prediction is of other users' lists"
+    assert abs(found.dr.value - found.logged.value) < 2 * found.dr.error, (
+        "its prediction is of other users' lists"
+    )
     assert found.users == 40
 
 
