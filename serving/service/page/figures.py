@@ -38,6 +38,7 @@ class Side:
     """Everything about one request on the page of a user."""
 
     known: bool
+    is_clock: bool  # times of the history are Unix seconds, not an order
     history: list[dict[str, Any]]
     columns: list[Column]
 
@@ -67,7 +68,7 @@ def side_by_side(served: Served, form: RecommendForm) -> Side:
         else:
             raise answer
     known, history = history_of(served, str(form.user_id)) if form.user_id is not None else (False, [])
-    return Side(known, history, columns)
+    return Side(known, served.is_clock, history, columns)
 
 
 def _row(answer: Answered, place: int, before: dict[str, int]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,9 @@ PAGES = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+)
+PAGES.filters["moment"] = lambda time, is_clock: (
+    f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M}" if is_clock else str(time)
 )
 router = APIRouter(include_in_schema=False)
 signed_in = [Depends(needs("admin"))]
