@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from llm.backbone.vocabulary import SidRows
 from recsys.seeds import torch_generator
+from semantic_ids.trie import Trie
 
 
 class Head(Protocol):
@@ -32,9 +33,9 @@ class Head(Protocol):
     reads_nodes: bool
     node_bytes: int
 
-    def logits(self, level: int, states: Tensor, codes: Tensor) -> Tensor:
+    def logits(self, level: int, states: Tensor, codes: Tensor, nodes: Tensor) -> Tensor:
         """Logits [P, sizes[level]] (float32) over the codes of `level`, from the backbone's `states`
-        [P, `states`, h] and the codes of the levels before [P, ≥ level].
+        [P, `states`, h], the codes of the levels before [P, ≥ level] and the `nodes` [P] of the trie that they lead to.
         """
         ...
 
@@ -47,7 +48,7 @@ class TokenHead:
     def __init__(self, rows: SidRows):
         self.rows, self.states = rows, len(rows.sizes)
 
-    def logits(self, level: int, states: Tensor, codes: Tensor) -> Tensor:
+    def logits(self, level: int, states: Tensor, codes: Tensor, nodes: Tensor) -> Tensor:
         return self.rows.logits(states[:, level], level)
 
 
@@ -64,11 +65,14 @@ class DepthHead(nn.Module):
 
     states, reads_nodes = 1, False
 
-    def __init__(self, rows: SidRows, width: int, layers: int):
+    def __init__(self, rows: SidRows, width: int, layers: int, items: LeafItems | None = None):
         super().__init__()
         hidden, levels = rows.input.shape[1], len(rows.sizes)
+        self.items = items
+        self.query = None if items is None else nn.Linear(hidden, items.vectors.shape[1], bias=False)
         self._rows = (rows,)  # in a tuple: not a part of this module
         self.norm = nn.Parameter(torch.ones(hidden))
+        self.out_norm = None if items is None else nn.Parameter(torch.ones(hidden))
         self.codes = nn.Parameter(torch.zeros(int(rows.offsets[levels - 1]), hidden))
         self.blocks = nn.ModuleList(
             nn.ModuleList(GatedBlock(hidden, width) for _ in range(layers)) for _ in range(levels - 1)
@@ -91,11 +95,13 @@ class DepthHead(nn.Module):
         """
         rows, hidden = self._rows[0].input[: len(self.codes)].float(), self.codes.shape[1]
         self.codes.copy_(0.5 * hidden**0.5 * nn.functional.normalize(rows, dim=1))
+        if self.query is not None:
+            self.query.weight.zero_()
         for level in range(len(self.blocks)):
             for number, block in enumerate(self._blocks(level)):
                 block.start(torch_generator(seed, "depth head", level, number))
 
-    def logits(self, level: int, states: Tensor, codes: Tensor) -> Tensor:
+    def logits(self, level: int, states: Tensor, codes: Tensor, nodes: Tensor) -> Tensor:
         rows, state = self._rows[0], states[:, 0].float()
         if level:
             offsets = torch.from_numpy(rows.offsets[:level]).to(codes.device)
@@ -103,7 +109,64 @@ class DepthHead(nn.Module):
             state = normed(state, self.norm) + so_far
             for block in self._blocks(level - 1):
                 state = block(state)
-        return rows.logits(state, level)
+        found = rows.logits(state, level)
+        if self.query is not None and self.items is not None and level == len(rows.sizes) - 1:
+            found = found + self.items.scores(self.query(normed(state, self.out_norm)), nodes)
+        return found
+
+
+class LeafItems:
+    """Frozen vectors [N, d] of the items below a node of the last inner depth: what a head may ask them."""
+
+    def __init__(self, trie: Trie, vectors: Tensor):
+        self.trie, self.vectors = trie, vectors
+
+    def scores(self, queries: Tensor, nodes: Tensor) -> Tensor:
+        """q · v [P, sizes[−1]] of the items below `nodes` [P], each at its last code; 0 at codes that no item has there.
+        Differentiable in `queries` [P, d].
+        """
+        return _LeafScores.apply(queries, nodes, self)
+
+
+class _LeafScores(torch.autograd.Function):
+    """Item vectors are gathered a few nodes at a time, and once more on the way back: [P, width, d] is never held."""
+
+    AT_ONCE = 1 << 22  # numbers
+
+    @staticmethod
+    def _parts(nodes: Tensor, items: LeafItems):
+        trie, dim = items.trie, items.vectors.shape[1]
+        starts = trie.leaf_start[trie.n_levels - 1]
+        first = starts[nodes]
+        count = starts[nodes + 1] - first
+        order = torch.argsort(count)  # like widths together
+        size = max(1, _LeafScores.AT_ONCE // (dim * max(1, int(count.max()))))
+        for some in order.split(size):
+            width = int(count[some].max())
+            place = torch.arange(width, device=nodes.device)
+            real = place < count[some, None]
+            leaf = first[some, None] + torch.minimum(place, count[some, None] - 1)
+            vectors = nn.functional.embedding(trie.leaf_item[leaf], items.vectors)
+            yield some, trie.code[trie.n_levels - 1][leaf], vectors, real
+
+    @staticmethod
+    def forward(ctx, queries: Tensor, nodes: Tensor, items: LeafItems) -> Tensor:
+        ctx.items = items
+        ctx.save_for_backward(nodes)
+        result = queries.new_zeros(len(queries), items.trie.sizes[-1])
+        for some, codes, vectors, real in _LeafScores._parts(nodes, items) if len(nodes) else ():
+            found = torch.bmm(vectors, queries[some, :, None])[:, :, 0] * real
+            result[some] = result[some].scatter_add(1, codes, found)
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (nodes,) = ctx.saved_tensors
+        result = gradient.new_zeros(len(nodes), ctx.items.vectors.shape[1])
+        for some, codes, vectors, real in _LeafScores._parts(nodes, ctx.items) if len(nodes) else ():
+            weights = gradient[some].gather(1, codes) * real
+            result[some] = torch.bmm(weights[:, None], vectors)[:, 0]
+        return result, None, None
 
 
 class GatedBlock(nn.Module):

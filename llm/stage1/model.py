@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm.backbone.adapter import merge_adapter, save_adapter
-from llm.backbone.heads import DepthHead, VectorReader
+from llm.backbone.heads import DepthHead, LeafItems, VectorReader
 from llm.backbone.load import Backbone, load_backbone, load_frozen, weights_hash
 from llm.backbone.sid_model import SidModel
 from llm.backbone.vocabulary import SidRows, words_of_codes
@@ -92,9 +92,29 @@ def _model_of(
 ) -> SidModel:
     """The model in the form that the configuration asks for."""
     codes = np.asarray(table.codes)
-    reader = VectorReader(rows, codes, vectors) if config.items == "vector" else None
-    head = DepthHead(rows, config.head_width, config.head_layers) if config.head == "depth" else None
-    return SidModel(backbone, rows, Trie(table.codes, table.sizes), reader, head)
+    trie = Trie(table.codes, table.sizes).to(backbone.device)
+    reader = (
+        VectorReader(rows, codes, vectors if config.item_projection else None)
+        if config.items == "vector"
+        else None
+    )
+    head = None
+    if config.head == "depth":
+        items = None
+        if config.head_reads_items and vectors is not None:
+            items = LeafItems(trie, principal(vectors, config.head_reads_items).to(backbone.device))
+        head = DepthHead(rows, config.head_width, config.head_layers, items)
+    return SidModel(backbone, rows, trie, reader, head)
+
+
+def principal(vectors: torch.Tensor, dim: int) -> torch.Tensor:
+    """The first `dim` principal components [N, dim] of item vectors, rows scaled to a mean square of 1."""
+    centred = vectors.double() - vectors.double().mean(0)
+    _, axes = torch.linalg.eigh(centred.T @ centred)
+    axes = axes.flip(1)[:, :dim]
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()  # one sign, whatever the library
+    found = centred @ axes
+    return (found / found.pow(2).mean().sqrt()).float()
 
 
 def item_vectors(run: Run) -> np.ndarray:
