@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llm.backbone.leaves import LeafItems
 from llm.backbone.vocabulary import SidRows
 from recsys.seeds import torch_generator
-from semantic_ids.trie import Trie
 
 
 class Head(Protocol):
@@ -55,12 +55,16 @@ class TokenHead:
 class DepthHead(nn.Module):
     """log p(c_l | h, c_<l) from the state h before the item alone: an autoregressive head over the levels.
 
-        f_0 = h,    f_l = B_l(norm(h) + Σ_{j<l} E_j[c_j]),    z_l = W_l f_l
+           f_0 = h,    f_l = B_l(norm(h) + Σ_{j<l} E_j[c_j]),    z_l = W_l f_l
 
-    with B_l `layers` residual blocks x + V (silu(G n) ⊙ U n), n = norm(x), of a level's own (SwiGLU, arXiv
-    2002.05202); W are the output rows of the semantic-ID tokens, E [Σ sizes before the last, h] rows of the
-    codes so far. Lee et al. 2022 (RQ-Transformer, arXiv 2203.01941) have a transformer over depth in this place;
-    with two to four levels an MLP sees all that one could.
+       with B_l `layers` residual blocks x + V (silu(G n) ⊙ U n), n = norm(x), of a level's own (SwiGLU, arXiv
+       2002.05202); W are the output rows of the semantic-ID tokens, E [Σ sizes before the last, h] rows of the
+       codes so far. Given `items`, the last level also asks those below its node what they are, of which a code
+       says nothing that two nodes do not share:
+
+           z_{L−1}[c] += q(f_{L−1}) · v_i,    i the item that c leads to,  q = Q norm(·)
+    Lee et al. 2022 (RQ-Transformer, arXiv 2203.01941) have a transformer over depth in this place;
+       with two to four levels an MLP sees all that one could.
     """
 
     states, reads_nodes = 1, False
@@ -68,11 +72,9 @@ class DepthHead(nn.Module):
     def __init__(self, rows: SidRows, width: int, layers: int, items: LeafItems | None = None):
         super().__init__()
         hidden, levels = rows.input.shape[1], len(rows.sizes)
-        self.items = items
-        self.query = None if items is None else nn.Linear(hidden, items.vectors.shape[1], bias=False)
         self._rows = (rows,)  # in a tuple: not a part of this module
         self.norm = nn.Parameter(torch.ones(hidden))
-        self.out_norm = None if items is None else nn.Parameter(torch.ones(hidden))
+        self.asks = None if items is None else ItemQuery(hidden, items)
         self.codes = nn.Parameter(torch.zeros(int(rows.offsets[levels - 1]), hidden))
         self.blocks = nn.ModuleList(
             nn.ModuleList(GatedBlock(hidden, width) for _ in range(layers)) for _ in range(levels - 1)
@@ -95,8 +97,8 @@ class DepthHead(nn.Module):
         """
         rows, hidden = self._rows[0].input[: len(self.codes)].float(), self.codes.shape[1]
         self.codes.copy_(0.5 * hidden**0.5 * nn.functional.normalize(rows, dim=1))
-        if self.query is not None:
-            self.query.weight.zero_()
+        if self.asks is not None:
+            self.asks.query.weight.zero_()
         for level in range(len(self.blocks)):
             for number, block in enumerate(self._blocks(level)):
                 block.start(torch_generator(seed, "depth head", level, number))
@@ -110,63 +112,20 @@ class DepthHead(nn.Module):
             for block in self._blocks(level - 1):
                 state = block(state)
         found = rows.logits(state, level)
-        if self.query is not None and self.items is not None and level == len(rows.sizes) - 1:
-            found = found + self.items.scores(self.query(normed(state, self.out_norm)), nodes)
-        return found
+        last = level == len(rows.sizes) - 1
+        return found + self.asks(state, nodes) if last and self.asks is not None else found
 
 
-class LeafItems:
-    """Frozen vectors [N, d] of the items below a node of the last inner depth: what a head may ask them."""
+class ItemQuery(nn.Module):
+    """(Q norm(x)) · v of the items below each node: [P, h] -> [P, sizes[−1]]. It starts as nothing."""
 
-    def __init__(self, trie: Trie, vectors: Tensor):
-        self.trie, self.vectors = trie, vectors
+    def __init__(self, hidden: int, items: LeafItems):
+        super().__init__()
+        self.items, self.norm = items, nn.Parameter(torch.ones(hidden))
+        self.query = nn.Linear(hidden, items.vectors.shape[1], bias=False)
 
-    def scores(self, queries: Tensor, nodes: Tensor) -> Tensor:
-        """q · v [P, sizes[−1]] of the items below `nodes` [P], each at its last code; 0 at codes that no item has there.
-        Differentiable in `queries` [P, d].
-        """
-        return _LeafScores.apply(queries, nodes, self)
-
-
-class _LeafScores(torch.autograd.Function):
-    """Item vectors are gathered a few nodes at a time, and once more on the way back: [P, width, d] is never held."""
-
-    AT_ONCE = 1 << 22  # numbers
-
-    @staticmethod
-    def _parts(nodes: Tensor, items: LeafItems):
-        trie, dim = items.trie, items.vectors.shape[1]
-        starts = trie.leaf_start[trie.n_levels - 1]
-        first = starts[nodes]
-        count = starts[nodes + 1] - first
-        order = torch.argsort(count)  # like widths together
-        size = max(1, _LeafScores.AT_ONCE // (dim * max(1, int(count.max()))))
-        for some in order.split(size):
-            width = int(count[some].max())
-            place = torch.arange(width, device=nodes.device)
-            real = place < count[some, None]
-            leaf = first[some, None] + torch.minimum(place, count[some, None] - 1)
-            vectors = nn.functional.embedding(trie.leaf_item[leaf], items.vectors)
-            yield some, trie.code[trie.n_levels - 1][leaf], vectors, real
-
-    @staticmethod
-    def forward(ctx, queries: Tensor, nodes: Tensor, items: LeafItems) -> Tensor:
-        ctx.items = items
-        ctx.save_for_backward(nodes)
-        result = queries.new_zeros(len(queries), items.trie.sizes[-1])
-        for some, codes, vectors, real in _LeafScores._parts(nodes, items) if len(nodes) else ():
-            found = torch.bmm(vectors, queries[some, :, None])[:, :, 0] * real
-            result[some] = result[some].scatter_add(1, codes, found)
-        return result
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        (nodes,) = ctx.saved_tensors
-        result = gradient.new_zeros(len(nodes), ctx.items.vectors.shape[1])
-        for some, codes, vectors, real in _LeafScores._parts(nodes, ctx.items) if len(nodes) else ():
-            weights = gradient[some].gather(1, codes) * real
-            result[some] = torch.bmm(weights[:, None], vectors)[:, 0]
-        return result, None, None
+    def forward(self, x: Tensor, nodes: Tensor) -> Tensor:
+        return self.items.scores(self.query(normed(x, self.norm)), nodes)
 
 
 class GatedBlock(nn.Module):

@@ -29,7 +29,8 @@ from tests.support.dying import killed_at_save, save_at_every_step
 from tests.support.labelled import with_lists
 from tests.support.worlds import SMALL_METHODS, run_of, shared_run, small_config
 
-FORM = {"items": "vector", "head": "depth", "head_width": 32, "item_projection": True}
+FORM = {"items": "vector", "head": "depth", "head_width": 32, "item_projection": True, "head_reads_items": 5}
+SOFT = {"soft_batch": 6, "soft_bottleneck": 8}
 KEYS = ["no_context_continued", "static_prefix", "e2p", "rag", "oppu_prompt", "per_pcs", "tap_per", "p2p"]
 
 
@@ -37,7 +38,7 @@ KEYS = ["no_context_continued", "static_prefix", "e2p", "rag", "oppu_prompt", "p
 def vector_run(tmp_path_factory):
     def make(folder) -> None:
         values = small_config(folder).model_dump(mode="json")
-        values["adapt"] |= FORM | {"prompts": values["adapt"]["prompts"] | {"header": ""}}
+        values["adapt"] |= FORM | SOFT | {"prompts": values["adapt"]["prompts"] | {"header": ""}}
         named = {one if isinstance(one, str) else one["key"]: one for one in SMALL_METHODS}
         values["personalize"] |= {
             "methods": [named[key] for key in KEYS],
@@ -61,6 +62,7 @@ def test_the_run_has_every_row_and_says_what_its_parts_are(vector_run):
     config, run = vector_run
     report = run.read_json("adapt", "adapt.json")
     assert report["head_parameters"] > 0
+    assert report["phi_parameters"] == 8 * (16 + 2 + 64) + 64
     assert report["reader_parameters"] == 64 * len(load_adapted(run, config.adapt).reader.vectors[0])
     rows = json.loads((run.path / "results.json").read_text())["rows"]
     names = {row["name"] for row in rows}
@@ -142,9 +144,8 @@ def test_a_killed_stage_1_ends_in_the_same_bytes(vector_run, tmp_path, monkeypat
             with killed_at_save(monkeypatch, 3):
                 adapt(settings, copy)
         adapt(settings, copy)
-        made.append(
-            [(copy.path / "adapt" / f"{name}.safetensors").read_bytes() for name in ("head", "sid_rows")]
-        )
+        names = ("head", "sid_rows", "phi")
+        made.append([(copy.path / "adapt" / f"{name}.safetensors").read_bytes() for name in names])
     assert made[0] == made[1]
     assert made[0][0] != (run.path / "adapt" / "head.safetensors").read_bytes()
 
