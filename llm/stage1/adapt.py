@@ -28,7 +28,6 @@ from llm.prompts.reading import Reading
 from llm.stage1.config import AdaptConfig
 from llm.stage1.model import item_vectors, new_model, prompt_builder, save_adapted
 from llm.stage1.soft import SoftRows, new_phi, save_phi
-from llm.stage1.teacher import Teacher
 from llm.stage1.understanding import known_and_held_out, query_precision
 from llm.stage1.windows import Shares, Window, WindowBatches, WindowBuilder
 from llm.stage1.words import Words, text_loss
@@ -36,7 +35,7 @@ from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
 from recsys.data.splits import FIT, VALIDATION
-from recsys.embeddings.embed import load_conditioning_items, load_user_vectors
+from recsys.embeddings.embed import load_user_vectors
 from recsys.run import Run
 from recsys.seeds import rng
 from recsys.training import distributed, loop
@@ -69,18 +68,10 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         model = new_model(backbone, table, codebooks, config, dataset.catalogue.texts(), vectors)
         builder = prompt_builder(config, model, dataset)
         phrases = Phrases(dataset)
-        prefix, teacher = None, None
+        prefix = None
         if config.soft_batch:
-            users = load_user_vectors(run)
-            prefix = new_phi(model, users, config.soft_bottleneck, config.seed)
-            if config.soft_teacher:
-                teacher = Teacher(users, load_conditioning_items(run))
-                events = validation_events(dataset, config.validation_instances, config.seed)
-                report["teacher_nats"] = teacher.fit(
-                    dataset.block(events, dataset.exclude_seen), dataset.items[events]
-                )
-                report["teacher_temperature"] = teacher.temperature
-        curves = train_on_windows(config, model, builder, phrases, head, stage.checkpoint, prefix, teacher)
+            prefix = new_phi(model, load_user_vectors(run), config.soft_bottleneck, config.seed)
+        curves = train_on_windows(config, model, builder, phrases, head, stage.checkpoint, prefix)
         reading = Reading(model.eval(), builder)
         save_adapted(model, folder)
         if prefix is not None:
@@ -138,13 +129,12 @@ def train_on_windows(
     head: torch.Tensor | None,
     checkpoint: Path,
     prefix: UserPrefix | None = None,
-    teacher: Teacher | None = None,
 ) -> loop.Curves:
     """Train LoRA and rows on windows of FIT events and on words;
     the best validated state is left in the model (and in `prefix`).
 
     `head` [V, h] gives logits over text, for rows that go from an ID to a title; `prefix` is φ₀, for rows behind
-    soft tokens: validation then asks with them and without, and takes the mean. `teacher` has a part in those rows.
+    soft tokens: validation then asks with them and without, and takes the mean.
     """
     dataset = phrases.dataset
     shares = Shares(config.profile_share, config.query_share, config.records_share)
@@ -155,9 +145,8 @@ def train_on_windows(
     if prefix is not None:
         longest = config.prompts.recent_items if config.soft_items is None else config.soft_items
         soft = SoftRows(
-            dataset, builder, phrases, FIT, config.seed, config.soft_batch, longest, config.query_share,
-            teacher, config.soft_teacher, config.soft_draws,
-        )  # fmt: skip
+            dataset, builder, phrases, FIT, config.seed, config.soft_batch, longest, config.query_share
+        )
     optimizer = torch.optim.AdamW(
         _parameter_groups(config, model, prefix),
         # one kernel instead of a dozen; on CPUs its last bits are others, and the form of codes and tokens keeps its own

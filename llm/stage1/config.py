@@ -57,10 +57,6 @@ class AdaptConfig(StageConfig):
         None, ge=0
     )  # the most items that such a row shows; null: prompts.recent_items
     soft_weight: float = Field(1.0, gt=0)
-    # share of such a row's loss that is of items which the retriever of the vectors' space draws (llm.stage1.teacher), and how many;
-    # for backbones that can afford few rows (head: depth)
-    soft_teacher: float = Field(0.0, ge=0, lt=1)
-    soft_draws: int = Field(16, ge=1)
     soft_bottleneck: int = Field(142, ge=1)  # d_c of φ₀; Stage 2's φ starts from it where it has the same
     learning_rate: float = 1e-3  # of the LoRA, or of all weights (AdamW)
     rows_learning_rate: float = 5e-3  # of the semantic-ID rows, which start from nothing
@@ -88,14 +84,6 @@ class AdaptConfig(StageConfig):
         if self.head_reads_items and self.head != "depth":
             raise ValueError(
                 "head_reads_items is of the head over the levels; set head: depth, or leave it out"
-            )
-        if self.soft_teacher and self.head != "depth":
-            raise ValueError(
-                "soft_teacher asks many items after one prompt, which only a head over the levels can; set head: depth, or leave it out"
-            )
-        if self.soft_teacher and not self.soft_batch:
-            raise ValueError(
-                "soft_teacher is of the rows of soft_batch, of which there are none; set both or neither"
             )
         if self.item_projection and self.items != "vector":
             raise ValueError(

@@ -22,7 +22,6 @@ from llm.backbone.sid_model import SidModel
 from llm.prompts.builder import PromptBuilder
 from llm.prompts.prefixes import E2P, UserPrefix
 from llm.prompts.reading import Reading
-from llm.stage1.teacher import Teacher
 from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
 from recsys.embeddings.user_vectors import UserVectors
@@ -86,12 +85,7 @@ class SoftRows:
         batch: int,
         longest: int,
         query_share: float,
-        teacher: Teacher | None = None,
-        share: float = 0.0,
-        draws: int = 0,
     ):
-        """Of each row's loss `share` is that of `draws` items which `teacher` draws, the rest the target's."""
-        self.teacher, self.share, self.draws = teacher, share, draws
         self.dataset, self.builder, self.phrases, self.seed = dataset, builder, phrases, seed
         self.batch, self.longest, self.query_share = batch, longest, query_share
         self.events = dataset.instances(role)
@@ -124,20 +118,7 @@ class SoftRows:
             read.append(_showing(request, int(count), query))
         reading = Reading(model, self.builder, prefix)
         prompts, condition = reading.conditioned(reading.prompts(read), whole)
-        if self.teacher is None:
-            return -model.item_log_probs(prompts, targets, condition).mean(), len(whole)
-        vectors = prefix.users.vectors(whole)[0]
-        drawn = self.teacher.draw(vectors, whole, self.draws, generator)
-        items = np.concatenate([targets[:, None], drawn], 1)
-        states = model.item_states(
-            prompts, targets, condition
-        )  # of a head over the levels: the same for every item
-        log_p = model.path_log_probs(
-            states.repeat_interleave(items.shape[1], 0), torch.from_numpy(items.reshape(-1))
-        ).view(items.shape)
-        # of a query the teacher knows nothing
-        share = torch.from_numpy(np.where(asked[mine], 0.0, self.share)).to(log_p)
-        return -((1 - share) * log_p[:, 0] + share * log_p[:, 1:].mean(1)).mean(), len(whole)
+        return -model.item_log_probs(prompts, targets, condition).mean(), len(whole)
 
 
 def _showing(request: Request, count: int, query: str | None) -> Request:

@@ -41,7 +41,7 @@ from tests.support.labelled import with_lists
 from tests.support.worlds import SMALL_METHODS, run_of, shared_run, small_config
 
 FORM = {"items": "vector", "head": "depth", "head_width": 32, "item_projection": True, "head_reads_items": 5}
-SOFT = {"soft_batch": 6, "soft_bottleneck": 8, "soft_teacher": 0.4, "soft_draws": 3}
+SOFT = {"soft_batch": 6, "soft_bottleneck": 8}
 KEYS = ["no_context_continued", "static_prefix", "e2p", "rag", "oppu_prompt", "per_pcs", "tap_per", "p2p"]
 
 

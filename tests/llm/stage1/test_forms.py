@@ -83,10 +83,6 @@ def test_forms_that_do_not_go_together_are_refused():
         AdaptConfig(item_projection=True)
     with pytest.raises(ValidationError, match="set head: depth, or leave it out"):
         AdaptConfig(head_reads_items=4)
-    with pytest.raises(ValidationError, match="only a head over the levels can; set head: depth"):
-        AdaptConfig(soft_teacher=0.5, soft_batch=4)
-    with pytest.raises(ValidationError, match="of the rows of soft_batch, of which there are none"):
-        AdaptConfig(soft_teacher=0.5, head="depth")
     with pytest.raises(ValidationError, match="head_width"):
         AdaptConfig(head="depth", head_width=0)
     AdaptConfig(items="codes", head="depth")

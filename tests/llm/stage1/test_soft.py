@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from llm.backbone.conditions import Condition
 from llm.backbone.vocabulary import PREFIX
@@ -16,11 +15,9 @@ from llm.decoding import scoring
 from llm.methods.e2p import E2PConfig, StaticPrefixConfig
 from llm.prompts.builder import PromptBuilder, PromptConfig
 from llm.stage1.soft import SoftRows, StartingPhi, load_phi, new_phi, save_phi
-from llm.stage1.teacher import TEMPERATURES, Teacher
 from recsys.data.phrases import Phrases
 from recsys.data.splits import FIT
 from recsys.embeddings.user_vectors import HistoryVectors
-from recsys.recommender import Request
 from tests.support.models import tiny_model
 from tests.support.prompts import N, dataset
 
@@ -122,86 +119,6 @@ def test_some_rows_carry_a_query_about_their_item(model, monkeypatch):
         if "Query:" in text:
             said = text.split("Query: ")[1]
             assert {"Even", "Odd"}.isdisjoint({said}) or said == ("Even", "Odd")[item % 2]
-
-
-def test_a_teacher_has_its_share_of_each_row_but_of_those_that_ask(model, monkeypatch):
-    """By scoring the target and each drawn item one by one."""
-    data = dataset()
-    soft = rows(model, data, batch=12, query_share=0.4)
-    users, prefix = HistoryVectors(MESSAGES, 4.0, "space"), prefix_of(model)
-    soft.teacher, soft.share, soft.draws = Teacher(users, MESSAGES), 0.75, 3
-    soft.teacher.temperature = 0.5
-    drawn, real = [], Teacher.draw
-    monkeypatch.setattr(Teacher, "draw", lambda *args: drawn.append(real(*args)) or drawn[-1])
-    seen, states = {}, type(model).item_states
-    monkeypatch.setattr(
-        type(model),
-        "item_states",
-        lambda self, *args: seen.setdefault("args", args) and states(self, *args),
-    )
-    loss, _ = soft.loss(model, prefix, 0)
-    monkeypatch.undo()
-    prompts, targets, condition = seen["args"]
-    total, asking = 0.0, 0
-    for at, prompt in enumerate(prompts):
-        one = Condition(condition.prefix[at : at + 1].detach())
-        own, *others = (
-            scoring.log_probs(model, [prompt], np.array([item]), one)[0, 0]
-            for item in (targets[at], *drawn[0][at])
-        )
-        asks = "Query:" in bytes(t for t in prompt if 0 <= t < 256).decode()
-        asking += asks
-        total += own if asks else 0.25 * own + 0.75 * np.mean(others)
-    assert 0 < asking < 12
-    assert loss.item() == pytest.approx(-total / 12, rel=1e-4)
-
-
-def test_a_teacher_draws_from_its_softmax_and_never_what_was_had():
-    users = HistoryVectors(MESSAGES, None, "space")
-    teacher = Teacher(users, MESSAGES)
-    teacher.temperature = 0.7
-    history = np.array([2, 5])
-    request = Request("r", 0, 10, history, np.array([1, 2]))
-    vector = users.vectors([request])[0]
-    drawn = teacher.draw(vector, [request], 40_000, np.random.default_rng(0))[0]
-    weights = np.exp((MESSAGES @ vector[0]).astype(float) / 0.7)
-    weights[history] = 0
-    expected = weights / weights.sum()
-    counts = np.bincount(drawn, minlength=N)
-    assert counts[history].sum() == 0
-    some = expected > 0
-    assert stats.chisquare(counts[some], 40_000 * expected[some]).pvalue > 1e-3
-
-
-def test_its_temperature_is_that_of_highest_likelihood():
-    users = HistoryVectors(MESSAGES, None, "space")
-    generator = np.random.default_rng(5)
-    requests = [
-        Request(f"r{n}", n, 10, generator.integers(0, N, 3), np.arange(3), exclude=np.array([1]))
-        for n in range(300)
-    ]
-    vectors = users.vectors(requests)[0]
-    targets, means = [], []
-    for vector in vectors:
-        p = np.exp(MESSAGES @ vector / 0.3)
-        p[1] = 0
-        targets.append(generator.choice(N, p=p / p.sum()))
-    teacher = Teacher(users, MESSAGES)
-    nats = teacher.fit(requests, np.array(targets))
-    for temperature in TEMPERATURES:
-        logits = vectors @ MESSAGES.T / temperature
-        logits[:, 1] = -np.inf
-        means.append(
-            (
-                logits[np.arange(300), targets]
-                - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1))
-                - logits.max(1)
-            ).mean()
-        )
-    assert teacher.temperature == TEMPERATURES[int(np.argmax(means))] == 0.3
-    assert nats == pytest.approx(max(means), rel=1e-6)
-    with pytest.raises(ValueError, match="user vectors have 5 dimensions and item vectors 4"):
-        Teacher(users, MESSAGES[:, :4])
 
 
 def test_no_event_with_a_history_is_refused(model):
