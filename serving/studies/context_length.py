@@ -68,7 +68,7 @@ def analyse_context(
         ways = {NONE: Reading(methods.model, builder), OWN: replace(reading, builder=builder)}
         if control is not None:
             ways[control] = replace(methods.reading(control), builder=builder)
-        of_users = {}
+        of_users: dict[str, np.ndarray] = {}
         for name, way in ways.items():
             rows.append(row := _measured(name, count, way, validation, test, of_users))
             print(f"{count} items, {name}: {row['expected_hit_rate@30']:.4f}", flush=True)
