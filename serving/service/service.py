@@ -108,6 +108,7 @@ class Service:
         """Store events; they are on the disk when this returns. Raises what `Served.event` and the state do."""
         served = self.served
         events = [served.event(f"events.{place}", given) for place, given in enumerate(form.events)]
+        served.mine |= {event.event_id for event in events}
         fresh: int = await self.wait(self.state.submit(partial(add_events, new=events)))
         for event in events:
             self.metrics.events.labels(event.type).inc()
