@@ -6,7 +6,8 @@ for a pair that a prompt or a node alone can be multiplied for. With a = norm(h)
     z_l = W_l (a + e) + W_l V (silu(r (G' a + G' e)) ⊙ r (U' a + U' e)),      r = 1 / rms(a + e),
 
 G' and U' being G and U with the norm's weights in them: sums of what is known, and one product, of the inner state with the
-rows W_l V of those codes alone that follow the node. Of 256 nodes of 47 children each that is a sixth of the arithmetic.
+rows W_l V of those codes alone that follow the node. Of 256 nodes of 47 children each that is a sixth of the arithmetic. Where
+the last level asks its items what they are, its states are made (V u), and their items asked node by node.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.backbone.heads import DepthHead, GatedBlock, normed
+from llm.decoding.nodes import at_root
 from semantic_ids.trie import Trie
 
 PAIRS = 1 << 18  # numbers of inner states that are made at once: 1 MiB, what a core has of cache
@@ -25,8 +27,7 @@ EPSILON = 1e-6  # of `normed`
 
 def all_log_probs(head: DepthHead, states: Tensor, trie: Trie) -> Tensor:
     """log p [B, N] of every item after each of `states` [B, h], at temperature 1 and with nothing excluded."""
-    root = head.logits(0, states[:, None], trie.item_leaf[:].new_zeros(len(states), 0))
-    log_p = root.index_select(1, trie.code[0][:]).log_softmax(1)
+    log_p = at_root(head, states).index_select(1, trie.code[0][:]).log_softmax(1)
     for depth in range(1, trie.n_levels):
         bounds = trie.child_start[depth][:]
         found = log_p.repeat_interleave(bounds.diff(), 1)
@@ -46,22 +47,28 @@ def children(
     offsets = torch.from_numpy(rows.offsets[:depth])
     a = normed(states.float(), head.norm)
     e = nn.functional.embedding(trie.codes_above(depth, nodes) + offsets, head.codes).sum(1)
-    if len(blocks) == 1:
-        inner, folded = _inner(blocks[0], a, e), output @ blocks[0].down.weight
+    asks = head.asks if depth == trie.n_levels - 1 else None
+    is_folded = len(blocks) == 1 and asks is None
+    if is_folded:
+        made, folded = _inner(blocks[0], a, e), output @ blocks[0].down.weight
         of_states, of_nodes = a @ output.T, e @ output.T
-        width = folded.shape[1]
     else:
-        inner, width = _through(blocks, a, e), output.shape[1]
+        made = _states(blocks, a, e)
     firsts, ends = (trie.child_start[depth][some].tolist() for some in (nodes, nodes + 1))
-    at_once = max(1, PAIRS // (len(a) * width))
+    at_once = max(1, PAIRS // (len(a) * (folded.shape[1] if is_folded else a.shape[1])))
     for start in range(0, len(nodes), at_once):
-        for node, x in enumerate(inner(start, start + at_once), start):
-            codes = trie.code[depth][firsts[node] : ends[node]]
-            if len(blocks) == 1:
+        for node, x in enumerate(made(start, start + at_once), start):
+            below = slice(firsts[node], ends[node])
+            codes = trie.code[depth][below]
+            if is_folded:
                 known = of_states.index_select(1, codes).add_(of_nodes[node, codes])
                 yield firsts[node], known.addmm_(x, folded.index_select(0, codes).T)
-            else:
-                yield firsts[node], x @ output.index_select(0, codes).T
+                continue
+            logits = x @ output.index_select(0, codes).T
+            if asks is not None:
+                queries = asks.query(normed(x, asks.norm))
+                logits.addmm_(queries, asks.items.vectors.index_select(0, trie.leaf_item[below]).T)
+            yield firsts[node], logits
 
 
 def _inner(block: GatedBlock, a: Tensor, e: Tensor) -> Callable[[int, int], Tensor]:
@@ -80,13 +87,16 @@ def _inner(block: GatedBlock, a: Tensor, e: Tensor) -> Callable[[int, int], Tens
     return inner
 
 
-def _through(blocks: list[GatedBlock], a: Tensor, e: Tensor) -> Callable[[int, int], Tensor]:
-    """The state behind any number of blocks: [·, B, h]."""
+def _states(blocks: list[GatedBlock], a: Tensor, e: Tensor) -> Callable[[int, int], Tensor]:
+    """The states f_l behind any number of blocks: [·, B, h]."""
+    inner = _inner(blocks[0], a, e) if blocks else None
 
-    def state(start: int, stop: int) -> Tensor:
+    def states(start: int, stop: int) -> Tensor:
         x = a + e[start:stop, None]
-        for block in blocks:
+        if inner is not None:
+            x = x.add_(inner(start, stop) @ blocks[0].down.weight.T)
+        for block in blocks[1:]:
             x = block(x)
         return x
 
-    return state
+    return states

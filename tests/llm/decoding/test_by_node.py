@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from llm.backbone.heads import DepthHead
+from llm.backbone.leaves import LeafItems
 from llm.backbone.vocabulary import SidRows
 from llm.decoding import by_node
 from recsys.seeds import torch_generator
@@ -14,11 +15,12 @@ from tests.support.catalogues import SIZES, unique_codes
 N_ITEMS, HIDDEN = 60, 24
 
 
-def a_head(layers: int) -> DepthHead:
+def a_head(layers: int, trie: Trie, asks: bool) -> DepthHead:
     """Random everywhere, so that nothing is small enough to be left out unseen."""
     rows = SidRows(SIZES, HIDDEN)
     rows.start_from([None] * len(SIZES), norm=1.0, seed=3)
-    head = DepthHead(rows, width=16, layers=layers)
+    vectors = torch.randn(N_ITEMS, 7, generator=torch_generator(3, "leaves"))
+    head = DepthHead(rows, width=16, layers=layers, items=LeafItems(trie, vectors) if asks else None)
     head.start(seed=3)
     generator = torch_generator(3, "by node", layers)
     for parameter in head.parameters():
@@ -27,11 +29,13 @@ def a_head(layers: int) -> DepthHead:
     return head.requires_grad_(False)
 
 
+@pytest.mark.parametrize("asks", [False, True])
 @pytest.mark.parametrize("layers", [0, 1, 2])
 @pytest.mark.parametrize("pairs", [1, 1 << 18])
-def test_every_item_has_the_probability_that_its_own_path_has(layers, pairs, monkeypatch):
+def test_every_item_has_the_probability_that_its_own_path_has(layers, pairs, asks, monkeypatch):
     monkeypatch.setattr(by_node, "PAIRS", pairs)
-    head, trie = a_head(layers), Trie(unique_codes(N_ITEMS), SIZES)
+    trie = Trie(unique_codes(N_ITEMS), SIZES)
+    head = a_head(layers, trie, asks)
     states = torch.randn(5, HIDDEN, generator=torch_generator(0, "states"))
     found = by_node.all_log_probs(head, states, trie)
 
@@ -39,7 +43,7 @@ def test_every_item_has_the_probability_that_its_own_path_has(layers, pairs, mon
     codes, expected = trie.codes(path), torch.zeros(5, N_ITEMS)
     for row, state in enumerate(states):
         for level in range(trie.n_levels):
-            logits = head.logits(level, state.expand(N_ITEMS, 1, HIDDEN), codes)
+            logits = head.logits(level, state.expand(N_ITEMS, 1, HIDDEN), codes, path[:, level])
             log_probs, children = trie.child_log_probs(level, path[:, level], logits)
             child = path[:, level + 1] - children[:, 0]
             expected[row] += log_probs.gather(1, child[:, None])[:, 0]
