@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.product import Product
+from evaluation.softmax import SoftmaxOver
 from llm.decoding.recommender import SidRecommender
 from recsys.data.caps import Caps, best_within
 from recsys.data.dataset import Dataset
 from recsys.data.later_events import LiveHistories
 from recsys.door.times import YEAR_1990, one_moment
 from recsys.door.values import shortly
+from recsys.embeddings.item_knn import ItemKnn
 from recsys.embeddings.retrieval import EmbeddingRetrieval
+from recsys.embeddings.text_search import TextSearch
 from recsys.recommender import Ranked, Recommender, Request
 from serving.answering import limits
 from serving.answering.known import Counted, KnownItems, known_items, known_user
@@ -190,12 +194,28 @@ def path_of(recommender: Recommender, request: Request, user_id: Any) -> str:
     """How the method reads the request: "personalized", or the cold-start path and why it is taken."""
     if isinstance(recommender, EmbeddingRetrieval):
         known, fallback = bool(recommender.users.vectors([request])[1][0]), "popularity"
+    elif isinstance(recommender, ItemKnn):
+        known, fallback = len(recommender.read([request])[0]) > 0, "popularity"
     elif isinstance(recommender, SidRecommender) and recommender.reading.soft_tokens:
         prompts = recommender.reading.prompts([request])
         _, condition = recommender.reading.conditioned(prompts, [request])
         known, fallback = bool(condition.soft_tokens(1)[0]), "No Context"
+        if known and request.user is None and not len(request.history):
+            known, fallback = False, f"what {recommender.name} puts in front of somebody unknown"
+    elif isinstance(recommender, SidRecommender):
+        if recommender.reading.personalizer is not None and recommender.reading.strength:
+            return "personalized by what the method keeps of the user, if anything, and the items that the prompt shows"
+        if len(request.history):
+            return "personalized by the items that the prompt shows, not by a vector"
+        known, fallback = False, "a prompt that shows no item"
+    elif isinstance(recommender, SoftmaxOver) and isinstance(recommender.scorer, Product):
+        product = recommender.scorer
+        known, alone = not product.knows_nothing([request])[0], product.otherwise
+        fallback = f"{(product.scorers[alone] if isinstance(alone, int) else alone).name} alone"
+    elif isinstance(recommender, TextSearch):
+        return "the same for everybody who asks in these words" if request.query else "the same for everybody"
     else:
-        return "not personalized by a vector"
+        return "the same for everybody"
     if known:
         return "personalized"
     reason = (
