@@ -24,13 +24,6 @@ from recsys.door.times import Reading, whole_seconds
 from recsys.door.values import ids
 from recsys.elsewhere import Elsewhere
 
-EMBEDDED = Path(__file__).parent / "ml-latest-small"
-FILES = {
-    "ml-latest-small": {"interactions": "ratings.csv", "items": "movies.csv", "queries": "tags.csv"},
-    "amazon": {"interactions": "user_sequence.txt", "items": "items.jsonl"},
-    "lastfm": {"interactions": "user_taggedartists.dat", "items": "artists.dat", "tags": "tags.dat"},
-}
-
 
 @dataclass(frozen=True)
 class Source:

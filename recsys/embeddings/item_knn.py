@@ -16,9 +16,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
-from recsys.config import StageConfig
+from recsys.embeddings.config import ItemKnnConfig
 from recsys.embeddings.lightgcn import strongest_of_pairs
 from recsys.embeddings.retrieval import hits_of_scores, hits_of_sparse_scores, rows_at_once
 from recsys.embeddings.user_vectors import recency_weights
@@ -29,15 +28,6 @@ if TYPE_CHECKING:
 
 PRODUCTS = 1 << 23  # of a block of co-occurrence, which bounds its entries: with similarities 250 MB
 REQUESTS = 1024  # scored at once at most
-
-
-class ItemKnnConfig(StageConfig):
-    # most alike items that each item keeps; more changes little and costs memory
-    neighbours: int = Field(200, ge=1)
-    last_items: int = Field(50, ge=1)  # items of a history that vote, the latest
-    # items; None: no fading
-    half_lives: tuple[float | None, ...] = Field((None, 20, 10, 5, 2, 1, 0.5), min_length=1)
-    shrinks: tuple[float, ...] = Field((0.0, 5.0, 20.0, 100.0), min_length=1)  # users; a pair's doubt
 
 
 class CoOccurrence:

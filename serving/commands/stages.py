@@ -194,7 +194,7 @@ def run_one(
 def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[RunConfig, Run]:
     """The resolved configuration and the opened run."""
     from recsys.run import Run
-    from serving.config.values import read_values
+    from serving.config.values import read_values, validated
 
     base = None
     if config is None and (path / "config.yaml").exists():
@@ -204,9 +204,10 @@ def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[RunC
             base["prepare"] = {"split": base["prepare"]["split"]}
     elif config is None:
         base = {"first_look": True}
-    read_values(
-        config, changes, base
-    )  # what is no YAML is refused at once, before every stage's settings are imported
+    values, source = read_values(config, changes, base)
+    from serving.config.light import LightConfig
+
+    validated(LightConfig, values, source)  # at once, before what takes seconds is imported
     from serving.config.run import load_config
 
     resolved = load_config(config, changes, base)
