@@ -1,4 +1,4 @@
-"""Every way to personalize: one module and one configuration each, one line to choose it.
+"""Every way to personalize: one module and one configuration each (here: those that train nothing), one line to choose it.
 
 methods: [e2p, static_prefix, tap_per]                    # names of CATALOGUE
 methods: all                                              # all of them
@@ -8,11 +8,12 @@ methods: [e2p, {method: tap_per, bridge: false, name: "TAP-PER, no bridge"}]    
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from llm.methods.catalogue import CATALOGUE, named
+from llm.methods.base import MethodConfig
+from llm.methods.catalogue import named
 from llm.methods.combination import CombinationConfig
 from llm.methods.continued import ContinuedConfig
 from llm.methods.e2p import E2PConfig, StaticPrefixConfig
@@ -20,8 +21,23 @@ from llm.methods.lora import MTLoraConfig
 from llm.methods.p2p.method import P2PConfig
 from llm.methods.per_user.oppu import OppuConfig
 from llm.methods.per_user.per_pcs import PerPcsConfig
+from llm.methods.prompting import _Prompting
+from llm.methods.stage2 import World
 from llm.methods.tap_per import TapPerConfig
-from llm.methods.untrained import PromptingConfig
+from llm.prompts.reading import Reading
+
+
+class PromptingConfig(_Prompting, MethodConfig):
+    """Prompt Context, RAG, PAG or Full History as a row of its own."""
+
+    reads = "recent items, history before t (text)"
+    trains = "nothing (Stage 1 has seen such prompts)"
+    is_trained = False
+    use = "nothing may be trained per method, and longer prompts are affordable"
+
+    def load(self, world: World, seed: int) -> Reading:
+        return Reading(world.model, world.builder, context=self.context(world))
+
 
 AnyMethod = Annotated[
     E2PConfig
@@ -36,20 +52,6 @@ AnyMethod = Annotated[
     | CombinationConfig,
     Field(discriminator="method"),
 ]
-
-
-def listed(value: Any) -> Any:
-    """`all` as the whole catalogue.
-    In a list, what follows it replaces the rows of the same key: [all, {key: e2p, bottleneck: 64}].
-    """
-    given = [value] if value == "all" else value
-    if not isinstance(given, list | tuple) or "all" not in given:
-        return given
-    rows: dict[str, Any] = dict(zip(CATALOGUE, CATALOGUE, strict=True))
-    for number, own in enumerate(one for one in given if one != "all"):
-        key = own if isinstance(own, str) else own.get("key") if isinstance(own, dict) else own.key
-        rows[key or f"own {number}"] = own
-    return list(rows.values())
 
 
 Method = Annotated[AnyMethod, BeforeValidator(named)]

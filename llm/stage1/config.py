@@ -37,7 +37,9 @@ class AdaptConfig(StageConfig):
     )  # attention, as TAP-PER; the MLP costs time
     steps: int = Field(2000, ge=1)  # optimiser steps
     batch: int = Field(32, ge=1)  # windows a step
-    window_items: int = Field(12, ge=1)  # items a window; every one is a target, so longer windows cost less a target
+    window_items: int = Field(
+        12, ge=1
+    )  # items a window; every one is a target, so longer windows cost less a target
     profile_share: float = 0.5  # share of windows that carry the text profile: Prompt Context is trained for
     query_share: float = 0.15  # share of windows that carry a query about their last item
     # what the rows of semantic-ID tokens start from: codebook vectors, or these and the words of a code's

@@ -10,7 +10,9 @@ from typing import Any
 from pydantic import model_validator
 
 from evaluation.table.config import EvaluateConfig
+from llm.methods.config import NamedMethods, OnlineConfig
 from llm.stage1.config import AdaptConfig
+from llm.streams.config import DriftConfig
 from recsys.config import StageConfig
 from recsys.data.config import PrepareConfig
 from recsys.embeddings.config import EmbedConfig
@@ -28,7 +30,7 @@ class ExampleConfig(StageConfig):
 
 
 class LightConfig(StageConfig):
-    """The sections of a run, those of methods as they were given. `seed` is the seed of every stage that does not set its own."""
+    """The sections of a run, those of methods as they were given but for their names. `seed` is the seed of every stage that does not set its own."""
 
     seed: int = 0
     # what nobody has set is chosen for the data, and for a machine without a GPU, once `prepare` has counted
@@ -38,7 +40,7 @@ class LightConfig(StageConfig):
     embed: EmbedConfig = EmbedConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     adapt: AdaptConfig = AdaptConfig()
-    personalize: Any = None
+    personalize: NamedMethods = NamedMethods()
     # Products of generators and retrievers; where given, `prelude run` has a stage combine before evaluate
     combine: CombineConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -46,8 +48,8 @@ class LightConfig(StageConfig):
     engagement: EngagementConfig | None = None
     align: Any = None
     music: MusicConfig = MusicConfig()
-    online: Any = None
-    drift: Any = None
+    online: OnlineConfig = OnlineConfig()
+    drift: DriftConfig = DriftConfig()
     example: ExampleConfig = ExampleConfig()
 
     @model_validator(mode="before")

@@ -9,8 +9,6 @@ from pydantic import model_validator
 
 from llm.align.config import AlignConfig
 from llm.methods.personalize import PersonalizeConfig
-from llm.methods.user_states import OnlineConfig
-from llm.streams.drift import DriftConfig
 from serving.config.light import LightConfig
 from serving.config.values import read_values, validated
 
@@ -20,8 +18,6 @@ class RunConfig(LightConfig):
 
     personalize: PersonalizeConfig = PersonalizeConfig()
     align: AlignConfig = AlignConfig()
-    online: OnlineConfig = OnlineConfig()
-    drift: DriftConfig = DriftConfig()
 
     @model_validator(mode="after")
     def _music_rows_are_trained(self) -> RunConfig:
