@@ -92,7 +92,7 @@ def test_what_is_wrong_is_said_in_the_same_words(tmp_path, monkeypatch):
         frame.loc[row, "item_id"] = "i1"
 
 
-@pytest.mark.parametrize("batches", ["listed", "alike"])
+@pytest.mark.parametrize("batches", ["listed", pytest.param("alike", marks=pytest.mark.slow)])
 def test_texts_have_the_same_vectors_over_an_engine(tmp_path, monkeypatch, batches):
     import torch
 
@@ -104,7 +104,7 @@ def test_texts_have_the_same_vectors_over_an_engine(tmp_path, monkeypatch, batch
         alone = encode_texts(texts, batch=8, batches=batches)
     finally:
         torch.set_num_threads(before)
-    workers = Counted(workers_of(LocalEngine(2)))
+    workers = Counted(workers_of(LocalEngine(1)))
     found = encode_texts(texts, batch=8, batches=batches, others=Elsewhere(workers, tmp_path))
     np.testing.assert_array_equal(found, alone)
     assert workers.tasks > 0
