@@ -1,4 +1,4 @@
-"""Every way to personalize: one module and one configuration each (here: those that train nothing), one line to choose it.
+"""Every way to personalize: one module and one configuration each, one line to choose it.
 
 methods: [e2p, static_prefix, tap_per]                    # names of CATALOGUE
 methods: all                                              # all of them
@@ -12,7 +12,6 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from llm.methods.base import MethodConfig
 from llm.methods.catalogue import named
 from llm.methods.combination import CombinationConfig
 from llm.methods.continued import ContinuedConfig
@@ -21,23 +20,8 @@ from llm.methods.lora import MTLoraConfig
 from llm.methods.p2p.method import P2PConfig
 from llm.methods.per_user.oppu import OppuConfig
 from llm.methods.per_user.per_pcs import PerPcsConfig
-from llm.methods.prompting import _Prompting
-from llm.methods.stage2 import World
 from llm.methods.tap_per import TapPerConfig
-from llm.prompts.reading import Reading
-
-
-class PromptingConfig(_Prompting, MethodConfig):
-    """Prompt Context, RAG, PAG or Full History as a row of its own."""
-
-    reads = "recent items, history before t (text)"
-    trains = "nothing (Stage 1 has seen such prompts)"
-    is_trained = False
-    use = "nothing may be trained per method, and longer prompts are affordable"
-
-    def load(self, world: World, seed: int) -> Reading:
-        return Reading(world.model, world.builder, context=self.context(world))
-
+from llm.methods.untrained import PromptingConfig
 
 AnyMethod = Annotated[
     E2PConfig
