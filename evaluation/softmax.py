@@ -146,6 +146,12 @@ class SoftmaxOver:
                 values[rows, column] = self._log_p(block, temperature).gather(1, wanted)[:, 0].cpu().numpy()
         return values
 
+    def log_probs(self, requests: Sequence[Request], temperature: float = 1.0) -> np.ndarray:
+        """log p [R, N] of every item; −inf where it is excluded."""
+        return np.concatenate(
+            [self._log_p(block, temperature).cpu().numpy() for block in blocks(requests, self.rows)]
+        )
+
     def context_tokens(self, requests: Sequence[Request]) -> float:
         """0: there is no prompt."""
         return 0.0
