@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import torch
 
+from llm.backbone.heads import DepthHead
+from llm.decoding import by_node
 from llm.decoding.draws import best_of_each_row
 from llm.decoding.session import Nodes, PromptSession
 from semantic_ids.trie import Trie
 
+ROWS_BY_NODE = 16  # prompts from which on a node is asked for all of them, rather than a prompt for all nodes
 NODES_AT_ONCE = 512  # of the last inner depth, whose keys and values nobody needs again
 
 
@@ -43,8 +46,10 @@ def all_log_probs(session: PromptSession, temperature: float = 1.0, within: bool
 
     With nothing excluded, or `within` the session's constraints: −inf where an item is not available.
     """
-    trie, device = session.trie, session.model.device
+    trie, device, head = session.trie, session.model.device, session.model.head
     session.forget()
+    if isinstance(head, DepthHead) and session.n_rows >= ROWS_BY_NODE and device.type == "cpu":
+        return by_node.all_log_probs(head, session.states, trie)
     log_p = torch.zeros(session.n_rows, 1, device=device)
     # [B, nodes, depth]: of the ancestors
     slots = torch.zeros(session.n_rows, 1, 0, dtype=torch.long, device=device)

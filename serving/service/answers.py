@@ -12,10 +12,10 @@ import numpy as np
 
 from recsys.recommender import Ranked, Request
 from recsys.recommender import Recommender as AnyRecommender
+from serving.answering.defaults import PREFERRED
 from serving.answering.limits import check_options
 from serving.answering.ordering import ordered
 from serving.answering.propensities import probabilities
-from serving.answering.recommender import PREFERRED
 from serving.answering.requests import NOTHING_FITS, Asked, answer, asked_of, caps_of, paths_of, why_nothing
 from serving.service.forms import RecommendForm
 from serving.service.served import Served
