@@ -96,6 +96,7 @@ class Service:
                 "recommendation_id": one.id,
                 "method": one.method,
                 "path": one.path,
+                "why": answered.why,
                 "arm": one.arm,
                 "items": items,
                 "ignored": answered.ignored,
