@@ -175,6 +175,8 @@ class Service:
         if in_run:
             try:
                 await asyncio.to_thread(user_state.delete, run, user_id)
+            except RunError:
+                raise
             except ValueError:  # the run does not hold them: they were known by their events alone
                 in_run = False
         if rows or in_run:
