@@ -47,8 +47,8 @@ def all_log_probs(session: PromptSession, temperature: float = 1.0) -> torch.Ten
     """
     trie, device, head = session.trie, session.model.device, session.model.head
     session.forget()
-    by_nodes = isinstance(head, DepthHead) and session.n_rows >= ROWS_BY_NODE and device.type == "cpu"
-    if by_nodes and temperature == 1.0:
+    many = session.n_rows >= ROWS_BY_NODE and device.type == "cpu"
+    if isinstance(head, DepthHead) and many and temperature == 1.0:
         return by_node.all_log_probs(head, session.states, trie)
     log_p = torch.zeros(session.n_rows, 1, device=device)
     # [B, nodes, depth]: of the ancestors
