@@ -75,7 +75,7 @@ def first_look(size: Size, embed: EmbedConfig) -> Settings:
             "items": "vector",
             "head": "depth",
             "item_projection": True,
-            "head_reads_items": min(64, embed.lightgcn.dim),
+            "head_asks": "text" if words else None,
             "prompts": {"recent_items": 5},
             "soft_batch": 64,
             "steps": steps,

@@ -40,7 +40,14 @@ from tests.support.dying import killed_at_save, save_at_every_step
 from tests.support.labelled import with_lists
 from tests.support.worlds import SMALL_METHODS, run_of, shared_run, small_config
 
-FORM = {"items": "vector", "head": "depth", "head_width": 32, "item_projection": True, "head_reads_items": 5}
+FORM = {
+    "items": "vector",
+    "head": "depth",
+    "head_width": 32,
+    "item_projection": True,
+    "head_asks": "joined",
+    "head_asks_dims": 5,
+}
 SOFT = {"soft_batch": 6, "soft_bottleneck": 8}
 KEYS = ["no_context_continued", "static_prefix", "e2p", "rag", "oppu_prompt", "per_pcs", "tap_per", "p2p"]
 
