@@ -33,23 +33,56 @@ TEMPERATURES = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0, 
 
 
 class Product:
-    """A scorer: Σ_k w_k · s_k."""
+    """A scorer: Σ_k w_k · s_k.
 
-    def __init__(self, name: str, scorers: Sequence[Scorer], weights: Sequence[float]):
+    An expert that knows nothing of a request gives it zeros, and so leaves the product. Where those are all zeros that are `asked`
+    (places among the scorers; the others say the same of everybody, and their weights are those of people who are known), the product
+    is `otherwise` alone: a scorer, or one of the factors by its place.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        scorers: Sequence[Scorer],
+        weights: Sequence[float],
+        asked: Sequence[int] = (),
+        otherwise: Scorer | int = 0,
+    ):
         """Raises `ValueError` unless there is one finite weight for each of at least one scorer."""
         if not scorers or len(scorers) != len(weights) or not np.isfinite(weights).all():
             raise ValueError(
                 f"{name}: {len(scorers)} experts need as many finite weights, got {list(weights)}"
             )
         self.name, self.scorers, self.weights = name, list(scorers), [float(weight) for weight in weights]
+        self.asked, self.otherwise = list(asked), otherwise
 
     def scores(self, requests: Sequence[Request]) -> np.ndarray:
         """Scores [R, N] (float32)."""
-        total = sum(
-            np.float32(weight) * np.asarray(scorer.scores(requests), np.float32)
-            for weight, scorer in zip(self.weights, self.scorers, strict=True)
+        factors = [np.asarray(scorer.scores(requests), np.float32) for scorer in self.scorers]
+        total = np.asarray(
+            sum(np.float32(weight) * factor for weight, factor in zip(self.weights, factors, strict=True))
         )
-        return np.asarray(total)
+        alone = np.flatnonzero(self._knows_nothing(factors, len(requests)))
+        if alone.size:
+            if isinstance(self.otherwise, int):
+                total[alone] = factors[self.otherwise][alone]
+            else:
+                total[alone] = self.otherwise.scores([requests[row] for row in alone])
+        return total
+
+    def knows_nothing(self, requests: Sequence[Request]) -> np.ndarray:
+        """Bool [R]: is the request answered by `otherwise` alone?"""
+        factors = [np.asarray(self.scorers[at].scores(requests)) for at in self.asked]
+        return self._nothing_in(factors, len(requests))
+
+    def _knows_nothing(self, factors: Sequence[np.ndarray], count: int) -> np.ndarray:
+        return self._nothing_in([factors[at] for at in self.asked], count)
+
+    @staticmethod
+    def _nothing_in(asked: Sequence[np.ndarray], count: int) -> np.ndarray:
+        if not asked:
+            return np.zeros(count, bool)
+        return ~np.any([factor.any(1) for factor in asked], axis=0)
 
 
 @dataclass(frozen=True)

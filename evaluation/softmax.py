@@ -9,14 +9,14 @@ depend on what is asked beside it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from evaluation.metrics import expected_hit, pad_lists
 from evaluation.statistics import user_means
-from recsys.recommender import ProbabilisticRecommender, Ranked, Request
+from recsys.recommender import Ranked, Request
 from recsys.requests import blocks
 from recsys.seeds import derive, uniforms_at
 from recsys.training.devices import resolve_device
@@ -146,6 +146,12 @@ class SoftmaxOver:
                 values[rows, column] = self._log_p(block, temperature).gather(1, wanted)[:, 0].cpu().numpy()
         return values
 
+    def log_probs(self, requests: Sequence[Request], temperature: float = 1.0) -> np.ndarray:
+        """log p [R, N] of every item; −inf where it is excluded."""
+        return np.concatenate(
+            [self._log_p(block, temperature).cpu().numpy() for block in blocks(requests, self.rows)]
+        )
+
     def context_tokens(self, requests: Sequence[Request]) -> float:
         """0: there is no prompt."""
         return 0.0
@@ -187,34 +193,6 @@ class SoftmaxOver:
         return logits
 
 
-def choose_temperature(
-    scorer: Scorer | ProbabilisticRecommender,
-    requests: Sequence[Request],
-    targets: np.ndarray,
-    grid: Sequence[float],
-    users: np.ndarray | None = None,
-    n: int = 30,
-    n_items: int = 0,
-) -> float:
-    """The temperature of `grid` with the highest expected hit-rate@n on *validation* instances;
-    the first on a tie.
-
-    A scorer's T0, or a probabilistic recommender's own sampling temperature. `users` [R]: average each user's
-    instances first, as the test figures do; by default the requests' own users.
-    """
-    if not len(requests) or not len(grid):
-        raise ValueError("choose_temperature needs at least one validation instance and one temperature")
-    method: Any = (
-        scorer if isinstance(scorer, ProbabilisticRecommender) else SoftmaxOver(scorer, n_items=n_items)
-    )
-    targets = np.asarray(targets)
-    if hasattr(method, "log_prob_at"):  # all of them for the price of one
-        log_p = method.log_prob_at(requests, targets, grid)
-    else:
-        log_p = np.stack([method.log_prob(requests, targets, temperature=t) for t in grid], 1)
-    return best_temperature(log_p, requests, grid, users, n)
-
-
 def best_temperature(
     log_p: np.ndarray,
     requests: Sequence[Request],
@@ -222,7 +200,13 @@ def best_temperature(
     users: np.ndarray | None = None,
     n: int = 30,
 ) -> float:
-    """`choose_temperature` from the targets' log-probabilities [R, G] at each temperature of `grid`."""
+    """The temperature of `grid` with the highest expected hit-rate@n on *validation* instances, from their targets'
+    log-probabilities `log_p` [R, G] there; the first on a tie.
+
+    `users` [R]: average each user's instances first, as the test figures do; by default the requests' own users.
+    """
+    if not len(requests) or not len(grid):
+        raise ValueError("a temperature is chosen on at least one validation instance, among at least one")
     if users is None:
         users = np.array([-1 - at if r.user is None else r.user for at, r in enumerate(requests)])
     rates = [user_means(expected_hit(column, n), users)[1].mean() for column in log_p.T]

@@ -29,6 +29,7 @@ from recsys.data.text_vectors import encode_texts
 from recsys.door.sources import source_hash
 from recsys.door.times import OF_RUN, Reading
 from recsys.door.vectors import read_vectors
+from recsys.elsewhere import Workers, elsewhere
 from recsys.embeddings import brought, sequence_parts
 from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.leaks import check_retrieval_leak
@@ -49,8 +50,8 @@ LABELS = {GENERATOR: "LightGCN", REFIT: "LightGCN for retrieval"}
 CHECKPOINTS = {GENERATOR: "fit", REFIT: "refit"}
 
 
-def embed(config: EmbedConfig, run: Run) -> None:
-    """Run the stage; see the module. Raises `LeakError` when the vectors know the training targets."""
+def embed(config: EmbedConfig, run: Run, workers: Workers | None = None) -> None:
+    """Run the stage; see the module. `workers`, where there are any, read the items' texts. Raises `LeakError` when the vectors know the training targets."""
     given = {"user_embeddings": config.user_embeddings, "item_embeddings": config.item_embeddings}
     outside = {name: source_hash(path) for name, path in given.items() if path is not None and path.exists()}
     stage = run.stage("embed", config, needs=["prepare"], outside=outside)
@@ -59,7 +60,7 @@ def embed(config: EmbedConfig, run: Run) -> None:
     dataset = Dataset.load(run)
     with stage.writing() as folder:
         time = OF_RUN[run.read_json("prepare", "prepare.json")["time"]]
-        work = _Work(config, dataset, stage.checkpoint, folder, time)
+        work = _Work(config, dataset, stage.checkpoint, folder, time, workers)
         work.run()
         (folder / "embed.json").write_text(json.dumps(work.report, indent=1))
         (folder / "curves.json").write_text(json.dumps(work.curves))
@@ -127,6 +128,7 @@ class _Work:
     checkpoint: Path
     folder: Path  # of the artifacts
     time: Reading  # of brought vectors: the run's clock or its order
+    workers: Workers | None = None
     report: dict[str, Any] = field(default_factory=lambda: {"hit_rate_k": K})
     curves: dict[str, Any] = field(default_factory=dict)
     goes_on: dict[str, LightGCN] = field(default_factory=dict)  # a model's name -> what it goes on from
@@ -168,7 +170,10 @@ class _Work:
         arrays["has_collaborative"] = np.abs(items).sum(1) > 0
         if self.config.text_encoder is not None:
             texts, how = self.dataset.catalogue.texts(), self.config.text_batches
-            arrays["text"] = encode_texts(texts, self.config.text_encoder, batches=how, keep=True)
+            with elsewhere(self.workers, self.checkpoint / "texts") as others:
+                arrays["text"] = encode_texts(
+                    texts, self.config.text_encoder, batches=how, keep=True, others=others
+                )
         save_file(arrays, self.folder / "item_vectors.safetensors")
         self.report["items_without_vector"] = int((~arrays["has_collaborative"]).sum())
         return items

@@ -5,18 +5,18 @@ The non-generative baseline.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 
+from recsys.embeddings.config import IndexKind
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Ranked, Request
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-IndexKind = Literal["auto", "flat", "hnsw", "ivf"]
 EXACT_UP_TO = 1_000_000  # items; "auto" searches exactly below this
 ENTRIES = 1 << 26  # of scores or of found items at once, requests × items: 256 MB
 
