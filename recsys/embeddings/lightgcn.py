@@ -212,8 +212,8 @@ def softmax_in_parts(
 
     def loss(number: int, rows: torch.Tensor) -> torch.Tensor:
         own = edges[number].shape[1]
-        sides = rows.split([own, own, len(negatives)])
-        return own / batch.shape[1] * sampled_softmax_loss(*sides, config.temperature)
+        user, positive, negative = rows.split([own, own, len(negatives)])
+        return own / batch.shape[1] * sampled_softmax_loss(user, positive, negative, config.temperature)
 
     return loss_in_parts(vectors, parts, loss)
 
