@@ -35,7 +35,6 @@ from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.leaks import check_retrieval_leak
 from recsys.embeddings.lightgcn import LightGCN, train_lightgcn
 from recsys.embeddings.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits, unit_rows
-from recsys.embeddings.sasrec import SasRecConfig
 from recsys.embeddings.sequence_vectors import SequenceVectors
 from recsys.embeddings.summary import print_summary
 from recsys.embeddings.user_vectors import BroughtVectors, HistoryVectors, UserVectors
@@ -137,7 +136,7 @@ class _Work:
         items = self._item_vectors()
         users = self._user_vectors(items)
         if self.config.sasrec is not None:
-            users, items = self._sequence_vectors(self.config.sasrec, users, items)
+            users, items = self._sequence_vectors(users, items)
         self._check_leak(users, items)
         requests, targets = self._instances(VALIDATION)
         self.report["item_knn"] = sequence_parts.item_knn_part(
@@ -185,8 +184,7 @@ class _Work:
         trained: list[tuple[float, int, LightGCN]] = []
         start, config = self.goes_on.get(name), self.config.lightgcn
         config = config if start is None else self.config.shortened(config)
-        # the refit has seeds of its own: from the same start nearly the same space would come, and affinity
-        # wants another
+        # the refit has seeds of its own: from one start nearly the same space would come; affinity wants another
         first = self.config.seed if name == GENERATOR else self.config.seed + self.config.seeds
         for number in range(self.config.seeds):
             seed = first + number
@@ -284,12 +282,10 @@ class _Work:
         self.report |= {"users": "brought", "space": space, "dim": users.dim}
         return users
 
-    def _sequence_vectors(
-        self, config: SasRecConfig, users: UserVectors, items: np.ndarray
-    ) -> tuple[UserVectors, np.ndarray]:
+    def _sequence_vectors(self, users: UserVectors, items: np.ndarray) -> tuple[UserVectors, np.ndarray]:
         """Train the SASRecs asked for; the generator's user vectors, item vectors [N, d] of their space."""
         curves, found = sequence_parts.sequence_models(
-            self.config, config, self.dataset, self.checkpoint, self.folder
+            self.config, self.dataset, self.checkpoint, self.folder
         )
         self.curves |= curves
         self.report |= found
