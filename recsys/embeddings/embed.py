@@ -144,9 +144,7 @@ class _Work:
         )
 
     def _item_vectors(self) -> np.ndarray:
-        """Item vectors of the generator's space [N, d], written with the text vectors
-        (and the GNN's tables).
-        """
+        """Item vectors of the generator's space [N, d], written with the text vectors (and the GNN's tables)."""
         arrays: dict[str, np.ndarray] = {}
         if self.config.item_embeddings is not None:
             index = {name: number for number, name in enumerate(self.dataset.catalogue.item_ids)}
@@ -168,11 +166,13 @@ class _Work:
         arrays["collaborative"] = items = _unit(items)
         arrays["has_collaborative"] = np.abs(items).sum(1) > 0
         if self.config.text_encoder is not None:
-            texts, how = self.dataset.catalogue.texts(), self.config.text_batches
+            texts, how, encoder = (
+                self.dataset.catalogue.texts(),
+                self.config.text_batches,
+                self.config.text_encoder,
+            )
             with elsewhere(self.workers, self.checkpoint / "texts") as others:
-                arrays["text"] = encode_texts(
-                    texts, self.config.text_encoder, batches=how, keep=True, others=others
-                )
+                arrays["text"] = encode_texts(texts, encoder, batches=how, keep=True, others=others)
         save_file(arrays, self.folder / "item_vectors.safetensors")
         self.report["items_without_vector"] = int((~arrays["has_collaborative"]).sum())
         return items
