@@ -68,9 +68,7 @@ def embed(config: EmbedConfig, run: Run, workers: Workers | None = None) -> None
 
 
 def load_item_vectors(run: Run) -> dict[str, np.ndarray]:
-    """`collaborative` [N, d] (unit rows, zero without an edge), `has_collaborative` [N],
-    maybe `text` [N, e].
-    """
+    """`collaborative` [N, d] (unit rows, zero without an edge), `has_collaborative` [N], maybe `text` [N, e]."""
     return map_arrays(run.artifact("embed", "item_vectors.safetensors"))
 
 
@@ -165,12 +163,9 @@ class _Work:
                 self._refit()
         arrays["collaborative"] = items = _unit(items)
         arrays["has_collaborative"] = np.abs(items).sum(1) > 0
-        if self.config.text_encoder is not None:
-            texts, how, encoder = (
-                self.dataset.catalogue.texts(),
-                self.config.text_batches,
-                self.config.text_encoder,
-            )
+        encoder, how = self.config.text_encoder, self.config.text_batches
+        if encoder is not None:
+            texts = self.dataset.catalogue.texts()
             with elsewhere(self.workers, self.checkpoint / "texts") as others:
                 arrays["text"] = encode_texts(texts, encoder, batches=how, keep=True, others=others)
         save_file(arrays, self.folder / "item_vectors.safetensors")
