@@ -68,6 +68,8 @@ class AdaptConfig(StageConfig):
     # target's probability that is given to the other codes of its node
     dropout: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    # the share of events that an epoch's windows leave out, drawn anew, so that a short history is never read twice alike
+    skipped: float = Field(0.0, ge=0, lt=1)
     warmup: int = Field(50, ge=0)  # steps
     clip_norm: float = 1.0
     validate_every: int = Field(250, ge=1)  # steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -87,6 +87,9 @@ class SasRecConfig(StageConfig):
         return self
 
 
+Learner = TypeVar("Learner", LightGCNConfig, SasRecConfig)
+
+
 class EmbedConfig(StageConfig):
     seed: int = 0
     seeds: int = 1  # LightGCN is trained with seed, seed+1, …; validation keeps the best, all are reported
@@ -98,6 +101,13 @@ class EmbedConfig(StageConfig):
     # prompt
     user_half_lives: tuple[float | None, ...] = (50,)
     refit_for_retrieval: bool = True  # a second LightGCN on all training edges for the retrieval baseline
+    # how the models of the rows are had that learn from all events before validation (refit_for_retrieval; sasrec_row: own beside
+    # users_from: sasrec), where those whose vectors condition the generator learn from FIT alone. anew: from a start of their own, in
+    # a space of its own. continued: the generator's models are trained on over all those events, for `refit_share` of the steps
+    refit: Literal["anew", "continued"] = "anew"
+    refit_share: float = Field(
+        default=0.25, gt=0, le=1
+    )  # of the steps and the warm-up, or the epochs (refit: continued)
     sasrec: SasRecConfig | None = None  # a SASRec beside LightGCN: a row of its own; null: none
     # the SASRec of its own row. own: learned from all events before validation. users: the one whose vectors condition the generator
     # (users_from: sasrec), and so of FIT alone, at half the time: the row then knows PERSONALIZE's events as history only. The other
@@ -126,6 +136,14 @@ class EmbedConfig(StageConfig):
     index: IndexKind = "auto"  # FAISS: flat (exact), hnsw, ivf; auto is exact up to a million items
     leak_margin: float = 0.25  # how far above validation (relative) the hit-rate on training targets may be
     check_instances: int = 3000  # instances a side that the checks use
+
+    def shortened(self, config: Learner) -> Learner:
+        """The same for `refit_share` of its steps or epochs."""
+        steps = {
+            name: getattr(config, name) for name in ("epochs", "steps", "warmup") if hasattr(config, name)
+        }
+        update = {name: max(1, round(self.refit_share * count)) for name, count in steps.items()}
+        return config.model_copy(update=update)
 
     @model_validator(mode="after")
     def _sasrec_can_be_trained(self) -> EmbedConfig:

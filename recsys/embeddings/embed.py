@@ -34,7 +34,7 @@ from recsys.embeddings import brought, sequence_parts
 from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.leaks import check_retrieval_leak
 from recsys.embeddings.lightgcn import LightGCN, train_lightgcn
-from recsys.embeddings.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits
+from recsys.embeddings.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits, unit_rows
 from recsys.embeddings.sasrec import SasRecConfig
 from recsys.embeddings.sequence_vectors import SequenceVectors
 from recsys.embeddings.summary import print_summary
@@ -129,6 +129,7 @@ class _Work:
     workers: Workers | None = None
     report: dict[str, Any] = field(default_factory=lambda: {"hit_rate_k": K})
     curves: dict[str, Any] = field(default_factory=dict)
+    goes_on: dict[str, LightGCN] = field(default_factory=dict)  # a model's name -> what it goes on from
 
     def run(self) -> None:
         items = self._item_vectors()
@@ -161,7 +162,7 @@ class _Work:
             items[np.bincount(edges, minlength=self.dataset.n_items) == 0] = 0
             if self.config.refit_for_retrieval and self.config.user_embeddings is None:
                 self._refit()
-        arrays["collaborative"] = items = _unit(items)
+        arrays["collaborative"] = items = unit_rows(items)
         arrays["has_collaborative"] = np.abs(items).sum(1) > 0
         encoder, how = self.config.text_encoder, self.config.text_batches
         if encoder is not None:
@@ -177,6 +178,8 @@ class _Work:
         edges = self._edges(name)
         requests, targets = self._instances(VALIDATION)
         trained: list[tuple[float, int, LightGCN]] = []
+        start, config = self.goes_on.get(name), self.config.lightgcn
+        config = config if start is None else self.config.shortened(config)
         # the refit has seeds of its own: from the same start nearly the same space would come, and affinity
         # wants another
         first = self.config.seed if name == GENERATOR else self.config.seed + self.config.seeds
@@ -194,16 +197,19 @@ class _Work:
                 self.dataset.items[edges],
                 self.dataset.n_users,
                 self.dataset.n_items,
-                self.config.lightgcn,
+                config,
                 seed,
                 self.checkpoint / CHECKPOINTS[name] / str(seed),
                 validate,
                 label,
                 self.dataset.weighed(edges),
+                start,
             )
             self.curves[label] = curve.as_dict()
             trained.append((curve.best_value, -number, model))
         best = max(trained, key=lambda row: row[:2])[2]
+        if self.config.refit == "continued":
+            self.goes_on[REFIT] = best
         users = best()[: self.dataset.n_users].detach().numpy()[[request.user for request in requests]]
         items = self._items_of(best)
         found = float(retrieval_hits(users, items, requests, targets, K).mean())
@@ -214,7 +220,7 @@ class _Work:
         return items, best.message_table().numpy()
 
     def _items_of(self, model: LightGCN) -> np.ndarray:
-        return _unit(model()[self.dataset.n_users :].detach().cpu().numpy())
+        return unit_rows(model()[self.dataset.n_users :].detach().cpu().numpy())
 
     def _edges(self, name: str) -> np.ndarray:
         """Which events the LightGCN learns from."""
@@ -277,14 +283,11 @@ class _Work:
         self, config: SasRecConfig, users: UserVectors, items: np.ndarray
     ) -> tuple[UserVectors, np.ndarray]:
         """Train the SASRecs asked for; the generator's user vectors, item vectors [N, d] of their space."""
-        names = [sequence_parts.RETRIEVAL] if self.config.sasrec_row == "own" else []
-        if self.config.users_from == "sasrec":
-            names.append(sequence_parts.USERS)
-        for name in names:
-            curve, self.report[name] = sequence_parts.sequence_part(
-                config, self.dataset, name, self.config.seed, self.checkpoint, self.folder
-            )
-            self.curves[sequence_parts.LABELS[name]] = curve.as_dict()
+        curves, found = sequence_parts.sequence_models(
+            self.config, config, self.dataset, self.checkpoint, self.folder
+        )
+        self.curves |= curves
+        self.report |= found
         if self.config.users_from != "sasrec":
             return users, items
         vectors = sequence_parts.read_users(self.folder)
@@ -342,8 +345,3 @@ class _Work:
             chosen = rng(self.config.seed, "check", role).choice(len(events), at_most, replace=False)
             events = events[np.sort(chosen)]
         return self.dataset.block(events, self.dataset.exclude_seen), self.dataset.items[events]
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows, dtype=np.float32), where=norms > 1e-12)

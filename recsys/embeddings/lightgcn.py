@@ -269,14 +269,17 @@ def train_lightgcn(
     validate: Callable[[LightGCN], float],
     label: str = "LightGCN",
     weights: np.ndarray | None = None,
+    start: LightGCN | None = None,
 ) -> tuple[LightGCN, loop.Curves]:
     """Learn from edges (users[e], items[e]); `validate(model)` is a retrieval hit-rate, and the best state is kept.
 
-    `weights` [E], all above 0, weigh the edges; None: all alike.
+    `weights` [E], all above 0, weigh the edges; None: all alike. `start`: a trained model to go on from.
     """
     graph = normalised_adjacency(users, items, n_users, n_items, weights)
     scales = None if weights is None else message_scales(users, items, n_items, weights)
     model = LightGCN(graph, n_users, config, seed, scales)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
     model = model.moved(resolve_device(config.device))
     steps_an_epoch = steps_of_epoch(len(users), config)
     curves = loop.fit(

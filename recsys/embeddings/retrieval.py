@@ -105,6 +105,12 @@ class EmbeddingRetrieval:
         return Ranked(items[best], scores[best])
 
 
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """`rows` [N, d] at unit length (float32); what has no length stays zero."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, norms, out=np.zeros_like(rows, dtype=np.float32), where=norms > 1e-12)
+
+
 def rows_at_once(width: int, most: int) -> int:
     """How many rows of `width` entries are in memory at once: `ENTRIES` in all, at least one and at most `most`."""
     return min(most, max(1, ENTRIES // max(1, width)))

@@ -235,15 +235,19 @@ def train_sasrec(
     text: np.ndarray | None = None,
     label: str = "SASRec",
     weights: np.ndarray | None = None,
+    start: SasRec | None = None,
 ) -> tuple[SasRec, loop.Curves]:
     """Learn from events [E] in order of (user, time); the state with the best NDCG@10 on `held_out` is kept.
 
-    `weights` [E], all above 0, weigh the events as targets; None: all alike.
+    `weights` [E], all above 0, weigh the events as targets; None: all alike. `start`: a trained model to go on from.
 
     On a CPU a killed and resumed training ends in the same bytes; on a GPU as far as its kernels repeat themselves.
     """
     device = resolve_device(config.device)
-    model = SasRec(n_items, config, seed, text).to(device).train()
+    model = SasRec(n_items, config, seed, text)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+    model = model.to(device).train()
     # a GPU is faster with one pass over padding than with several without
     pieces = 1 if device.type == "cuda" else CPU_PIECES if config.loss == "softmax" else None
     batches = Batches((users, items, times), config.max_items, config.batch, seed, pieces, weights)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from recsys import terminal
 from recsys.terminal import shown
 from recsys.training import distributed
 from serving.commands.options import Changes, ConfigPath, EngineName, Gpus, RunPath, Workers, chosen_engine
@@ -156,14 +157,17 @@ def evaluate(
 
 
 def status(run: RunPath) -> None:
-    """Show which stages of a run are finished, how long they took, and where its configuration says something \
-else of them."""
+    """Show which stages of a run are finished, how long they took, where its configuration says something \
+else of them, and what answers by default."""
     from recsys.run import Run
+    from serving.report.choices import default_sentences
     from serving.stages.state import print_differences, print_timings
 
     opened = Run.open(run)
     print_timings(opened, Console())
     print_differences(opened, Console())
+    for sentence in default_sentences(opened):
+        typer.echo(terminal.escaped(sentence))
 
 
 def run_one(
