@@ -143,7 +143,7 @@ class Table:
                 return False
             for some in (values.slice(0, FIRST_LOOK), values):  # most columns are told by their first rows
                 looks = pc.match_substring_regex(plain(some), r"^\s*\[.*\]\s*$")
-                if not pc.all(looks).as_py():
+                if pc.all(looks).as_py() is False:
                     return False
             return looks.null_count < len(looks)
         texts = [text for text in values if text is not None]
