@@ -67,9 +67,7 @@ def embed(config: EmbedConfig, run: Run, workers: Workers | None = None) -> None
 
 
 def load_item_vectors(run: Run) -> dict[str, np.ndarray]:
-    """`collaborative` [N, d] (unit rows, zero without an edge), `has_collaborative` [N],
-    maybe `text` [N, e].
-    """
+    """`collaborative` [N, d] (unit rows, zero without an edge), `has_collaborative` [N], maybe `text` [N, e]."""
     return map_arrays(run.artifact("embed", "item_vectors.safetensors"))
 
 
@@ -144,9 +142,7 @@ class _Work:
         )
 
     def _item_vectors(self) -> np.ndarray:
-        """Item vectors of the generator's space [N, d], written with the text vectors
-        (and the GNN's tables).
-        """
+        """Item vectors of the generator's space [N, d], written with the text vectors (and the GNN's tables)."""
         arrays: dict[str, np.ndarray] = {}
         if self.config.item_embeddings is not None:
             index = {name: number for number, name in enumerate(self.dataset.catalogue.item_ids)}
@@ -167,12 +163,11 @@ class _Work:
                 self._refit()
         arrays["collaborative"] = items = unit_rows(items)
         arrays["has_collaborative"] = np.abs(items).sum(1) > 0
-        if self.config.text_encoder is not None:
-            texts, how = self.dataset.catalogue.texts(), self.config.text_batches
+        encoder, how = self.config.text_encoder, self.config.text_batches
+        if encoder is not None:
+            texts = self.dataset.catalogue.texts()
             with elsewhere(self.workers, self.checkpoint / "texts") as others:
-                arrays["text"] = encode_texts(
-                    texts, self.config.text_encoder, batches=how, keep=True, others=others
-                )
+                arrays["text"] = encode_texts(texts, encoder, batches=how, keep=True, others=others)
         save_file(arrays, self.folder / "item_vectors.safetensors")
         self.report["items_without_vector"] = int((~arrays["has_collaborative"]).sum())
         return items
