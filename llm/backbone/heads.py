@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llm.backbone.leaves import LeafItems
 from llm.backbone.vocabulary import SidRows
 from recsys.seeds import torch_generator
 
@@ -32,9 +33,9 @@ class Head(Protocol):
     reads_nodes: bool
     node_bytes: int
 
-    def logits(self, level: int, states: Tensor, codes: Tensor) -> Tensor:
+    def logits(self, level: int, states: Tensor, codes: Tensor, nodes: Tensor) -> Tensor:
         """Logits [P, sizes[level]] (float32) over the codes of `level`, from the backbone's `states`
-        [P, `states`, h] and the codes of the levels before [P, ≥ level].
+        [P, `states`, h], the codes of the levels before [P, ≥ level] and the `nodes` [P] of the trie that they lead to.
         """
         ...
 
@@ -47,28 +48,33 @@ class TokenHead:
     def __init__(self, rows: SidRows):
         self.rows, self.states = rows, len(rows.sizes)
 
-    def logits(self, level: int, states: Tensor, codes: Tensor) -> Tensor:
+    def logits(self, level: int, states: Tensor, codes: Tensor, nodes: Tensor) -> Tensor:
         return self.rows.logits(states[:, level], level)
 
 
 class DepthHead(nn.Module):
     """log p(c_l | h, c_<l) from the state h before the item alone: an autoregressive head over the levels.
 
-        f_0 = h,    f_l = B_l(norm(h) + Σ_{j<l} E_j[c_j]),    z_l = W_l f_l
+           f_0 = h,    f_l = B_l(norm(h) + Σ_{j<l} E_j[c_j]),    z_l = W_l f_l
 
-    with B_l `layers` residual blocks x + V (silu(G n) ⊙ U n), n = norm(x), of a level's own (SwiGLU, arXiv
-    2002.05202); W are the output rows of the semantic-ID tokens, E [Σ sizes before the last, h] rows of the
-    codes so far. Lee et al. 2022 (RQ-Transformer, arXiv 2203.01941) have a transformer over depth in this place;
-    with two to four levels an MLP sees all that one could.
+       with B_l `layers` residual blocks x + V (silu(G n) ⊙ U n), n = norm(x), of a level's own (SwiGLU, arXiv
+       2002.05202); W are the output rows of the semantic-ID tokens, E [Σ sizes before the last, h] rows of the
+       codes so far. Given `items`, the last level also asks those below its node what they are, of which a code
+       says nothing that two nodes do not share:
+
+           z_{L−1}[c] += q(f_{L−1}) · v_i,    i the item that c leads to,  q = Q norm(·)
+    Lee et al. 2022 (RQ-Transformer, arXiv 2203.01941) have a transformer over depth in this place;
+       with two to four levels an MLP sees all that one could.
     """
 
     states, reads_nodes = 1, False
 
-    def __init__(self, rows: SidRows, width: int, layers: int):
+    def __init__(self, rows: SidRows, width: int, layers: int, items: LeafItems | None = None):
         super().__init__()
         hidden, levels = rows.input.shape[1], len(rows.sizes)
         self._rows = (rows,)  # in a tuple: not a part of this module
         self.norm = nn.Parameter(torch.ones(hidden))
+        self.asks = None if items is None else ItemQuery(hidden, items)
         self.codes = nn.Parameter(torch.zeros(int(rows.offsets[levels - 1]), hidden))
         self.blocks = nn.ModuleList(
             nn.ModuleList(GatedBlock(hidden, width) for _ in range(layers)) for _ in range(levels - 1)
@@ -91,11 +97,13 @@ class DepthHead(nn.Module):
         """
         rows, hidden = self._rows[0].input[: len(self.codes)].float(), self.codes.shape[1]
         self.codes.copy_(0.5 * hidden**0.5 * nn.functional.normalize(rows, dim=1))
+        if self.asks is not None:
+            self.asks.query.weight.zero_()
         for level in range(len(self.blocks)):
             for number, block in enumerate(self._blocks(level)):
                 block.start(torch_generator(seed, "depth head", level, number))
 
-    def logits(self, level: int, states: Tensor, codes: Tensor) -> Tensor:
+    def logits(self, level: int, states: Tensor, codes: Tensor, nodes: Tensor) -> Tensor:
         rows, state = self._rows[0], states[:, 0].float()
         if level:
             offsets = torch.from_numpy(rows.offsets[:level]).to(codes.device)
@@ -103,7 +111,21 @@ class DepthHead(nn.Module):
             state = normed(state, self.norm) + so_far
             for block in self._blocks(level - 1):
                 state = block(state)
-        return rows.logits(state, level)
+        found = rows.logits(state, level)
+        last = level == len(rows.sizes) - 1
+        return found + self.asks(state, nodes) if last and self.asks is not None else found
+
+
+class ItemQuery(nn.Module):
+    """(Q norm(x)) · v of the items below each node: [P, h] -> [P, sizes[−1]]. It starts as nothing."""
+
+    def __init__(self, hidden: int, items: LeafItems):
+        super().__init__()
+        self.items, self.norm = items, nn.Parameter(torch.ones(hidden))
+        self.query = nn.Linear(hidden, items.vectors.shape[1], bias=False)
+
+    def forward(self, x: Tensor, nodes: Tensor) -> Tensor:
+        return self.items.scores(self.query(normed(x, self.norm)), nodes)
 
 
 class GatedBlock(nn.Module):

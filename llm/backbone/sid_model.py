@@ -195,7 +195,7 @@ class SidModel(nn.Module):
         codes = self.trie.codes(path)
         total = states.new_zeros(len(items), dtype=torch.float32)
         for level in range(self.trie.n_levels):
-            logits = self.head.logits(level, states, codes)
+            logits = self.head.logits(level, states, codes, path[:, level])
             log_probs, _ = self.trie.child_log_probs(
                 level, path[:, level], logits, temperature, constraints, rows
             )

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from llm.backbone.conditions import Condition
+from llm.backbone.heads import Head
 from llm.backbone.ragged import Layout, Memory
 from semantic_ids.trie import Trie
 
@@ -95,11 +96,11 @@ class HeadNodes:
         head, states = session.model.head, session.states
         if depth == 0:
             if self._root is None:
-                self._root = head.logits(0, states[:, None], nodes.node.new_zeros(len(states), 0))
+                self._root = at_root(head, states)
             return self._root[nodes.row]
         asked = torch.nonzero(branching(trie, depth, nodes.node))[:, 0]
         row, node = nodes.row[asked], nodes.node[asked]
-        found = head.logits(depth, states[row][:, None], trie.codes_above(depth, node))
+        found = head.logits(depth, states[row][:, None], trie.codes_above(depth, node), node)
         if len(asked) == len(nodes.node):
             return found
         # the others have one item below them: whatever their logits, they lead there
@@ -115,8 +116,7 @@ class ReadNodes:
     def forget(self) -> None:
         """Drop all that is known; the session's memory is taken back to its prompts by who calls this."""
         session = self.session
-        none = session.lengths.new_zeros(len(session.states), 0)
-        self.root_logits = session.model.head.logits(0, session.states[:, None], none)
+        self.root_logits = at_root(session.model.head, session.states)
         self.known = [self._nothing_known(size) for size in session.trie.sizes]
 
     def drop(self, depth: int, width: int) -> None:
@@ -187,6 +187,12 @@ class ReadNodes:
         positions = session.lengths[row] + depth - 1
         hidden = model.node_hidden(tokens, positions, layout, memory, sees, session.condition)
         return hidden, past + layout.place
+
+
+def at_root(head: Head, states: torch.Tensor) -> torch.Tensor:
+    """Logits [B, sizes[0]] at the root, after each prompt."""
+    root = torch.zeros(len(states), dtype=torch.long, device=states.device)
+    return head.logits(0, states[:, None], root[:, None][:, :0], root)
 
 
 def branching(trie: Trie, depth: int, nodes: torch.Tensor) -> torch.Tensor:

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
-import torch
-
-from llm.backbone.conditions import Condition
 from llm.methods.base import TrainedMethod
-from llm.methods.prefixes import E2P, StaticPrefix
 from llm.methods.stage2 import World
+from llm.prompts.prefixes import E2P, StaticPrefix, UserPrefix
 from llm.prompts.reading import Personalizer
-from recsys.embeddings.user_vectors import UserVectors
-from recsys.recommender import Request
-
-
-class UserPrefix(Personalizer):
-    """[φ(c)]: the soft token of each request's user vector; a request without a vector gets none."""
-
-    soft_tokens = 1
-
-    def __init__(self, phi: E2P | StaticPrefix, users: UserVectors):
-        super().__init__()
-        self.phi, self.users = phi, users
-
-    def condition(self, requests: Sequence[Request]) -> Condition:
-        vectors, known = self.users.vectors(requests)
-        device = next(self.phi.parameters()).device
-        return Condition(self.phi(torch.from_numpy(vectors).to(device)), known)
 
 
 class _OfAVector(TrainedMethod):
     bottleneck: int = 142  # d_c; 142 gives about 100,000 parameters at 120-d and h = 576
+    # where φ starts. stage1: from the φ₀ that Stage 1 trained along (adapt.soft_batch), if it read vectors of the same space
+    # through the same bottleneck, else at random; random: as the paper has it
+    start: Literal["stage1", "random"] = "stage1"
 
     def _sizes(self, world: World) -> tuple[int, int, int, float]:
         return world.users.dim, self.bottleneck, world.model.hidden_size, world.embedding_norm
+
+    def _started(self, phi: E2P, world: World) -> None:
+        left = world.phi if self.start == "stage1" else None
+        if left is not None and left.fits(world.users, self.bottleneck):
+            phi.load_state_dict(left.state)
 
 
 class E2PConfig(_OfAVector):
@@ -45,7 +32,9 @@ class E2PConfig(_OfAVector):
     use = "user embeddings exist and change daily: nothing is stored per user, a new user costs one small product"
 
     def new(self, world: World, seed: int) -> Personalizer:
-        return UserPrefix(E2P(*self._sizes(world), seed), world.users)
+        phi = E2P(*self._sizes(world), seed)
+        self._started(phi, world)
+        return UserPrefix(phi, world.users)
 
 
 class StaticPrefixConfig(_OfAVector):
@@ -55,4 +44,6 @@ class StaticPrefixConfig(_OfAVector):
     use = "a control: what a soft token gives that is about nobody"
 
     def new(self, world: World, seed: int) -> Personalizer:
-        return UserPrefix(StaticPrefix(*self._sizes(world), seed), world.users)
+        static = StaticPrefix(*self._sizes(world), seed)
+        self._started(static.phi, world)
+        return UserPrefix(static, world.users)

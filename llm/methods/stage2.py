@@ -19,15 +19,16 @@ from pydantic import Field
 
 from llm.backbone.sid_model import SidModel
 from llm.decoding.scoring import shared_log_likelihood
-from llm.methods.prefixes import parameter_count
 from llm.prompts.builder import PromptBuilder
 from llm.prompts.contexts import RecordSearch
+from llm.prompts.prefixes import parameter_count
 from llm.prompts.reading import Personalizer, Reading
 from llm.stage1.adapt import validation_events
 from llm.stage1.config import AdaptConfig
 from llm.stage1.model import load_adapted, prompt_builder
 from llm.stage1.records import NAME as RECORDS
 from llm.stage1.records import open_record_vectors, write_record_vectors
+from llm.stage1.soft import StartingPhi, load_phi
 from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.splits import PERSONALIZE
@@ -151,6 +152,11 @@ class World:
         if not path.exists():
             write_record_vectors(path, self.model, self.builder)
         return open_record_vectors(path)
+
+    @cached_property
+    def phi(self) -> StartingPhi | None:
+        """φ₀, where Stage 1 was trained with soft tokens."""
+        return load_phi(self.run)
 
     @cached_property
     def embedding_norm(self) -> float:

@@ -31,10 +31,10 @@ from torch import Tensor, nn
 from llm.backbone.conditions import Condition
 from llm.methods.base import TrainedMethod
 from llm.methods.lora import ATTENTION, SharedLora
-from llm.methods.prefixes import seeded_linear
 from llm.methods.stage2 import World, batch_rows
 from llm.methods.user_states import KeepsUserStates, OnlineConfig, absorb
 from llm.prompts.contexts import RecordSearch
+from llm.prompts.prefixes import seeded_linear
 from llm.prompts.reading import Personalizer, Reading
 from llm.stage1.records import mean_embedding
 from recsys.recommender import Request

@@ -23,9 +23,11 @@ from llm.backbone.regularise import BranchDropout
 from llm.backbone.sid_model import SidModel
 from llm.decoding.scoring import shared_hit_rate
 from llm.prompts.builder import PromptBuilder
+from llm.prompts.prefixes import UserPrefix, parameter_count
 from llm.prompts.reading import Reading
 from llm.stage1.config import AdaptConfig
 from llm.stage1.model import item_vectors, new_model, prompt_builder, save_adapted
+from llm.stage1.soft import SoftRows, new_phi, save_phi
 from llm.stage1.understanding import known_and_held_out, query_precision
 from llm.stage1.windows import Shares, Window, WindowBatches, WindowBuilder
 from llm.stage1.words import Words, text_loss
@@ -33,6 +35,7 @@ from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
 from recsys.data.splits import FIT, VALIDATION
+from recsys.embeddings.embed import load_user_vectors
 from recsys.run import Run
 from recsys.seeds import rng
 from recsys.training import distributed, loop
@@ -45,7 +48,8 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         raise ValueError(
             "adapt.backbone.name is scratch: a random model has to be trained whole; set adapt.train: full"
         )
-    needs = ["prepare", "tokenize", *(["embed"] if config.item_projection else [])]
+    reads_vectors = config.item_projection or config.head_reads_items > 0 or config.soft_batch > 0
+    needs = ["prepare", "tokenize", *(["embed"] if reads_vectors else [])]
     wanted, stage = _trainable(config), run.stage("adapt", config, needs=needs)
     if stage.is_done():
         return
@@ -60,13 +64,19 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         }
         head = text_head(backbone) if config.title_batch else None
         codebooks = load_tokenizer(run).quantizer.codebooks
-        vectors = item_vectors(run) if config.item_projection else None
+        vectors = item_vectors(run) if config.item_projection or config.head_reads_items else None
         model = new_model(backbone, table, codebooks, config, dataset.catalogue.texts(), vectors)
         builder = prompt_builder(config, model, dataset)
         phrases = Phrases(dataset)
-        curves = train_on_windows(config, model, builder, phrases, head, stage.checkpoint)
+        prefix = None
+        if config.soft_batch:
+            prefix = new_phi(model, load_user_vectors(run), config.soft_bottleneck, config.seed)
+        curves = train_on_windows(config, model, builder, phrases, head, stage.checkpoint, prefix)
         reading = Reading(model.eval(), builder)
         save_adapted(model, folder)
+        if prefix is not None:
+            save_phi(prefix, folder)
+            report["phi_parameters"] = parameter_count(prefix)
         report |= {
             "model_parameters": sum(p.numel() for p in model.inner.parameters() if p.requires_grad),
             "row_parameters": sum(p.numel() for p in model.rows.parameters()),
@@ -118,19 +128,27 @@ def train_on_windows(
     phrases: Phrases,
     head: torch.Tensor | None,
     checkpoint: Path,
+    prefix: UserPrefix | None = None,
 ) -> loop.Curves:
     """Train LoRA and rows on windows of FIT events and on words;
-    the best validated state is left in the model.
+    the best validated state is left in the model (and in `prefix`).
 
-    `head` [V, h] gives logits over text, for rows that go from an ID to a title.
+    `head` [V, h] gives logits over text, for rows that go from an ID to a title; `prefix` is φ₀, for rows behind
+    soft tokens: validation then asks with them and without, and takes the mean.
     """
     dataset = phrases.dataset
     shares = Shares(config.profile_share, config.query_share, config.records_share)
     windows = WindowBuilder(dataset, builder, shares, config.seed, phrases)
     batches = WindowBatches(windows, FIT, config.window_items, config.batch)
     words = Words(dataset, builder, phrases, FIT, config.seed, config.words_batch, config.title_batch)
+    soft = None
+    if prefix is not None:
+        longest = config.prompts.recent_items if config.soft_items is None else config.soft_items
+        soft = SoftRows(
+            dataset, builder, phrases, FIT, config.seed, config.soft_batch, longest, config.query_share
+        )
     optimizer = torch.optim.AdamW(
-        _parameter_groups(config, model),
+        _parameter_groups(config, model, prefix),
         # one kernel instead of a dozen; on CPUs its last bits are others, and the form of codes and tokens keeps its own
         fused=model.device.type == "cuda" or config.head == "depth",
     )
@@ -146,25 +164,33 @@ def train_on_windows(
             loss = window_loss(model, windows, config.label_smoothing)
             if head is not None and config.title_weight:
                 loss = loss + config.title_weight * text_loss(model, head, words.titles(index))
+            if soft is not None and prefix is not None:
+                loss = loss + config.soft_weight * soft.loss(model, prefix, index)[0]
         return loss, sum(len(window.items) for window in windows)
+
+    def validate() -> float:
+        ways = [Reading(model, builder), *([] if prefix is None else [Reading(model, builder, prefix)])]
+        return sum(shared_hit_rate(way, requests, targets) for way in ways) / len(ways)
 
     return loop.fit(
         "Stage 1",
         config.steps,
-        loop.trainable_state(model),
+        loop.trainable_state(model if prefix is None else nn.ModuleDict({"model": model, "prefix": prefix})),
         optimizer,
         step,
         checkpoint,
         schedule=lambda index: loop.cosine(index, config.steps, config.warmup),
-        validate=lambda: shared_hit_rate(Reading(model, builder), requests, targets),
+        validate=validate,
         validate_every=config.validate_every,
         patience=config.patience,
         clip_norm=config.clip_norm,
     )
 
 
-def _parameter_groups(config: AdaptConfig, model: SidModel) -> list[dict[str, Any]]:
-    """The model's matrices; and rows of codes, which start from nothing, do not decay and learn faster."""
+def _parameter_groups(
+    config: AdaptConfig, model: SidModel, prefix: UserPrefix | None
+) -> list[dict[str, Any]]:
+    """The model's matrices and φ₀'s; and rows of codes, which start from nothing, do not decay and learn faster."""
     matrices = [parameter for parameter in model.inner.parameters() if parameter.requires_grad]
     rows = list(model.rows.parameters())
     if isinstance(model.reader, VectorReader):
@@ -172,6 +198,8 @@ def _parameter_groups(config: AdaptConfig, model: SidModel) -> list[dict[str, An
     if isinstance(model.head, DepthHead):
         rows.append(model.head.codes)
         matrices += [parameter for name, parameter in model.head.named_parameters() if name != "codes"]
+    if prefix is not None:
+        matrices += prefix.parameters()
     return [
         {"params": matrices, "lr": config.learning_rate, "weight_decay": config.weight_decay},
         {"params": rows, "lr": config.rows_learning_rate, "weight_decay": 0.0},

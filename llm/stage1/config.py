@@ -23,6 +23,9 @@ class AdaptConfig(StageConfig):
     # a learned projection of the vector that the tokenizer read of an item, added to its codes' rows (items: vector)
     item_projection: bool = False
     head_width: int = Field(256, ge=1)  # inner width of the head's blocks (head: depth)
+    # the last level also asks the items themselves: a query of the state times so many principal components of what the tokenizer
+    # read of an item; 0: not (head: depth). On ml-latest-small 64 of them are worth 15 % of expected hit-rate (LOG.md)
+    head_reads_items: int = Field(0, ge=0)
     head_layers: int = Field(1, ge=0)  # blocks a level (head: depth); 0: the codes so far are only added
     # lora: an LLM stays as it is under an adapter; full: every weight is trained (and saved), for `scratch`
     # backbones
@@ -47,6 +50,14 @@ class AdaptConfig(StageConfig):
     title_batch: int = Field(4, ge=0)  # rows a step from an item's ID to its title
     title_weight: float = Field(0.1, ge=0)  # of their loss, a mean over text tokens, beside the items'
     records_share: float = 0.1  # share of windows that carry retrieved records: RAG and PAG are trained for
+    # rows a step that stand behind a soft token of their user's vector (llm.stage1.soft), so that the frozen model has learned to
+    # listen to one; 0: none. Their loss, a mean over rows, weighs `soft_weight` beside the windows'
+    soft_batch: int = Field(0, ge=0)
+    soft_items: int | None = Field(
+        None, ge=0
+    )  # the most items that such a row shows; null: prompts.recent_items
+    soft_weight: float = Field(1.0, gt=0)
+    soft_bottleneck: int = Field(142, ge=1)  # d_c of φ₀; Stage 2's φ starts from it where it has the same
     learning_rate: float = 1e-3  # of the LoRA, or of all weights (AdamW)
     rows_learning_rate: float = 5e-3  # of the semantic-ID rows, which start from nothing
     weight_decay: float = 0.01
@@ -69,6 +80,10 @@ class AdaptConfig(StageConfig):
             raise ValueError(
                 "items: vector and head: tokens do not go together: an item that is one position has no place "
                 "for the codes that the backbone would write; set head: depth, or items: codes"
+            )
+        if self.head_reads_items and self.head != "depth":
+            raise ValueError(
+                "head_reads_items is of the head over the levels; set head: depth, or leave it out"
             )
         if self.item_projection and self.items != "vector":
             raise ValueError(

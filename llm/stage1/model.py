@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from llm.backbone.adapter import merge_adapter, save_adapter
 from llm.backbone.heads import DepthHead, VectorReader
+from llm.backbone.leaves import LeafItems, principal
 from llm.backbone.load import Backbone, load_backbone, load_frozen, weights_hash
 from llm.backbone.sid_model import SidModel
 from llm.backbone.vocabulary import SidRows, words_of_codes
@@ -49,7 +50,7 @@ def new_model(
     vectors: np.ndarray | None = None,
 ) -> SidModel:
     """The untrained Stage 1 model: fresh rows, and a fresh LoRA (B = 0) around the frozen backbone.
-    `texts` [N] are the items', `vectors` [N, d] what the tokenizer read of them (for `item_projection`).
+    `texts` [N] are the items', `vectors` [N, d] what the tokenizer read of them (for `item_projection` and `head_reads_items`).
     """
     if config.train == "full":
         backbone.model.requires_grad_(True)
@@ -68,7 +69,12 @@ def new_model(
             backbone.model = get_peft_model(backbone.model, lora)
     norm = float(backbone.text_embeddings.detach().float().norm(dim=1).mean())
     rows = SidRows(table.sizes, backbone.hidden_size)
-    model = _model_of(config, backbone, rows, table, None if vectors is None else torch.from_numpy(vectors))
+    whole = None if vectors is None else torch.from_numpy(vectors)
+    read = whole if config.item_projection else None
+    asked = (
+        principal(whole, config.head_reads_items) if config.head_reads_items and whole is not None else None
+    )
+    model = _model_of(config, backbone, rows, table, read, asked)
     words = None
     if config.rows_from == "words" or (config.rows_from == "auto" and config.train == "lora"):
         words = words_of_codes(BackboneEncoder(model).means(texts), table.codes, table.sizes)
@@ -88,13 +94,17 @@ def _model_of(
     backbone: Backbone,
     rows: SidRows,
     table: SemanticIdTable,
-    vectors: torch.Tensor | None,
+    read: torch.Tensor | None,
+    asked: torch.Tensor | None,
 ) -> SidModel:
-    """The model in the form that the configuration asks for."""
-    codes = np.asarray(table.codes)
-    reader = VectorReader(rows, codes, vectors) if config.items == "vector" else None
-    head = DepthHead(rows, config.head_width, config.head_layers) if config.head == "depth" else None
-    return SidModel(backbone, rows, Trie(table.codes, table.sizes), reader, head)
+    """The model in the form that the configuration asks for. Item vectors that are `read` are projected into the prompt, those that
+    are `asked` are what the head sees of them.
+    """
+    trie = Trie(table.codes, table.sizes).to(backbone.device)
+    reader = VectorReader(rows, np.asarray(table.codes), read) if config.items == "vector" else None
+    items = None if asked is None else LeafItems(trie, asked.to(backbone.device))
+    head = DepthHead(rows, config.head_width, config.head_layers, items) if config.head == "depth" else None
+    return SidModel(backbone, rows, trie, reader, head)
 
 
 def item_vectors(run: Run) -> np.ndarray:
@@ -136,6 +146,8 @@ def _form(model: SidModel) -> dict[str, torch.Tensor]:
             tensors |= {f"{name}.{key}": tensor.contiguous() for key, tensor in part.state_dict().items()}
     if isinstance(model.reader, VectorReader) and model.reader.vectors is not None:
         tensors["reader.vectors"] = model.reader.vectors
+    if isinstance(model.head, DepthHead) and model.head.asks is not None:
+        tensors["head.items"] = model.head.asks.items.vectors
     return tensors
 
 
@@ -171,7 +183,8 @@ def load_adapted(
         if not (merge and merge_adapter(backbone.model, adapter)):
             backbone.model = _under_peft(backbone.model, adapter, merge)
     saved = load_file(run.artifact(stage, f"{folder}{HEAD}")) if config.head == "depth" else {}
-    model = _model_of(config, backbone, rows, table, saved.pop("reader.vectors", None))
+    read, asked = saved.pop("reader.vectors", None), saved.pop("head.items", None)
+    model = _model_of(config, backbone, rows, table, read, asked)
     for name, part in (("reader", model.reader), ("head", model.head)):
         if isinstance(part, torch.nn.Module):
             own = {key: value for key, value in saved.items() if key.startswith(f"{name}.")}

@@ -26,8 +26,8 @@ from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
 from llm.decoding.scoring import log_probs_of
-from llm.methods.e2p import UserPrefix
 from llm.methods.stage2 import World
+from llm.prompts.prefixes import UserPrefix
 from llm.prompts.reading import Reading
 from llm.streams.chunks import AsOf, chunks_of, last_of_each_user, starts_of
 from llm.streams.online import hits

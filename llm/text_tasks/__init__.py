@@ -1,5 +1,5 @@
 """The same prefixes on tasks of text: the backbone as a text model, and its training.
 
-May import: `llm.methods`, `llm.backbone`, `recsys`.
+May import: `llm.methods`, `llm.prompts`, `llm.backbone`, `recsys`.
 Read first: `model.py`.
 """

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llm.backbone.adapter import save_adapter
-from llm.methods.prefixes import E2P, StaticPrefix, parameter_count
+from llm.prompts.prefixes import E2P, StaticPrefix, parameter_count
 from llm.text_tasks.model import TextModel
 from recsys.config import StageConfig
 from recsys.seeds import derive, rng, torch_generator

@@ -11,7 +11,7 @@ from llm.backbone.conditions import Condition
 from llm.backbone.vocabulary import PREFIX
 from llm.decoding import draws, scoring
 from llm.decoding.int8 import quantise
-from llm.methods.prefixes import E2P
+from llm.prompts.prefixes import E2P
 from serving.bench import world
 from serving.bench.case import Result, Timing, in_turn, timed
 

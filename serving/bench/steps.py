@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from llm.backbone.conditions import Condition
 from llm.backbone.sid_model import SidModel
 from llm.backbone.vocabulary import PREFIX
-from llm.methods.prefixes import E2P
+from llm.prompts.prefixes import E2P
 from llm.stage1.adapt import window_loss
 from llm.stage1.windows import Window
 from recsys.seeds import rng

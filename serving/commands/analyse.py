@@ -14,9 +14,33 @@ analyses = typer.Typer(
 )
 
 
-@analyses.callback()
-def _methods() -> None:
-    """So that a method's name stays a command, while there is only one."""
+@analyses.command()
+def context(
+    run: RunPath,
+    method: Annotated[str, typer.Option(help="Key of a method with soft tokens of a user's vector.")] = "e2p",
+    control: Annotated[
+        str | None,
+        typer.Option(help="A method whose prefix is about nobody, beside it, such as static_prefix."),
+    ] = None,
+    shown: Annotated[
+        list[int] | None,
+        typer.Option(help="Items that the prompt shows. Repeatable. Default: 0 1 2 5 20 50."),
+    ] = None,
+    instances: Annotated[int, typer.Option(help="Test and validation instances at most.")] = 3000,
+) -> None:
+    """What a user's vector is worth by how many items the prompt shows: own, another user's, none; at matched calibration."""
+    refuse_no_run(run)
+    from recsys.run import Run
+    from serving.answering.methods import Methods
+    from serving.config.truth import config_of
+    from serving.studies.context_length import SHOWN, analyse_context, folder_of, print_context
+
+    opened = Run.open(run)
+    methods = Methods(opened, config_of(opened))
+    with opened.lock():
+        found = analyse_context(methods, method, shown or SHOWN, instances, control)
+    print_context(found)
+    typer.echo(escaped(f"Figures and picture: {folder_of(run, method)}"))
 
 
 @analyses.command()

@@ -2,7 +2,7 @@
 
 The defaults of every section adapt a whole language model, which is hours on a CPU. A first look is a small decoder from
 scratch that reads an item as one vector and writes its codes by a head (`llm.backbone.heads`), taught words beside histories;
-E2P with its control on top; and their product with the retrievers. It is chosen once `prepare` has counted, written to
+E2P with its control on top, which shows five items and a token for the rest, and a row that shows fifty; and their product with the retrievers. It is chosen once `prepare` has counted, written to
 `config.yaml` like any other configuration, and never touched again. What was set by hand stays.
 """
 
@@ -61,6 +61,7 @@ def first_look(size: Size, embed: EmbedConfig) -> Settings:
         "embed": {
             "lightgcn": {"epochs": 60 if size.events <= 300_000 else 20, "patience": 3},
             "text_encoder": embed.text_encoder if words else None,
+            "user_half_lives": [50, 10, 5],
         },
         "tokenize": {
             "source": "joined" if words else "collaborative",
@@ -74,7 +75,9 @@ def first_look(size: Size, embed: EmbedConfig) -> Settings:
             "items": "vector",
             "head": "depth",
             "item_projection": True,
-            "prompts": {"recent_items": 50},
+            "head_reads_items": min(64, embed.lightgcn.dim),
+            "prompts": {"recent_items": 5},
+            "soft_batch": 64,
             "steps": steps,
             "batch": 32,
             "window_items": 50,
@@ -93,7 +96,7 @@ def first_look(size: Size, embed: EmbedConfig) -> Settings:
             "asked_queries": 40,
         },
         "personalize": {
-            "methods": ["static_prefix", "e2p"],
+            "methods": ["static_prefix", "e2p", {"key": "full_history", "history_tokens": 50}],
             "steps": 120,
             "batch": 32,
             "learning_rates": [0.0003, 0.001],
@@ -102,7 +105,7 @@ def first_look(size: Size, embed: EmbedConfig) -> Settings:
             "patience": 3,
             "validation_instances": 600,
         },
-        "combine": {"experts": experts, "instances": 2000},
+        "combine": {"generators": ["e2p", "full_history"], "experts": experts, "instances": 2000},
         "evaluate": {
             "whole_catalogue": size.items <= MOST_ITEMS,
             "batch_size": 256,

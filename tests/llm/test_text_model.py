@@ -9,7 +9,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from llm.backbone.load import BackboneConfig
-from llm.methods.prefixes import E2P, StaticPrefix
+from llm.prompts.prefixes import E2P, StaticPrefix
 from llm.text_tasks.model import TextModel, load_text_model
 from llm.text_tasks.training import (
     Examples,

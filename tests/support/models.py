@@ -10,6 +10,7 @@ import torch
 
 from llm.backbone.adapter import save_adapter
 from llm.backbone.heads import DepthHead, VectorReader
+from llm.backbone.leaves import LeafItems
 from llm.backbone.load import BackboneConfig, load_backbone
 from llm.backbone.sid_model import SidModel
 from llm.backbone.vocabulary import SidRows
@@ -17,11 +18,8 @@ from recsys.seeds import torch_generator
 from semantic_ids.trie import Trie
 from tests.support.catalogues import SIZES, unique_codes
 
-FORMS = (
-    "codes, tokens",
-    "vector, depth",
-    "codes, depth",
-)  # how an item is read, and how its codes are written
+# how an item is read, and how its codes are written; "vector, depth" also asks the items below a last node
+FORMS = ("codes, tokens", "vector, depth", "codes, depth")
 
 
 @cache
@@ -36,8 +34,13 @@ def tiny_model(form: str = FORMS[0]) -> SidModel:
         reader = VectorReader(rows, codes, _drawn(generator, 30, 6))
         reader.start(1.0, seed=3)
     if form.endswith("depth"):
-        head = DepthHead(rows, width=16, layers=2)
+        trie, items = Trie(codes, SIZES), None
+        if form.startswith("vector"):
+            items = LeafItems(trie, _drawn(torch_generator(3, "tiny leaves"), 30, 5))
+        head = DepthHead(rows, width=16, layers=2, items=items)
         head.start(seed=3)
+        if head.asks is not None:
+            head.asks.query.weight.data.copy_(0.05 * _drawn(torch_generator(3, "tiny query"), 5, 64))
         for number, branch in enumerate(
             head.branches
         ):  # blocks start as nothing: here they are to say something

@@ -71,8 +71,14 @@ def slow_logits(model, prompt, prefix, before: tuple[int, ...]) -> np.ndarray:
             n = _rms(x) * block.norm
             gate = block.gate.weight @ n
             x = x + block.down.weight @ (gate * torch.sigmoid(gate) * (block.up.weight @ n))
-    logits = (x @ rows.output.T).double().numpy()
-    return logits[rows.offsets[level] : rows.offsets[level + 1]]
+    logits = (x @ rows.output.T).double().numpy()[rows.offsets[level] : rows.offsets[level + 1]]
+    asks = None if model.head.reads_nodes else model.head.asks
+    if asks is not None and level == len(rows.sizes) - 1:
+        query = (asks.query.weight @ (_rms(x) * asks.norm)).double().numpy()
+        for item, codes in enumerate(codes_of(model)):
+            if tuple(codes[:level]) == tuple(before):
+                logits[codes[level]] += query @ asks.items.vectors[item].double().numpy()
+    return logits
 
 
 def _rms(x: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.metrics import expected_hit
+from evaluation.statistics import user_means
 from llm.align.align import align, load_aligned
 from llm.align.config import AlignConfig
 from llm.decoding.recommender import SidRecommender
@@ -17,19 +19,29 @@ from llm.methods.stage2 import World
 from llm.stage1.adapt import adapt
 from llm.stage1.model import load_adapted
 from recsys.artifacts.paths import RunError
-from recsys.data.splits import TEST
+from recsys.data.splits import TEST, VALIDATION
 from recsys.run import Run
 from serving import Recommender
 from serving.answering.methods import Methods
 from serving.config.run import RunConfig
 from serving.export.folder import export_run, import_run
+from serving.studies.context_length import (
+    NONE,
+    OTHER,
+    OWN,
+    TEMPERATURES,
+    analyse_context,
+    folder_of,
+    print_context,
+)
 from tests.support.alignment import E2P, QUICK, STATIC
 from tests.support.contract import check_contract
 from tests.support.dying import killed_at_save, save_at_every_step
 from tests.support.labelled import with_lists
 from tests.support.worlds import SMALL_METHODS, run_of, shared_run, small_config
 
-FORM = {"items": "vector", "head": "depth", "head_width": 32, "item_projection": True}
+FORM = {"items": "vector", "head": "depth", "head_width": 32, "item_projection": True, "head_reads_items": 5}
+SOFT = {"soft_batch": 6, "soft_bottleneck": 8}
 KEYS = ["no_context_continued", "static_prefix", "e2p", "rag", "oppu_prompt", "per_pcs", "tap_per", "p2p"]
 
 
@@ -37,7 +49,7 @@ KEYS = ["no_context_continued", "static_prefix", "e2p", "rag", "oppu_prompt", "p
 def vector_run(tmp_path_factory):
     def make(folder) -> None:
         values = small_config(folder).model_dump(mode="json")
-        values["adapt"] |= FORM | {"prompts": values["adapt"]["prompts"] | {"header": ""}}
+        values["adapt"] |= FORM | SOFT | {"prompts": values["adapt"]["prompts"] | {"header": ""}}
         named = {one if isinstance(one, str) else one["key"]: one for one in SMALL_METHODS}
         values["personalize"] |= {
             "methods": [named[key] for key in KEYS],
@@ -61,6 +73,7 @@ def test_the_run_has_every_row_and_says_what_its_parts_are(vector_run):
     config, run = vector_run
     report = run.read_json("adapt", "adapt.json")
     assert report["head_parameters"] > 0
+    assert report["phi_parameters"] == 8 * (16 + 2 + 64) + 64
     assert report["reader_parameters"] == 64 * len(load_adapted(run, config.adapt).reader.vectors[0])
     rows = json.loads((run.path / "results.json").read_text())["rows"]
     names = {row["name"] for row in rows}
@@ -142,9 +155,8 @@ def test_a_killed_stage_1_ends_in_the_same_bytes(vector_run, tmp_path, monkeypat
             with killed_at_save(monkeypatch, 3):
                 adapt(settings, copy)
         adapt(settings, copy)
-        made.append(
-            [(copy.path / "adapt" / f"{name}.safetensors").read_bytes() for name in ("head", "sid_rows")]
-        )
+        names = ("head", "sid_rows", "phi")
+        made.append([(copy.path / "adapt" / f"{name}.safetensors").read_bytes() for name in names])
     assert made[0] == made[1]
     assert made[0][0] != (run.path / "adapt" / "head.safetensors").read_bytes()
 
@@ -166,6 +178,43 @@ def test_an_imported_export_answers_to_the_bit_and_lists_in_sequence(vector_run,
     for ranked, values in zip(found, scored, strict=True):
         assert len(set(ranked.items.tolist())) == 4
         np.testing.assert_allclose(values, ranked.scores, atol=1e-4)
+
+
+def test_what_a_vector_is_worth_by_items_shown(vector_run, tmp_path, capsys):
+    """Each figure is that of the method asked with such prompts, at the temperature that validation finds likeliest."""
+    config, run = vector_run
+    methods = Methods(Run.open(shutil.copytree(run.path, tmp_path / "run")), config)
+    found = analyse_context(methods, "e2p", (0, 2), 400, "static_prefix")
+    rows = {(row["shown"], row["name"]): row for row in found["rows"]}
+    assert len(rows) == 8
+    data, tested = methods.dataset, methods.dataset.instances(TEST)
+    held_out = data.instances(VALIDATION)
+    # two items are what every prompt of this run shows
+    for name, key in ((NONE, "no_context"), (OWN, "e2p"), ("static_prefix", "static_prefix")):
+        row, method = rows[2, name], methods.build(key)
+        sides = {}
+        for events, grid in ((held_out, TEMPERATURES), (tested, (row["temperature"],))):
+            requests = data.requests(events, data.exclude_seen)
+            sides[len(grid)] = [method.log_prob(requests, data.items[events], t) for t in grid]
+        means = [values.mean() for values in sides[len(TEMPERATURES)]]
+        assert TEMPERATURES[int(np.argmax(means))] == row["temperature"]
+        by_hand = user_means(expected_hit(sides[1][0], 30), data.users[tested])[1]
+        assert row["expected_hit_rate@30"] == pytest.approx(by_hand.mean(), rel=1e-4)
+    assert rows[2, OWN]["tokens"] == pytest.approx(rows[2, NONE]["tokens"] + 1)
+    assert rows[0, NONE]["tokens"] == 1  # its BOS
+    assert rows[0, OTHER]["expected_hit_rate@30"] != rows[0, OWN]["expected_hit_rate@30"]
+    own, other = (rows[0, name]["expected_hit_rate@30"] for name in (OWN, OTHER))
+    assert rows[0, OTHER]["own_minus_this"] == pytest.approx(own - other)
+    assert rows[0, OTHER]["p_holm"] >= rows[0, OTHER]["p"]
+    folder = folder_of(methods.run.path, "e2p")
+    assert json.loads((folder / "context.json").read_text())["test_users"] == found["test_users"]
+    assert (folder / "context.png").read_bytes().startswith(b"\x89PNG")
+    print_context(found)
+    assert "another's" in capsys.readouterr().out
+    with pytest.raises(
+        ValueError, match="'no_context' is no method of this run whose prompt has soft tokens"
+    ):
+        analyse_context(methods, "no_context")
 
 
 def test_int8_weights_leave_the_head_as_it_is(vector_run):

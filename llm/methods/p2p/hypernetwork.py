@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.backbone.conditions import LowRank
-from llm.methods.prefixes import seeded_linear
+from llm.prompts.prefixes import seeded_linear
 from recsys.seeds import torch_generator
 
 Shape = tuple[int, int]  # in, out

@@ -14,9 +14,8 @@ from llm.align.targets import Feedback, Labelled, Reference, target_log_probs
 from llm.backbone.load import BackboneConfig, load_backbone, weights_hash
 from llm.backbone.sid_model import SidModel
 from llm.backbone.vocabulary import SidRows
-from llm.methods.e2p import UserPrefix
-from llm.methods.prefixes import E2P
 from llm.prompts.builder import PromptBuilder, PromptConfig
+from llm.prompts.prefixes import E2P, UserPrefix
 from llm.prompts.reading import Reading
 from recsys.data.catalogue import Catalogue
 from semantic_ids.trie import Trie

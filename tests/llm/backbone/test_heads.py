@@ -51,13 +51,13 @@ def test_a_fresh_head_writes_the_first_code_as_the_backbone_does_and_hears_the_f
     head.start(seed=0)
     states = torch.randn(4, 1, 6, generator=torch.Generator().manual_seed(2))
     codes = torch.tensor([[0], [1], [2], [3]])
-    torch.testing.assert_close(head.logits(0, states, codes), rows.logits(states[:, 0], 0))
+    torch.testing.assert_close(head.logits(0, states, codes, codes[:, 0]), rows.logits(states[:, 0], 0))
     same = states[:1].expand(4, -1, -1)
-    second = head.logits(1, same, codes)
+    second = head.logits(1, same, codes, codes[:, 0])
     normed = states[0, 0] / states[0, 0].square().mean().add(1e-6).sqrt()
     torch.testing.assert_close(second[2], rows.logits((normed + head.codes[2])[None], 1)[0])
     assert (second - second[0]).abs().amax(1)[1:].min() > 1e-3
-    head.logits(1, states, codes).square().sum().backward()
+    head.logits(1, states, codes, codes[:, 0]).square().sum().backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llm.backbone.vocabulary import PREFIX, SidRows
-from llm.methods.prefixes import E2P, StaticPrefix, parameter_count
+from llm.prompts.prefixes import E2P, StaticPrefix, parameter_count
 from tests.support.catalogues import SIZES
 
 

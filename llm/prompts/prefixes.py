@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
+from llm.backbone.conditions import Condition
+from llm.prompts.reading import Personalizer
+from recsys.embeddings.user_vectors import UserVectors
+from recsys.recommender import Request
 from recsys.seeds import torch_generator
 
 
@@ -45,6 +51,21 @@ class StaticPrefix(nn.Module):
 
     def forward(self, c: torch.Tensor) -> torch.Tensor:
         return self.phi(self.constant).expand(len(c), -1, -1)
+
+
+class UserPrefix(Personalizer):
+    """[φ(c)]: the soft token of each request's user vector; a request without a vector gets none."""
+
+    soft_tokens = 1
+
+    def __init__(self, phi: E2P | StaticPrefix, users: UserVectors):
+        super().__init__()
+        self.phi, self.users = phi, users
+
+    def condition(self, requests: Sequence[Request]) -> Condition:
+        vectors, known = self.users.vectors(requests)
+        device = next(self.phi.parameters()).device
+        return Condition(self.phi(torch.from_numpy(vectors).to(device)), known)
 
 
 def parameter_count(module: nn.Module) -> int:
