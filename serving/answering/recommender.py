@@ -235,7 +235,7 @@ class Recommender:
         asked, within = asked_of(data, self.live.histories, *who), caps_of(data, caps)
         request = asked.request
         name, why = (method, "") if method else self.default_method(request, how[3])
-        if request.query and method is not None:
+        if request.query:
             self.methods.refuse_words(name)
         recommender = self.method(name, strength)
         ranked = ordered(answer(recommender, [request], *how, within)[0], order, lambda: self.item_vectors)
