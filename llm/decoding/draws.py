@@ -272,14 +272,30 @@ def _conditioned(phi: torch.Tensor, gumbel: torch.Tensor, maximum: torch.Tensor)
 def best_of_each_row(
     row: torch.Tensor, value: torch.Tensor, n_rows: int, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of the k largest values of each row (all of them where there are fewer),
-    and those of the others.
+    """Indices of the k largest values of each row (all of them where there are fewer), falling, the earlier of equal ones
+    first; and those of the others, in no order.
+
+    Only what is at least as large as its row's k-th largest value is sorted.
     """
-    by_value = torch.argsort(value, descending=True, stable=True)
-    order = by_value[torch.argsort(row[by_value], stable=True)]
-    starts = torch.searchsorted(row[order], torch.arange(n_rows, device=row.device))
-    place = torch.arange(len(order), device=row.device) - starts[row[order]]
-    return order[place < k], order[place >= k]
+    if bool((row[1:] < row[:-1]).any()):
+        by_row = torch.argsort(row, stable=True)
+        best, others = best_of_each_row(row[by_row], value[by_row], n_rows, k)
+        return by_row[best], by_row[others]
+    counts = torch.bincount(row, minlength=n_rows)
+    width = int(counts.max()) if len(row) else 0
+    if width <= k:
+        some, others = torch.arange(len(row), device=row.device), row[:0]
+    else:
+        starts = counts.cumsum(0) - counts
+        table = value.new_full((n_rows * width,), -torch.inf)
+        table[torch.arange(len(row), device=row.device) + (row * width - starts[row])] = value
+        least = table.view(n_rows, width).topk(k, 1).values[:, -1]
+        among = value >= least[row]
+        some, others = torch.nonzero(among)[:, 0], torch.nonzero(~among)[:, 0]
+    some = some[torch.argsort(value[some], descending=True, stable=True)]
+    order = some[torch.argsort(row[some], stable=True)]
+    place = torch.arange(len(order), device=row.device) - torch.searchsorted(row[order], row[order])
+    return order[place < k], torch.cat([order[place >= k], others])
 
 
 def stream(seed: int, request: Request, what: str) -> np.random.Generator:

@@ -114,6 +114,16 @@ class SidRecommender:
             scores[rows] = all_log_probs(session).float().cpu().numpy()
         return scores
 
+    def log_probs(self, requests: Sequence[Request], temperature: float = 1.0) -> np.ndarray:
+        """log p [R, N] (float64) of every item for its request, as it is drawn: at `temperature`, within what
+        the request excludes and allows; −inf where an item is not available.
+        """
+        n = self.model.trie.n_items
+        values, extra = np.empty((len(requests), n)), 4 * COPIES * n if n > LARGE else 0
+        for rows, _, session in self._sessions(requests, nodes_at_once(self.model.trie), extra=extra):
+            values[rows] = all_log_probs(session, temperature, within=True).double().cpu().numpy()
+        return values
+
     def likely_scores(self, requests: Sequence[Request], width: int) -> tuple[np.ndarray, np.ndarray]:
         """The same where the `width` likeliest nodes a depth are forwarded, and what of it is not exact
         (`whole_catalogue.likely_log_probs`): [R, N] (float32) and [R, N] (int32).

@@ -11,8 +11,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from llm.backbone.load import weights_hash
 from llm.methods.base import MethodConfig
-from llm.methods.choices import Method, listed
-from llm.methods.stage2 import WITHOUT, Stage2Config, World
+from llm.methods.catalogue import listed
+from llm.methods.choices import Method
+from llm.methods.config import NamedMethods
+from llm.methods.stage2 import WITHOUT, World
 from llm.prompts.reading import Reading
 from llm.stage1.config import AdaptConfig
 from recsys.artifacts.paths import RunError
@@ -20,7 +22,7 @@ from recsys.run import Run
 from recsys.training import distributed
 
 
-class PersonalizeConfig(Stage2Config):
+class PersonalizeConfig(NamedMethods):
     # names, `all`, or settings: see `llm.methods`
     methods: Annotated[tuple[Method, ...], BeforeValidator(listed)] = Field(
         ("no_context_continued", "static_prefix", "e2p", "prompt_context", "e2p_prompt"),

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from llm.backbone.sid_model import SidModel
 from llm.decoding.scoring import shared_log_likelihood
+from llm.methods.config import Stage2Config
 from llm.prompts.builder import PromptBuilder
 from llm.prompts.contexts import RecordSearch
 from llm.prompts.prefixes import parameter_count
@@ -29,7 +29,6 @@ from llm.stage1.model import load_adapted, prompt_builder
 from llm.stage1.records import NAME as RECORDS
 from llm.stage1.records import open_record_vectors, write_record_vectors
 from llm.stage1.soft import StartingPhi, load_phi
-from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.splits import PERSONALIZE
 from recsys.embeddings.embed import load_user_vectors
@@ -42,31 +41,6 @@ from recsys.training.rows import rows_of_epoch
 
 WITHOUT = "validation_log_likelihood_without"  # in a method's report: of the frozen model alone
 OUTSIDE = "outside"  # of an exported run: copies of files that methods read and that stand outside of a run
-
-
-class Stage2Config(StageConfig):
-    """How long and how fast methods train; a method may set its own `steps` and `learning_rates`."""
-
-    seeds: tuple[int, ...] = (0,)  # each method is trained once a seed; figures average them
-    steps: int = 1000
-    batch: int = 32  # instances a step
-    # of AdamW: a pilot of `pilot_steps` from each candidate, validation picks; the papers' rates do not
-    # transfer
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    pilot_steps: int = 100
-    weight_decay: float = 0.01
-    warmup: int = 20  # steps
-    clip_norm: float = 1.0
-    validate_every: int = 200  # steps
-    patience: int = 4  # validations without a new best; 0: never stop early
-    validation_instances: int = 500
-    # of methods that train rows of single users (OPPU, PER-PCS): a user's latest events that are learned
-    # from; None: all
-    own_events: int | None = Field(None, ge=1)
-    # … and whether users whom prepare.user_split holds out get rows too, from their own events before their
-    # first test event, as the papers do with test users. These are files of their own, and nobody else's
-    # bytes move
-    held_out_users: bool = False
 
 
 class Instances:

@@ -8,7 +8,7 @@ named here, and refused unless `embed.accept` says that it is meant.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +16,10 @@ from recsys.data.dataset import Dataset
 from recsys.data.splits import PERSONALIZE, ROLE_NAMES, TEST, VALIDATION
 from recsys.door.notices import Coverage, Notices
 from recsys.door.vectors import Brought
+from recsys.embeddings.config import Accepted
 from recsys.embeddings.leaks import LeakError
 from recsys.embeddings.user_vectors import BroughtVectors
 
-Accepted = Literal["before_first_event", "constant", "far_above_history"]
 FAR = 2.0  # times what vectors of the history alone reach: more is named
 ALPHA = 0.001  # one-sided, of that comparison
 

@@ -29,11 +29,12 @@ from recsys.data.text_vectors import encode_texts
 from recsys.door.sources import source_hash
 from recsys.door.times import OF_RUN, Reading
 from recsys.door.vectors import read_vectors
+from recsys.elsewhere import Workers, elsewhere
 from recsys.embeddings import brought, sequence_parts
 from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.leaks import check_retrieval_leak
 from recsys.embeddings.lightgcn import LightGCN, train_lightgcn
-from recsys.embeddings.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits
+from recsys.embeddings.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits, unit_rows
 from recsys.embeddings.sasrec import SasRecConfig
 from recsys.embeddings.sequence_vectors import SequenceVectors
 from recsys.embeddings.summary import print_summary
@@ -49,8 +50,8 @@ LABELS = {GENERATOR: "LightGCN", REFIT: "LightGCN for retrieval"}
 CHECKPOINTS = {GENERATOR: "fit", REFIT: "refit"}
 
 
-def embed(config: EmbedConfig, run: Run) -> None:
-    """Run the stage; see the module. Raises `LeakError` when the vectors know the training targets."""
+def embed(config: EmbedConfig, run: Run, workers: Workers | None = None) -> None:
+    """Run the stage; see the module. `workers`, where there are any, read the items' texts. Raises `LeakError` when the vectors know the training targets."""
     given = {"user_embeddings": config.user_embeddings, "item_embeddings": config.item_embeddings}
     outside = {name: source_hash(path) for name, path in given.items() if path is not None and path.exists()}
     stage = run.stage("embed", config, needs=["prepare"], outside=outside)
@@ -59,7 +60,7 @@ def embed(config: EmbedConfig, run: Run) -> None:
     dataset = Dataset.load(run)
     with stage.writing() as folder:
         time = OF_RUN[run.read_json("prepare", "prepare.json")["time"]]
-        work = _Work(config, dataset, stage.checkpoint, folder, time)
+        work = _Work(config, dataset, stage.checkpoint, folder, time, workers)
         work.run()
         (folder / "embed.json").write_text(json.dumps(work.report, indent=1))
         (folder / "curves.json").write_text(json.dumps(work.curves))
@@ -127,8 +128,10 @@ class _Work:
     checkpoint: Path
     folder: Path  # of the artifacts
     time: Reading  # of brought vectors: the run's clock or its order
+    workers: Workers | None = None
     report: dict[str, Any] = field(default_factory=lambda: {"hit_rate_k": K})
     curves: dict[str, Any] = field(default_factory=dict)
+    goes_on: dict[str, LightGCN] = field(default_factory=dict)  # a model's name -> what it goes on from
 
     def run(self) -> None:
         items = self._item_vectors()
@@ -163,11 +166,14 @@ class _Work:
             items[np.bincount(edges, minlength=self.dataset.n_items) == 0] = 0
             if self.config.refit_for_retrieval and self.config.user_embeddings is None:
                 self._refit()
-        arrays["collaborative"] = items = _unit(items)
+        arrays["collaborative"] = items = unit_rows(items)
         arrays["has_collaborative"] = np.abs(items).sum(1) > 0
         if self.config.text_encoder is not None:
             texts, how = self.dataset.catalogue.texts(), self.config.text_batches
-            arrays["text"] = encode_texts(texts, self.config.text_encoder, batches=how, keep=True)
+            with elsewhere(self.workers, self.checkpoint / "texts") as others:
+                arrays["text"] = encode_texts(
+                    texts, self.config.text_encoder, batches=how, keep=True, others=others
+                )
         save_file(arrays, self.folder / "item_vectors.safetensors")
         self.report["items_without_vector"] = int((~arrays["has_collaborative"]).sum())
         return items
@@ -177,6 +183,8 @@ class _Work:
         edges = self._edges(name)
         requests, targets = self._instances(VALIDATION)
         trained: list[tuple[float, int, LightGCN]] = []
+        start, config = self.goes_on.get(name), self.config.lightgcn
+        config = config if start is None else self.config.shortened(config)
         # the refit has seeds of its own: from the same start nearly the same space would come, and affinity
         # wants another
         first = self.config.seed if name == GENERATOR else self.config.seed + self.config.seeds
@@ -194,16 +202,19 @@ class _Work:
                 self.dataset.items[edges],
                 self.dataset.n_users,
                 self.dataset.n_items,
-                self.config.lightgcn,
+                config,
                 seed,
                 self.checkpoint / CHECKPOINTS[name] / str(seed),
                 validate,
                 label,
                 self.dataset.weighed(edges),
+                start,
             )
             self.curves[label] = curve.as_dict()
             trained.append((curve.best_value, -number, model))
         best = max(trained, key=lambda row: row[:2])[2]
+        if self.config.refit == "continued":
+            self.goes_on[REFIT] = best
         users = best()[: self.dataset.n_users].detach().numpy()[[request.user for request in requests]]
         items = self._items_of(best)
         found = float(retrieval_hits(users, items, requests, targets, K).mean())
@@ -214,7 +225,7 @@ class _Work:
         return items, best.message_table().numpy()
 
     def _items_of(self, model: LightGCN) -> np.ndarray:
-        return _unit(model()[self.dataset.n_users :].detach().cpu().numpy())
+        return unit_rows(model()[self.dataset.n_users :].detach().cpu().numpy())
 
     def _edges(self, name: str) -> np.ndarray:
         """Which events the LightGCN learns from."""
@@ -277,14 +288,11 @@ class _Work:
         self, config: SasRecConfig, users: UserVectors, items: np.ndarray
     ) -> tuple[UserVectors, np.ndarray]:
         """Train the SASRecs asked for; the generator's user vectors, item vectors [N, d] of their space."""
-        names = [sequence_parts.RETRIEVAL] if self.config.sasrec_row == "own" else []
-        if self.config.users_from == "sasrec":
-            names.append(sequence_parts.USERS)
-        for name in names:
-            curve, self.report[name] = sequence_parts.sequence_part(
-                config, self.dataset, name, self.config.seed, self.checkpoint, self.folder
-            )
-            self.curves[sequence_parts.LABELS[name]] = curve.as_dict()
+        curves, found = sequence_parts.sequence_models(
+            self.config, config, self.dataset, self.checkpoint, self.folder
+        )
+        self.curves |= curves
+        self.report |= found
         if self.config.users_from != "sasrec":
             return users, items
         vectors = sequence_parts.read_users(self.folder)
@@ -342,8 +350,3 @@ class _Work:
             chosen = rng(self.config.seed, "check", role).choice(len(events), at_most, replace=False)
             events = events[np.sort(chosen)]
         return self.dataset.block(events, self.dataset.exclude_seen), self.dataset.items[events]
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows, dtype=np.float32), where=norms > 1e-12)

@@ -90,6 +90,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
+def release_freed_memory() -> None:
+    """Give back what was freed and kept: between trainings of one process the next would stand on top of it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def fit(
     label: str,
     steps: int,
@@ -118,6 +125,7 @@ def fit(
     validations without a new best (0: never). Where the `start_counts`, the state before the first step is validated too, and may be the best. Resumes from `checkpoint` (a folder that this call owns) if it
     holds one. Raises `FloatingPointError` when a loss is not finite.
     """
+    release_freed_memory()  # of what was trained before
     keep_freed_memory()
     training = _Training(label, state, optimizer, step, checkpoint)
     training.load()

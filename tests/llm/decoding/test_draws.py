@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from llm.backbone.conditions import Condition
@@ -187,3 +188,18 @@ def test_a_session_forgets_old_nodes_before_they_outgrow_their_share(tiny):
     for seed in range(40):
         draws.draw(session, requests, 2, seed)
         assert session.memory.used - session.width <= (4 + 2) * 2
+
+
+@pytest.mark.parametrize("ascending", [True, False])
+@pytest.mark.parametrize("distinct_values", [3, 1_000_000])
+def test_the_best_of_each_row_are_those_of_a_whole_sort(ascending, distinct_values):
+    generator = np.random.default_rng(distinct_values)
+    for size in (0, 1, 40, 300):
+        row = generator.integers(0, 7, size)
+        row, value = np.sort(row) if ascending else row, generator.integers(0, distinct_values, size) / 7
+        for k in (1, 5, 400):
+            best, others = draws.best_of_each_row(torch.from_numpy(row), torch.from_numpy(value), 9, k)
+            order = np.lexsort((np.arange(size), -value, row))
+            place = np.arange(size) - np.searchsorted(row[order], row[order])
+            assert best.tolist() == order[place < k].tolist()
+            assert sorted(others.tolist()) == sorted(order[place >= k].tolist())
