@@ -104,7 +104,8 @@ def _ready(served: Served, ask: Ask, noise: str | None = None) -> _Ready:
         noise = "recommend" if form.seed is not None else ask.id
         noise = noise if before is None else before.asked["noise"]
     asked = request_of(served, form, noise)
-    method = form.method or served.recommender.default_method(asked.request, form.sequence)[0]
+    method = form.method or (None if before is None else before.asked["method_key"])
+    method = method or served.recommender.default_method(asked.request, form.sequence)[0]
     if asked.request.query:
         served.methods.refuse_words(method)
     known = [item for item in passed if item is not None]
