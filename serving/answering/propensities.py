@@ -4,7 +4,8 @@ Draws without replacement from p take item k with
 
     P(k | those before) = p_k / (1 − Σ_{j before} p_j)
 
-and where caps pass over what no longer fits, the sum runs over that too (a draw that does not fit is rejected).
+with p among what the request may get: a generator's scores are of the whole catalogue, so they are taken less `log_left`. Where caps
+pass over what no longer fits, the sum runs over that too (a draw that does not fit is rejected).
 Lists in sequence read each item before the next is drawn: their scores are log P themselves.
 """
 
@@ -30,6 +31,13 @@ class Distribution(Protocol):
     def log_probs(self, requests: Sequence[Request], temperature: float = 1.0) -> np.ndarray: ...
 
 
+@runtime_checkable
+class OfAll(Protocol):
+    """A recommender whose lists have scores in the whole catalogue, and which says how much of that is available."""
+
+    def log_left(self, requests: Sequence[Request], temperature: float = 1.0) -> np.ndarray: ...
+
+
 def probabilities(
     recommender: Recommender,
     request: Request,
@@ -48,7 +56,10 @@ def probabilities(
         return None
     if sequence:
         return np.exp(ranked.scores)
-    p = np.exp(np.asarray(ranked.scores, np.float64))
+    of_all = recommender.log_left([request], temperature)[0] if isinstance(recommender, OfAll) else 0.0
+    if np.isnan(of_all):  # of a catalogue too large for what is allowed of it
+        return None
+    p = np.exp(np.asarray(ranked.scores, np.float64) - of_all)
     left = 1.0 - np.concatenate([[0.0], np.cumsum(p)[:-1]]) if len(p) else np.zeros(0)
     if caps is None and passed is None and (not len(left) or left[-1] > LITTLE):
         return np.minimum(p / left, 1.0)

@@ -26,6 +26,8 @@ from serving.answering.live import LiveState, Update, place_in_list
 from serving.answering.methods import Methods
 from serving.answering.ordering import Order, check_order, ordered
 from serving.answering.requests import (
+    CUT_SHORT,
+    NOT_READ,
     NOTHING_FITS,
     answer,
     asked_of,
@@ -235,7 +237,7 @@ class Recommender:
         asked, within = asked_of(data, self.live.histories, *who), caps_of(data, caps)
         request = asked.request
         name, why = (method, "") if method else self.default_method(request, how[3])
-        if request.query and method is not None:
+        if request.query:
             self.methods.refuse_words(name)
         recommender = self.method(name, strength)
         ranked = ordered(answer(recommender, [request], *how, within)[0], order, lambda: self.item_vectors)
@@ -245,9 +247,9 @@ class Recommender:
         ]
         path = path_of(recommender, request, who[0])
         if request.query and not self.methods.reads_query(name):
-            path += "; the query is not read by this method"
+            path += NOT_READ
         if not ranked.proven:
-            path += "; the search was cut short, so another item may belong into the list"
+            path += CUT_SHORT
         if not found:
             path = f"nothing to recommend: {why_nothing(asked, len(data.catalogue)) or NOTHING_FITS}"
         return Recommendations(found, recommender.name, path, ignored=asked.ignored, why=why)

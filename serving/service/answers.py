@@ -12,11 +12,20 @@ import numpy as np
 
 from recsys.recommender import Ranked, Request
 from recsys.recommender import Recommender as AnyRecommender
-from serving.answering.defaults import PREFERRED
 from serving.answering.limits import check_options
 from serving.answering.ordering import ordered
 from serving.answering.propensities import probabilities
-from serving.answering.requests import NOTHING_FITS, Asked, answer, asked_of, caps_of, paths_of, why_nothing
+from serving.answering.requests import (
+    CUT_SHORT,
+    NOT_READ,
+    NOTHING_FITS,
+    Asked,
+    answer,
+    asked_of,
+    caps_of,
+    paths_of,
+    why_nothing,
+)
 from serving.service.forms import RecommendForm
 from serving.service.served import Served
 from serving.state.shown import ShownItem, ShownList
@@ -90,12 +99,15 @@ def request_of(served: Served, form: RecommendForm, noise: str) -> Asked:
 
 def _ready(served: Served, ask: Ask, noise: str | None = None) -> _Ready:
     form, before = ask.form, ask.before
-    method = form.method or next(name for name in PREFERRED if name in served.methods.available())
     passed = [] if before is None else [served.data.catalogue.number(id_) for id_ in before.asked["drawn"]]
     if noise is None:
         noise = "recommend" if form.seed is not None else ask.id
         noise = noise if before is None else before.asked["noise"]
     asked = request_of(served, form, noise)
+    method = form.method or (None if before is None else before.asked["method_key"])
+    method = method or served.recommender.default_method(asked.request, form.sequence)[0]
+    if asked.request.query:
+        served.methods.refuse_words(method)
     known = [item for item in passed if item is not None]
     n, caps = form.n + len(known), tuple(sorted((form.caps or {}).items()))
     alike: int = n  # of how many items the pass is planned: lists of other lengths may be heads of one search
@@ -121,6 +133,12 @@ def _together(served: Served, group: list[_Ready]) -> list[Answered]:
     requests = [ready.request for ready in group]
     found = answer(recommender, requests, max(ready.n for ready in group), temperature, seed, sequence, caps)
     paths = paths_of(recommender, requests, [ready.ask.form.user_id for ready in group])
+    paths = [
+        path
+        + (NOT_READ if request.query and not served.methods.reads_query(method) else "")
+        + ("" if ranked.proven else CUT_SHORT)
+        for path, request, ranked in zip(paths, requests, found, strict=True)
+    ]
     return [
         _answered(served, recommender, ready, ranked, path)
         for ready, ranked, path in zip(group, found, paths, strict=True)
