@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from recsys.config import StageConfig
 from recsys.embeddings.brought import Accepted
+from recsys.embeddings.heterogeneous import EdgesConfig
 from recsys.embeddings.item_knn import ItemKnnConfig
 from recsys.embeddings.lightgcn import LightGCNConfig
 from recsys.embeddings.retrieval import IndexKind
@@ -19,6 +20,11 @@ class EmbedConfig(StageConfig):
     seed: int = 0
     seeds: int = 1  # LightGCN is trained with seed, seed+1, …; validation keeps the best, all are reported
     lightgcn: LightGCNConfig = LightGCNConfig()
+    # Edges beside those of users and items, over which the generator's LightGCN spreads vectors too: friends, tags, attributes. The
+    # retrieval baseline's own (refit_for_retrieval) has user-item edges alone
+    edges: tuple[EdgesConfig, ...] = ()
+    # What a user's vector is the sum of. all: history, and neighbours by `edges`; neighbours: those alone, as for people without one
+    user_reads: Literal["all", "neighbours"] = "all"
     # how fast a history fades in the retrieval baseline's vectors, in items; validation picks by hit-rate
     half_lives: tuple[float | None, ...] = (None, 50, 20, 10, 5, 2, 1)
     # the same for the vectors that condition the generator. Its prompt shows the latest items already, so
@@ -65,6 +71,10 @@ class EmbedConfig(StageConfig):
             raise ValueError(
                 "user_embeddings and users_from: sasrec both say what conditions the generator; keep one"
             )
+        if self.edges and (self.user_embeddings or self.item_embeddings):
+            raise ValueError("edges are LightGCN's; with user_embeddings or item_embeddings leave them out")
+        if self.user_reads == "neighbours" and not any(one.kind != "item_attribute" for one in self.edges):
+            raise ValueError("user_reads: neighbours needs edges of users (user_user or user_attribute)")
         if self.sasrec is not None and self.sasrec.text and self.text_encoder is None:
             raise ValueError("sasrec.text needs text_encoder")
         return self
