@@ -27,8 +27,8 @@ from recsys.embeddings.lightgcn import LightGCN, LightGCNConfig, message_scales,
 from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.recommender import Request
 
-U, I, A = 7, 9, 4  # users, items, attributes
-N = U + I + A
+U, ITEMS, A = 7, 9, 4  # users, items, attributes
+N = U + ITEMS + A
 
 
 def distinct(generator, first, second, count):
@@ -41,9 +41,9 @@ def edges():
     """User–item pairs [2, E] (items from 0), and nodes of friends, users' tags and items' tags."""
     draw = np.random.default_rng(0)
     friends = np.unique(np.sort(distinct(draw, (0, U), (0, U), 12), axis=0), axis=1)
-    tags = distinct(draw, (0, U), (U + I, N), 14)
-    kinds = distinct(draw, (U, U + I), (U + I, N), 12)
-    return distinct(draw, (0, U - 1), (20, 20 + I), 20) - np.array([[0], [20]]), friends, tags, kinds
+    tags = distinct(draw, (0, U), (U + ITEMS, N), 14)
+    kinds = distinct(draw, (U, U + ITEMS), (U + ITEMS, N), 12)
+    return distinct(draw, (0, U - 1), (20, 20 + ITEMS), 20) - np.array([[0], [20]]), friends, tags, kinds
 
 
 def graph_of(edges, times=None, weights=(0.5, 2.0, 0.7)) -> TypedGraph:
@@ -54,14 +54,14 @@ def graph_of(edges, times=None, weights=(0.5, 2.0, 0.7)) -> TypedGraph:
         if times is not None and kind != "item_attribute":
             since = times[: nodes.shape[1]]
         typed.append(TypedEdges(kind, nodes, since, np.ones(nodes.shape[1], bool), weight))
-    return TypedGraph(tuple(typed), U, I, A, ())
+    return TypedGraph(tuple(typed), U, ITEMS, A, ())
 
 
 def model_of(edges, graph: TypedGraph, layers: int = 3) -> LightGCN:
     users, items = edges[0]
-    adjacency = normalised_adjacency(users, items, U, I, None, graph.learned(), A)
-    scales = message_scales(users, items, I, np.ones(len(users)))
-    return LightGCN(adjacency, U, LightGCNConfig(dim=5, layers=layers), 0, scales, I)
+    adjacency = normalised_adjacency(users, items, U, ITEMS, None, graph.learned(), A)
+    scales = message_scales(users, items, ITEMS, np.ones(len(users)))
+    return LightGCN(adjacency, U, LightGCNConfig(dim=5, layers=layers), 0, scales, ITEMS)
 
 
 def by_type(edges):
@@ -108,12 +108,12 @@ def test_two_layers_and_their_gradient_equal_pygs_hetero_conv_of_lg_convs(edges)
 def test_user_item_edges_alone_give_the_bytes_that_they_always_gave(edges):
     users, items = edges[0]
     plain, typed = (
-        LightGCN(normalised_adjacency(users, items, U, I, *more), U, LightGCNConfig(dim=5), 0)
+        LightGCN(normalised_adjacency(users, items, U, ITEMS, *more), U, LightGCNConfig(dim=5), 0)
         for more in ((), (None, [], 0))
     )
     assert torch.equal(plain.adjacency.values(), typed.adjacency.values())
     assert torch.equal(plain.message_table(), typed.message_table())
-    ones = message_scales(users, items, I, np.ones(len(users)))
+    ones = message_scales(users, items, ITEMS, np.ones(len(users)))
     torch.testing.assert_close(typed._scales(), ones)  # what the typed graph uses is what the degrees tell
 
 
@@ -142,7 +142,7 @@ def test_neighbours_count_from_strictly_after_their_moment(edges):
     users, moments, vectors = neighbour_sums(model, graph)
     start = model.embedding.detach()
     total = ((start + model.adjacency @ start) / 3).numpy()
-    said = users_of(model, graph, HistoryVectors(np.zeros((I, 5)), None, "x"), "neighbours").said
+    said = users_of(model, graph, HistoryVectors(np.zeros((ITEMS, 5)), None, "x"), "neighbours").said
     assert (np.diff(users) >= 0).all()
     for user in range(U):
         for moment in range(9, 17):
