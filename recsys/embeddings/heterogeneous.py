@@ -97,45 +97,52 @@ class TypedGraph:
 
 
 def read_graph(configs: Sequence[EdgesConfig], dataset: Dataset, time: Reading = "auto") -> TypedGraph:
-    """Read every file; rows of users or items that the run does not know are left out and counted.
+    """Read every file; rows of users or items that the run does not know are left out and counted, rows of one node with itself left out.
 
-    Raises `DataError` where a file has no row of known ones.
+    An attribute is a node where the graph learns an edge of it; others say nothing, and are left out: that they are there may be told
+    by what is held out. Raises `DataError` where a file has no row of known ids.
     """
     users = dataset.user_numbers
     items = {name: dataset.n_users + number for number, name in enumerate(dataset.catalogue.item_ids)}
-    others: dict[tuple[str, str], int] = {}
-    first_kept = _first_not_fit(dataset)
-    edges, facts = [], []
+    first_not_fit = _first_not_fit(dataset)
+    rows, named = [], set()
     for config in configs:
         read = read_edges(
             config.file, config.from_column, config.to_column, config.moment, config.delimiter, time
         )
         of: Mapping[str, int] = items if config.kind == "item_attribute" else users
         start = np.array([of.get(name, -1) for name in read.start], np.int64)
-        if config.kind == "user_user":
-            end = np.array([users.get(name, -1) for name in read.end], np.int64)
-        else:
-            base = dataset.n_users + dataset.n_items
-            names = [(config.vocabulary, name) for name in read.end]
-            end = np.array(
-                [base + others.setdefault(name, len(others)) if node >= 0 else -1
-                 for name, node in zip(names, start, strict=True)], np.int64,
-            )  # fmt: skip
         times = np.full(len(start), ALWAYS) if read.times is None else read.times
-        known = (start >= 0) & (end >= 0) & (start != end)
-        if not known.any():
+        if config.kind != "user_user":
+            learned = start >= 0
+            if config.kind == "user_attribute":
+                learned &= times < first_not_fit[start]
+            named |= {(config.vocabulary, name) for name in read.end[learned]}
+        if not (start >= 0).any() or (
+            config.kind == "user_user" and not any(name in users for name in read.end)
+        ):
             ours = next(iter(of), "nothing")
             raise DataError(
                 f"{config.file}: no row of it is of ids that the run knows (the first is {read.start[0]!r}; the run's look like {ours!r})"
             )
-        found = _distinct(config, start[known], end[known], times[known], first_kept)
+        rows.append((start, read.end, times))
+    attributes = {name: dataset.n_users + dataset.n_items + at for at, name in enumerate(sorted(named))}
+    edges, facts = [], []
+    for config, (start, names, times) in zip(configs, rows, strict=True):
+        if config.kind == "user_user":
+            end = np.array([users.get(name, -1) for name in names], np.int64)
+            unknown = (start < 0) | (end < 0)
+        else:
+            end = np.array([attributes.get((config.vocabulary, name), -1) for name in names], np.int64)
+            unknown = start < 0
+        known = (start >= 0) & (end >= 0) & (start != end)
+        found = _distinct(config, start[known], end[known], times[known], first_not_fit)
         edges.append(found)
-        unknown = int(((start < 0) | (end < 0)).sum())
         facts.append(
             {"file": config.file.name, "kind": config.kind, "dated": config.moment is not None,
-             "learned": int(found.learned.sum()), "rows_of_unknown_ids": unknown}
+             "learned": int(found.learned.sum()), "rows_of_unknown_ids": int(unknown.sum())}
         )  # fmt: skip
-    return TypedGraph(tuple(edges), dataset.n_users, dataset.n_items, len(others), tuple(facts))
+    return TypedGraph(tuple(edges), dataset.n_users, dataset.n_items, len(attributes), tuple(facts))
 
 
 def _first_not_fit(dataset: Dataset) -> np.ndarray:

@@ -213,7 +213,9 @@ def test_tags_of_people_and_of_items_share_nodes_where_they_share_a_vocabulary(t
     )
     graph = read_graph([tags, kinds], data, "ordinal")
     assert graph.n_others == 2
-    assert [some.nodes.T.tolist() for some in graph.edges] == [[[0, 7], [1, 8]], [[4, 8], [6, 7]]]
+    assert [some.nodes.T.tolist() for some in graph.edges] == [[[0, 8], [1, 7]], [[4, 7], [6, 8]]]
+    late = data_of([0, 1], [0, 0], [3, 9], [TEST, TEST])  # then jazz alone is learned, and rock is no node
+    assert [some.nodes.T.tolist() for some in read_graph([tags], late, "ordinal").edges] == [[[1, 7]]]
     apart = read_graph([tags, kinds.model_copy(update={"vocabulary": "kinds"})], data, "ordinal")
     assert apart.n_others == 4
 
