@@ -24,29 +24,65 @@ from evaluation.softmax import Scorer, best_temperature, rows_at_once
 from recsys.recommender import Request
 from recsys.training.devices import resolve_device
 
+PART = (
+    1 << 17
+)  # scores of a factor that are looked at together: half a MiB, and a few factors fit into a core's cache
 FLAT = 0.01  # nats a spread of an expert's scores: where the likelihood no longer rises
 # 1 / s, of which validation chooses
 TEMPERATURES = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
 
 
 class Product:
-    """A scorer: Σ_k w_k · s_k."""
+    """A scorer: Σ_k w_k · s_k.
 
-    def __init__(self, name: str, scorers: Sequence[Scorer], weights: Sequence[float]):
+    An expert that knows nothing of a request gives it zeros, and so leaves the product. Where those are all zeros that are `asked`
+    (places among the scorers; the others say the same of everybody, and their weights are those of people who are known), the product
+    is `otherwise` alone: a scorer, or one of the factors by its place.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        scorers: Sequence[Scorer],
+        weights: Sequence[float],
+        asked: Sequence[int] = (),
+        otherwise: Scorer | int = 0,
+    ):
         """Raises `ValueError` unless there is one finite weight for each of at least one scorer."""
         if not scorers or len(scorers) != len(weights) or not np.isfinite(weights).all():
             raise ValueError(
                 f"{name}: {len(scorers)} experts need as many finite weights, got {list(weights)}"
             )
         self.name, self.scorers, self.weights = name, list(scorers), [float(weight) for weight in weights]
+        self.asked, self.otherwise = list(asked), otherwise
 
     def scores(self, requests: Sequence[Request]) -> np.ndarray:
         """Scores [R, N] (float32)."""
-        total = sum(
-            np.float32(weight) * np.asarray(scorer.scores(requests), np.float32)
-            for weight, scorer in zip(self.weights, self.scorers, strict=True)
+        factors = [np.asarray(scorer.scores(requests), np.float32) for scorer in self.scorers]
+        total = np.asarray(
+            sum(np.float32(weight) * factor for weight, factor in zip(self.weights, factors, strict=True))
         )
-        return np.asarray(total)
+        alone = np.flatnonzero(self._knows_nothing(factors, len(requests)))
+        if alone.size:
+            if isinstance(self.otherwise, int):
+                total[alone] = factors[self.otherwise][alone]
+            else:
+                total[alone] = self.otherwise.scores([requests[row] for row in alone])
+        return total
+
+    def knows_nothing(self, requests: Sequence[Request]) -> np.ndarray:
+        """Bool [R]: is the request answered by `otherwise` alone?"""
+        factors = [np.asarray(self.scorers[at].scores(requests)) for at in self.asked]
+        return self._nothing_in(factors, len(requests))
+
+    def _knows_nothing(self, factors: Sequence[np.ndarray], count: int) -> np.ndarray:
+        return self._nothing_in([factors[at] for at in self.asked], count)
+
+    @staticmethod
+    def _nothing_in(asked: Sequence[np.ndarray], count: int) -> np.ndarray:
+        if not asked:
+            return np.zeros(count, bool)
+        return ~np.any([factor.any(1) for factor in asked], axis=0)
 
 
 @dataclass(frozen=True)
@@ -97,6 +133,7 @@ class Differences:
         self.folder, self.requests, self.targets = folder, requests, np.asarray(targets)
         self.rows, self.n_items, self._count = rows_at_once(n_items), n_items, 0
         self.device = resolve_device("auto")
+        self._alone: dict[Path, float] = {}  # the nats of a factor with the best weight of its own
 
     def add(self, scorer: Scorer) -> Path:
         """Ask a scorer about every instance; the file of its differences. Delete it when it has been used."""
@@ -127,12 +164,17 @@ class Differences:
             )
         return out
 
-    def blocks(self, paths: Sequence[Path]) -> Iterator[Block]:
-        """The instances in order, each time as many as are held at once."""
-        for start in range(0, len(self.requests), self.rows):
-            rows = min(self.rows, len(self.requests) - start)
-            features = [self._read(path, np.float32, start, rows) for path in paths]
-            yield features, self._read(self._out, np.bool_, start, rows)
+    def blocks(self, paths: Sequence[Path]) -> Iterator[Iterator[Block]]:
+        """The instances in order: blocks of `rows`, whose sums are numbers, in parts that a core's cache holds."""
+        whole = self.device.type != "cpu"
+        size = self.rows if whole else max(1, min(self.rows, PART // max(1, self.n_items)))
+        for first in range(0, len(self.requests), self.rows):
+            end = min(first + self.rows, len(self.requests))
+            yield (self._block(paths, at, min(size, end - at)) for at in range(first, end, size))
+
+    def _block(self, paths: Sequence[Path], start: int, rows: int) -> Block:
+        features = [self._read(path, np.float32, start, rows) for path in paths]
+        return features, self._read(self._out, np.bool_, start, rows)
 
     def _read(self, path: Path, kind: type, start: int, rows: int) -> torch.Tensor:
         offset = start * self.n_items * np.dtype(kind).itemsize
@@ -141,18 +183,22 @@ class Differences:
 
     def fit(self, paths: Sequence[Path]) -> Weights:
         """`fit_weights` of the factors whose differences are in `paths`."""
-        alone = [self._best([path])[1] for path in paths]
+        for path in paths:
+            if path not in self._alone:
+                self._alone[path] = self._best([path])[1]
         values, nats = self._best(paths)
         log_p = self._log_p(paths, [values / temperature for temperature in TEMPERATURES])
         temperature = best_temperature(log_p, self.requests, TEMPERATURES)
+        alone = [self._alone[path] for path in paths]
         return Weights(values.tolist(), nats, alone, temperature, len(self.requests))
 
     def _log_p(self, paths: Sequence[Path], weights: Sequence[np.ndarray]) -> np.ndarray:
         """log p of each target [R, G] by G sets of weights: its own logit is 0."""
         return np.concatenate(
             [
-                np.stack([-_logits(block, some).logsumexp(1).cpu().numpy() for some in weights], 1)
+                np.stack([-_logits(part, some).logsumexp(1).cpu().numpy() for some in weights], 1)
                 for block in self.blocks(paths)
+                for part in block
             ]
         )
 
@@ -160,7 +206,7 @@ class Differences:
         """The minimum of mean_r log Σ_i exp(w · f_ri) over w [K], by L-BFGS in units of each factor's spread."""
         from scipy.optimize import minimize
 
-        features, out = next(self.blocks(paths))
+        features, out = self._block(paths, 0, min(self.rows, len(self.requests)))
         scale = np.array([max(float(feature[~out].std()), 1e-6) for feature in features])
         del features, out
         rows = len(self.requests)
@@ -168,14 +214,14 @@ class Differences:
         def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
             value, gradient = 0.0, np.zeros(len(paths))
             for block in self.blocks(paths):
-                logits = _logits(block, weights / scale)
-                total = logits.logsumexp(1, keepdim=True)
-                share = (logits - total).exp_()
-                value += float(total.sum(dtype=torch.float64))
-                gradient += [
-                    float(torch.linalg.vecdot(share, feature).sum(dtype=torch.float64))
-                    for feature in block[0]
-                ]
+                totals, slopes = [], []
+                for part in block:
+                    logits = _logits(part, weights / scale)
+                    totals.append(logits.logsumexp(1, keepdim=True))
+                    share = logits.sub_(totals[-1]).exp_()
+                    slopes.append([torch.linalg.vecdot(share, feature) for feature in part[0]])
+                value += _sum(totals)
+                gradient += [_sum(some) for some in zip(*slopes, strict=True)]
             return value / rows, gradient / scale / rows
 
         start = np.full(len(paths), 1.0 / len(paths))
@@ -184,6 +230,10 @@ class Differences:
         if not np.abs(found.jac).max() < FLAT:
             raise FloatingPointError(f"the weights of the experts did not converge: {found.message}")
         return found.x / scale, float(found.fun)
+
+
+def _sum(parts: Sequence[torch.Tensor]) -> float:
+    return float(torch.cat(list(parts)).sum(dtype=torch.float64))
 
 
 def _logits(block: Block, weights: np.ndarray) -> torch.Tensor:

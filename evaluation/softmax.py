@@ -8,19 +8,20 @@ depend on what is asked beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from evaluation.metrics import expected_hit, pad_lists
 from evaluation.statistics import user_means
-from recsys.recommender import ProbabilisticRecommender, Ranked, Request
+from recsys.recommender import Ranked, Request
 from recsys.requests import blocks
 from recsys.seeds import derive, uniforms_at
 from recsys.training.devices import resolve_device
 
+PART = 64  # places of a row whose maximum stands for all of them when its largest are looked for
 BLOCK = 512  # requests scored at once, at most: 512 × 12,000 items of float64 are 50 MB
 NUMBERS = (
     1 << 25
@@ -77,6 +78,9 @@ class SoftmaxOver:
         self.name = name if name is not None else f"{scorer.name} (softmax)"
         self.device, self.rows = resolve_device("auto"), rows_at_once(n_items)
         self._kept: tuple[list[Request], torch.Tensor] | None = None
+        self._tempered: tuple[float, torch.Tensor] | None = (
+            None  # a temperature, and log p of what is kept at it
+        )
 
     def recommend(
         self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
@@ -91,8 +95,7 @@ class SoftmaxOver:
             log_p = self._log_p(block, temperature or 1.0)
             keys = log_p
             if temperature > 0:  # the order of log p + Gumbel noise is the order of draws without replacement
-                uniform = _uniforms(block, seed, "distinct", log_p.shape[1], self.device)
-                keys = log_p - torch.log(-torch.log(uniform.clamp(min=1e-300)))
+                keys = log_p + NOISE.gumbels(block, seed, log_p.shape[1], self.device)
             found = _largest(keys, n)
             places = torch.from_numpy(pad_lists(found, n).clip(min=0)).to(self.device)
             values = log_p.gather(1, places).cpu().numpy()
@@ -143,21 +146,30 @@ class SoftmaxOver:
                 values[rows, column] = self._log_p(block, temperature).gather(1, wanted)[:, 0].cpu().numpy()
         return values
 
+    def log_probs(self, requests: Sequence[Request], temperature: float = 1.0) -> np.ndarray:
+        """log p [R, N] of every item; −inf where it is excluded."""
+        return np.concatenate(
+            [self._log_p(block, temperature).cpu().numpy() for block in blocks(requests, self.rows)]
+        )
+
     def context_tokens(self, requests: Sequence[Request]) -> float:
         """0: there is no prompt."""
         return 0.0
 
     def forget(self) -> None:
         """Drop what was asked last."""
-        self._kept = None
+        self._kept = self._tempered = None
 
     def _log_p(self, block: list[Request], temperature: float) -> torch.Tensor:
         """log p [R, N] (float64); −inf where an item is not available, all of a row where nothing is."""
         if not temperature > 0:
             raise ValueError(f"{self.name}: a distribution needs a temperature above 0, got {temperature}")
         logits = self._logits(block)
-        log_p = (logits / (self.t0 * temperature)).log_softmax(1)
-        return torch.where(torch.isneginf(logits), -torch.inf, log_p)  # a row of −inf alone comes out as NaN
+        if self._tempered is None or self._tempered[0] != temperature:
+            log_p = (logits / (self.t0 * temperature)).log_softmax(1)
+            # a row of −inf alone comes out as NaN
+            self._tempered = temperature, torch.where(torch.isneginf(logits), -torch.inf, log_p)
+        return self._tempered[1]
 
     def _logits(self, block: list[Request]) -> torch.Tensor:
         """Scores [R, N] with −inf where an item is not available."""
@@ -177,36 +189,8 @@ class SoftmaxOver:
                 "infinite"
             )
         logits = torch.from_numpy(scores).to(self.device)
-        self._kept = list(block), logits
+        self._kept, self._tempered = (list(block), logits), None
         return logits
-
-
-def choose_temperature(
-    scorer: Scorer | ProbabilisticRecommender,
-    requests: Sequence[Request],
-    targets: np.ndarray,
-    grid: Sequence[float],
-    users: np.ndarray | None = None,
-    n: int = 30,
-    n_items: int = 0,
-) -> float:
-    """The temperature of `grid` with the highest expected hit-rate@n on *validation* instances;
-    the first on a tie.
-
-    A scorer's T0, or a probabilistic recommender's own sampling temperature. `users` [R]: average each user's
-    instances first, as the test figures do; by default the requests' own users.
-    """
-    if not len(requests) or not len(grid):
-        raise ValueError("choose_temperature needs at least one validation instance and one temperature")
-    method: Any = (
-        scorer if isinstance(scorer, ProbabilisticRecommender) else SoftmaxOver(scorer, n_items=n_items)
-    )
-    targets = np.asarray(targets)
-    if hasattr(method, "log_prob_at"):  # all of them for the price of one
-        log_p = method.log_prob_at(requests, targets, grid)
-    else:
-        log_p = np.stack([method.log_prob(requests, targets, temperature=t) for t in grid], 1)
-    return best_temperature(log_p, requests, grid, users, n)
 
 
 def best_temperature(
@@ -216,7 +200,13 @@ def best_temperature(
     users: np.ndarray | None = None,
     n: int = 30,
 ) -> float:
-    """`choose_temperature` from the targets' log-probabilities [R, G] at each temperature of `grid`."""
+    """The temperature of `grid` with the highest expected hit-rate@n on *validation* instances, from their targets'
+    log-probabilities `log_p` [R, G] there; the first on a tie.
+
+    `users` [R]: average each user's instances first, as the test figures do; by default the requests' own users.
+    """
+    if not len(requests) or not len(grid):
+        raise ValueError("a temperature is chosen on at least one validation instance, among at least one")
     if users is None:
         users = np.array([-1 - at if r.user is None else r.user for at, r in enumerate(requests)])
     rates = [user_means(expected_hit(column, n), users)[1].mean() for column in log_p.T]
@@ -237,6 +227,25 @@ def _uniforms(
     return torch.from_numpy(uniforms_at(keys[:, None], np.arange(n))).to(device)
 
 
+class _LastNoise:
+    """Gumbel numbers of the requests that were asked about last: rows of a table are asked about the same ones in turn."""
+
+    def __init__(self) -> None:
+        self._last: tuple[list[Request], tuple, torch.Tensor] | None = None
+
+    def gumbels(self, block: Sequence[Request], seed: int, n: int, device: torch.device) -> torch.Tensor:
+        """Standard Gumbel numbers [R, n] (float64), of each request's own, for drawing without replacement; not to be written to."""
+        key, last = (seed, n, device), self._last
+        if last is None or last[1] != key or not _same(last[0], block):
+            self._last = None  # before another is made
+            noise = _uniforms(block, seed, "distinct", n, device).clamp_(min=1e-300)
+            last = self._last = list(block), key, noise.log_().neg_().log_().neg_()
+        return last[2]
+
+
+NOISE = _LastNoise()
+
+
 def _names(request: Request) -> tuple[int | str, ...]:
     return ("unknown" if request.user is None else request.user), request.request_id, request.time
 
@@ -250,13 +259,23 @@ def _largest(keys: torch.Tensor, n: int) -> list[np.ndarray]:
         counts = (~torch.isneginf(values[:, :n])).sum(1).tolist()
         found = places[:, :n].cpu().numpy()
         return [row[:count] for row, count in zip(found, counts, strict=True)]
-    return [_largest_of(row, n) for row in keys.numpy()]
+    return [row[:n] for row in _ordered(keys, n)]
 
 
-def _largest_of(keys: np.ndarray, n: int) -> np.ndarray:
-    """The same of one row [N], without sorting all of it."""
-    places = np.flatnonzero(keys > -np.inf)
-    if n < len(places):
-        least = np.partition(keys, len(keys) - n)[len(keys) - n]
-        places = np.flatnonzero(keys >= least)
-    return places[np.argsort(-keys[places], kind="stable")[:n]]
+def _ordered(keys: torch.Tensor, n: int) -> Iterator[np.ndarray]:
+    """Of each row [N] the places of at least its `n` largest keys above −inf, in order, without sorting all of it: whoever is
+    among the n largest is in one of the n parts of a row with the largest maxima.
+    """
+    rows, count = keys.shape
+    least = keys.new_full((rows,), -torch.inf)
+    if n * PART < count:
+        whole = count // PART * PART
+        most = (
+            torch.cat([keys[:, :whole].view(rows, -1, PART).amax(2), keys[:, whole:].amax(1, True)], 1)
+            if whole < count
+            else (keys.view(rows, -1, PART).amax(2))
+        )
+        least = most.topk(n, 1).values[:, -1]
+    for row, bound in zip(keys.numpy(), least.tolist(), strict=True):
+        places = np.flatnonzero(row >= bound if bound > -np.inf else row > bound)
+        yield places[np.argsort(-row[places], kind="stable")]

@@ -41,10 +41,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A ranked answer, best first: `items` [k] and their `scores` [k]. k ≤ n when fewer items are allowed."""
+    """A ranked answer, best first: `items` [k] and their `scores` [k]. k ≤ n when fewer items are allowed.
+
+    Not `proven`: the search for it was cut short, so some other item may belong into it.
+    """
 
     items: np.ndarray
     scores: np.ndarray
+    proven: bool = True
 
 
 @runtime_checkable

@@ -1,8 +1,8 @@
-"""Which items each request may get, node by node inside the trie.
+"""Which items each request may get, inside the trie.
 
 One definition, for sampler and scorer alike: an item is available to a request iff it is in the request's
-allow-list (or there is none) and not excluded; a node is live iff an available item is under it.
-Probabilities are those of the trie of live nodes, at every level.
+allow-list (or there is none) and not excluded; a node is live iff an available item is under it. `mask` makes
+probabilities those of the trie of live nodes, node by node; `llm.decoding.left` those of the distribution as a whole.
 
 Nothing of the catalogue's size is made. An allow-list is the sorted nodes of each depth that have a listed
 item under them; exclusions are the sorted (request, node) pairs of each depth that are dead because of them,
@@ -85,11 +85,11 @@ class Constraints:
     def allowed(self, depth: int, nodes: Tensor, rows: Tensor) -> Tensor:
         """Bool, the shape of `nodes`: has the node of `depth` a leaf that its request in `rows` may get?"""
         n = self.trie.n_nodes[depth]
-        live = ~_contains(self.dead[depth], rows * n + nodes)
+        live = ~contains(self.dead[depth], rows * n + nodes)
         if self.list_of is None:
             return live
         which = self.list_of[rows]
-        return live & ((which < 0) | _contains(self.live[depth], which * n + nodes))
+        return live & ((which < 0) | contains(self.live[depth], which * n + nodes))
 
     def excludes_everything(self) -> Tensor:
         """Bool [R]: requests that have no item left."""
@@ -109,11 +109,11 @@ class Constraints:
         if self.list_of is not None:
             which = self.list_of[rows]
             # list −1 has no keys: its range lies below all of them
-            live = _cells(self.live[depth + 1], which * n, first, count, width, code)
+            live, _ = cells(self.live[depth + 1], which * n, first, count, width, code)
             bias = scores.new_zeros(scores.shape).masked_fill_(which[:, None] >= 0, -torch.inf)
             bias.view(-1).index_fill_(0, live, 0.0)
             scores = scores + bias
-        dead = _cells(self.dead[depth + 1], rows * n, first, count, width, code)
+        dead, _ = cells(self.dead[depth + 1], rows * n, first, count, width, code)
         if len(dead):
             scores = scores.reshape(-1).index_fill(0, dead, -torch.inf).view(scores.shape)
         return scores
@@ -126,11 +126,11 @@ class Constraints:
         """
         trie = self.trie
         keys = torch.unique(rows * trie.n_items + leaves)
-        keys = keys[~_contains(before[-1], keys)]
+        keys = keys[~contains(before[-1], keys)]
         rows, nodes = keys // trie.n_items, keys % trie.n_items
         if self.list_of is not None:
             which = self.list_of[rows]
-            listed = (which < 0) | _contains(self.live[-1], which * trie.n_items + nodes)
+            listed = (which < 0) | contains(self.live[-1], which * trie.n_items + nodes)
             keys, rows, nodes = keys[listed], rows[listed], nodes[listed]
         dead = [_merged(before[-1], keys)]
         for depth in range(trie.n_levels - 1, -1, -1):
@@ -166,7 +166,7 @@ class Constraints:
         return torch.where(which < 0, end - first, listed)
 
 
-def _contains(keys: Tensor, values: Tensor) -> Tensor:
+def contains(keys: Tensor, values: Tensor) -> Tensor:
     """Bool, the shape of `values`: is the value in the sorted `keys`?"""
     if not len(keys):
         return torch.zeros_like(values, dtype=torch.bool)
@@ -186,14 +186,14 @@ def _merged(keys: Tensor, more: Tensor) -> Tensor:
     return merged
 
 
-def _cells(
+def cells(
     keys: Tensor, base: Tensor, first: Tensor, count: Tensor, width: int, code: IntArray | None
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """p · width + column for every p and every child in `first[p] .. first[p] + count[p] − 1` with base[p] +
-    child in the sorted `keys`. Its column is its place among these, or its `code`.
+    child in the sorted `keys`, and which of these it is. Its column is its place among the children, or its `code`.
     """
     if not len(keys):
-        return first.new_zeros(0)
+        return first.new_zeros(0), first.new_zeros(0)
     low = base + first
     begin = torch.searchsorted(keys, low)
     found = torch.searchsorted(keys, low + count) - begin
@@ -203,12 +203,12 @@ def _cells(
         # told, it does not wait for the device again
         return values.repeat_interleave(found, output_size=total)
 
-    at = torch.arange(total, device=keys.device)
-    key = keys.index_select(0, at + of_cells(begin + found - found.cumsum(0)))
+    which = torch.arange(total, device=keys.device) + of_cells(begin + found - found.cumsum(0))
+    key = keys.index_select(0, which)
     start = torch.arange(len(low), device=keys.device) * width
     if code is None:
-        return key + of_cells(start - low)
-    return code[key - of_cells(base)] + of_cells(start)
+        return key + of_cells(start - low), which
+    return code[key - of_cells(base)] + of_cells(start), which
 
 
 def _distinct_lists(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-Source = Literal["collaborative", "text", "joined"]
+from semantic_ids.config import Source
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What every residual quantizer here answers, and the two pieces that they share: k-means and residual codes.
+"""What every residual quantizer here answers, the two pieces that they share (k-means, residual codes), and residual k-means itself.
 
 A vector x goes into a latent space, z = latent(x), and is written there as a sum of one codebook vector a
 level, z ≈ e¹[c₁] + … + eᴸ[c_L], each level coding what the levels before it left over (Lee et al., arXiv
@@ -17,6 +17,8 @@ import faiss
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from recsys.seeds import derive
 
 CHUNK = 2048  # rows coded at once: their distances stay in the cache
 
@@ -152,3 +154,37 @@ def kmeans(rows: np.ndarray, size: int, seed: int, tries: int = 3, steps: int = 
         means.train(rows)
     assert means.centroids is not None
     return means.centroids.reshape(size, -1).copy()
+
+
+class ResidualKMeans(Quantizer):
+    """Residual k-means: greedy residual quantisation with codebooks [sizes[l], dim] in the vectors' own space.
+
+    No network and no gradient. Seconds for a million vectors, and a strong baseline for RQ-VAE.
+    """
+
+    def __init__(self, dim: int, sizes: Sequence[int]):
+        super().__init__(dim, sizes)
+        for level, size in enumerate(self.sizes):
+            self.register_buffer(f"codebook_{level}", torch.zeros(size, dim))
+
+    @property
+    def codebooks(self) -> list[Tensor]:
+        return [self.get_buffer(f"codebook_{level}") for level in range(len(self.sizes))]
+
+    def latent(self, vectors: Tensor) -> Tensor:
+        return vectors
+
+    def from_latent(self, latent: Tensor) -> Tensor:
+        return latent
+
+    def fit(self, vectors: np.ndarray, checkpoint: Path, seed: int, quiet: bool = False) -> dict:
+        """See `Quantizer.fit`; nothing to resume. Curves: relative squared error left after each level."""
+        rest = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+        total = float((rest - rest.mean(0)).square().sum())
+        errors = []
+        for level, codebook in enumerate(self.codebooks):
+            means = kmeans(rest.numpy(), self.sizes[level], derive(seed, "kmeans", level))
+            codebook.copy_(torch.from_numpy(means))
+            rest = rest - codebook[residual_codes(rest, [codebook])[:, 0]]
+            errors.append(float(rest.square().sum()) / total if total > 0 else 0.0)
+        return {"relative_error_by_level": errors}

@@ -15,27 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys.config import StageConfig
 from recsys.seeds import derive, rng, torch_generator
 from recsys.training import loop
+from semantic_ids.config import RQVAEConfig
 from semantic_ids.quantizer import Quantizer, kmeans, nearest
-
-
-class RQVAEConfig(StageConfig):
-    hidden: tuple[int, ...] = (256,)  # widths of the encoder's layers; the decoder mirrors them
-    latent: int = Field(default=64, ge=1)  # dimensions of the quantised space
-    steps: int = Field(default=600, ge=1)  # optimiser steps; 1,500 explain 2 points more on 3,650 items
-    warmup: int = Field(default=100, ge=0)  # steps of the autoencoder alone, before k-means starts the codes
-    batch: int = Field(default=512, ge=1)  # items a step; a smaller catalogue is taken whole
-    lr: float = Field(default=5e-3, gt=0)  # AdamW, cosine down; 2e-3 left 3 points more error after 600 steps
-    weight_decay: float = Field(default=1e-4, ge=0)  # of AdamW; 1e-2 changed nothing
-    commitment: float = Field(default=0.25, ge=0)  # β: pull of latents to their codes; both papers' value
-    decay: float = Field(default=0.95, gt=0, lt=1)  # of the codebooks' moving average, per step
-    restart_below: float = Field(default=0.05, ge=0, lt=1)  # of an even use: a code used less is dead
 
 
 class RQVAE(Quantizer):

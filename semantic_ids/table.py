@@ -12,18 +12,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from semantic_ids.config import Policy
 from semantic_ids.quantizer import residual_codes, sum_of_codes
 from semantic_ids.trie import Trie
 
 FORMAT = 1
-Policy = Literal["reassign", "extra_level"]
 
 
 class SemanticIdTable:

@@ -6,48 +6,18 @@ import json
 import math
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
 from safetensors.numpy import load_file
 
-from recsys.config import StageConfig
 from recsys.run import Run
-from semantic_ids.inputs import InputSpace, Source
+from semantic_ids.config import TokenizeConfig
+from semantic_ids.inputs import InputSpace
 from semantic_ids.new_items import ContentPath, held_out_quality
 from semantic_ids.quality import quality_report
-from semantic_ids.rqvae import RQVAEConfig
-from semantic_ids.table import Policy, SemanticIdTable, check_capacity, make_unique
+from semantic_ids.table import SemanticIdTable, check_capacity, make_unique
 from semantic_ids.tokenizer import ItemTokenizer, make_quantizer, without_gaps
-
-
-class TokenizeConfig(StageConfig):
-    # residual_kmeans: no network, seconds at any size
-    quantizer: Literal["rqvae", "residual_kmeans"] = "rqvae"
-    source: Source = "collaborative"  # what items are alike by: who takes them, their text, or both joined
-    # of the text block where joined; its share of distance is w² / (1 + w²)
-    text_weight: float = Field(0.5, gt=0)
-    # principal axes kept of the text vectors: the rest is mostly wording
-    text_dims: int = Field(default=64, ge=1)
-    # codes an item; TIGER's choice, and each level costs the generator a token
-    levels: int = Field(default=3, ge=1)
-    size: int | tuple[int, ...] = 64  # codes a level (or one number a level); 64³ = 262,144 IDs
-    collision: Policy = "reassign"  # or extra_level, TIGER's fourth code; see table.make_unique
-    seed: int = 0
-    rqvae: RQVAEConfig = RQVAEConfig()
-
-    @model_validator(mode="after")
-    def _one_size_a_level(self) -> TokenizeConfig:
-        if len(self.sizes) != self.levels:
-            raise ValueError(f"size {self.size} has {len(self.sizes)} levels, but levels is {self.levels}")
-        if min(self.sizes) < 2:
-            raise ValueError(f"size {self.size}: a level needs at least 2 codes")
-        return self
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return (self.size,) * self.levels if isinstance(self.size, int) else self.size
 
 
 def tokenize_items(config: TokenizeConfig, run: Run) -> None:

@@ -13,11 +13,11 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from recsys.run import Run
+from semantic_ids.config import RQVAEConfig
 from semantic_ids.inputs import InputSpace
 from semantic_ids.new_items import ContentPath
-from semantic_ids.quantizer import Quantizer
-from semantic_ids.residual_kmeans import ResidualKMeans
-from semantic_ids.rqvae import RQVAE, RQVAEConfig
+from semantic_ids.quantizer import Quantizer, ResidualKMeans
+from semantic_ids.rqvae import RQVAE
 from semantic_ids.table import SemanticIdTable, place_new
 
 ARTIFACTS = ("quantizer.safetensors", "quantizer.json", "inputs.safetensors")

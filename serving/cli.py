@@ -20,10 +20,12 @@ from serving.commands import (
     online,
     playlists,
     recommend,
+    serve,
     stages,
     summarize,
     task,
     user,
+    value,
 )
 from serving.engines.base import COLLECT_AFTER
 
@@ -82,6 +84,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "align": music.align,
     "music": music.music,
     "playlists": playlists.playlists,
+    "serve": serve.serve,
+    "keys": serve.keys,
+    "value": value.value,
     "compare-ids": compare_ids.compare_ids,
     "export": export.export,
     "import": export.import_,

@@ -15,7 +15,7 @@ from serving.config.first_look import chosen
 from serving.config.run import RunConfig
 from serving.config.sections import UPSTREAM
 from serving.config.truth import refuse_other_settings
-from serving.engines.base import Engine
+from serving.engines.base import Engine, workers_of
 from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES, STAGES
 from serving.stages.state import print_timings
 
@@ -24,7 +24,7 @@ SHARED = ("adapt", "personalize", "align")  # stages that several processes shar
 
 def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = None) -> None:
     """Run one stage of `STAGES` or `PLAYLIST_STAGES` (its inputs must be there);
-    `evaluate` may be measured by an engine.
+    an engine's workers may make ids integers in `prepare`, read texts in `embed`, and measure in `evaluate`.
 
     Of several processes (`recsys.training.distributed`) all train the language model, and the main one does
     the rest. Raises `RunError` where the configuration says of an earlier stage what that was not made from.
@@ -43,11 +43,11 @@ def _work_of(name: str, config: RunConfig, run: Run, engine: Engine | None) -> C
         case "prepare":
             from recsys.data.prepare import prepare
 
-            return lambda: prepare(config.prepare, run)
+            return lambda: prepare(config.prepare, run, workers_of(engine))
         case "embed":
             from recsys.embeddings.embed import embed
 
-            return lambda: embed(config.embed, run)
+            return lambda: embed(config.embed, run, workers_of(engine))
         case "tokenize":
             from semantic_ids.tokenize_items import tokenize_items
 

@@ -15,11 +15,21 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.report.plots import by_group, code_use, forest, training_curves, tsne_pair
-from evaluation.report.tables import NONE, Column, TitledTable, all_tables, describe, text
+from evaluation.report.tables import (
+    NONE,
+    Column,
+    TitledTable,
+    all_tables,
+    describe,
+    short_table,
+    text,
+    verdict,
+)
 from evaluation.table.results import Results
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.terminal import shown
 
+SHORT_WIDTH = 100  # of the run's one table
 TERMINAL_WIDTH = 136  # of the widest table; narrower terminals wrap its lines rather than lose its digits
 
 LONGEST_LIST = 12  # longer ones belong to a picture or to the run's json files
@@ -60,8 +70,17 @@ class Section:
 
 
 def print_table(results: Results, console: Console | None = None) -> None:
-    """Print the figures, the comparisons, and the protocol's sentences to the terminal."""
-    print_tables(all_tables(results), describe(results), console or Console())
+    """Print one table and what the p-values decide to the terminal; everything else is in the report."""
+    console = console or Console()
+    title, columns, rows = short_table(results)
+    console = Console(file=console.file, width=SHORT_WIDTH)
+    _print(console, title, columns, rows)
+    more = len(results.rows) - len(rows)
+    left = f"{more} more rows, " if more else ""
+    console.print(shown(verdict(results)), highlight=False)
+    console.print(
+        shown(f"In the report: {left}all figures and comparisons, groups, the protocol."), highlight=False
+    )
 
 
 def print_tables(tables: Sequence[TitledTable], sentences: Sequence[str], console: Console) -> None:

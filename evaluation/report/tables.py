@@ -145,11 +145,100 @@ def all_tables(results: Results) -> list[TitledTable]:
         if name != base:
             others = [one for one in contrasts if one["a"] != name]
             tables.append((f"Against {name}", reference_columns(), others))
+    tables += matched_tables(results)
     for grouping, groups in results.groups.items():
         tables += group_tables(grouping, groups, base, n)
     if any(row.get(cost) is not None for row in results.rows for cost in COSTS):
         tables.append(("What it costs", cost_columns(), results.rows))
     return tables
+
+
+def matched_tables(results: Results) -> list[TitledTable]:
+    """Rows at the one temperature that validation's log-likelihood gave each, and their tests there."""
+    found, n = results.matched, results.protocol["n_candidates"]
+    if not found:
+        return []
+    columns: list[Column] = [
+        ("Row", "name", text),
+        ("t", "temperature", number(2)),
+        ("nats a target", "nats", number(3)),
+        ("95 % interval ", "nats_ci95", _nats_interval),
+        ("expected", f"expected_hit_rate@{n}", rate),
+        ("95 % interval", f"expected_hit_rate@{n}_ci95", interval),
+    ]
+    tables: list[TitledTable] = [("At matched calibration", columns, found["rows"])]
+    compared: list[Column] = [
+        ("Row", "a", text),
+        ("relative", "relative_pct", percent),
+        ("difference", "difference", signed),
+        ("95 % interval", "difference_ci95", signed_interval),
+        ("p", "p_value", p_value),
+        ("p, Holm", "p_holm", p_value),
+        ("nats", "nats", number(3)),
+        ("p of nats", "nats_p", p_value),
+        ("p, Holm ", "nats_p_holm", p_value),
+    ]
+    for reference, measures in found["references"].items():
+        pairs = zip(measures["expected_matched"], measures["log_p_matched"], strict=True)
+        rows = [
+            one | {"nats": other["difference"], "nats_p": other["p_value"], "nats_p_holm": other["p_holm"]}
+            for one, other in pairs
+        ]
+        tables.append((f"Against {reference}, at matched calibration", compared, rows))
+    return tables
+
+
+def _nats_interval(bounds: Sequence[float] | None) -> str:
+    return NONE if bounds is None else f"{bounds[0]:.3f}, {bounds[1]:.3f}"
+
+
+MOST_ROWS = 12  # of the table on the terminal
+FIRST_ROWS = (
+    "No Context",
+    "E2P",
+    "Static Prefix",
+    "E2P-Random",
+    "Popularity",
+)  # those that are always among them
+
+
+def short_table(results: Results) -> TitledTable:
+    """What the terminal shows: the rows that the comparisons are about and the best others, at most 12, in their order."""
+    n, rows = results.protocol["n_candidates"], results.rows
+    figures = {row["name"]: row[f"top{n}"] or row[f"expected_hit_rate@{n}"] or 0.0 for row in rows}
+    wanted = [name for name in (*results.primary_names, *FIRST_ROWS) if name in figures]
+    best = sorted(figures, key=lambda name: -figures[name])
+    kept = list(dict.fromkeys([*wanted, *best]))[:MOST_ROWS]
+    matched = {one["name"]: one for one in results.matched.get("rows", [])}
+    shown = [
+        row
+        | {
+            "nats_matched": matched.get(row["name"], {}).get("nats"),
+            "matched": matched.get(row["name"], {}).get(f"expected_hit_rate@{n}"),
+        }
+        for row in rows
+        if row["name"] in kept
+    ]
+    k = results.protocol["top_k"][-1]
+    columns: list[Column] = [
+        ("Row", "name", lambda name: name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"),
+        (f"hits@{n}", f"expected_hit_rate@{n}", rate),
+        ("95 %", "ci95", interval),
+        ("matched", "matched", rate),
+        ("nats", "nats_matched", number(2)),
+        (f"top {n}", f"top{n}", rate),
+        (f"R@{k}", f"recall@{k}", rate),
+        (f"N@{k}", f"ndcg@{k}", rate),
+        ("p", "p_holm", p_value),
+    ]
+    return (
+        f"Hit-rate@{n}, means over users (p: against {results.protocol['baseline']}, by Holm)",
+        columns,
+        shown,
+    )
+
+
+LONGEST_NAME = 30
 
 
 def group_tables(grouping: str, groups: Sequence[Mapping], base: str, n: int) -> list[TitledTable]:

@@ -49,7 +49,10 @@ class MeasuredRows:
         return "expected" if "expected" in self.measured[name] else "top"
 
     def printed(self, figure: str) -> str:
-        return {"expected": f"expected_hit_rate@{self.n}", "top": f"top{self.n}"}[figure]
+        name = f"expected_hit_rate@{self.n}"
+        return {"expected": name, "top": f"top{self.n}", "expected_matched": name, "log_p_matched": "nats"}[
+            figure
+        ]
 
     def only(self, mask: np.ndarray) -> MeasuredRows:
         """The same rows on the instances of `mask` [R] alone."""
@@ -58,6 +61,13 @@ class MeasuredRows:
             for name, row in self.measured.items()
         }
         return replace(self, measured=measured, users=self.users[mask])
+
+    def mean_and_interval(self, name: str, figure: str) -> tuple[float, list[float] | None]:
+        """A figure averaged over users, and its 95 % interval."""
+        values = self.per_user(name, figure)
+        assert values is not None
+        interval = mean_interval(values.mean(axis=1), INTERVAL_ALPHA)
+        return float(values.mean()), None if interval is None else list(interval)
 
     def own_mean(self, name: str) -> tuple[float, list[float] | None]:
         """A row's own figure, averaged over users, and its 95 % interval, which stays within 0 and 1."""
@@ -69,14 +79,16 @@ class MeasuredRows:
         return float(per_user.mean()), bounds
 
 
-def contrast(table: MeasuredRows, a: str, b: str, bootstrap: bool = True) -> dict[str, Any]:
-    """Row a minus row b, like with like: expected hit-rates, or both ranked lists if either has no draws.
+def contrast(
+    table: MeasuredRows, a: str, b: str, bootstrap: bool = True, figure: str | None = None
+) -> dict[str, Any]:
+    """Row a minus row b, like with like: a `figure` of both, or else expected hit-rates, or both ranked lists if either has no draws.
 
     The bootstrap is the dear part; without it, its interval is None.
     """
     config = table.config
-    kinds = {table.own_figure(a), table.own_figure(b)}
-    figure = "expected" if kinds == {"expected"} else "top"
+    if figure is None:
+        figure = "expected" if {table.own_figure(a), table.own_figure(b)} == {"expected"} else "top"
     found = no_contrast(a, b, table.printed(figure)) | {"n_users": len(np.unique(table.users))}
     left, right = table.per_user(a, figure), table.per_user(b, figure)
     if left is None or right is None:

@@ -46,15 +46,21 @@ class EvaluateConfig(StageConfig):
     bootstrap_samples: int = Field(2000, ge=100)
     # how often E2P-Random deals out other users' vectors; five is the protocol's least
     random_permutations: int = Field(5, ge=1)
-    # ranked and distinct lists too? They cost a beam search and a second draw a request
+    # ranked and distinct lists too? They cost a search and a second draw a request
     beam_columns: bool = True
     # names of the rows that are measured, in any order; null: all that the run has.
     # No Context, the baseline, always is
     rows: tuple[str, ...] | None = None
-    # measure generative rows on their whole distribution, by one tree pass over the catalogue (exact ranks in
-    # place of a beam; exclusions condition the distribution as a whole): for a GPU, or a small catalogue, as
-    # each request then costs a token for every inner node
+    # measure generative rows by one tree pass over the catalogue (the same ranks and, at t = 1, probabilities; other temperatures
+    # are then of items, not of codes): for a GPU, or a small catalogue, as each request then costs a token for every inner node
     whole_catalogue: bool = False
+    # the default method (what `recommend` answers with where none is named) is chosen on so many validation instances,
+    # by kind of request; 0: on none, and it is E2P or No Context
+    default_instances: int = Field(200, ge=0)
+    # ms a single request for ten items may take, on the machine that evaluates, to be the default
+    default_latency_ms: float = Field(500.0, gt=0)
+    # test instances of the table of queries, and validation instances that choose and weigh its rows; 0: no such table
+    query_instances: int = Field(300, ge=0)
     # replicas of a row that those columns are measured on; 0 = all. One is enough, as no test rests on them
     beam_replicas: int = Field(1, ge=0)
 

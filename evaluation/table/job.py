@@ -175,6 +175,7 @@ def _plan(config: EvaluateConfig, row: Row, index: int) -> Plan:
         cuts=config.top_k,
         temperature=config.temperature,
         chosen_temperature=row.temperature,
+        matched_temperature=row.matched,
         draw_seeds=config.draw_seeds,
         lists=lists,
     )
@@ -198,7 +199,7 @@ def _stack(replicas: list[Columns]) -> Measured:
 def _inputs(config: EvaluateConfig, rows: Sequence[Row], asked: Question) -> str:
     def parts() -> Iterator[str | np.ndarray]:
         yield config.model_dump_json()
-        yield from (f"{row.name}|{len(row.replicas)}|{row.temperature}" for row in rows)
+        yield from (f"{row.name}|{len(row.replicas)}|{row.temperature}|{row.matched}" for row in rows)
         for one in asked.requests:
             allowed = "" if one.allow is None else len(one.allow)
             yield f"{one.request_id}|{one.user}|{one.time}|{one.query}|{len(one.history)}|{len(one.exclude)}|{allowed}"

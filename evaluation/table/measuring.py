@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from evaluation.calibration import LEAST_NATS
 from evaluation.metrics import entropy_from_draws, expected_hit, hits, ndcg_at_k, pad_lists, recall_at_k
 from evaluation.softmax import SoftmaxOver
 from recsys.artifacts.rewrite import write_text_atomically
@@ -38,7 +39,8 @@ class Plan:
     temperature: float
     chosen_temperature: float | None  # the second temperature column
     draw_seeds: tuple[int, ...]
-    lists: bool  # beam and distinct columns too
+    lists: bool  # ranked and distinct columns too
+    matched_temperature: float | None = None  # that of matched calibration
 
 
 def measure(
@@ -101,7 +103,10 @@ def _drawn(
 def _scored(
     method: ProbabilisticRecommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan
 ) -> Columns:
-    log_p = np.asarray(method.log_prob(requests, targets, plan.temperature), dtype=float)
+    wanted = (plan.temperature, plan.chosen_temperature, plan.matched_temperature)
+    temperatures = list(dict.fromkeys(one for one in wanted if one is not None))
+    at = dict(zip(temperatures, _log_probs(method, requests, targets, temperatures), strict=True))
+    log_p = at[plan.temperature]
     bad = np.flatnonzero(np.isnan(log_p))
     if bad.size:
         raise ValueError(
@@ -109,10 +114,24 @@ def _scored(
         )
     columns = {"log_p": log_p, "expected": expected_hit(log_p, plan.n)}
     if plan.chosen_temperature is not None:
-        if plan.chosen_temperature != plan.temperature:
-            log_p = np.asarray(method.log_prob(requests, targets, plan.chosen_temperature), dtype=float)
-        columns["expected_at_temperature"] = expected_hit(log_p, plan.n)
+        columns["expected_at_temperature"] = expected_hit(at[plan.chosen_temperature], plan.n)
+    if plan.matched_temperature is not None:
+        matched = np.maximum(at[plan.matched_temperature], LEAST_NATS)
+        columns |= {"log_p_matched": matched, "expected_matched": expected_hit(matched, plan.n)}
     return columns
+
+
+def _log_probs(
+    method: ProbabilisticRecommender,
+    requests: Sequence[Request],
+    targets: np.ndarray,
+    temperatures: list[float],
+) -> list[np.ndarray]:
+    """log p [R] at each temperature, for the price of one where the method can."""
+    together = getattr(method, "log_prob_at", None)
+    if together is not None:
+        return list(np.asarray(together(requests, targets, temperatures), dtype=float).T)
+    return [np.asarray(method.log_prob(requests, targets, t), dtype=float) for t in temperatures]
 
 
 def _ranked(method: Recommender, requests: Sequence[Request], targets: np.ndarray, plan: Plan) -> Columns:

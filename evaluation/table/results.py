@@ -14,6 +14,7 @@ from evaluation.statistics import holm, sampled_agreement
 from evaluation.table.breakdowns import break_down
 from evaluation.table.comparisons import Measured, MeasuredRows, contrast, no_contrast
 from evaluation.table.config import EvaluateConfig
+from evaluation.table.matched import matched_calibration
 from evaluation.table.rows import COSTS, Row
 from recsys.artifacts.rewrite import write_text_atomically
 
@@ -33,6 +34,13 @@ class Results:
     # grouping -> its groups in order: `group`, `n_users`, `n_instances`,
     # and `rows` with figures of that group alone
     groups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    # the rows and their tests, each row at its fitted temperature (`evaluation.table.matched`)
+    matched: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def primary_names(self) -> tuple[str, str]:
+        """The two rows of the primary comparison."""
+        return self.primary["a"], self.primary["b"]
 
     def row(self, name: str) -> dict[str, Any]:
         for row in self.rows:
@@ -94,9 +102,10 @@ def assemble(
     protocol = protocol | {"n_tests_in_holm_family": tests}
     rows_out = [one | _relative(found) for one, found in zip(figures, against, strict=True)]
     in_groups = break_down(table, baseline, groups)
-    return Results(
-        protocol, rows_out, _primary(first, config, protocol["is_sample"]), effects, references, in_groups
-    )
+    temperatures = {row.name: row.matched for row in rows}
+    matched = matched_calibration(table, temperatures, primary, [one for one in REFERENCES if one in names])
+    stated = _primary(first, config, protocol["is_sample"])
+    return Results(protocol, rows_out, stated, effects, references, in_groups, matched)
 
 
 def _correct(contrasts: Sequence[dict[str, Any]], primary: tuple[str, str]) -> int:

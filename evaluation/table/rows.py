@@ -25,3 +25,7 @@ class Row:
     # seconds from a new user's events to a first answer beyond what any user costs, time of an
     # answer as a multiple of the baseline's
     costs: Mapping[str, float | None] = field(default_factory=dict)
+    matched: float | None = (
+        None  # the temperature at which validation's targets are likeliest (evaluation.calibration)
+    )
+    nats: float | None = None  # log-likelihood of a validation target at `matched`

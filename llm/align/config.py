@@ -11,7 +11,7 @@ from llm.align.targets import Target
 from llm.methods.base import TrainedMethod
 from llm.methods.catalogue import named
 from llm.methods.choices import Method
-from llm.methods.stage2 import Stage2Config
+from llm.methods.config import Stage2Config
 from recsys.config import StageConfig
 
 ReferenceName = Literal["no_personalization", "lm_snapshot"]

@@ -1,7 +1,9 @@
-"""Drawing items inside the trie: i.i.d. sampling, sampling without replacement, beam search. All are exact.
+"""Drawing items inside the trie: i.i.d. sampling, sampling without replacement, the most likely items. All are exact.
 
 A prompt is read once, and each level forwards only the *distinct* prefixes that some draw has reached
-(`llm.decoding.session`). Exclusions and allow-lists are inside the constraint, node by node.
+(`llm.decoding.session`). Exclusions and allow-lists condition the distribution as a whole: a list is that of the whole catalogue
+with what is not available left out (`search`), and i.i.d. draws are of p(item) / (probability of all that is available)
+(`llm.decoding.left`). The scores of a list are of the whole catalogue too, so that no item's depends on what is left out beside it.
 
 Random numbers are derived from (seed, user, request id, time), never from a batch. Logits may differ in the
 last bits with the shape of a batch (about 1e-6 relative), so a draw can differ between batchings only where a
@@ -21,8 +23,11 @@ from recsys.recommender import Request
 from recsys.seeds import derive, rng, uniforms_at
 from semantic_ids.constraints import Constraints
 from semantic_ids.drawing import draw_children
+from semantic_ids.trie_arrays import Mask
 
-BEAM = 30  # nodes a level, at least, of a list that is not drawn
+BEAM = 30  # nodes a level that a list is looked for with at first
+MOST = 1024  # … and at most, where that does not prove the list
+SLACK = 1e-4  # nats: logits of one node differ by less between two walks
 Noise = Callable[[np.ndarray, np.ndarray, int], np.ndarray]  # rows [P], nodes [P], their depth -> [P, width]
 
 
@@ -37,13 +42,16 @@ def draw(
     levels = session.trie.n_levels
     uniforms = np.stack([stream(seed, request, "draw").random((n, levels)) for request in requests])
     session.make_room(n)
-    return draw_with(session, uniforms, temperature)
+    return draw_with(session, uniforms, temperature, session.left(temperature))
 
 
 def draw_with(
-    session: PromptSession, uniforms: np.ndarray, temperature: float = 1.0
+    session: PromptSession, uniforms: np.ndarray, temperature: float = 1.0, within: Mask | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """i.i.d. draws by given numbers `uniforms` [R, n, L] in [0, 1); see `draw`."""
+    """i.i.d. draws by given numbers `uniforms` [R, n, L] in [0, 1); see `draw`. Without a mask `within`
+    exclusions are node by node.
+    """
+    within = session.constraints if within is None else within
     trie, device = session.trie, session.model.device
     n = uniforms.shape[1]
     uniform = torch.from_numpy(uniforms).to(device)[session.alive].reshape(-1, trie.n_levels)
@@ -55,7 +63,7 @@ def draw_with(
         logits = session.logits(depth, current)
         node, value = draw_children(
             trie, depth, current.node, logits, member, uniform[:, depth],
-            temperature, session.constraints, current.row,
+            temperature, within, current.row,
         )  # fmt: skip
         total += value
         key, inverse = torch.unique(rows * trie.n_nodes[depth + 1] + node, return_inverse=True)
@@ -70,27 +78,29 @@ def draw_with(
 
 
 def distinct(
-    session: PromptSession, requests: Sequence[Request], n: int, seed: int, temperature: float = 1.0
+    session: PromptSession,
+    requests: Sequence[Request],
+    n: int,
+    seed: int,
+    temperature: float = 1.0,
+    width: int = MOST,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """`n` items a request without replacement, in draw order, with their log-probabilities.
 
     Gumbel top-k over the leaves, top-down (stochastic beam search, Kool et al. 2019, arXiv 1903.06059, Alg.
     1): a node carries the largest perturbed log-probability below it; children are drawn conditioned on that
-    maximum. A node's noise is its own, whatever else is looked at, so a shorter list is the head of a longer
-    one.
+    maximum. A node's noise is its own, whatever else is looked at or left out, so a shorter list is the head of a longer
+    one, and what is not available is skipped.
     """
-    session.make_room(n)
-    return [
-        (one.items, one.scores) for one in top_k(session, n, temperature, gumbels(session, requests, seed))
-    ]
+    found = search(session, n, width, temperature, gumbels(session, requests, seed))
+    return [(one.items, one.scores) for one in found]
 
 
-def beam(session: PromptSession, n: int, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The best `n` of a beam of `width` nodes a level (≥ n), most likely first,
-    with their log-probabilities.
+def beam(session: PromptSession, n: int, width: int = MOST) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The `n` most likely items, most likely first, with their log-probabilities; what `width` nodes a level (≥ n) find of
+    them.
     """
-    session.make_room(max(width, n))
-    return [(one.items[:n], one.scores[:n]) for one in top_k(session, max(width, n))]
+    return [(one.items, one.scores) for one in search(session, n, width)]
 
 
 def gumbels(session: PromptSession, requests: Sequence[Request], seed: int) -> Noise:
@@ -112,7 +122,7 @@ class Best:
     """The best leaves of a request that a search came to:
     `items` [k], log-probabilities, and what ranks them, falling.
 
-    A leaf that the search did not come to has a rank of at most `dropped`.
+    A leaf that the search did not come to has a rank of at most `dropped`, or one below theirs.
     """
 
     items: np.ndarray
@@ -126,6 +136,36 @@ class Best:
         return int((self.ranks >= self.dropped).sum())
 
 
+def search(
+    session: PromptSession,
+    n: int,
+    width: int = MOST,
+    temperature: float = 1.0,
+    noise: Noise | None = None,
+    among: Constraints | None = None,
+    wanted: torch.Tensor | None = None,
+) -> list[Best]:
+    """The best `n` items of each request that are available (or `among` what is), by log-probability or by that perturbed
+    with `noise`; `Best.proven` of them for certain. Probabilities are of the whole catalogue.
+
+    No leaf ranks above a node on its way. So a narrow walk finds n items, and where they are not proven, a second one looks at
+    all nodes that rank as high as the n-th of them, up to `width` a level (≥ n): then they are.
+    """
+    narrow = min(max(n, BEAM), width)
+    session.make_room(narrow)
+    found = top_k(session, narrow, temperature, noise, among, wanted)
+    floor = torch.full((session.n_rows,), torch.inf, dtype=torch.float64)
+    for row, one in enumerate(found):
+        if one.proven < min(n, len(one.items)):
+            floor[row] = float(one.ranks[:n][-1]) - SLACK
+    again = floor.isfinite().to(session.model.device)
+    if narrow < width and bool(again.any()):
+        floor = floor.to(session.model.device)
+        wider = top_k(session, width, temperature, noise, among, again, floor=floor)
+        found = [wider[row] if again[row] else one for row, one in enumerate(found)]
+    return [Best(one.items[:n], one.scores[:n], one.ranks[:n], one.dropped) for one in found]
+
+
 @torch.no_grad()
 def top_k(
     session: PromptSession,
@@ -134,12 +174,15 @@ def top_k(
     noise: Noise | None = None,
     among: Constraints | None = None,
     wanted: torch.Tensor | None = None,
+    within: Mask | None = None,
+    floor: torch.Tensor | None = None,
 ) -> list[Best]:
     """Walk down with the best k nodes a level: by log-probability, or by that perturbed with Gumbel `noise`.
 
-    `among` narrows down what is looked for and leaves every probability as it is. `wanted` (bool [R]): the
-    requests to answer; default all.
+    `among` (default: the session's constraints) narrows down what is looked for and leaves every probability as it is; `within`
+    masks them. `wanted` (bool [R]): the requests to answer; default all. What ranks below `floor` [R] is not looked at.
     """
+    among = session.constraints if among is None else among
     trie, device = session.trie, session.model.device
     current = session.root(wanted)
     phi = torch.zeros(len(current.row), dtype=torch.float64, device=device)
@@ -148,7 +191,7 @@ def top_k(
     for depth in range(trie.n_levels):
         logits = session.logits(depth, current)
         log_probs, children = trie.child_log_probs(
-            depth, current.node, logits, temperature, session.constraints, current.row
+            depth, current.node, logits, temperature, within, current.row
         )
         child_phi = phi[:, None] + log_probs.double()
         rank = child_phi
@@ -157,8 +200,9 @@ def top_k(
             gumbel = torch.from_numpy(own).to(device)[:, : child_phi.shape[1]]
             rank = _conditioned(child_phi, gumbel, perturbed)
         looked_for = child_phi.isfinite()
-        if among is not None:
-            looked_for &= among.allowed(depth + 1, children, current.row[:, None].expand_as(children))
+        if floor is not None:
+            looked_for &= rank >= floor[current.row, None]
+        looked_for &= among.allowed(depth + 1, children, current.row[:, None].expand_as(children))
         parent, column = torch.nonzero(looked_for, as_tuple=True)
         value, row = rank[parent, column], current.row[parent]
         order, rest = best_of_each_row(row, value, session.n_rows, k)
@@ -178,12 +222,19 @@ def top_k(
 
 
 @torch.no_grad()
-def score(session: PromptSession, items: np.ndarray, temperatures: Sequence[float] = (1.0,)) -> np.ndarray:
+def score(
+    session: PromptSession,
+    items: np.ndarray,
+    temperatures: Sequence[float] = (1.0,),
+    within: Mask | None = None,
+) -> np.ndarray:
     """log p [R, G] (float64) of one item a request at G temperatures; −inf where it is not available.
 
-    What `llm.decoding.scoring.log_probs` gives, for prompts that are read already.
+    What `llm.decoding.scoring.log_probs` gives, for prompts that are read already. A mask `within` takes the place of
+    what conditions the distribution as a whole.
     """
     trie = session.trie
+    masks = [session.left(temperature) if within is None else within for temperature in temperatures]
     path = trie.path(torch.from_numpy(np.asarray(items, dtype=np.int64)))
     current = session.root()
     path = path[current.row]
@@ -193,7 +244,7 @@ def score(session: PromptSession, items: np.ndarray, temperatures: Sequence[floa
         column = (path[:, depth + 1] - trie.child_start[depth][path[:, depth]])[:, None]
         for index, temperature in enumerate(temperatures):
             log_probs, _ = trie.child_log_probs(
-                depth, current.node, logits, temperature, session.constraints, current.row
+                depth, current.node, logits, temperature, masks[index], current.row
             )
             total[:, index] += log_probs.gather(1, column)[:, 0]
         current = Nodes(current.row, path[:, depth + 1], current.slots)
@@ -221,14 +272,30 @@ def _conditioned(phi: torch.Tensor, gumbel: torch.Tensor, maximum: torch.Tensor)
 def best_of_each_row(
     row: torch.Tensor, value: torch.Tensor, n_rows: int, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of the k largest values of each row (all of them where there are fewer),
-    and those of the others.
+    """Indices of the k largest values of each row (all of them where there are fewer), falling, the earlier of equal ones
+    first; and those of the others, in no order.
+
+    Only what is at least as large as its row's k-th largest value is sorted.
     """
-    by_value = torch.argsort(value, descending=True, stable=True)
-    order = by_value[torch.argsort(row[by_value], stable=True)]
-    starts = torch.searchsorted(row[order], torch.arange(n_rows, device=row.device))
-    place = torch.arange(len(order), device=row.device) - starts[row[order]]
-    return order[place < k], order[place >= k]
+    if bool((row[1:] < row[:-1]).any()):
+        by_row = torch.argsort(row, stable=True)
+        best, others = best_of_each_row(row[by_row], value[by_row], n_rows, k)
+        return by_row[best], by_row[others]
+    counts = torch.bincount(row, minlength=n_rows)
+    width = int(counts.max()) if len(row) else 0
+    if width <= k:
+        some, others = torch.arange(len(row), device=row.device), row[:0]
+    else:
+        starts = counts.cumsum(0) - counts
+        table = value.new_full((n_rows * width,), -torch.inf)
+        table[torch.arange(len(row), device=row.device) + (row * width - starts[row])] = value
+        least = table.view(n_rows, width).topk(k, 1).values[:, -1]
+        among = value >= least[row]
+        some, others = torch.nonzero(among)[:, 0], torch.nonzero(~among)[:, 0]
+    some = some[torch.argsort(value[some], descending=True, stable=True)]
+    order = some[torch.argsort(row[some], stable=True)]
+    place = torch.arange(len(order), device=row.device) - torch.searchsorted(row[order], row[order])
+    return order[place < k], torch.cat([order[place >= k], others])
 
 
 def stream(seed: int, request: Request, what: str) -> np.random.Generator:

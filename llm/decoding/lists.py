@@ -5,17 +5,17 @@ from then on:
 
     log p(list) = Σ_k log p(item_k | prompt, item_1 … item_{k−1}),     p over what is available without those
 
-with exclusions inside the trie, node by node, as everywhere. A prompt is read once; an item costs the nodes
-met on the way to it and the rest of its codes (`PromptSession.extend`). What a method knows of the user
-besides (a vector, records, a generated LoRA) stays as of the request. The model has seen as many items in a
-row as `adapt.window_items`; a longer list goes on where training ended.
+A prompt is read once; an item costs the nodes met on the way to it and the rest of its codes (`PromptSession.extend`). What a
+method knows of the user besides (a vector, records, a generated LoRA) stays as of the request. The model has seen as many items
+in a row as `adapt.window_items`; a longer list goes on where training ended. Here alone exclusions are inside the trie, node by node:
+that is the list's probability that KTO trains (`SidModel.list_log_probs`), and every item of it is after another prompt, so that there
+is no order of others to keep; what goes to the siblings of a chosen item is measured in LOG.md.
 
-*Within caps* (`recsys.data.caps`), from one prompt: the list that `draws.distinct` or `draws.beam` would make
-if it were long enough, walked down, passing over what does not fit. So drawing is drawing without replacement
-with rejection, exactly, and caps that never bind change nothing. It isn't what excluding nodes would give: a
-node's exclusion hands its probability to its siblings alone, and a rejected draw's goes to all items. To look
-for the rest of a list, the search is narrowed down to what still fits (`top_k`'s `among`) while probabilities
-and noise stay those of the whole.
+*From one prompt* (`recsys.data.caps`): what `draws.search` finds, walked down, passing over what is not available or does not fit.
+So drawing is drawing without replacement with rejection, exactly; caps that never bind change nothing, and leaving out the first
+items of a list leaves the order of the others. It isn't what excluding nodes would give: a node's exclusion hands its probability
+to its siblings alone, and a rejected draw's goes to all items. To look for the rest of a list, the search is narrowed down to what
+still fits (`among`) while probabilities and noise stay those of the whole.
 
 In sequence, what breaks a cap is excluded like any other item: the next item's prompt is another one anyway.
 """
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llm.decoding.draws import BEAM, Best, draw_with, gumbels, score, stream, top_k
+from llm.decoding.draws import BEAM, MOST, Best, draw_with, gumbels, score, search, stream, top_k
 from llm.decoding.session import PromptSession
 from recsys.data.caps import Caps
 from recsys.recommender import Request
@@ -108,7 +108,9 @@ def log_prob(
             items = padded[:, position]
             there = torch.from_numpy(items >= 0).to(session.model.device)
             session.alive &= there
-            values[:, position] = score(session, np.maximum(items, 0), (temperature,))[:, 0]
+            values[:, position] = score(session, np.maximum(items, 0), (temperature,), session.constraints)[
+                :, 0
+            ]
             closed = [
                 made[row].add(int(item), 0.0) if item >= 0 else np.zeros(0, np.int64)
                 for row, item in enumerate(items)
@@ -122,64 +124,63 @@ def log_prob(
 
 @dataclass(frozen=True)
 class Found:
-    """A list within caps; not `finished` where more could be found by a wider search."""
+    """A list; not `finished` where more could be found by a wider search, not `proven` where a wider one might find better
+    items than some of it.
+    """
 
     items: np.ndarray
     scores: np.ndarray
-    finished: bool
+    finished: bool = True
+    proven: bool = True
 
 
-def within_caps(
+def from_one_prompt(
     session: PromptSession,
     requests: Sequence[Request],
     n: int,
-    caps: Caps,
+    caps: Caps | None = None,
     seed: int = 0,
     temperature: float = 0.0,
-    width: int = BEAM,
+    width: int = MOST,
 ) -> list[Found]:
-    """The first `n` items a request that fit, of the draws without replacement
-    (temperature 0: of the ranking by beams).
+    """The first `n` items a request that are available and fit, of the draws without replacement
+    (temperature 0: of all items, most likely first).
 
-    `width` (≥ n) nodes a level are looked at, again and again among what still fits. Of draws only what is
-    proven to come next is taken; a row that can prove nothing is left unfinished, and a wider call gives the
-    same items and more. Scores are log-probabilities at `temperature` (at 1 for the beam).
+    At most `width` (≥ n) nodes a level are looked at, again and again among what still fits. What is proven to come next is
+    taken; a row that can prove nothing is left unfinished, and a wider call gives the same items and more. With `MOST` nodes
+    a level what is found is taken without proof, and said. Scores are log-probabilities at `temperature` (at 1 for 0), in the whole
+    catalogue.
     """
     noise = gumbels(session, requests, seed) if temperature > 0 else None
-    made, unfinished = [_Growing(caps) for _ in requests], [False] * len(requests)
+    made = [_Growing(caps) for _ in requests]
+    unfinished, unproven = [False] * len(requests), [False] * len(requests)
     among, left = session.constraints, session.alive.clone()
     while left.any():
-        session.make_room(width)
-        found = top_k(session, width, temperature or 1.0, noise, among, left)
+        found = search(session, n, width, temperature or 1.0, noise, among, left)
         closed = [np.zeros(0, np.int64)] * len(requests)
         for row in torch.nonzero(left)[:, 0].tolist():
-            closed[row] = _walk(made[row], found[row], n, proven=noise is not None)
-            unfinished[row] = not len(closed[row]) and width < session.trie.n_items
-            left[row] = len(made[row].items) < n and len(closed[row]) > 0
+            best = found[row]
+            count = best.proven
+            if count < len(best.items) and width >= min(MOST, session.trie.n_items):
+                count, unproven[row] = len(best.items), True
+            closed[row] = _walk(made[row], best, count, n)
+            unfinished[row] = not count
+            left[row] = len(made[row].items) < n and count > 0
         among = among.without(*_pairs(closed, left.device))
         left &= ~among.excludes_everything()
     return [
-        _finished(one, not failed, sort=noise is None) for one, failed in zip(made, unfinished, strict=True)
+        Found(np.array(one.items, np.int64), np.array(one.scores), not unfinished[row], not unproven[row])
+        for row, one in enumerate(made)
     ]
 
 
-def _walk(made: _Growing, best: Best, n: int, proven: bool) -> np.ndarray:
-    """Add what fits, best first, up to n items. Returns what cannot be added any more [k]."""
+def _walk(made: _Growing, best: Best, count: int, n: int) -> np.ndarray:
+    """Add what fits of the first `count`, best first, up to n items. Returns what cannot be added any more [k]."""
     closed = [np.zeros(0, np.int64)]
-    count = best.proven if proven else len(best.items)
     for item, value in zip(best.items[:count].tolist(), best.scores[:count].tolist(), strict=True):
         if len(made.items) < n and made.fits(item):
             closed.append(made.add(item, value))
     return np.concatenate(closed)
-
-
-def _finished(made: _Growing, finished: bool, sort: bool) -> Found:
-    """A later beam may find an item that an earlier one had lost on the way:
-    the list is sorted where it ranks.
-    """
-    items, scores = np.array(made.items, np.int64), np.array(made.scores)
-    order = np.argsort(-scores, kind="stable") if sort else np.arange(len(items))
-    return Found(items[order], scores[order], finished)
 
 
 def _drawn(
@@ -196,7 +197,7 @@ def _most_likely(session: PromptSession) -> tuple[np.ndarray, np.ndarray]:
     items, values = np.full(session.n_rows, -1, np.int64), np.full(session.n_rows, -np.inf)
     left = session.alive.clone()
     for width in (NARROW, BEAM):
-        found = top_k(session, width, wanted=left)
+        found = top_k(session, width, wanted=left, within=session.constraints)
         for row in torch.nonzero(left)[:, 0].tolist():
             if found[row].proven or width == BEAM:
                 items[row], values[row] = found[row].items[0], found[row].scores[0]

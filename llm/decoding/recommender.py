@@ -9,7 +9,8 @@ import torch
 
 from llm.backbone.batching import BUDGET, by_length
 from llm.decoding import draws, lists, scoring
-from llm.decoding.draws import BEAM
+from llm.decoding.draws import BEAM, MOST
+from llm.decoding.left import nodes_of
 from llm.decoding.session import PromptSession
 from llm.decoding.whole_catalogue import all_log_probs, likely_log_probs, nodes_at_once
 from llm.prompts.reading import Prompts, Reading
@@ -39,21 +40,12 @@ class SidRecommender:
     def recommend(
         self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
     ) -> list[Ranked]:
-        """Temperature 0: a beam of max(n, 30), most likely first.
+        """Temperature 0: the n most likely items, most likely first. Above: drawn without replacement, in draw order.
 
-        Above: drawn without replacement, in draw order.
-
-        Scores are log-probabilities inside the trie (at `temperature`, or at 1 for the beam).
+        Scores are log-probabilities in the whole catalogue (at `temperature`, or at 1 for 0), whatever the request leaves out: so
+        an item's score does not depend on that. Less `log_left` they are those among what is available.
         """
-        answers: list[Ranked | None] = [None] * len(requests)
-        for rows, some, session in self._sessions(requests, max(n, BEAM)):
-            if temperature > 0:
-                found = draws.distinct(session, some, n, seed, temperature)
-            else:
-                found = draws.beam(session, n, max(n, BEAM))
-            for row, (items, scores) in zip(rows, found, strict=True):
-                answers[row] = Ranked(items, scores)
-        return [answer for answer in answers if answer is not None]
+        return self._listed(requests, n, temperature, seed, None)
 
     def playlist(
         self,
@@ -72,9 +64,7 @@ class SidRecommender:
         """
         if in_sequence:
             return self._in_sequence(requests, n, temperature, seed, caps)
-        if caps is None:
-            return self.recommend(requests, n, temperature, seed)
-        return self._within_caps(requests, n, temperature, seed, caps, max(n, BEAM))
+        return self._listed(requests, n, temperature, seed, caps)
 
     def list_log_prob(
         self,
@@ -99,9 +89,20 @@ class SidRecommender:
     ) -> tuple[np.ndarray, np.ndarray]:
         items = np.empty((len(requests), n), np.int64)
         values = np.empty((len(requests), n))
-        for rows, some, session in self._sessions(requests, n):
+        for rows, some, session in self._sessions(requests, self._nodes(n), left=True):
             items[rows], values[rows] = draws.draw(session, some, n, seed, temperature)
         return items, values
+
+    def log_left(self, requests: Sequence[Request], temperature: float = 1.0) -> np.ndarray:
+        """log of the probability [R] of all that is available to each request: `log_prob` is the score of a list less this.
+
+        −inf where nothing is available, NaN where it is not affordable (`llm.decoding.left`): such a request's `draw` and `log_prob`
+        take exclusions node by node.
+        """
+        values = np.empty(len(requests))
+        for rows, _, session in self._sessions(requests, self._nodes(1), left=True):
+            values[rows] = session.left(temperature).log_total.cpu().numpy()
+        return values
 
     def scores(self, requests: Sequence[Request]) -> np.ndarray:
         """log p [R, N] (float32) of every item at temperature 1, with nothing excluded:
@@ -112,6 +113,16 @@ class SidRecommender:
         for rows, _, session in self._sessions(requests, nodes_at_once(self.model.trie), extra=extra):
             scores[rows] = all_log_probs(session).float().cpu().numpy()
         return scores
+
+    def log_probs(self, requests: Sequence[Request], temperature: float = 1.0) -> np.ndarray:
+        """log p [R, N] (float64) of every item for its request, as it is drawn: at `temperature`, within what
+        the request excludes and allows; −inf where an item is not available.
+        """
+        n = self.model.trie.n_items
+        values, extra = np.empty((len(requests), n)), 4 * COPIES * n if n > LARGE else 0
+        for rows, _, session in self._sessions(requests, nodes_at_once(self.model.trie), extra=extra):
+            values[rows] = all_log_probs(session, temperature, within=True).double().cpu().numpy()
+        return values
 
     def likely_scores(self, requests: Sequence[Request], width: int) -> tuple[np.ndarray, np.ndarray]:
         """The same where the `width` likeliest nodes a depth are forwarded, and what of it is not exact
@@ -133,7 +144,8 @@ class SidRecommender:
         self, requests: Sequence[Request], items: np.ndarray, temperatures: Sequence[float]
     ) -> np.ndarray:
         """`log_prob` at G temperatures [R, G] for the price of one."""
-        if (kept := self._kept(requests)) is not None:
+        kept = self._kept(requests)
+        if kept is not None and kept[2].has_room(1, int(nodes_of(self.model.trie, requests).max(initial=0))):
             rows, _, session = kept
             values = np.empty((len(requests), len(temperatures)))
             values[rows] = draws.score(session, np.asarray(items)[rows], temperatures)
@@ -144,7 +156,8 @@ class SidRecommender:
         """Places of the requests that are read at once for lists and draws of n: who asks about one such batch at a time has
         its prompts read once.
         """
-        return list(self._batches(self.reading.prompts(requests), max(n, BEAM)))
+        more = nodes_of(self.model.trie, requests)
+        return list(self._batches(self.reading.prompts(requests), self._nodes(n), more))
 
     def context_tokens(self, requests: Sequence[Request]) -> float:
         return self.reading.context_tokens(requests[:200])
@@ -164,25 +177,33 @@ class SidRecommender:
                 answers[row] = Ranked(items, scores)
         return [answer for answer in answers if answer is not None]
 
-    def _within_caps(self, requests, n, temperature, seed, caps, width) -> list[Ranked]:
+    def _listed(self, requests, n, temperature, seed, caps, width=0) -> list[Ranked]:
         """A request whose list needs a wider search than was planned for is read again,
         with fewer beside it.
         """
         answers: list[Ranked | None] = [None] * len(requests)
         again: list[int] = []
+        width = min(max(width, self._nodes(n)), max(n, MOST))
         for rows, some, session in self._sessions(requests, width):
-            found = lists.within_caps(session, some, n, caps, seed, temperature, width)
+            if len(requests) == 1:
+                width = max(n, MOST)  # alone it has all the memory
+            found = lists.from_one_prompt(session, some, n, caps, seed, temperature, width)
             for row, one in zip(rows, found, strict=True):
-                answers[row] = Ranked(one.items, one.scores)
+                answers[row] = Ranked(one.items, one.scores, one.proven)
                 if not one.finished:
                     again.append(int(row))
         if again:
-            wider = self._within_caps(
-                [requests[row] for row in again], n, temperature, seed, caps, WIDEN * width
-            )
-            for row, answer in zip(again, wider, strict=True):
+            some = [requests[row] for row in again]
+            for row, answer in zip(
+                again, self._listed(some, n, temperature, seed, caps, WIDEN * width), strict=True
+            ):
                 answers[row] = answer
         return [answer for answer in answers if answer is not None]
+
+    @staticmethod
+    def _nodes(n: int) -> int:
+        """Nodes a level that memory is planned for where n items are drawn or listed."""
+        return WIDEN * max(n, BEAM)
 
     def _growth(self, n: int) -> int:
         """Columns that a list of n items takes behind a prompt:
@@ -192,36 +213,40 @@ class SidRecommender:
         nodes = model.trie.n_levels - 1 if model.head.reads_nodes else 0
         return 2 * n * (nodes + model.item_tokens.shape[1])
 
-    def _batches(self, prompts: Prompts, nodes: int, growth: int = 0, extra: int = 0) -> Iterator[np.ndarray]:
-        """Places of the prompts that fit into memory together."""
+    def _batches(
+        self, prompts: Prompts, nodes: int, growth: int | np.ndarray = 0, extra: int = 0
+    ) -> Iterator[np.ndarray]:
+        """Places of the prompts that fit into memory together; `growth` of all, or of each [R]."""
         model, reading = self.model, self.reading
-        lengths = [len(prompt) + reading.soft_tokens + growth for prompt in prompts]
+        lengths = np.array([len(prompt) + reading.soft_tokens for prompt in prompts], np.int64) + growth
         return by_length(
             lengths, model.footprint, nodes, model.trie.n_levels, self.budget, reading.row_bytes + extra
         )
 
     def _sessions(
-        self, requests: Sequence[Request], nodes: int, growth: int = 0, extra: int = 0
+        self, requests: Sequence[Request], nodes: int, growth: int = 0, extra: int = 0, left: bool = False
     ) -> Iterator[tuple[np.ndarray, list[Request], PromptSession]]:
-        """Prompts read, a batch at a time, with room for `nodes` a level, `growth` columns and `extra` bytes of each.
+        """Prompts read, a batch at a time, with room for `nodes` a level, `growth` columns and `extra` bytes of each, and for
+        the nodes that say what exclusions have `left`.
 
         The last call's is kept if it was one batch, so that drawing, listing, ranking and scoring for the
         same requests read their prompts once.
         """
         if not requests:
             return
-        if (kept := self._kept(requests)) is not None and kept[2].has_room(nodes, growth):
+        more = growth + nodes_of(self.model.trie, requests) if left else np.full(len(requests), growth)
+        if (kept := self._kept(requests)) is not None and kept[2].has_room(nodes, int(more.max())):
             yield kept
             return
         self.model.kept_session = None  # before another is made
         model, reading = self.model, self.reading
         prompts = reading.prompts(requests)
-        for rows in self._batches(prompts, nodes, growth, extra):
+        for rows in self._batches(prompts, nodes, more, extra):
             some = [requests[row] for row in rows]
             with torch.no_grad():
                 placed, condition = reading.conditioned([prompts[row] for row in rows], some)
             session = PromptSession(model, placed, condition, scoring.constraints_of(model.trie, some))
-            session.planned = nodes, growth
+            session.planned = nodes, int(more[rows].max())
             if len(rows) == len(requests):
                 self.model.kept_session = (self, list(requests), (rows, some, session))
             yield rows, some, session

@@ -16,6 +16,7 @@ from llm.backbone.batching import KEPT_LEVELS
 from llm.backbone.conditions import Condition
 from llm.backbone.ragged import Layout, Memory
 from llm.backbone.sid_model import SidModel
+from llm.decoding.left import Left, Touched
 from llm.decoding.nodes import HeadNodes, Nodes, ReadNodes
 from semantic_ids.constraints import Constraints
 
@@ -58,6 +59,17 @@ class PromptSession:
     def constrain(self, constraints: Constraints) -> None:
         """What each request may get from now on."""
         self.constraints, self.alive = constraints, ~constraints.excludes_everything()
+        self._touched: tuple[Touched, list[tuple[Nodes, torch.Tensor]]] | None = None
+        self._left: dict[float, Left] = {}
+
+    def left(self, temperature: float) -> Left:
+        """The distribution at `temperature`, conditioned as a whole on what is available; worked out once."""
+        if self._touched is None:
+            touched = Touched(self.constraints)
+            self._touched = touched, touched.read(self)
+        if temperature not in self._left:
+            self._left[temperature] = Left(*self._touched, temperature)
+        return self._left[temperature]
 
     def restart(self) -> None:
         """Take the prompts and what is available back to what they were at first."""
@@ -103,9 +115,9 @@ class PromptSession:
 
     def make_room(self, nodes: int) -> None:
         """Drop the nodes known so far where they take more than `KEPT_LEVELS` times what `nodes` a level
-        will.
+        will, and more than was planned.
         """
-        if self.memory.used - self.width > KEPT_LEVELS * nodes:
+        if self.memory.used - self.width > max(KEPT_LEVELS * nodes, self.planned[1]):
             self.forget()
 
     def root(self, wanted: torch.Tensor | None = None) -> Nodes:

@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import torch
 
+from llm.backbone.heads import DepthHead
+from llm.decoding import by_node
 from llm.decoding.draws import best_of_each_row
 from llm.decoding.session import Nodes, PromptSession
 from semantic_ids.trie import Trie
 
+ROWS_BY_NODE = 16  # prompts from which on a node is asked for all of them, rather than a prompt for all nodes
 NODES_AT_ONCE = 512  # of the last inner depth, whose keys and values nobody needs again
 
 
@@ -38,12 +41,15 @@ def nodes_at_once(trie: Trie) -> int:
 
 
 @torch.no_grad()
-def all_log_probs(session: PromptSession) -> torch.Tensor:
-    """log p [B, N] (float32) of every item after each of the session's prompts,
-    at temperature 1 and with nothing excluded.
+def all_log_probs(session: PromptSession, temperature: float = 1.0, within: bool = False) -> torch.Tensor:
+    """log p [B, N] (float32) of every item after each of the session's prompts at `temperature`.
+
+    With nothing excluded, or `within` the session's constraints: −inf where an item is not available.
     """
-    trie, device = session.trie, session.model.device
+    trie, device, head = session.trie, session.model.device, session.model.head
     session.forget()
+    if isinstance(head, DepthHead) and session.n_rows >= ROWS_BY_NODE and device.type == "cpu":
+        return by_node.all_log_probs(head, session.states, trie)
     log_p = torch.zeros(session.n_rows, 1, device=device)
     # [B, nodes, depth]: of the ancestors
     slots = torch.zeros(session.n_rows, 1, 0, dtype=torch.long, device=device)
@@ -53,7 +59,7 @@ def all_log_probs(session: PromptSession) -> torch.Tensor:
         for start in range(0, count, size):
             before = session.memory.used
             some = torch.arange(start, min(start + size, count), device=device)
-            value, place = _children(session, depth, some, slots[:, some])
+            value, place = _children(session, depth, some, slots[:, some], temperature, within)
             values.append(value + log_p[:, some].repeat_interleave(_widths(trie, depth, some), 1))
             places.append(place)
             if last:
@@ -121,7 +127,12 @@ def _widths(trie: Trie, depth: int, nodes: torch.Tensor) -> torch.Tensor:
 
 
 def _children(
-    session: PromptSession, depth: int, nodes: torch.Tensor, slots: torch.Tensor
+    session: PromptSession,
+    depth: int,
+    nodes: torch.Tensor,
+    slots: torch.Tensor,
+    temperature: float,
+    within: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log p(child | node) of all children of `nodes` [n] for every row, in the order of their numbers [B, Σ
     children]; and the cache columns of the nodes and their ancestors [B, n, …]. `slots` [B, n, …] are those
@@ -131,7 +142,10 @@ def _children(
     row = torch.arange(rows, device=nodes.device).repeat_interleave(n)
     asked = Nodes(row, nodes.repeat(rows), slots.reshape(rows * n, slots.shape[2]))
     logits = session.logits(depth, asked)
-    log_probs, _ = session.trie.child_log_probs(depth, asked.node, logits)
+    constraints = session.constraints if within else None
+    log_probs, _ = session.trie.child_log_probs(
+        depth, asked.node, logits, temperature, constraints, asked.row
+    )
     widths = _widths(session.trie, depth, nodes)
     real = (torch.arange(log_probs.shape[1], device=nodes.device) < widths[:, None]).reshape(-1)
     flat = log_probs.view(rows, -1).index_select(1, torch.nonzero(real)[:, 0])

@@ -53,5 +53,19 @@ def named(value: Any) -> Any:
     return value
 
 
+def listed(value: Any) -> Any:
+    """`all` as the whole catalogue.
+    In a list, what follows it replaces the rows of the same key: [all, {key: e2p, bottleneck: 64}].
+    """
+    given = [value] if value == "all" else value
+    if not isinstance(given, list | tuple) or "all" not in given:
+        return given
+    rows: dict[str, Any] = dict(zip(CATALOGUE, CATALOGUE, strict=True))
+    for number, own in enumerate(one for one in given if one != "all"):
+        key = own if isinstance(own, str) else own.get("key") if isinstance(own, dict) else own.key
+        rows[key or f"own {number}"] = own
+    return list(rows.values())
+
+
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

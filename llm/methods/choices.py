@@ -8,11 +8,11 @@ methods: [e2p, {method: tap_per, bridge: false, name: "TAP-PER, no bridge"}]    
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from llm.methods.catalogue import CATALOGUE, named
+from llm.methods.catalogue import named
 from llm.methods.combination import CombinationConfig
 from llm.methods.continued import ContinuedConfig
 from llm.methods.e2p import E2PConfig, StaticPrefixConfig
@@ -36,20 +36,6 @@ AnyMethod = Annotated[
     | CombinationConfig,
     Field(discriminator="method"),
 ]
-
-
-def listed(value: Any) -> Any:
-    """`all` as the whole catalogue.
-    In a list, what follows it replaces the rows of the same key: [all, {key: e2p, bottleneck: 64}].
-    """
-    given = [value] if value == "all" else value
-    if not isinstance(given, list | tuple) or "all" not in given:
-        return given
-    rows: dict[str, Any] = dict(zip(CATALOGUE, CATALOGUE, strict=True))
-    for number, own in enumerate(one for one in given if one != "all"):
-        key = own if isinstance(own, str) else own.get("key") if isinstance(own, dict) else own.key
-        rows[key or f"own {number}"] = own
-    return list(rows.values())
 
 
 Method = Annotated[AnyMethod, BeforeValidator(named)]

@@ -11,8 +11,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from llm.backbone.load import weights_hash
 from llm.methods.base import MethodConfig
-from llm.methods.choices import Method, listed
-from llm.methods.stage2 import Stage2Config, World
+from llm.methods.catalogue import listed
+from llm.methods.choices import Method
+from llm.methods.config import NamedMethods
+from llm.methods.stage2 import WITHOUT, World
 from llm.prompts.reading import Reading
 from llm.stage1.config import AdaptConfig
 from recsys.artifacts.paths import RunError
@@ -20,7 +22,7 @@ from recsys.run import Run
 from recsys.training import distributed
 
 
-class PersonalizeConfig(Stage2Config):
+class PersonalizeConfig(NamedMethods):
     # names, `all`, or settings: see `llm.methods`
     methods: Annotated[tuple[Method, ...], BeforeValidator(listed)] = Field(
         ("no_context_continued", "static_prefix", "e2p", "prompt_context", "e2p_prompt"),
@@ -92,9 +94,13 @@ def personalize(config: PersonalizeConfig, adapt_config: AdaptConfig, run: Run) 
 
 def _print_summary(report: dict) -> None:
     for name, part in report["methods"].items():
+        value, without = part["validation_log_likelihood"], part.get(WITHOUT)
+        worse = without is not None and value <= without
         print(
             f"personalize: {name}: {part['trainable_parameters']:,} trainable parameters at lr "
-            f"{part['learning_rate']:g}; validation expected hit-rate@30 {part['validation_expected_hit_rate@30']:.4f}"
+            f"{part['learning_rate']:g}; validation {value:.4f} nats a target"
+            + ("" if without is None else f", {without:.4f} without it")
+            + ("; it is not above nothing, and is kept as such" if worse else "")
         )
     print(f"personalize: the frozen model's hash is unchanged ({report['frozen_hash_after'][:16]}…)")
 

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from llm.backbone.sid_model import SidModel
-from llm.decoding.scoring import constraints_of, shared_hit_rate
+from llm.decoding.scoring import shared_log_likelihood
+from llm.methods.config import Stage2Config
 from llm.prompts.builder import PromptBuilder
 from llm.prompts.contexts import RecordSearch
 from llm.prompts.prefixes import parameter_count
@@ -29,7 +29,6 @@ from llm.stage1.model import load_adapted, prompt_builder
 from llm.stage1.records import NAME as RECORDS
 from llm.stage1.records import open_record_vectors, write_record_vectors
 from llm.stage1.soft import StartingPhi, load_phi
-from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.splits import PERSONALIZE
 from recsys.embeddings.embed import load_user_vectors
@@ -40,32 +39,8 @@ from recsys.run import Run
 from recsys.training import distributed, loop
 from recsys.training.rows import rows_of_epoch
 
+WITHOUT = "validation_log_likelihood_without"  # in a method's report: of the frozen model alone
 OUTSIDE = "outside"  # of an exported run: copies of files that methods read and that stand outside of a run
-
-
-class Stage2Config(StageConfig):
-    """How long and how fast methods train; a method may set its own `steps` and `learning_rates`."""
-
-    seeds: tuple[int, ...] = (0,)  # each method is trained once a seed; figures average them
-    steps: int = 1000
-    batch: int = 32  # instances a step
-    # of AdamW: a pilot of `pilot_steps` from each candidate, validation picks; the papers' rates do not
-    # transfer
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    pilot_steps: int = 100
-    weight_decay: float = 0.01
-    warmup: int = 20  # steps
-    clip_norm: float = 1.0
-    validate_every: int = 200  # steps
-    patience: int = 4  # validations without a new best; 0: never stop early
-    validation_instances: int = 500
-    # of methods that train rows of single users (OPPU, PER-PCS): a user's latest events that are learned
-    # from; None: all
-    own_events: int | None = Field(None, ge=1)
-    # … and whether users whom prepare.user_split holds out get rows too, from their own events before their
-    # first test event, as the papers do with test users. These are files of their own, and nobody else's
-    # bytes move
-    held_out_users: bool = False
 
 
 class Instances:
@@ -173,12 +148,11 @@ def batch_rows(n: int, batch: int, step: int, seed: int, weights: np.ndarray | N
 
 
 def lm_loss(reading: Reading, requests: Sequence[Request], targets: np.ndarray) -> torch.Tensor:
-    """−mean log p(target | [soft prefix; prompt]) (E2P eq. 4),
-    inside the trie with the request's exclusions.
+    """−mean log p(target | [soft prefix; prompt]) (E2P eq. 4), in the whole catalogue: what a request leaves out may
+    have probability in training, which is lost, and learned to be.
     """
     prompts, condition = reading.conditioned(reading.prompts(requests), requests)
-    model = reading.model
-    return -model.item_log_probs(prompts, targets, condition, constraints_of(model.trie, requests)).mean()
+    return -reading.model.item_log_probs(prompts, targets, condition).mean()
 
 
 class Objective(Protocol):
@@ -198,9 +172,11 @@ class Objective(Protocol):
 
 
 class NextItem:
-    """The likelihood of the item that came next (E2P eq. 4); validation by expected hit-rate@30."""
+    """The likelihood of the item that came next (E2P eq. 4), on validation too: an expected hit-rate at t = 1 would choose
+    what is sharp before it chose what knows more.
+    """
 
-    measure = "expected_hit_rate@30"
+    measure = "log_likelihood"  # nats
 
     def __init__(self, world: World):
         self.world = world
@@ -213,7 +189,15 @@ class NextItem:
 
     def value(self, reading: Reading, seed: int) -> float:
         validation = self.world.validation
-        return shared_hit_rate(reading, validation.requests, validation.targets)
+        return shared_log_likelihood(reading, validation.requests, validation.targets)
+
+    def without(self) -> float:
+        """The same of the frozen model alone; worked out once a run."""
+        kept = self.world.kept
+        if "log_likelihood_without" not in kept:
+            plain = Reading(self.world.model, self.world.builder)
+            kept["log_likelihood_without"] = self.value(plain, 0)
+        return kept["log_likelihood_without"]
 
 
 def own_share(reading: Reading, n: int) -> slice:
@@ -242,7 +226,8 @@ def train_by_gradient(
 
     `new_reading(seed)` gives a fresh reading and the module in it that is trained. All seeds of a method
     share the pilots of the first: `pilots` is their checkpoint's folder. Without an `objective` it is
-    `NextItem`.
+    `NextItem`. What the module is before its first step is a candidate of the best state too; and where the best does not
+    beat the frozen model without it on validation, the report says so.
     """
     settings, values = world.settings, {}
     goal = NextItem(world) if objective is None else objective
@@ -256,7 +241,7 @@ def train_by_gradient(
     module, curve = _fit(
         f"{label}, seed {seed}", world, goal, new_reading, seed, chosen, steps, checkpoint, False
     )
-    return module, {
+    report = {
         "learning_rate": chosen,
         f"pilot_validation_{goal.measure}": {str(rate): value for rate, value in values.items()},
         "trainable_parameters": parameter_count(module),
@@ -264,6 +249,9 @@ def train_by_gradient(
         f"validation_{goal.measure}": curve.best_value,
         "curves": curve.as_dict(),
     }
+    if isinstance(goal, NextItem):
+        report[WITHOUT] = goal.without()
+    return module, report
 
 
 def _fit(
@@ -306,6 +294,7 @@ def _fit(
         schedule=lambda index: loop.cosine(index, steps, min(settings.warmup, steps)),
         validate=validate,
         validate_every=steps if pilot else settings.validate_every,
+        start_counts=not pilot,
         patience=settings.patience,
         clip_norm=settings.clip_norm,
     )

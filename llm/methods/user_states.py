@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from llm.backbone.conditions import Condition
+from llm.methods.config import OnlineConfig
 from llm.methods.stage2 import batch_rows, lm_loss
 from llm.prompts.reading import Personalizer, Reading
 from recsys.artifacts.user_rows import USERS
-from recsys.config import StageConfig
 from recsys.recommender import Request
 from recsys.requests import some_of
 from recsys.training import loop
@@ -119,23 +118,6 @@ class KeepsUserStates(Personalizer, ABC):
 def _users_of(requests: Sequence[Request]) -> np.ndarray:
     """[R]; −1: nobody that is known."""
     return np.array([-1 if request.user is None else request.user for request in requests], np.int64)
-
-
-class OnlineConfig(StageConfig):
-    """What absorbing feedback may cost (`passes`, `max_steps`, `batch`),
-    in serving and in the experiment alike.
-    """
-
-    seed: int = 0
-    method: str = "tap_per"  # key of the run's method whose P_u follows the feedback
-    passes: int = Field(4, ge=1)  # over the events of an update
-    max_steps: int = Field(200, ge=1)  # of an update, however many events it has
-    batch: int = Field(32, ge=1)  # events a step
-    learning_rate: float | None = Field(None, gt=0)  # of AdamW; None: what Stage 2 chose for the method
-    chunks: int = Field(5, ge=1)  # of the stream
-    bootstrap: float = Field(0.5, gt=0, lt=1)  # share of each user's events before the stream
-    instances: int = Field(2000, ge=0)  # measured a chunk, a seeded sample; 0: all
-    retrain: bool = True  # Full-Retrain too, which costs a whole Stage 2 a chunk
 
 
 class UserStates(Personalizer):

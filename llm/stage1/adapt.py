@@ -139,7 +139,7 @@ def train_on_windows(
     dataset = phrases.dataset
     shares = Shares(config.profile_share, config.query_share, config.records_share)
     windows = WindowBuilder(dataset, builder, shares, config.seed, phrases)
-    batches = WindowBatches(windows, FIT, config.window_items, config.batch)
+    batches = WindowBatches(windows, FIT, config.window_items, config.batch, config.skipped)
     words = Words(dataset, builder, phrases, FIT, config.seed, config.words_batch, config.title_batch)
     soft = None
     if prefix is not None:

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from llm.backbone.load import BackboneConfig
-from llm.prompts.builder import PromptConfig
+from llm.backbone.config import BackboneConfig
+from llm.prompts.config import PromptConfig
 from recsys.config import StageConfig
 
 
@@ -38,9 +38,11 @@ class AdaptConfig(StageConfig):
         "v_proj",
         "o_proj",
     )  # attention, as TAP-PER; the MLP costs time
-    steps: int = 2000  # optimiser steps
-    batch: int = 32  # windows a step
-    window_items: int = 12  # items a window; every one is a target, so longer windows cost less a target
+    steps: int = Field(2000, ge=1)  # optimiser steps
+    batch: int = Field(32, ge=1)  # windows a step
+    window_items: int = Field(
+        12, ge=1
+    )  # items a window; every one is a target, so longer windows cost less a target
     profile_share: float = 0.5  # share of windows that carry the text profile: Prompt Context is trained for
     query_share: float = 0.15  # share of windows that carry a query about their last item
     # what the rows of semantic-ID tokens start from: codebook vectors, or these and the words of a code's
@@ -66,10 +68,12 @@ class AdaptConfig(StageConfig):
     # target's probability that is given to the other codes of its node
     dropout: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    warmup: int = 50  # steps
+    # the share of events that an epoch's windows leave out, drawn anew, so that a short history is never read twice alike
+    skipped: float = Field(0.0, ge=0, lt=1)
+    warmup: int = Field(50, ge=0)  # steps
     clip_norm: float = 1.0
-    validate_every: int = 250  # steps
-    patience: int = 4  # validations without a new best; 0: never stop early
+    validate_every: int = Field(250, ge=1)  # steps
+    patience: int = Field(4, ge=0)  # validations without a new best; 0: never stop early
     # queries of each kind by which its understanding is measured in the end
     asked_queries: int = Field(100, ge=0)
     validation_instances: int = 500  # a seeded sample of validation instances

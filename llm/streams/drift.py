@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
 from llm.decoding.scoring import log_probs_of
@@ -30,8 +29,8 @@ from llm.methods.stage2 import World
 from llm.prompts.prefixes import UserPrefix
 from llm.prompts.reading import Reading
 from llm.streams.chunks import AsOf, chunks_of, last_of_each_user, starts_of
+from llm.streams.config import DriftConfig
 from llm.streams.online import hits
-from recsys.config import StageConfig
 from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.lightgcn import LightGCN, train_lightgcn
@@ -44,13 +43,6 @@ STALE, REFRESHED, RETRAINED, ALIGNED, NOBODY = CONDITIONS = (
     "stale", "refreshed", "retrained", "retrained, aligned", "no vector",
 )  # fmt: skip
 K = 30
-
-
-class DriftConfig(StageConfig):
-    seed: int = 0
-    method: str = "e2p"  # key of the run's method whose φ is frozen
-    chunks: int = Field(3, ge=1)  # of the held-out stream; a LightGCN is trained before each
-    instances: int = Field(2000, ge=0)  # measured a chunk, a seeded sample; 0: all
 
 
 @dataclass(frozen=True)

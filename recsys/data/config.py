@@ -9,16 +9,99 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from recsys.config import StageConfig
-from recsys.data import filters, loaders
-from recsys.data.splits import SplitConfig
-from recsys.data.user_splits import UserSplitConfig
-from recsys.door.times import Reading
+from recsys.door.clocks import Reading
 
 K_CORE_ITEMS = {
     "ml-latest-small": 5,
     "lastfm": 5,
     "amazon": 1,
 }  # users; amazon is 5-core already
+
+EMBEDDED = Path(__file__).parent / "ml-latest-small"  # the copy of MovieLens that ships with Prelude
+FILES = {  # of a known data set, in its folder
+    "ml-latest-small": {"interactions": "ratings.csv", "items": "movies.csv", "queries": "tags.csv"},
+    "amazon": {"interactions": "user_sequence.txt", "items": "items.jsonl"},
+    "lastfm": {"interactions": "user_taggedartists.dat", "items": "artists.dat", "tags": "tags.dat"},
+}
+
+Repeats = Literal["keep", "first", "last"]
+UnknownItems = Literal["error", "drop", "keep"]
+# of a kind of event: for, with this weight; or one of these
+Meaning = float | Literal["against", "context", "drop"]
+
+
+class SplitConfig(StageConfig):
+    """How events are divided by time. No event is later than one of a later role of the same user.
+
+    (An UNUSED event is part of histories and of nothing else, so it may stand anywhere.)
+    """
+
+    # last_fraction: the last part of each user's events, several test instances a user (most power a user).
+    # leave_last_out: the last event is the test, the one before it validation (comparison with papers).
+    # global_time: one moment for all users, as in production; only here nobody's future is learned.
+    kind: Literal["last_fraction", "leave_last_out", "global_time"] = "last_fraction"
+    # share of a user's events (global_time: of all events)
+    test_fraction: float = Field(default=0.1, gt=0, lt=1)
+    validation_fraction: float = Field(default=0.05, ge=0, lt=1)  # share, taken just before the test part
+    # events; a few heavy users would otherwise be most of the test
+    max_test_per_user: int = Field(default=20, ge=1)
+    cutoff_validation_unix_s: int | None = None  # global_time: start of validation; None: by the fractions
+    cutoff_test_unix_s: int | None = None  # global_time: start of test; None: by the fractions
+    # Share of the training events, the latest, kept from Stage 1 for Stage 2 (which must train on what Stage
+    # 1 and the graph have not fitted): of each user's events; for global_time, of all.
+    personalize_fraction: float = Field(default=0.3, ge=0, lt=1)
+    # … or, by `users`, all training events of that share of the users, drawn at random: Stage 1 then has
+    # everybody else's histories up to their end, which short ones (Amazon: seven events a user) cannot spare.
+    personalize_by: Literal["events", "users"] = "events"
+    seed: int = 0  # of that draw
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SplitConfig:
+        if self.test_fraction + self.validation_fraction >= 1:
+            raise ValueError(
+                f"test_fraction {self.test_fraction} + validation_fraction {self.validation_fraction} leaves "
+                f"nothing to learn from; their sum must be below 1"
+            )
+        cutoffs = (self.cutoff_validation_unix_s, self.cutoff_test_unix_s)
+        if cutoffs != (None, None) and self.kind != "global_time":
+            raise ValueError(f"cutoffs belong to kind: global_time, not to {self.kind}")
+        if self.personalize_by == "users" and self.kind == "global_time":
+            raise ValueError("personalize_by: users needs splits by user; global_time has one clock for all")
+        if (cutoffs[0] is None) != (cutoffs[1] is None):
+            raise ValueError("give both cutoff_validation_unix_s and cutoff_test_unix_s, or neither")
+        if cutoffs[0] is not None and cutoffs[1] is not None and cutoffs[0] > cutoffs[1]:
+            raise ValueError(
+                f"cutoff_validation_unix_s {cutoffs[0]} is later than cutoff_test_unix_s {cutoffs[1]}"
+            )
+        return self
+
+
+class UserSplitConfig(StageConfig):
+    """Which share of the users is held out from all learning. Off unless a share is given."""
+
+    # share of all users, sampled in proportion to the clusters
+    random: float = Field(default=0.0, ge=0, lt=1)
+    ood: float = Field(default=0.0, ge=0, lt=1)  # share of all users: small isolated clusters as a whole
+    # clusters of users; the more there are, the smaller and the stranger the out-of-distribution ones
+    clusters: int = Field(default=25, ge=2)
+    seed: int = 0  # of the clustering and of the random part
+    text_encoder: str = "minilm"  # minilm, or a folder: what embeds the profile texts
+    profile_values: int = Field(default=5, ge=0)  # most frequent values of each text column in a profile text
+    profile_titles: int = Field(default=6, ge=0)  # titles of the last items in a profile text
+
+    @property
+    def is_on(self) -> bool:
+        return self.random > 0 or self.ood > 0
+
+    @model_validator(mode="after")
+    def _somebody_is_left(self) -> UserSplitConfig:
+        if self.random + self.ood >= 1:
+            raise ValueError(
+                f"random {self.random} + ood {self.ood} leaves no user to learn from; their sum must be below 1"
+            )
+        if self.profile_values + self.profile_titles == 0:
+            raise ValueError("profile_values and profile_titles are both 0, and a profile text needs words")
+        return self
 
 
 class PrepareConfig(StageConfig):
@@ -45,7 +128,7 @@ class PrepareConfig(StageConfig):
     min_known_queries: float = Field(default=0.5, ge=0, le=1)
     # What each kind in the `event` column means: a weight (for), against (never a positive, nor in histories), context (in histories
     # alone) or drop. None: all are for, with weight 1.
-    events: dict[str, filters.Meaning] | None = None
+    events: dict[str, Meaning] | None = None
     # Largest share of the training events that one user may be (or ten times an even share, where that is more): what is above it is
     # part of histories and of nothing else, drawn by seed. A crawler, or a missing id that nobody saw, is not everybody's taste.
     user_cap: float = Field(default=0.05, gt=0, le=1)
@@ -57,8 +140,8 @@ class PrepareConfig(StageConfig):
     )
     keep_events: list[str] | None = None  # kinds in the `event` column that count; None: all
     # a (user, item) pair at several times: listening repeats, and time tells
-    repeats: filters.Repeats = "keep"
-    unknown_items: filters.UnknownItems = "keep"  # items that the items file lacks: keep calls them by id
+    repeats: Repeats = "keep"
+    unknown_items: UnknownItems = "keep"  # items that the items file lacks: keep calls them by id
     k_core_users: int = Field(default=1, ge=0)  # distinct items a user needs; 0 or 1: any
     # Distinct users an item needs: one that few have touched has no collaborative vector worth its name. The default is 5 for
     # ml-latest-small and lastfm, 1 (any that occurs) for amazon, and 0 for files: items that nobody has had stay, with IDs of their text.
@@ -126,12 +209,12 @@ class PrepareConfig(StageConfig):
         return self
 
     def _file_names(self) -> str:
-        return ", ".join(loaders.FILES[self.source].values())
+        return ", ".join(FILES[self.source].values())
 
     def files(self) -> dict[str, Path]:
         """The files that are read, by what they are."""
         if self.source == "files":
             given = {"interactions": self.interactions, "items": self.items, "queries": self.queries}
             return {name: path for name, path in given.items() if path is not None}
-        folder = self.path or loaders.EMBEDDED
-        return {name: folder / file for name, file in loaders.FILES[self.source].items()}
+        folder = self.path or EMBEDDED
+        return {name: folder / file for name, file in FILES[self.source].items()}

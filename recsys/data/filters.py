@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from recsys.data.catalogue import Catalogue
+from recsys.data.config import Meaning, Repeats, UnknownItems
 from recsys.data.interactions import Interactions, codes_of, duplicated
 from recsys.door.notices import Coverage, Notices
 from recsys.door.tables import DataError
-
-Repeats = Literal["keep", "first", "last"]
-UnknownItems = Literal["error", "drop", "keep"]
 
 
 def keep_rated(interactions: Interactions, min_rating: float | None) -> Interactions:
@@ -62,9 +59,6 @@ def last_of_ties(interactions: Interactions, notices: Notices) -> Interactions:
 
 
 AGAINST, CONTEXT, DROP = "against", "context", "drop"
-Meaning = (
-    float | Literal["against", "context", "drop"]
-)  # of a kind of event: for, with this weight; or one of these
 # What the words of a kind begin with that may be against an item ("thumbs-down", "DISLIKED", "remove_from_cart", "-1")
 SOUNDS_AGAINST = re.compile(
     r"(?:^|[^a-z])(?:dislik|un(?:lik|fav|follow|subscri|install|watch|star)|not[^a-z]*interest|skip|hate|ban(?:$|[^a-z]|ned)|block|hid(?:e|den)|"

@@ -31,6 +31,7 @@ from recsys.door.values import (
     numbers,
     text_array,
 )
+from recsys.elsewhere import Elsewhere
 
 AT_ONCE = 1 << 20  # rows among which copies are looked for at once, about; no result depends on it
 OPTIONAL = ("rating", "weight", "event")
@@ -78,6 +79,7 @@ def read_interactions(
     table: Table | None = None,
     time: Reading = "auto",
     drop_missing_ids: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> Interactions:
     """Read and check interactions.
 
@@ -89,6 +91,7 @@ def read_interactions(
         table: the file, if it has been read already.
         time: how timestamps are read; `auto` understands what can be only one thing.
         drop_missing_ids: leave rows without a user or an item out, counted, instead of refusing them.
+        elsewhere: who makes integers of the ids of Parquet files; the same are made here without.
 
     Raises:
         DataError: naming file, line, problem and remedy.
@@ -106,7 +109,7 @@ def read_interactions(
     listed = table.positions is not None and of["timestamp"] not in table.columns
     required = ("user_id", "item_id") if listed else SHARED
     names = find_columns(table, "interactions", required, OPTIONAL, given)
-    frame, kept, dropped = _ids(table, names, notices, drop_missing_ids)
+    frame, kept, dropped = _ids(table, names, notices, drop_missing_ids, elsewhere)
     if listed:
         _one_list_each(table, frame["user_id"])
     times = _in_lists(table, notices) if listed else read_times(table, names["timestamp"], time)
@@ -134,13 +137,13 @@ def read_interactions(
 
 
 def _ids(
-    table: Table, names: Mapping[str, str], notices: Notices, drop: bool
+    table: Table, names: Mapping[str, str], notices: Notices, drop: bool, elsewhere: Elsewhere | None
 ) -> tuple[pd.DataFrame, np.ndarray, dict[str, int]]:
     """The two id columns, which rows [n] have both, and how many have none of each."""
     columns: dict[str, pd.Categorical] = {}
     kept, dropped = np.ones(table.n_rows, bool), dict[str, int]()
     for ours in ("user_id", "item_id"):
-        found = coded_ids(table, names[ours], ours, blank_allowed=drop)
+        found = coded_ids(table, names[ours], ours, drop, elsewhere)
         if found.blank:
             gone = kept & (found.codes < 0)
             dropped[f"without_{ours}"] = int(gone.sum())

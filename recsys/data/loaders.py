@@ -22,13 +22,7 @@ from recsys.door.tables import DataError, Table, require
 from recsys.door.text_files import read_lines
 from recsys.door.times import Reading, whole_seconds
 from recsys.door.values import ids
-
-EMBEDDED = Path(__file__).parent / "ml-latest-small"
-FILES = {
-    "ml-latest-small": {"interactions": "ratings.csv", "items": "movies.csv", "queries": "tags.csv"},
-    "amazon": {"interactions": "user_sequence.txt", "items": "items.jsonl"},
-    "lastfm": {"interactions": "user_taggedartists.dat", "items": "artists.dat", "tags": "tags.dat"},
-}
+from recsys.elsewhere import Elsewhere
 
 
 @dataclass(frozen=True)
@@ -49,10 +43,11 @@ def load_files(
     notices: Notices,
     time: Reading = "auto",
     drop_missing_ids: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> Source:
     """Plain files of one's own: `interactions`, and optionally `items` and `queries`."""
     interactions = read_interactions(
-        paths["interactions"], columns, notices, time=time, drop_missing_ids=drop_missing_ids
+        paths["interactions"], columns, notices, None, time, drop_missing_ids, elsewhere
     )
     catalogue = (
         read_items(paths["items"], columns, text_columns, notices=notices, drop_missing_ids=drop_missing_ids)

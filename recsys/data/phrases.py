@@ -136,6 +136,21 @@ class Phrases:
         queries = self.dataset.queries[~(self._about(TEST) | self._unseen())].reset_index(drop=True)
         return Phrases(replace(self.dataset, queries=queries))
 
+    def of_anyone(self, item: int) -> list[str]:
+        """The item's column values and every query of anyone that led to it, each once: for judging answers alone, as `matching`."""
+        columns = self.dataset.catalogue.columns.values()
+        return list(
+            dict.fromkeys([*(value for column in columns for value in column[item]), *self._queries_of[item]])
+        )
+
+    @cached_property
+    def _queries_of(self) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = defaultdict(list)
+        queries = self.dataset.queries
+        for item, query in zip(queries["item"], queries["query"], strict=True):
+            found[int(item)].append(query)
+        return found
+
     @cached_property
     def _items_of_word(self) -> dict[str, np.ndarray]:
         """word -> items, ascending, of which a column value or a query of anyone has it."""

@@ -18,14 +18,15 @@ from recsys.data.user_splits import split_users
 from recsys.door.notices import Notices
 from recsys.door.sources import source_hash
 from recsys.door.tables import DataError
+from recsys.elsewhere import Elsewhere, Workers, elsewhere
 from recsys.run import Run
 from recsys.terminal import escaped
 
 
-def prepare(config: PrepareConfig, run: Run) -> None:
+def prepare(config: PrepareConfig, run: Run, workers: Workers | None = None) -> None:
     """Read, check, filter and split the data; write a `Dataset`, and prepare.json about it.
 
-    Does nothing when the configuration and the files have not changed. Raises `DataError` for bad input, and
+    Ids of interactions in Parquet files are made integers by `workers`, where there are any; the bytes are the same. Does nothing when the configuration and the files have not changed. Raises `DataError` for bad input, and
     `RunError` where a person was deleted from the run, whom the files may still hold.
     """
     hashes = _hash_files(config)
@@ -40,7 +41,8 @@ def prepare(config: PrepareConfig, run: Run) -> None:
             "directory"
         )
     notices = Notices()
-    source = _load(config, notices)
+    with elsewhere(workers, run.inside(".prepare-elsewhere")) as others:
+        source = _load(config, notices, others)
     interactions = _filter(source, config, notices)
     source = replace(source, interactions=interactions)  # what was filtered out is let go of
     rows, interactions = rows_of(interactions, source, config), interactions.without_rows()
@@ -83,7 +85,7 @@ def _hash_files(config: PrepareConfig) -> dict[str, str]:
     return hashes
 
 
-def _load(config: PrepareConfig, notices: Notices) -> loaders.Source:
+def _load(config: PrepareConfig, notices: Notices, others: Elsewhere | None) -> loaders.Source:
     if config.source == "files":
         return loaders.load_files(
             config.files(),
@@ -92,6 +94,7 @@ def _load(config: PrepareConfig, notices: Notices) -> loaders.Source:
             notices,
             config.time,
             config.missing_ids == "drop",
+            others,
         )
     load = {
         "ml-latest-small": loaders.load_movielens,

@@ -21,12 +21,10 @@ fit personalize validation test test fit validation
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
 
-from recsys.config import StageConfig
+from recsys.data.config import SplitConfig
 from recsys.seeds import rng
 
 FIT, PERSONALIZE, VALIDATION, TEST, UNUSED = range(5)
@@ -38,52 +36,6 @@ WARM, RANDOM, OOD, DROPPED = GROUPS = (
     "dropped",
 )  # of users; see recsys.data.user_splits
 HOLD_OUT_FROM = 5  # events; a user with fewer has no held-out event in the last_fraction split
-
-
-class SplitConfig(StageConfig):
-    """How events are divided by time. No event is later than one of a later role of the same user.
-
-    (An UNUSED event is part of histories and of nothing else, so it may stand anywhere.)
-    """
-
-    # last_fraction: the last part of each user's events, several test instances a user (most power a user).
-    # leave_last_out: the last event is the test, the one before it validation (comparison with papers).
-    # global_time: one moment for all users, as in production; only here nobody's future is learned.
-    kind: Literal["last_fraction", "leave_last_out", "global_time"] = "last_fraction"
-    # share of a user's events (global_time: of all events)
-    test_fraction: float = Field(default=0.1, gt=0, lt=1)
-    validation_fraction: float = Field(default=0.05, ge=0, lt=1)  # share, taken just before the test part
-    # events; a few heavy users would otherwise be most of the test
-    max_test_per_user: int = Field(default=20, ge=1)
-    cutoff_validation_unix_s: int | None = None  # global_time: start of validation; None: by the fractions
-    cutoff_test_unix_s: int | None = None  # global_time: start of test; None: by the fractions
-    # Share of the training events, the latest, kept from Stage 1 for Stage 2 (which must train on what Stage
-    # 1 and the graph have not fitted): of each user's events; for global_time, of all.
-    personalize_fraction: float = Field(default=0.3, ge=0, lt=1)
-    # … or, by `users`, all training events of that share of the users, drawn at random: Stage 1 then has
-    # everybody else's histories up to their end, which short ones (Amazon: seven events a user) cannot spare.
-    personalize_by: Literal["events", "users"] = "events"
-    seed: int = 0  # of that draw
-
-    @model_validator(mode="after")
-    def _consistent(self) -> SplitConfig:
-        if self.test_fraction + self.validation_fraction >= 1:
-            raise ValueError(
-                f"test_fraction {self.test_fraction} + validation_fraction {self.validation_fraction} leaves "
-                f"nothing to learn from; their sum must be below 1"
-            )
-        cutoffs = (self.cutoff_validation_unix_s, self.cutoff_test_unix_s)
-        if cutoffs != (None, None) and self.kind != "global_time":
-            raise ValueError(f"cutoffs belong to kind: global_time, not to {self.kind}")
-        if self.personalize_by == "users" and self.kind == "global_time":
-            raise ValueError("personalize_by: users needs splits by user; global_time has one clock for all")
-        if (cutoffs[0] is None) != (cutoffs[1] is None):
-            raise ValueError("give both cutoff_validation_unix_s and cutoff_test_unix_s, or neither")
-        if cutoffs[0] is not None and cutoffs[1] is not None and cutoffs[0] > cutoffs[1]:
-            raise ValueError(
-                f"cutoff_validation_unix_s {cutoffs[0]} is later than cutoff_test_unix_s {cutoffs[1]}"
-            )
-        return self
 
 
 def assign_roles(users: np.ndarray, times: np.ndarray, config: SplitConfig) -> np.ndarray:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -22,10 +23,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from recsys.elsewhere import Elsewhere, put
 from recsys.training.devices import resolve_device
 
 Batches = Literal["listed", "alike"]
 ASKED = 500  # names of one query
+READ_AT_ONCE = 16  # groups of texts of one task of a worker
 WRITTEN = 64  # batches between two writes: what a kill may cost
 
 
@@ -66,6 +69,9 @@ class TextEncoder:
         self._folder = folder
         self.dim: int = model.config.hidden_size
         self._max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", max_tokens))
+        self.read_by: Callable[[list[list[str]]], Iterable[np.ndarray]] = lambda groups: map(
+            self.read, groups
+        )
 
     def identity(self) -> str:
         """Hex sha256 of all that decides the bytes of a batch's vectors, save its texts."""
@@ -121,9 +127,10 @@ class TextEncoder:
         groups = [[at] for at in left] if not alike else self._of_one_length(texts, left, alike)
         bar = tqdm(total=len(texts), desc=label, unit="text", mininterval=1.0, disable=label is None)
         bar.update(len(texts) - sum(len(units[at]) for at in left))
-        for group in groups:
-            rows = [row for at in group for row in units[at]]
-            result[rows] = self._read([texts[row] for row in rows])
+        places = [[row for at in group for row in units[at]] for group in groups]
+        read = self.read_by([[texts[row] for row in rows] for rows in places])
+        for group, rows, vectors in zip(groups, places, read, strict=True):
+            result[rows] = vectors
             for at in group:
                 kept.put(names[at], result[units[at]])
             bar.update(len(rows))
@@ -149,7 +156,7 @@ class TextEncoder:
         return groups
 
     @torch.no_grad()
-    def _read(self, texts: list[str]) -> np.ndarray:
+    def read(self, texts: list[str]) -> np.ndarray:
         """Vectors of texts that are forwarded together."""
         inputs = self._tokenizer(
             texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
@@ -257,9 +264,44 @@ def encode_texts(
     label: str = "item texts",
     batches: Batches = "listed",
     keep: bool = False,
+    others: Elsewhere | None = None,
 ) -> np.ndarray:
     """Unit-length vectors [len(texts), d] of texts that are encoded once, on a GPU where there is one;
-    see `TextEncoder`.
+    see `TextEncoder`. Where there are `others`, they read what is not kept: on one device and as many threads, the same vectors.
     """
-    device = resolve_device("auto")
-    return TextEncoder(encoder, max_tokens, device).encode(texts, batch, label, batches, keep)
+    own = TextEncoder(encoder, max_tokens, resolve_device("auto"))
+    if others is not None:
+        own.read_by = lambda groups: _read_elsewhere(groups, encoder, max_tokens, others)
+    return own.encode(texts, batch, label, batches, keep)
+
+
+def _read_elsewhere(
+    groups: list[list[str]], encoder: str, max_tokens: int, others: Elsewhere
+) -> Iterator[np.ndarray]:
+    """Vectors of groups of texts that are forwarded together, `READ_AT_ONCE` groups a task."""
+    tasks = [groups[start : start + READ_AT_ONCE] for start in range(0, len(groups), READ_AT_ONCE)]
+    for number, task in enumerate(tasks):
+        others.file("texts", f"{number:06d}.json").write_text(json.dumps(task), encoding="utf-8")
+    arguments = {"encoder": encoder, "max_tokens": max_tokens}
+    others.done("recsys.data.text_vectors:text_reader", arguments, len(tasks), below="texts")
+    for number, task in enumerate(tasks):
+        rows = np.load(others.file("texts", f"{number:06d}.npy"))
+        yield from np.split(rows, np.cumsum([len(group) for group in task])[:-1])
+
+
+def text_reader(folder: str, encoder: str, max_tokens: int) -> Callable[[tuple[int]], int]:
+    """A worker: a function of a task's number, which reads the texts of NUMBER.json and leaves NUMBER.npy."""
+    own = TextEncoder(encoder, max_tokens, resolve_device("auto"))
+
+    def do(task: tuple[int]) -> int:
+        path = Path(folder) / f"{task[0]:06d}.json"
+        rows = np.concatenate([own.read(group) for group in json.loads(path.read_text(encoding="utf-8"))])
+
+        def write(drawn: Path) -> None:
+            with open(drawn, "wb") as file:
+                np.save(file, rows)
+
+        put(path.with_suffix(".npy"), write)
+        return len(rows)
+
+    return do

@@ -24,10 +24,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
 from threadpoolctl import threadpool_limits
 
-from recsys.config import StageConfig
+from recsys.data.config import UserSplitConfig
 from recsys.data.dataset import Dataset
 from recsys.data.splits import DROPPED, FIT, GROUPS, OOD, RANDOM, TEST, WARM, hold_out_users
 from recsys.data.text_vectors import encode_texts
@@ -35,34 +34,6 @@ from recsys.door.tables import DataError
 from recsys.seeds import derive, rng
 
 PROFILE_TOKENS = 96  # cut of a profile text; about what the settings below write
-
-
-class UserSplitConfig(StageConfig):
-    """Which share of the users is held out from all learning. Off unless a share is given."""
-
-    # share of all users, sampled in proportion to the clusters
-    random: float = Field(default=0.0, ge=0, lt=1)
-    ood: float = Field(default=0.0, ge=0, lt=1)  # share of all users: small isolated clusters as a whole
-    # clusters of users; the more there are, the smaller and the stranger the out-of-distribution ones
-    clusters: int = Field(default=25, ge=2)
-    seed: int = 0  # of the clustering and of the random part
-    text_encoder: str = "minilm"  # minilm, or a folder: what embeds the profile texts
-    profile_values: int = Field(default=5, ge=0)  # most frequent values of each text column in a profile text
-    profile_titles: int = Field(default=6, ge=0)  # titles of the last items in a profile text
-
-    @property
-    def is_on(self) -> bool:
-        return self.random > 0 or self.ood > 0
-
-    @model_validator(mode="after")
-    def _somebody_is_left(self) -> UserSplitConfig:
-        if self.random + self.ood >= 1:
-            raise ValueError(
-                f"random {self.random} + ood {self.ood} leaves no user to learn from; their sum must be below 1"
-            )
-        if self.profile_values + self.profile_titles == 0:
-            raise ValueError("profile_values and profile_titles are both 0, and a profile text needs words")
-        return self
 
 
 def split_users(dataset: Dataset, config: UserSplitConfig) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from recsys.door.tables import DataError, Stored, Table, plain
 
 PIECE = 1 << 20  # rows of a piece; no result depends on it
+Span = tuple[str, int]  # a file, and the number of a row group in it
 
 
 def stored_table(path: Path, files: Sequence[Path]) -> Table | None:
@@ -98,6 +99,32 @@ class StoredColumn(Stored):
                 ) from None
         if waiting:
             yield plain(pa.chunked_array(waiting))
+
+    def spans(self) -> list[list[Span]]:
+        """The column cut where row groups end, into pieces of `PIECE` rows or a little more: what somebody else may read (`read_span`)."""
+        pieces: list[list[Span]] = []
+        waiting = PIECE
+        for file in self._files:
+            with pq.ParquetFile(file) as opened:
+                sizes = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
+            for group, size in enumerate(sizes):
+                if waiting >= PIECE:
+                    pieces.append([])
+                    waiting = 0
+                pieces[-1].append((str(file.absolute()), group))
+                waiting += size
+        return pieces
+
+
+def read_span(span: Sequence[Span], name: str) -> pa.Array:
+    """The rows [n] of a column in some row groups, one after the other."""
+    found = []
+    for file, group in span:
+        with pq.ParquetFile(file) as opened:
+            column = opened.read_row_group(group, columns=[name]).column(0)
+        column.validate(full=True)
+        found += column.chunks
+    return plain(pa.chunked_array(found))
 
 
 class PartitionColumn(Stored):

@@ -10,16 +10,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys.door.clocks import Reading
 from recsys.door.tables import DataError, Table
 from recsys.door.values import finite_or_none, first, floats, shortly, text_array
 
-Reading = Literal["auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "dates", "ordinal"]
 OF_RUN: dict[str, Reading] = {
     "unix_seconds": "auto",
     "ordinal": "ordinal",

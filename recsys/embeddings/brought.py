@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +22,12 @@ from recsys.door.notices import Coverage, Notices
 from recsys.door.sources import source_hash
 from recsys.door.times import Reading
 from recsys.door.vectors import Brought, read_vectors
+from recsys.embeddings.config import Accepted
 from recsys.embeddings.leaks import LeakError
 from recsys.embeddings.retrieval import retrieval_hits
 from recsys.embeddings.user_vectors import BroughtVectors, HistoryVectors
 from recsys.recommender import Request
 
-Accepted = Literal["before_first_event", "constant", "far_above_history"]
 FAR = 2.0  # times what vectors of the history alone reach: more is named
 ALPHA = 0.001  # one-sided, of that comparison
 

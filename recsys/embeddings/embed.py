@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,12 @@ from recsys.data.text_vectors import encode_texts
 from recsys.door.sources import source_hash
 from recsys.door.times import OF_RUN, Reading
 from recsys.door.vectors import read_vectors
+from recsys.elsewhere import Workers, elsewhere
 from recsys.embeddings import brought, heterogeneous, sequence_parts
-from recsys.embeddings import user_vectors as of_users
 from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.leaks import check_retrieval_leak
 from recsys.embeddings.lightgcn import LightGCN, train_lightgcn
-from recsys.embeddings.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits
+from recsys.embeddings.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits, unit_rows
 from recsys.embeddings.sasrec import SasRecConfig
 from recsys.embeddings.sequence_vectors import SequenceVectors
 from recsys.embeddings.summary import print_summary
@@ -49,8 +48,8 @@ LABELS = {GENERATOR: "LightGCN", REFIT: "LightGCN for retrieval"}
 CHECKPOINTS = {GENERATOR: "fit", REFIT: "refit"}
 
 
-def embed(config: EmbedConfig, run: Run) -> None:
-    """Run the stage; see the module. Raises `LeakError` when the vectors know the training targets."""
+def embed(config: EmbedConfig, run: Run, workers: Workers | None = None) -> None:
+    """Run the stage; see the module. `workers`, where there are any, read the items' texts. Raises `LeakError` when the vectors know the training targets."""
     given = {"user_embeddings": config.user_embeddings, "item_embeddings": config.item_embeddings}
     given |= {f"edges.{number}": edges.file for number, edges in enumerate(config.edges)}
     outside = {name: source_hash(path) for name, path in given.items() if path is not None and path.exists()}
@@ -60,7 +59,7 @@ def embed(config: EmbedConfig, run: Run) -> None:
     dataset = Dataset.load(run)
     with stage.writing() as folder:
         time = OF_RUN[run.read_json("prepare", "prepare.json")["time"]]
-        work = _Work(config, dataset, stage.checkpoint, folder, time)
+        work = _Work(config, dataset, stage.checkpoint, folder, time, workers)
         work.run()
         (folder / "embed.json").write_text(json.dumps(work.report, indent=1))
         (folder / "curves.json").write_text(json.dumps(work.curves))
@@ -94,9 +93,9 @@ def _aggregated_or_brought(run: Run, report: dict[str, Any]) -> UserVectors:
         return BroughtVectors(arrays["users"], arrays["times"], arrays["vectors"], report["space"])
     messages = map_arrays(run.artifact("embed", "user_messages.safetensors"))["messages"]
     history = HistoryVectors(messages, report["half_life_items"], report["space"])
-    if "user_reads" in report:
-        run.artifact("embed", heterogeneous.FILE)  # checked
-    return heterogeneous.read_users(run.path / "embed", history, report.get("user_reads"))
+    if "user_reads" not in report:
+        return history
+    return heterogeneous.read_users(run.artifact("embed", heterogeneous.FILE), history, report["user_reads"])
 
 
 def load_retrieval(run: Run, dataset: Dataset, index: IndexKind = "auto") -> EmbeddingRetrieval:
@@ -131,10 +130,15 @@ class _Work:
     checkpoint: Path
     folder: Path  # of the artifacts
     time: Reading  # of brought vectors: the run's clock or its order
+    workers: Workers | None = None
     report: dict[str, Any] = field(default_factory=lambda: {"hit_rate_k": K})
     curves: dict[str, Any] = field(default_factory=dict)
+    goes_on: dict[str, LightGCN] = field(default_factory=dict)  # a model's name -> what it goes on from
+
+    typed: heterogeneous.TypedGraph | None = None  # edges beside user–item ones
 
     def run(self) -> None:
+        self.typed = heterogeneous.read_graph(self.config.edges, self.dataset, self.time)
         items = self._item_vectors()
         users = self._user_vectors(items)
         if self.config.sasrec is not None:
@@ -167,11 +171,14 @@ class _Work:
             items[np.bincount(edges, minlength=self.dataset.n_items) == 0] = 0
             if self.config.refit_for_retrieval and self.config.user_embeddings is None:
                 self._refit()
-        arrays["collaborative"] = items = of_users.unit_rows(items)[0]
+        arrays["collaborative"] = items = unit_rows(items)
         arrays["has_collaborative"] = np.abs(items).sum(1) > 0
         if self.config.text_encoder is not None:
             texts, how = self.dataset.catalogue.texts(), self.config.text_batches
-            arrays["text"] = encode_texts(texts, self.config.text_encoder, batches=how, keep=True)
+            with elsewhere(self.workers, self.checkpoint / "texts") as others:
+                arrays["text"] = encode_texts(
+                    texts, self.config.text_encoder, batches=how, keep=True, others=others
+                )
         save_file(arrays, self.folder / "item_vectors.safetensors")
         self.report["items_without_vector"] = int((~arrays["has_collaborative"]).sum())
         return items
@@ -181,18 +188,20 @@ class _Work:
         edges = self._edges(name)
         requests, targets = self._instances(VALIDATION)
         trained: list[tuple[float, int, LightGCN]] = []
+        start, config = self.goes_on.get(name), self.config.lightgcn
+        config = config if start is None else self.config.shortened(config)
         # the refit has seeds of its own: from the same start nearly the same space would come, and affinity
         # wants another
         first = self.config.seed if name == GENERATOR else self.config.seed + self.config.seeds
-        typed = self._typed if name == GENERATOR else None
+        typed = self.typed if name == GENERATOR else None
         for number in range(self.config.seeds):
             seed = first + number
 
             def validate(model: LightGCN) -> float:
                 items = self._items_of(model)
                 history = HistoryVectors(model.message_table().cpu().numpy(), None, "")
-                users = heterogeneous.users_of(model, typed, history, self.config.user_reads)
-                vectors, _ = users.vectors(requests)
+                of_users = heterogeneous.users_of(model, typed, history, self.config.user_reads)
+                vectors, _ = of_users.vectors(requests)
                 return float(retrieval_hits(vectors, items, requests, targets, K).mean())
 
             label = LABELS[name] if self.config.seeds == 1 else f"{LABELS[name]}, seed {seed}"
@@ -201,17 +210,20 @@ class _Work:
                 self.dataset.items[edges],
                 self.dataset.n_users,
                 self.dataset.n_items,
-                self.config.lightgcn,
+                config,
                 seed,
                 self.checkpoint / CHECKPOINTS[name] / str(seed),
                 validate,
                 label,
                 self.dataset.weighed(edges),
+                start,
                 *((typed.learned(), typed.n_others) if typed else ()),
             )
             self.curves[label] = curve.as_dict()
             trained.append((curve.best_value, -number, model))
         best = max(trained, key=lambda row: row[:2])[2]
+        if self.config.refit == "continued":
+            self.goes_on[REFIT] = best
         users = best()[: self.dataset.n_users].detach().numpy()[[request.user for request in requests]]
         items = self._items_of(best)
         found = float(retrieval_hits(users, items, requests, targets, K).mean())
@@ -224,15 +236,9 @@ class _Work:
             self.report |= {"edges": list(typed.facts), "user_reads": self.config.user_reads}
         return items, best.message_table().numpy()
 
-    @cached_property
-    def _typed(self) -> heterogeneous.TypedGraph | None:
-        """Edges beside user–item ones; None: there are none."""
-        edges = self.config.edges
-        return heterogeneous.read_graph(edges, self.dataset, self.time) if edges else None
-
     def _items_of(self, model: LightGCN) -> np.ndarray:
-        first = self.dataset.n_users
-        return of_users.unit_rows(model()[first : first + self.dataset.n_items].detach().cpu().numpy())[0]
+        items = model()[self.dataset.n_users :][: self.dataset.n_items]
+        return unit_rows(items.detach().cpu().numpy())
 
     def _edges(self, name: str) -> np.ndarray:
         """Which events the LightGCN learns from."""
@@ -261,8 +267,9 @@ class _Work:
             # a user is then the faded mean of the brought vectors of their items
             save_file({"messages": items}, messages_path)
         messages = load_file(messages_path)["messages"]
-        reads = config.user_reads if self._typed else None
-        users = heterogeneous.read_users(self.folder, HistoryVectors(messages, None, ""), reads)
+        reads = config.user_reads if self.typed else None
+        path, history = self.folder / heterogeneous.FILE, HistoryVectors(messages, None, "")
+        users = heterogeneous.read_users(path, history, reads)
         half_life, by_half_life = self._choose_half_life(users, items, config.user_half_lives)
         space = f"history:{sha256_of(messages_path)[:16]}:{half_life}" + (f":{reads}" if reads else "")
         users = users.faded(half_life, space)
@@ -279,14 +286,11 @@ class _Work:
         self, config: SasRecConfig, users: UserVectors, items: np.ndarray
     ) -> tuple[UserVectors, np.ndarray]:
         """Train the SASRecs asked for; the generator's user vectors, item vectors [N, d] of their space."""
-        names = [sequence_parts.RETRIEVAL] if self.config.sasrec_row == "own" else []
-        if self.config.users_from == "sasrec":
-            names.append(sequence_parts.USERS)
-        for name in names:
-            curve, self.report[name] = sequence_parts.sequence_part(
-                config, self.dataset, name, self.config.seed, self.checkpoint, self.folder
-            )
-            self.curves[sequence_parts.LABELS[name]] = curve.as_dict()
+        curves, found = sequence_parts.sequence_models(
+            self.config, config, self.dataset, self.checkpoint, self.folder
+        )
+        self.curves |= curves
+        self.report |= found
         if self.config.users_from != "sasrec":
             return users, items
         vectors = sequence_parts.read_users(self.folder)

@@ -16,65 +16,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 
 from recsys.artifacts.arrays import map_arrays
 from recsys.artifacts.user_rows import save_user_rows
-from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT
 from recsys.door.edges import read_edges
 from recsys.door.tables import DataError
 from recsys.door.times import Reading
+from recsys.embeddings.config import EdgesConfig, EdgesKind
 from recsys.embeddings.lightgcn import LightGCN, sum_of_layers
 from recsys.embeddings.user_vectors import BroughtVectors, FadingVectors, HistoryVectors, NeighbourVectors
 
-Kind = Literal["user_user", "user_attribute", "item_attribute"]
 ALWAYS = np.iinfo(np.int64).min  # before every moment
 NEVER = np.iinfo(np.int64).max
 FILE = "neighbours.safetensors"
-
-
-class EdgesConfig(StageConfig):
-    """A file of edges of one type, in any format of the door."""
-
-    file: Path
-    kind: Kind  # what its two columns are, in this order
-    from_column: str  # users, of item_attribute items; ids as the interactions have them
-    to_column: str  # users, of the other kinds any values: each is a node
-    delimiter: str | None = None  # of a text whose suffix does not tell, such as .dat; null: by the suffix
-    # The column that says since when an edge was known; null: the file does not say, and `undated: always` must
-    moment: str | None = None
-    # always: edges without a moment count at every moment. A file of today then says of last year what nobody knew. Attributes of
-    # items are the catalogue's, and need no word
-    undated: Literal["refuse", "always"] = "refuse"
-    weight: float = Field(default=1.0, gt=0)  # of a message of this type beside a user–item one
-    vocabulary: str = (
-        "attributes"  # files of one vocabulary share its nodes: tags of people and tags of items
-    )
-
-    @model_validator(mode="after")
-    def _moments_are_said(self) -> EdgesConfig:
-        if self.kind == "item_attribute":
-            if self.moment is not None:
-                raise ValueError("item_attribute edges are facts of the catalogue; leave out moment")
-        elif self.moment is None and self.undated != "always":
-            raise ValueError(
-                f"{self.kind} edges need moment, the column that says since when each was known; undated: always takes them to have "
-                "been known at all times"
-            )
-        return self
 
 
 @dataclass(frozen=True)
 class TypedEdges:
     """Distinct edges of a type: `nodes` [2, E] of the graph (users first of both that can be), `times` [E] since when, ascending."""
 
-    kind: Kind
+    kind: EdgesKind
     nodes: np.ndarray
     times: np.ndarray
     learned: np.ndarray  # bool [E]: may the graph hold it?
@@ -96,12 +63,14 @@ class TypedGraph:
         return [(some.nodes[:, some.learned], some.weight) for some in self.edges]
 
 
-def read_graph(configs: Sequence[EdgesConfig], dataset: Dataset, time: Reading = "auto") -> TypedGraph:
-    """Read every file; rows of users or items that the run does not know are left out and counted, rows of one node with itself left out.
+def read_graph(configs: Sequence[EdgesConfig], dataset: Dataset, time: Reading = "auto") -> TypedGraph | None:
+    """Read every file (None where there is none); rows of users or items that the run does not know are left out and counted, rows of one node with itself left out.
 
     An attribute is a node where the graph learns an edge of it; others say nothing, and are left out: that they are there may be told
     by what is held out. Raises `DataError` where a file has no row of known ids.
     """
+    if not configs:
+        return None
     users = dataset.user_numbers
     items = {name: dataset.n_users + number for number, name in enumerate(dataset.catalogue.item_ids)}
     first_not_fit = _first_not_fit(dataset)
@@ -231,10 +200,10 @@ def users_of(model: LightGCN, graph: TypedGraph | None, history: HistoryVectors,
     return NeighbourVectors(history, said, reads == "neighbours")
 
 
-def read_users(folder: Path, history: HistoryVectors, reads: str | None) -> FadingVectors:
+def read_users(path: Path, history: HistoryVectors, reads: str | None) -> FadingVectors:
     """User vectors of `history` and of neighbours (`reads`: all), of neighbours only (neighbours), or without any (None)."""
     if reads is None:
         return history
-    arrays = map_arrays(folder / FILE)
+    arrays = map_arrays(path)
     said = BroughtVectors(arrays["users"], arrays["times"], arrays["vectors"], history.space)
     return NeighbourVectors(history, said, reads == "neighbours")

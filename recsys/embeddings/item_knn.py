@@ -16,9 +16,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
-from recsys.config import StageConfig
+from recsys.embeddings.config import ItemKnnConfig
 from recsys.embeddings.lightgcn import strongest_of_pairs
 from recsys.embeddings.retrieval import hits_of_scores, hits_of_sparse_scores, rows_at_once
 from recsys.embeddings.user_vectors import recency_weights
@@ -29,15 +28,6 @@ if TYPE_CHECKING:
 
 PRODUCTS = 1 << 23  # of a block of co-occurrence, which bounds its entries: with similarities 250 MB
 REQUESTS = 1024  # scored at once at most
-
-
-class ItemKnnConfig(StageConfig):
-    # most alike items that each item keeps; more changes little and costs memory
-    neighbours: int = Field(200, ge=1)
-    last_items: int = Field(50, ge=1)  # items of a history that vote, the latest
-    # items; None: no fading
-    half_lives: tuple[float | None, ...] = Field((None, 20, 10, 5, 2, 1, 0.5), min_length=1)
-    shrinks: tuple[float, ...] = Field((0.0, 5.0, 20.0, 100.0), min_length=1)  # users; a pair's doubt
 
 
 class CoOccurrence:
@@ -70,7 +60,10 @@ class CoOccurrence:
         """
         n = len(self._roots)
         wanted = np.arange(n) if rows is None else rows
-        parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in shrinks]
+        parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in shrinks]
+        lengths = np.zeros(
+            (len(shrinks), n), np.int64
+        )  # of rows; who keeps pairs by the million keeps no row beside each
         for block in self._blocks(wanted):
             together = (self._by_item[block] @ self._taken).tocsr()
             together.sort_indices()
@@ -78,11 +71,12 @@ class CoOccurrence:
             other = row != column
             row, column, counts = row[other], column[other], together.data[other]
             roots = self._roots[row] * self._roots[column]
-            for part, shrink in zip(parts, shrinks, strict=True):
+            for part, length, shrink in zip(parts, lengths, shrinks, strict=True):
                 values = counts / (roots + shrink)
                 kept = _largest_of_rows(row, values, neighbours)
-                part.append((row[kept], column[kept], values[kept].astype(np.float32)))
-        return [_csr(part, n) for part in parts]
+                part.append((column[kept], values[kept].astype(np.float32)))
+                length[block] = np.bincount(np.searchsorted(block, row[kept]), minlength=len(block))
+        return [_csr(part, length) for part, length in zip(parts, lengths, strict=True)]
 
     def _blocks(self, rows: np.ndarray) -> list[np.ndarray]:
         """`rows` cut such that a block takes `PRODUCTS` at most, where one row does not take more alone."""
@@ -107,13 +101,18 @@ def _largest_of_rows(row: np.ndarray, values: np.ndarray, most: int) -> np.ndarr
     return kept
 
 
-def _csr(parts: Sequence[tuple[np.ndarray, ...]], n: int) -> sparse.csr_array:
+def _csr(parts: list[tuple[np.ndarray, np.ndarray]], lengths: np.ndarray) -> sparse.csr_array:
+    """[N, N] of (columns, values) of some rows after the others, which are used up; `lengths` [N] of the rows."""
     from scipy import sparse
 
-    none = (np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
-    row, column, values = (np.concatenate(kind) for kind in zip(none, *parts, strict=True))
-    bounds = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))])
-    return sparse.csr_array((values, column, bounds), shape=(n, n))
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    column, values = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.float32)
+    at = 0
+    while parts:
+        some, their = parts.pop(0)
+        column[at : at + len(some)], values[at : at + len(some)] = some, their
+        at += len(some)
+    return sparse.csr_array((values, column, bounds), shape=(len(lengths), len(lengths)))
 
 
 def similarities(

@@ -18,36 +18,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
 
-from recsys.config import StageConfig
+from recsys.embeddings.config import LightGCNConfig
 from recsys.seeds import torch_generator
 from recsys.training import loop
 from recsys.training.devices import resolve_device
 from recsys.training.rows import rows_of_epoch
-
-
-class LightGCNConfig(StageConfig):
-    dim: int = 120  # embedding width; 120 as E2P's behavioural embeddings
-    layers: int = Field(default=2, ge=1)  # K propagation steps
-    loss: Literal["sampled_softmax", "bpr"] = "sampled_softmax"  # the softmax trains in fewer epochs
-    temperature: float = 0.15  # of the cosine logits of the sampled softmax
-    negatives: int = 512  # negative items a batch, shared by its rows (sampled softmax) or one a row (BPR)
-    epochs: int = 60  # passes over the edges at most; validation usually stops earlier
-    batch: int = 8192  # edges a step, or more (`steps_per_epoch`); a step propagates over the whole graph
-    # steps of an epoch at most: where the edges are more than this many batches, batches grow with them, so that an epoch costs
-    # propagations × edges, and not edges² / batch. 64: from half a million edges on
-    steps_per_epoch: int = Field(default=64, ge=1)
-    learning_rate: float = 0.01  # Adam
-    l2: float = 1e-4  # on the layer-0 rows of the batch, as in the paper
-    validate_every_epochs: int = 4
-    patience: int = 3  # validations without a new best before stopping
-    device: str = "auto"  # cpu | cuda | auto
 
 
 def strongest_of_pairs(
@@ -310,18 +290,22 @@ def train_lightgcn(
     validate: Callable[[LightGCN], float],
     label: str = "LightGCN",
     weights: np.ndarray | None = None,
+    start: LightGCN | None = None,
     others: Sequence[tuple[np.ndarray, float]] = (),
     n_others: int = 0,
 ) -> tuple[LightGCN, loop.Curves]:
     """Learn from edges (users[e], items[e]); `validate(model)` is a retrieval hit-rate, and the best state is kept.
 
-    `weights` [E], all above 0, weigh the edges; None: all alike. Over edges of `others` vectors spread too: `normalised_adjacency`.
+    `weights` [E], all above 0, weigh the edges; None: all alike. `start`: a trained model to go on from. Over edges of `others` vectors
+    spread too: `normalised_adjacency`.
     """
     graph = normalised_adjacency(users, items, n_users, n_items, weights, others, n_others)
     scales = None
     if weights is not None or others:
         scales = message_scales(users, items, n_items, np.ones(len(users)) if weights is None else weights)
     model = LightGCN(graph, n_users, config, seed, scales, n_items)
+    if start is not None:
+        model.embedding.data.copy_(start.embedding[: len(model.embedding)])  # users and items
     model = model.moved(resolve_device(config.device))
     steps_an_epoch = steps_of_epoch(len(users), config)
     curves = loop.fit(

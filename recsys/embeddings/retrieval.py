@@ -5,18 +5,18 @@ The non-generative baseline.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 
+from recsys.embeddings.config import IndexKind
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Ranked, Request
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-IndexKind = Literal["auto", "flat", "hnsw", "ivf"]
 EXACT_UP_TO = 1_000_000  # items; "auto" searches exactly below this
 ENTRIES = 1 << 26  # of scores or of found items at once, requests × items: 256 MB
 
@@ -103,6 +103,12 @@ class EmbeddingRetrieval:
         scores = self.items[items] @ vector
         best = np.argsort(-scores, kind="stable")[:n]
         return Ranked(items[best], scores[best])
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """`rows` [N, d] at unit length (float32); what has no length stays zero."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, norms, out=np.zeros_like(rows, dtype=np.float32), where=norms > 1e-12)
 
 
 def rows_at_once(width: int, most: int) -> int:

@@ -19,15 +19,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import nn
 from torch.nn import functional
 
-from recsys.config import StageConfig
+from recsys.embeddings.config import SasRecConfig
 from recsys.embeddings.retrieval import rows_at_once
 from recsys.embeddings.sequences import Batches, Piece, padded
 from recsys.recommender import Request
@@ -40,53 +38,6 @@ from recsys.training.row_adam import RowAdam
 START_STD = 0.02  # of every matrix at the start, as in BERT
 CPU_PIECES = 4  # lengths in which a CPU reads a batch
 CHUNK = 1024  # requests ranked at once at most: 1,024 × 12,000 items of float32 are 50 MB
-
-
-class SasRecConfig(StageConfig):
-    dim: int = Field(128, ge=1)  # width of items and states; a multiple of `heads`
-    layers: int = Field(2, ge=1)  # attention blocks; the paper's two
-    heads: int = Field(2, ge=1)  # attention heads a block
-    # of embeddings, attention and both sub-layers; sparse data want much
-    dropout: float = Field(0.5, ge=0, lt=1)
-    # items of a history that are read, the latest; the paper's 50 for Amazon
-    max_items: int = Field(50, ge=1)
-    # item vectors are free rows + a projection of their text vectors (needs embed.text_encoder)
-    text: bool = False
-    # None: logits are inner products, as published. A number: they are cosines divided by it (0.05 to 0.1 are
-    # usual), which keeps popular items from winning by length
-    temperature: float | None = Field(None, gt=0)
-    # share of a target's mass that is spread over the catalogue
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    # the cross-entropy. softmax: over all items, its logits [positions, N] in memory. chunked_softmax: the same loss without ever
-    # holding them, and without most of the padding: the same numbers but for rounding and dropout's draws, twice as fast on a CPU.
-    # sampled_softmax: against `negatives` a step, with the logQ correction; a step then costs what it reads, not the catalogue
-    loss: Literal["softmax", "chunked_softmax", "sampled_softmax"] = "softmax"
-    # items a step that all its positions share (sampled softmax); more: nearer to the whole softmax and dearer. N or more: it is that
-    negatives: int = Field(2048, ge=1)
-    # negatives are drawn by (events + 1) to this power: 0 all alike, 1 by popularity; the correction holds for any, the noise differs
-    negatives_power: float = Field(0.5, ge=0)
-    batch: int = Field(256, ge=1)  # sequences a step; a step's logits are its positions × items
-    steps: int = Field(6000, ge=1)  # at most, and the length of the cosine; Amazon Beauty has 88 to an epoch
-    learning_rate: float = Field(1e-3, gt=0)  # AdamW's at its highest
-    # AdamW's, on matrices alone; dropout is the regulariser that counts
-    weight_decay: float = Field(0.0, ge=0)
-    warmup: int = Field(200, ge=1)  # steps until the learning rate is at its highest
-    clip_norm: float = Field(5.0, ge=0)  # of the whole gradient; 0: none. It only catches outliers
-    # steps; by NDCG@10 of the full ranking, and the best state is kept
-    validate_every: int = Field(200, ge=1)
-    patience: int = Field(10, ge=0)  # validations without a new best before stopping; 0: never
-    validation_instances: int = Field(5000, ge=0)  # a seeded sample; 0: all
-    device: str = "auto"  # cpu | cuda | auto; on CUDA the passes of a training step are bfloat16 (autocast)
-
-    @model_validator(mode="after")
-    def _heads_divide_dim(self) -> SasRecConfig:
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        if self.loss == "sampled_softmax" and self.label_smoothing:
-            raise ValueError(
-                "label_smoothing spreads mass over the catalogue; sampled_softmax does not read it"
-            )
-        return self
 
 
 class Block(nn.Module):
@@ -284,15 +235,19 @@ def train_sasrec(
     text: np.ndarray | None = None,
     label: str = "SASRec",
     weights: np.ndarray | None = None,
+    start: SasRec | None = None,
 ) -> tuple[SasRec, loop.Curves]:
     """Learn from events [E] in order of (user, time); the state with the best NDCG@10 on `held_out` is kept.
 
-    `weights` [E], all above 0, weigh the events as targets; None: all alike.
+    `weights` [E], all above 0, weigh the events as targets; None: all alike. `start`: a trained model to go on from.
 
     On a CPU a killed and resumed training ends in the same bytes; on a GPU as far as its kernels repeat themselves.
     """
     device = resolve_device(config.device)
-    model = SasRec(n_items, config, seed, text).to(device).train()
+    model = SasRec(n_items, config, seed, text)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+    model = model.to(device).train()
     # a GPU is faster with one pass over padding than with several without
     pieces = 1 if device.type == "cuda" else CPU_PIECES if config.loss == "softmax" else None
     batches = Batches((users, items, times), config.max_items, config.batch, seed, pieces, weights)

@@ -16,9 +16,10 @@ from recsys.artifacts.manifest import sha256_of
 from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
+from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.item_knn import ItemKnn, ItemKnnConfig, choose_item_knn, similarities
 from recsys.embeddings.retrieval import IndexKind
-from recsys.embeddings.sasrec import Ranking, SasRecConfig, ndcg_at, train_sasrec
+from recsys.embeddings.sasrec import Ranking, SasRec, SasRecConfig, ndcg_at, train_sasrec
 from recsys.embeddings.sequence_vectors import (
     SasRecRetrieval,
     SequenceVectors,
@@ -35,6 +36,31 @@ ROLES = {USERS: (FIT,), RETRIEVAL: (FIT, PERSONALIZE)}  # of the events that eac
 LABELS = {USERS: "SASRec", RETRIEVAL: "SASRec for retrieval"}
 
 
+def sequence_models(
+    config: EmbedConfig, settings: SasRecConfig, dataset: Dataset, checkpoint: Path, folder: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train the SASRecs that are asked for (`sequence_part`): their curves by label and validation figures by name."""
+    names = [RETRIEVAL] if config.sasrec_row == "own" else []
+    if config.users_from == "sasrec":
+        names.append(USERS)
+    if config.refit == "continued":
+        names.reverse()  # the row's goes on from the generator's
+    curves, figures, start = {}, {}, None
+    for name in names:
+        model, curve, figures[name] = sequence_part(
+            settings if start is None else config.shortened(settings),
+            dataset,
+            name,
+            config.seed,
+            checkpoint,
+            folder,
+            start,
+        )
+        curves[LABELS[name]] = curve.as_dict()
+        start = model if config.refit == "continued" else None
+    return curves, figures
+
+
 def sequence_part(
     config: SasRecConfig,
     dataset: Dataset,
@@ -42,12 +68,13 @@ def sequence_part(
     seed: int,
     checkpoint: Path,
     folder: Path,
-) -> tuple[Curves, dict[str, Any]]:
+    start: SasRec | None = None,
+) -> tuple[SasRec, Curves, dict[str, Any]]:
     """Train a SASRec and write it into `folder`, which holds the item vectors already:
-    its curves and validation figures.
+    the model, its curves and validation figures.
 
     USERS learns from FIT alone, so that its vectors know no target of Stage 2; RETRIEVAL from all before
-    validation, with a seed of its own.
+    validation, with a seed of its own; `start`: a model to go on from.
     """
     learned = np.isin(dataset.roles, ROLES[name])
     text = load_file(folder / "item_vectors.safetensors").get("text") if config.text else None
@@ -64,6 +91,7 @@ def sequence_part(
         text,
         LABELS[name],
         dataset.weighed(learned),
+        start,
     )
     save_sasrec(model, folder, name)
     ranks = held_out.ranks(model)
@@ -74,7 +102,7 @@ def sequence_part(
         "validation_hit_rate@30": float((ranks <= 30).mean()),
         "best_step": curve.best_step,
     }
-    return curve, figures
+    return model, curve, figures
 
 
 def _held_out(config: SasRecConfig, dataset: Dataset, seed: int) -> Ranking:

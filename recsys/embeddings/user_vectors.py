@@ -73,7 +73,7 @@ class HistoryVectors:
         self, histories: Sequence[np.ndarray], chunk: int = CHUNK
     ) -> tuple[np.ndarray, np.ndarray]:
         """Item histories, oldest first -> vectors [R, d] and known [R]."""
-        return unit_rows(self.sums(histories, chunk))
+        return unit_and_known(self.sums(histories, chunk))
 
     def sums(self, histories: Sequence[np.ndarray], chunk: int = CHUNK) -> np.ndarray:
         """Σ w_i · message_i [R, d] of item histories, oldest first."""
@@ -93,7 +93,7 @@ class HistoryVectors:
         return np.concatenate(parts)
 
 
-def unit_rows(summed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unit_and_known(summed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows [R, d] of unit length, and which are not zero [R]."""
     norms = np.linalg.norm(summed, axis=1, keepdims=True)
     return np.divide(summed, norms, out=np.zeros_like(summed), where=norms > 1e-12), norms[:, 0] > 1e-12
@@ -153,7 +153,7 @@ class NeighbourVectors:
         summed = self.said.vectors(requests)[0]
         if not self.alone:
             summed = summed + self.history.sums([request.history for request in requests])
-        return unit_rows(summed)
+        return unit_and_known(summed)
 
 
 def partners_of_other_users(users: np.ndarray, generator: np.random.Generator) -> np.ndarray:

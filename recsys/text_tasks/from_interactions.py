@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.data.loaders import EMBEDDED, FILES, Source, load_lastfm, load_movielens
+from recsys.data.config import EMBEDDED, FILES
+from recsys.data.loaders import Source, load_lastfm, load_movielens
 from recsys.data.splits import TEST, VALIDATION, SplitConfig, assign_roles
 from recsys.door.notices import Notices
 from recsys.door.tables import DataError

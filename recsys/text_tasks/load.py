@@ -10,7 +10,7 @@ from pydantic import Field
 
 from recsys.artifacts.manifest import sha256_of
 from recsys.config import StageConfig
-from recsys.data.loaders import EMBEDDED
+from recsys.data.config import EMBEDDED
 from recsys.door.tables import DataError
 from recsys.text_tasks.dialogues import (
     load_empathetic,

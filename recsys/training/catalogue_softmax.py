@@ -27,6 +27,7 @@ from torch.nn import functional
 from recsys.seeds import rng
 
 CHUNK_BYTES = 16 << 20  # of logits at once: about what a core has of cache, and room for good products
+SMALL = 60.0  # logits below it need none taken from them: e^60 × a million items is a float32
 MIN_CHUNK = 64  # positions at once at least, however large the catalogue: the product wants rows
 
 
@@ -46,20 +47,24 @@ class _SoftmaxLoss(torch.autograd.Function):
         total = queries.new_zeros((), dtype=torch.float64)
         size = max(MIN_CHUNK, CHUNK_BYTES // (4 * n_items))
         logits = queries.new_empty((min(size, n), n_items))
+        # no logit is above this (Cauchy and Schwarz): cosines / temperature need no largest one looked for
+        is_small = n > 0 and bool(queries.norm(dim=1).max() * outputs.norm(dim=1).max() < SMALL)
         for start in range(0, n, size):
             q, own, weight = (x[start : start + size] for x in (queries, targets, weights))
             chunk = torch.mm(q, outputs.T, out=logits[: len(q)])
-            largest, where = chunk.max(1)
-            aimed = outputs.index_select(0, own)
             score = right * chunk.gather(1, own[:, None])[:, 0] + smoothing * (q @ mean)
-            share = torch.softmax(chunk, 1, out=chunk)
-            # the largest logit's share is 1 / Σ exp(logit − largest)
-            total += (weight * (largest - share.gather(1, where[:, None])[:, 0].log() - score)).sum()
-            weighed = weight[:, None] * q
-            of_queries[start : start + size] = weight[:, None] * (
-                share @ outputs - right * aimed - smoothing * mean
-            )
-            of_outputs.addmm_(share.T, weighed).index_add_(0, own, weighed, alpha=-right)
+            if not is_small:
+                largest = chunk.amax(1, keepdim=True)
+                chunk.sub_(largest)
+                score -= largest[:, 0]
+            z = chunk.exp_().sum(1)  # shares are never made: what they are multiplied with is divided by z
+            total += (weight * (z.log() - score)).sum()
+            shared, weighed = (side[:, None] * q for side in (weight / z, weight))
+            aimed = right * outputs.index_select(0, own) + smoothing * mean
+            of_queries[start : start + size] = (weight / z)[:, None] * (chunk @ outputs) - weight[
+                :, None
+            ] * aimed
+            of_outputs.addmm_(chunk.T, shared).index_add_(0, own, weighed, alpha=-right)
         if smoothing:
             of_outputs -= (smoothing / n_items) * (weights @ queries)
         ctx.save_for_backward(of_queries, of_outputs)

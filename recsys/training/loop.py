@@ -90,6 +90,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
+def release_freed_memory() -> None:
+    """Give back what was freed and kept: between trainings of one process the next would stand on top of it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def fit(
     label: str,
     steps: int,
@@ -106,6 +113,7 @@ def fit(
     clip_norm: float = 0.0,
     checkpoint_every_s: float = 20.0,
     quiet: bool = False,
+    start_counts: bool = False,
 ) -> Curves:
     """Train for `steps` steps and leave the best validated state
     (the last one without `validate`) in `state`.
@@ -114,9 +122,10 @@ def fit(
     processes share the work it returns the mean loss of `distributed.share` and of how many things that is
     the mean; they then all get the step, the logged losses and the validated values of the whole batch. A
     loss alone is taken to be everybody's. `validate()` is better when higher; training stops after `patience`
-    validations without a new best (0: never). Resumes from `checkpoint` (a folder that this call owns) if it
+    validations without a new best (0: never). Where the `start_counts`, the state before the first step is validated too, and may be the best. Resumes from `checkpoint` (a folder that this call owns) if it
     holds one. Raises `FloatingPointError` when a loss is not finite.
     """
+    release_freed_memory()  # of what was trained before
     keep_freed_memory()
     training = _Training(label, state, optimizer, step, checkpoint)
     training.load()
@@ -130,6 +139,8 @@ def fit(
         mininterval=1.0,
         leave=True,
     )
+    if start_counts and validate and not training.curves.validation:
+        training.validate(validate)
     while training.index < steps and not (patience and training.bad >= patience):
         training.take_step(schedule(training.index), clip_norm)
         bar.update(1)

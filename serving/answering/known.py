@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +47,11 @@ class KnownItems:
     given: int
     unknown: int
     first_unknown: str | None
+
+    @cached_property
+    def unique(self) -> np.ndarray:
+        """The items, ascending and each once: one array for all requests that share the list."""
+        return np.unique(self.numbers)
 
     @property
     def ignored(self) -> Counted | None:

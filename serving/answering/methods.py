@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 from evaluation.softmax import LastScores, Scorer
 from llm.align.align import load_aligned
@@ -19,14 +19,17 @@ from llm.prompts.reading import Reading
 from llm.stage1.adapt import validation_events
 from llm.stage1.model import load_adapted, prompt_builder
 from recsys.data.dataset import Dataset
+from recsys.data.phrases import Phrases
 from recsys.embeddings.embed import load_retrieval, load_user_vectors
 from recsys.embeddings.item_knn import ItemKnn
 from recsys.embeddings.retrieval import EmbeddingRetrieval
 from recsys.embeddings.sequence_parts import load_item_knn, load_sasrec
 from recsys.embeddings.sequence_vectors import SasRecRetrieval
+from recsys.embeddings.text_search import WordSearch
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Recommender
 from recsys.run import Run
+from serving.answering.defaults import reads_queries
 from serving.answering.products import Products
 from serving.answering.untrained import BASELINES, NO_CONTEXT, is_of_nobody, no_such_method, untrained
 from serving.config.combine import PRODUCT
@@ -76,6 +79,47 @@ class Methods:
     @cached_property
     def item_knn(self) -> ItemKnn:
         return load_item_knn(self.run, self.dataset, self.config.embed.item_knn)
+
+    @cached_property
+    def phrases(self) -> Phrases:
+        """What items are called, and which of it training may read."""
+        return Phrases(self.dataset)
+
+    @cached_property
+    def text_search(self) -> WordSearch:
+        return WordSearch(self.phrases, self.dataset.item_totals.counts)
+
+    @property
+    def reads_words(self) -> bool:
+        """Was the generator trained with queries, or with words of items at all?"""
+        catalogue, adapt = self.dataset.catalogue, self.config.adapt
+        phrases = any(some for column in catalogue.columns.values() for some in column) or len(
+            self.dataset.queries
+        )
+        return bool(adapt.words_batch or (adapt.query_share and phrases))
+
+    @cached_property
+    def default(self) -> dict[str, Any] | None:
+        """What validation chose for each kind of request (`serving.stages.default_method`); None: it has not."""
+        record = self.run.record("evaluate")
+        known = record is not None and "default.json" in record["artifacts"]
+        return self.run.read_json("evaluate", "default.json") if known else None
+
+    def reads_query(self, key: str) -> bool:
+        """Does the method's answer depend on a query's words?"""
+        for_queries = [] if self.products is None else list(self.products.for_queries())
+        return reads_queries(key, for_queries, self.reads_words)
+
+    def refuse_words(self, key: str) -> None:
+        """Raises `ValueError` for a query put to a generator that was trained without words."""
+        is_generator = (
+            key in self.available() and key not in self.product_names and key not in self._untrained
+        )
+        if not self.reads_words and (is_generator or key == NO_CONTEXT):
+            raise ValueError(
+                f"this run's generator was trained without words (adapt.words_batch and query_share are 0, or no item has any), so "
+                f"{key} cannot read a query; ask without one, or with method 'text_search'"
+            )
 
     def available(self) -> list[str]:
         """Methods that this run has trained or can answer without training, in the table's order."""

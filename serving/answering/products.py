@@ -20,7 +20,7 @@ from recsys.embeddings.retrieval import EmbeddingRetrieval
 from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.recommender import Recommender, Request
 from recsys.run import Run
-from serving.config.combine import ALONE, CombineConfig, product_key, product_name
+from serving.config.combine import ALONE, ASKED, PRODUCT, WORDS, CombineConfig, product_key, product_name
 from serving.config.run import RunConfig
 
 
@@ -77,29 +77,59 @@ class Products:
     def names(self) -> dict[str, str]:
         """Key -> row."""
         named = {product_key(key): product_name(self.methods.name(key)) for key in self.settings.generators}
-        return {ALONE: "Experts alone"} | named
+        return {ALONE: "Experts alone"} | named | self.for_queries()
+
+    def for_queries(self) -> dict[str, str]:
+        """Key -> name of the products that read a query's words: no rows of the table, whose requests may have none."""
+        if not self.report.get("query_products"):
+            return {}
+        asked = {WORDS: "Experts × words"}
+        if self.settings.generators:
+            asked[ASKED] = f"{product_name(self.methods.name(self.settings.generators[0]))} × words"
+        return asked
 
     def seeds(self, key: str) -> Sequence[int | None]:
         """The seeds that `build` can be given."""
         generator = next((name for name in self.settings.generators if product_key(name) == key), None)
         return [None] if generator is None else seeds_of(self.methods, generator)
 
+    def weights(self, key: str) -> Weights:
+        """What validation chose for a product (of the generator's first seed)."""
+        seed = self.seeds(key)[0]
+        place = ALONE if seed is None else f"{key.removesuffix(PRODUCT)}-{seed}"
+        weighed = self.report["query_products"] if key in self.for_queries() else self.report["products"]
+        return Weights(**weighed[key if key in self.for_queries() else place])
+
     def build(self, key: str, seed: int | None = None) -> SoftmaxOver:
-        """One product's recommender; `seed` picks the generator's replica (default: the first)."""
+        """One product's recommender; `seed` picks the generator's replica (default: the first).
+
+        Where no expert knows anything of the user (or the query), it is the generator alone, or else popularity.
+        """
         if self._experts is None:
             self._experts = experts_of(self.methods, self.settings, self.report["text_half_life_items"])
-        scorers, place = list[Scorer](self._experts), ALONE
-        if key != ALONE:
-            generator = next(name for name in self.settings.generators if product_key(name) == key)
+        scorers, place, weighed = list[Scorer](self._experts), ALONE, self.report["products"]
+        asked = [at for at, name in enumerate(self.settings.experts) if name != "popularity"]
+        if key in (WORDS, ASKED):
+            asked.append(len(scorers))
+            scorers, place, weighed = (
+                [*scorers, self.methods.scorer("text_search")],
+                key,
+                self.report["query_products"],
+            )
+        otherwise: Scorer | int = self.methods.scorer("popularity")
+        if key not in (ALONE, WORDS):
+            names = self.settings.generators
+            generator = names[0] if key == ASKED else next(one for one in names if product_key(one) == key)
             seed = seeds_of(self.methods, generator)[0] if seed is None else seed
             scorer: Scorer = self.methods.scorer(generator, seed)
             if (approximation := self.report.get("approximation")) is not None:
                 scorer = LikelyNodes(generator_of(scorer), approximation["nodes_a_depth"])
-            scorers, place = [scorer, *scorers], f"{generator}-{seed}"
+            scorers, asked, otherwise = [scorer, *scorers], [at + 1 for at in asked], 0
+            place = key if key == ASKED else f"{generator}-{seed}"
         name = self.names()[key]
-        weights = Weights(**self.report["products"][place])
-        n_items = self.methods.dataset.n_items
-        return SoftmaxOver(Product(name, scorers, weights.sharpened), 1.0, name, n_items)
+        weights = Weights(**weighed[place])
+        product = Product(name, scorers, weights.sharpened, asked, otherwise)
+        return SoftmaxOver(product, 1.0, name, self.methods.dataset.n_items)
 
 
 def seeds_of(methods: Builds, key: str) -> Sequence[int]:

@@ -16,8 +16,10 @@ from llm.decoding.recommender import SidRecommender
 from llm.methods.tap_per import TapPer
 from recsys.embeddings.embed import load_item_vectors
 from recsys.recommender import Recommender as AnyRecommender
+from recsys.recommender import Request
 from recsys.run import Run
 from serving.answering.absorb import update
+from serving.answering.defaults import default_method
 from serving.answering.known import Counted
 from serving.answering.limits import check_options
 from serving.answering.live import LiveState, Update, place_in_list
@@ -34,7 +36,6 @@ from serving.answering.requests import (
 from serving.config.truth import config_of
 
 DEFAULT_RUN = "runs/demo"
-PREFERRED = ("e2p", "no_context")  # the default method: the first of these that the run has
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Recommendations:
     # "personalized", the cold-start path that was taken and why, or why the list is empty
     path: str
     seconds: float = field(compare=False, default=0.0)
+    why: str = ""  # why this method, where none was named
     # "history", "exclude", "allow" -> ids in it that the run does not know; they were left out
     ignored: dict[str, Counted] = field(default_factory=dict)
 
@@ -61,8 +63,9 @@ class Recommendations:
         return iter(self.items)
 
     def notes(self) -> list[str]:
-        """A sentence for each list of which ids were left out."""
-        return [
+        """Why this method, where none was named, and a sentence for each list of which ids were left out."""
+        chosen = [f"{self.method}: {self.why}"] if self.why else []
+        return chosen + [
             f"ignored, unknown to the run: ids in {what}: {found}" for what, found in self.ignored.items()
         ]
 
@@ -228,19 +231,31 @@ class Recommender:
         """What `recommend` returns; one call at a time."""
         if method is not None and not isinstance(method, str):
             raise ValueError(f"method is {method!r}; expected its name, such as 'e2p'")
-        name = method or next(name for name in PREFERRED if name in self.methods.available())
-        recommender, data = self.method(name, strength), self.methods.dataset
+        data = self.methods.dataset
         asked, within = asked_of(data, self.live.histories, *who), caps_of(data, caps)
         request = asked.request
+        name, why = (method, "") if method else self.default_method(request, how[3])
+        if request.query and method is not None:
+            self.methods.refuse_words(name)
+        recommender = self.method(name, strength)
         ranked = ordered(answer(recommender, [request], *how, within)[0], order, lambda: self.item_vectors)
         found = [
             Recommendation(str(data.catalogue.item_ids[item]), data.catalogue.titles[item], float(score))
             for item, score in zip(ranked.items, ranked.scores, strict=True)
         ]
         path = path_of(recommender, request, who[0])
+        if request.query and not self.methods.reads_query(name):
+            path += "; the query is not read by this method"
+        if not ranked.proven:
+            path += "; the search was cut short, so another item may belong into the list"
         if not found:
             path = f"nothing to recommend: {why_nothing(asked, len(data.catalogue)) or NOTHING_FITS}"
-        return Recommendations(found, recommender.name, path, ignored=asked.ignored)
+        return Recommendations(found, recommender.name, path, ignored=asked.ignored, why=why)
+
+    def default_method(self, request: Request, sequence: bool = False) -> tuple[str, str]:
+        """The key of the method that answers a request where none is named, and why (`serving.answering.defaults`)."""
+        methods = self.methods
+        return default_method(methods.default, request, methods.available(), methods.reads_words, sequence)
 
     @cached_property
     def item_vectors(self) -> np.ndarray:

@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.product import Product
+from evaluation.softmax import SoftmaxOver
 from llm.decoding.recommender import SidRecommender
 from recsys.data.caps import Caps, best_within
 from recsys.data.dataset import Dataset
 from recsys.data.later_events import LiveHistories
 from recsys.door.times import YEAR_1990, one_moment
 from recsys.door.values import shortly
+from recsys.embeddings.item_knn import ItemKnn
 from recsys.embeddings.retrieval import EmbeddingRetrieval
+from recsys.embeddings.text_search import TextSearch
 from recsys.recommender import Ranked, Recommender, Request
 from serving.answering import limits
 from serving.answering.known import Counted, KnownItems, known_items, known_user
@@ -116,7 +120,7 @@ def asked_of(
         history_times=times,
         query=checked_query(query),
         exclude=np.unique(np.concatenate([found["exclude"].numbers, seen])),
-        allow=None if allow is None else np.unique(found["allow"].numbers),
+        allow=None if allow is None else found["allow"].unique,
     )
     ignored = {name: list_.ignored for name, list_ in found.items() if list_.ignored is not None}
     return Asked(request, ignored, found.get("allow"), seen)
@@ -188,16 +192,56 @@ def answer(
 
 def path_of(recommender: Recommender, request: Request, user_id: Any) -> str:
     """How the method reads the request: "personalized", or the cold-start path and why it is taken."""
+    return paths_of(recommender, [request], [user_id])[0]
+
+
+def paths_of(recommender: Recommender, requests: Sequence[Request], user_ids: Sequence[Any]) -> list[str]:
+    """`path_of` each of some requests, whose users are looked at in one pass."""
     if isinstance(recommender, EmbeddingRetrieval):
-        known, fallback = bool(recommender.users.vectors([request])[1][0]), "popularity"
+        known, fallback = recommender.users.vectors(requests)[1], "popularity"
+    elif isinstance(recommender, ItemKnn):
+        known, fallback = np.array([len(items) > 0 for items in recommender.read(requests)]), "popularity"
     elif isinstance(recommender, SidRecommender) and recommender.reading.soft_tokens:
-        prompts = recommender.reading.prompts([request])
-        _, condition = recommender.reading.conditioned(prompts, [request])
-        known, fallback = bool(condition.soft_tokens(1)[0]), "No Context"
+        prompts = recommender.reading.prompts(requests)
+        _, condition = recommender.reading.conditioned(prompts, requests)
+        found = [bool(count) for count in condition.soft_tokens(len(requests))]
+        strangers = f"what {recommender.name} puts in front of somebody unknown"
+        return [
+            _told(one and not nobody, request, user_id, strangers if one and nobody else "No Context")
+            for one, request, user_id in zip(found, requests, user_ids, strict=True)
+            for nobody in [request.user is None and not len(request.history)]
+        ]
+    elif isinstance(recommender, SidRecommender):
+        if recommender.reading.personalizer is not None and recommender.reading.strength:
+            said = "personalized by what the method keeps of the user, if anything, and the items that the prompt shows"
+            return [said] * len(requests)
+        said = "personalized by the items that the prompt shows, not by a vector"
+        return [
+            said if len(request.history) else _cold(request, user_id, "a prompt that shows no item")
+            for request, user_id in zip(requests, user_ids, strict=True)
+        ]
+    elif isinstance(recommender, SoftmaxOver) and isinstance(recommender.scorer, Product):
+        product = recommender.scorer
+        known, alone = ~np.asarray(product.knows_nothing(requests)), product.otherwise
+        fallback = f"{(product.scorers[alone] if isinstance(alone, int) else alone).name} alone"
+    elif isinstance(recommender, TextSearch):
+        return [
+            "the same for everybody who asks in these words" if request.query else "the same for everybody"
+            for request in requests
+        ]
     else:
-        return "not personalized by a vector"
-    if known:
-        return "personalized"
+        return ["the same for everybody"] * len(requests)
+    return [
+        _told(bool(found), request, user_id, fallback)
+        for found, request, user_id in zip(known, requests, user_ids, strict=True)
+    ]
+
+
+def _told(known: bool, request: Request, user_id: Any, fallback: str) -> str:
+    return "personalized" if known else _cold(request, user_id, fallback)
+
+
+def _cold(request: Request, user_id: Any, fallback: str) -> str:
     reason = (
         f"user {shortly(user_id)} is unknown to the run"
         if request.user is None

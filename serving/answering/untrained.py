@@ -37,6 +37,9 @@ class Parts(Protocol):
     @property
     def sasrec(self) -> Recommender: ...
 
+    @property
+    def text_search(self) -> Recommender: ...
+
     def reading(self, key: str) -> Reading: ...
 
     def recommender(self, name: str, reading: Reading) -> Recommender: ...
@@ -89,6 +92,10 @@ BASELINES = {
         Baseline(  # its scores are the logits that it was trained by, so the grid is as it stands
             "sasrec", "SASRec", reads="history before t", trained="its own transformer", grid=list,
             build=lambda parts: parts.sasrec,
+        ),
+        Baseline(
+            "text_search", "BM25", reads="the query alone", trained=None, grid=None,
+            build=lambda parts: parts.text_search,
         ),
         Baseline(
             NO_CONTEXT, "No Context", reads="recent items", trained="Stage 1: LoRA and rows", grid=None,

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recsys.data.config import EMBEDDED
 from recsys.data.interactions import read_interactions
-from recsys.data.loaders import EMBEDDED, load_amazon
+from recsys.data.loaders import load_amazon
 from recsys.door.notices import Notices
 from recsys.embeddings.lightgcn import (
     LightGCN,

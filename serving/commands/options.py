@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from serving.engines.base import Engine
+
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, for example runs/demo.")]
 ConfigPath = Annotated[
     Path | None,
@@ -43,6 +45,23 @@ ListOrder = Annotated[
     Literal["as made", "smooth", "score"],
     typer.Option(help="'as made', 'smooth' (each item followed by the most alike that is left) or 'score'."),
 ]
+
+EngineName = Annotated[
+    str | None, typer.Option(help="local or ray: workers do it. Default: this process does.")
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Each loads what it needs and has one thread. Default: one a core.")
+]
+Gpus = Annotated[float, typer.Option(help="GPUs of each worker (ray).")]
+
+
+def chosen_engine(name: str | None, workers: int | None, gpus: float) -> Engine | None:
+    """The engine that a stage was asked to have; None: none. Raises `ValueError` for workers of no engine."""
+    from serving.engines import choose
+
+    if name is None and (workers is not None or gpus):
+        raise ValueError("--workers and --gpus are of an engine: add --engine local or --engine ray")
+    return choose.engine(name, workers, gpus) if name else None
 
 
 def refuse_no_run(path: Path) -> None:

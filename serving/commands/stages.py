@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from recsys import terminal
 from recsys.terminal import shown
 from recsys.training import distributed
-from serving.commands.options import Changes, ConfigPath, RunPath
+from serving.commands.options import Changes, ConfigPath, EngineName, Gpus, RunPath, Workers, chosen_engine
 from serving.engines.base import Engine
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
@@ -51,9 +52,14 @@ def prepare(
         list[str] | None, typer.Option(help="Ours=yours, e.g. --column user_id=uid. Repeatable.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="last_fraction, leave_last_out or global_time.")] = None,
+    engine: EngineName = None,
+    workers: Workers = None,
     set_: Changes = None,
 ) -> None:
-    """Read, check, filter and split interactions. Bad input is refused with file, line and remedy."""
+    """Read, check, filter and split interactions. Bad input is refused with file, line and remedy.
+
+    With an engine its workers make integers of the ids of interactions in Parquet files, on as many machines as there are; the
+    run's artifacts are the same bytes. The files and the run directory must be where all of them see both."""
     changes = []
     if interactions is not None and source is None:
         source = "files"
@@ -66,7 +72,7 @@ def prepare(
         if not equals:
             raise ValueError(f"--column {pair}: expected ours=yours, for example user_id=uid")
         changes.append(f"prepare.columns.{ours}={theirs!r}")
-    run_one("prepare", run, config, [*changes, *(set_ or [])])
+    run_one("prepare", run, config, [*changes, *(set_ or [])], chosen_engine(engine, workers, 0.0))
 
 
 def embed(
@@ -78,13 +84,16 @@ def embed(
     item_embeddings: Annotated[
         Path | None, typer.Option(help="Parquet: item_id, vector. With both the GNN is skipped.")
     ] = None,
+    engine: EngineName = None,
+    workers: Workers = None,
+    gpus: Gpus = 0.0,
     set_: Changes = None,
 ) -> None:
     """Learn item vectors (LightGCN) and user vectors as of a moment, or take the embeddings \
-that you bring."""
+that you bring. With an engine its workers read the items' texts."""
     given = (("user_embeddings", user_embeddings), ("item_embeddings", item_embeddings))
     changes = [f"embed.{key}={str(value)!r}" for key, value in given if value is not None]
-    run_one("embed", run, config, [*changes, *(set_ or [])])
+    run_one("embed", run, config, [*changes, *(set_ or [])], chosen_engine(engine, workers, gpus))
 
 
 def tokenize(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
@@ -138,32 +147,27 @@ on validation (section `combine`)."""
 def evaluate(
     run: RunPath,
     config: ConfigPath = None,
-    engine: Annotated[
-        str | None, typer.Option(help="local or ray: workers measure. Default: this process does.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Each loads all methods and has one thread. Default: one a core.")
-    ] = None,
-    gpus: Annotated[float, typer.Option(help="GPUs of each worker (ray).")] = 0.0,
+    engine: EngineName = None,
+    workers: Workers = None,
+    gpus: Gpus = 0.0,
     set_: Changes = None,
 ) -> None:
     """Measure every method on the test instances; writes results.json and report.html."""
-    from serving.engines import choose
-
-    if engine is None and (workers is not None or gpus):
-        raise ValueError("--workers and --gpus are of an engine: add --engine local or --engine ray")
-    run_one("evaluate", run, config, set_ or [], choose.engine(engine, workers, gpus) if engine else None)
+    run_one("evaluate", run, config, set_ or [], chosen_engine(engine, workers, gpus))
 
 
 def status(run: RunPath) -> None:
-    """Show which stages of a run are finished, how long they took, and where its configuration says something \
-else of them."""
+    """Show which stages of a run are finished, how long they took, where its configuration says something \
+else of them, and what answers by default."""
     from recsys.run import Run
+    from serving.report.choices import default_sentences
     from serving.stages.state import print_differences, print_timings
 
     opened = Run.open(run)
     print_timings(opened, Console())
     print_differences(opened, Console())
+    for sentence in default_sentences(opened):
+        typer.echo(terminal.escaped(sentence))
 
 
 def run_one(
@@ -194,7 +198,7 @@ def run_one(
 def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[RunConfig, Run]:
     """The resolved configuration and the opened run."""
     from recsys.run import Run
-    from serving.config.values import read_values
+    from serving.config.values import read_values, validated
 
     base = None
     if config is None and (path / "config.yaml").exists():
@@ -204,9 +208,10 @@ def _prepared(path: Path, config: Path | None, changes: list[str]) -> tuple[RunC
             base["prepare"] = {"split": base["prepare"]["split"]}
     elif config is None:
         base = {"first_look": True}
-    read_values(
-        config, changes, base
-    )  # what is no YAML is refused at once, before every stage's settings are imported
+    values, source = read_values(config, changes, base)
+    from serving.config.light import LightConfig
+
+    validated(LightConfig, values, source)  # at once, before what takes seconds is imported
     from serving.config.run import load_config
 
     resolved = load_config(config, changes, base)

@@ -10,6 +10,8 @@ from recsys.config import StageConfig
 
 PRODUCT = "_product"  # what the keys of products end with
 ALONE = f"experts{PRODUCT}"  # the product without a generator: the control that says what the generator adds
+WORDS = f"words{PRODUCT}"  # the experts and what fits the words of a query, without a generator
+ASKED = f"query{PRODUCT}"  # the same with the first generator, which reads the query too
 
 Expert = Literal["embedding_retrieval", "sasrec", "item_knn", "text", "popularity"]
 
@@ -26,6 +28,8 @@ class CombineConfig(StageConfig):
     # whole catalogue
     instances: int = Field(4000, ge=1)
     seed: int = 0  # of that sample
+    # of it, instances with a query about their target, by which products for queries are weighed; 0: no such products
+    query_instances: int = Field(1000, ge=0)
     # inner nodes of the trie up to which a generator forwards them all for each request, so that products are exact: 50,000 are
     # 80 GFLOP with a decoder of .8M weights. 0: never, which is many times faster, and a little off (BENCHMARKS.md)
     exact_up_to: int = Field(50_000, ge=0)

@@ -4,55 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from pydantic import model_validator
 
-from evaluation.table.config import EvaluateConfig
 from llm.align.config import AlignConfig
 from llm.methods.personalize import PersonalizeConfig
-from llm.methods.user_states import OnlineConfig
-from llm.stage1.config import AdaptConfig
-from llm.streams.drift import DriftConfig
-from recsys.config import StageConfig
-from recsys.data.config import PrepareConfig
-from recsys.embeddings.config import EmbedConfig
-from recsys.engagement.config import EngagementConfig
-from semantic_ids.tokenize_items import TokenizeConfig
-from serving.config.combine import CombineConfig
-from serving.config.music import MusicConfig
+from serving.config.light import LightConfig
 from serving.config.values import read_values, validated
 
 
-class ExampleConfig(StageConfig):
-    # whose recommendations `prelude run` ends with; None: the first user with a test instance
-    user: str | None = None
-    query: str | None = None  # the query of the second list; None: no second list
-    n: int = 5
+class RunConfig(LightConfig):
+    """All sections, those of methods with their settings."""
 
-
-class RunConfig(StageConfig):
-    """`seed` is the seed of every stage that does not set its own."""
-
-    seed: int = 0
-    # what nobody has set is chosen for the data, and for a machine without a GPU, once `prepare` has counted
-    # (serving/config/first_look.py); `prelude` says so where it is given no configuration. Afterwards false
-    first_look: bool = False
-    prepare: PrepareConfig = PrepareConfig()
-    embed: EmbedConfig = EmbedConfig()
-    tokenize: TokenizeConfig = TokenizeConfig()
-    adapt: AdaptConfig = AdaptConfig()
     personalize: PersonalizeConfig = PersonalizeConfig()
-    # Products of generators and retrievers; where given, `prelude run` has a stage combine before evaluate
-    combine: CombineConfig | None = None
-    evaluate: EvaluateConfig = EvaluateConfig()
-    # Labelled lists; where it is given, `prelude run` goes on with the stages engagement, align and music
-    engagement: EngagementConfig | None = None
     align: AlignConfig = AlignConfig()
-    music: MusicConfig = MusicConfig()
-    online: OnlineConfig = OnlineConfig()
-    drift: DriftConfig = DriftConfig()
-    example: ExampleConfig = ExampleConfig()
 
     @model_validator(mode="after")
     def _music_rows_are_trained(self) -> RunConfig:
@@ -65,28 +30,6 @@ class RunConfig(StageConfig):
                         f"{', '.join(trained)}"
                     )
         return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_seed(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        values = dict(values)
-        for stage in (
-            "embed",
-            "tokenize",
-            "adapt",
-            "combine",
-            "evaluate",
-            "engagement",
-            "music",
-            "online",
-            "drift",
-        ):
-            part = values.get(stage, None if stage in ("combine", "engagement") else {})
-            if isinstance(part, dict):
-                values[stage] = {"seed": values.get("seed", 0)} | part
-        return values
 
 
 def load_config(path: Path | None, changes: Iterable[str] = (), base: dict | None = None) -> RunConfig:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
 
+from recsys.elsewhere import Workers
+
 TRIES = 3  # of a task whose worker dies; an error that a task raises is not tried again
 # objects made between two searches for circles among them: Python's own 700 costs a start an eighth of its time, as imports make
 # hundreds of thousands that stay
@@ -56,6 +58,17 @@ class Engine(Protocol):
     def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
         """Each task with its result, as they are finished. Raises `EngineError` naming a task that failed."""
         ...
+
+
+def workers_of(engine: Engine | None) -> Workers | None:
+    """An engine as a stage that knows no engines asks it (`recsys.elsewhere`)."""
+    if engine is None:
+        return None
+
+    def done(factory: str, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+        return engine.run(Work(factory, arguments), tasks)
+
+    return done
 
 
 def one_thread() -> None:

@@ -274,7 +274,10 @@ def _narrow_products(source: Path, target: Path, plan: ExportPlan) -> None:
     """The weights of products without those whose generator, or its replica, is not exported."""
     report = json.loads(source.read_text(encoding="utf-8"))
     generators, seed = plan.config["combine"]["generators"], plan.config["personalize"]["seeds"][0]
-    _keep(report, "products", {ALONE, *(f"{key}-{seed}" for key in generators)}, source, target)
+    names = {ALONE, *(f"{key}-{seed}" for key in generators)}
+    if not set(report["products"]) <= names:
+        report.pop("query_products", None)  # of the first generator, which may not be here
+    _keep(report, "products", names, source, target)
 
 
 def _keep(report: dict[str, Any], part: str, names: set[str], source: Path, target: Path) -> None:

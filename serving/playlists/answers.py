@@ -19,10 +19,11 @@ from recsys.artifacts.paths import RunError
 from recsys.data.catalogue import Catalogue
 from recsys.recommender import Ranked, Request
 from recsys.run import Run
+from serving.answering.defaults import PREFERRED
 from serving.answering.known import KnownItems, known_items
 from serving.answering.methods import Methods
 from serving.answering.ordering import ordered
-from serving.answering.recommender import PREFERRED, Recommender
+from serving.answering.recommender import Recommender
 from serving.answering.requests import answer, asked_of, caps_of
 from serving.config.truth import config_of
 from serving.engines.base import Task

@@ -12,7 +12,9 @@ from rich.console import Console
 from evaluation.report.data_card import HEADING, card_sentences, card_tables
 from evaluation.report.report import Section, print_table, print_tables, write_report
 from evaluation.table.results import Results
+from recsys import terminal
 from recsys.run import Run
+from serving.report.choices import choice_sections, default_sentences
 from serving.report.costs import cost_pictures
 from serving.report.experiments import experiment_pictures
 from serving.report.music import music_sections
@@ -30,6 +32,8 @@ def publish(run: Run, results: Results) -> None:
     results.write(run.path / "results.json")
     write_run_report(run, results)
     print_table(results)
+    for sentence in default_sentences(run):
+        print(terminal.escaped(sentence))
 
 
 def with_costs(run: Run, results: Results) -> Results:
@@ -66,7 +70,7 @@ def write_run_report(run: Run, results: Results) -> None:
         timings,
         extra,
         [*cost_pictures(run.read_json("evaluate", "costs.json")), *experiment_pictures(run)],
-        music_sections(run),
+        [*choice_sections(run), *music_sections(run)],
         Section(HEADING, card_sentences(prepared), card_tables(prepared, embedded)),
     )
 

@@ -16,13 +16,14 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from evaluation.product import Differences, Weights, remainder
-from evaluation.softmax import Scorer
+from evaluation.softmax import LastScores, Scorer
 from llm.decoding.recommender import SidRecommender
 from llm.decoding.whole_catalogue import inner_nodes
 from llm.stage1.adapt import validation_events
@@ -30,9 +31,11 @@ from recsys.embeddings.retrieval import retrieval_hits
 from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.recommender import Request
 from recsys.run import Run
+from recsys.seeds import rng
 from serving.answering.methods import Methods
-from serving.answering.products import LikelyNodes, experts_of, seeds_of, text_vectors
-from serving.config.combine import ALONE, CombineConfig
+from serving.answering.products import LikelyNodes, experts_of, generator_of, seeds_of, text_vectors
+from serving.answering.queries import asked_about
+from serving.config.combine import ALONE, ASKED, WORDS, CombineConfig
 from serving.config.run import RunConfig
 
 NUMBERS = 1 << 28  # scores of a factor that lie in a file while weights are found: 1 GiB
@@ -83,8 +86,45 @@ def combine(config: RunConfig, run: Run, quiet: bool = False) -> None:
             if isinstance(scorer, LikelyNodes):
                 bounds[name] = _bounds(scorer, experts, found, requests)
                 print(_said(name, bounds[name]))
+        if methods.reads_words and settings.query_instances:
+            shutil.rmtree(scores)
+            scores.mkdir()
+            report["query_products"] = _for_queries(methods, settings, events, experts, width, scores)
         shutil.rmtree(scores)
         (folder / "combine.json").write_text(json.dumps(report, indent=1))
+
+
+def _for_queries(
+    methods: Methods,
+    settings: CombineConfig,
+    events: np.ndarray,
+    experts: Sequence[LastScores],
+    width: int | None,
+    scores: Path,
+) -> dict[str, Any]:
+    """Weights of the products that read the words of a query, found on validation instances whose query is about their target, and is one
+    that training may read; {} where no target has such words.
+    """
+    some = (
+        events[: settings.query_instances]
+        if len(events) <= settings.query_instances
+        else np.sort(
+            rng(settings.seed, "query instances").choice(events, settings.query_instances, replace=False)
+        )
+    )
+    requests, targets = asked_about(methods.phrases.before_test(), some, settings.seed)
+    if not requests:
+        return {}
+    asked = Differences(scores, requests, targets, methods.dataset.n_items)
+    factors = [asked.add(one.scorer) for one in experts] + [asked.add(methods.scorer("text_search").scorer)]
+    names, found = [*settings.experts, "words"], {WORDS: asked.fit(factors)}
+    _print(WORDS, found[WORDS], names)
+    if settings.generators:
+        generator: Scorer = _generators(methods, settings)[1][1]  # type: ignore[assignment]
+        scorer = generator if width is None else LikelyNodes(generator_of(generator), width)
+        found[ASKED] = asked.fit([asked.add(scorer), *factors])
+        _print(ASKED, found[ASKED], ["generator", *names])
+    return {name: asdict(weights) for name, weights in found.items()}
 
 
 WHAT = (

@@ -21,9 +21,11 @@ from serving.answering.methods import Methods
 from serving.config.run import RunConfig
 from serving.engines.base import Engine, Work
 from serving.stages.costs import measure_costs
+from serving.stages.default_method import choose_default
 from serving.stages.names import COMBINED_STAGES, STAGES
 from serving.stages.prefix_picture import prefix_picture
-from serving.stages.rows import table_rows
+from serving.stages.queries import queries_table
+from serving.stages.rows import MATCHED, table_rows
 
 ACTIVITY = (0, 1, 5, 20, 50, 200)  # the least number of events before an instance at each level of activity
 
@@ -52,6 +54,10 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False, engine: Engine | 
             )  # fmt: skip
             results.write(folder / "results.json")
             (folder / "costs.json").write_text(json.dumps(measure_costs(methods, question.requests, quiet)))
+            chosen = choose_default(methods, rows, quiet) if config.evaluate.default_instances else None
+            if chosen is not None:
+                (folder / "default.json").write_text(json.dumps(chosen, indent=1))
+            (folder / "queries.json").write_text(json.dumps(queries_table(methods, chosen), indent=1))
             (folder / "prefixes.json").write_text(json.dumps(prefix_picture(methods)))
     return Results.read(run.artifact("evaluate", "results.json"))
 
@@ -62,6 +68,7 @@ def _elsewhere(
     """Chunks measured by an engine's workers, each of which builds the same rows from the run."""
     chosen = {row.name: row.temperature for row in rows if row.temperature is not None}
     chosen |= {one.name: one.t0 for row in rows for one in row.replicas if type(one) is SoftmaxOver}
+    chosen |= {row.name + MATCHED: row.matched for row in rows if row.matched is not None}
     work = Work(
         "serving.stages.evaluate:measurer",
         {
@@ -104,11 +111,8 @@ def _question(methods: Methods) -> tuple[Question, dict]:
         "users_in_data": len(data.user_numbers),
         "items": data.n_items,
         "exclude_seen": data.exclude_seen,
-        "exclusions": "the distribution as a whole; temperature on items, and exact ranks (serving walks the "
-        "trie: node by node, by code, and a beam)"
-        if methods.config.evaluate.whole_catalogue
-        else "node by node inside the trie (generative rows); the distribution as a whole (softmax rows and "
-        "products)",
+        "exclusions": "the distribution as a whole, in every row; lists are exact ranks"
+        + ("; temperature on items (serving: on codes)" if methods.config.evaluate.whole_catalogue else ""),
         "repeats_left_out_of_test": dropped,
         "recent_items_in_prompt": methods.config.adapt.prompts.recent_items,
         "backbone": methods.config.adapt.backbone.name,

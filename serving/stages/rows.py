@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from evaluation.softmax import LastScores, Scorer, SoftmaxOver, choose_temperature
+from evaluation.calibration import Calibration, fit_temperature
+from evaluation.softmax import LastScores, Scorer, SoftmaxOver, best_temperature
 from evaluation.table.config import EvaluateConfig
 from evaluation.table.instances import Question
 from evaluation.table.rows import Row
 from llm.decoding.recommender import SidRecommender
 from llm.methods.base import MethodConfig
+from llm.methods.stage2 import WITHOUT
 from llm.prompts.reading import OfAnother
 from llm.stage1.adapt import validation_events
 from recsys.embeddings.user_vectors import partners_of_other_users
@@ -37,7 +39,7 @@ def table_rows(methods: Methods, question: Question, chosen: Mapping[str, float]
     rows.append(_no_context_row(config, methods, validation))
     for method in methods.config.personalize.methods:
         if method.key == "e2p" and _wanted(config, "E2P-Random"):
-            rows.append(_random_row(config, methods, question))
+            rows.append(_random_row(config, methods, question, validation))
         if _wanted(config, method.name):
             rows.append(_method_row(config, methods, method, validation))
     rows += _product_rows(config, methods)
@@ -52,6 +54,11 @@ def _wanted(config: EvaluateConfig, name: str) -> bool:
     return config.rows is None or name in config.rows
 
 
+MATCHED = (
+    " (matched)"  # behind a row's name: its temperature of matched calibration, among those that were chosen
+)
+
+
 @dataclass(frozen=True)
 class Validation:
     """The validation instances that choose temperatures, or the temperatures by name,
@@ -62,6 +69,7 @@ class Validation:
     targets: np.ndarray  # [R]
     chosen: Mapping[str, float] | None
     n_items: int = 0  # which sizes the blocks of scores
+    found: dict[str, tuple[float, Calibration]] = field(default_factory=dict)  # by name
 
     @classmethod
     def of(cls, methods: Methods, chosen: Mapping[str, float] | None) -> Validation:
@@ -69,15 +77,23 @@ class Validation:
         events = validation_events(data, methods.config.personalize.validation_instances, seed=0)
         return cls(data.block(events, data.exclude_seen), data.items[events], chosen, data.n_items)
 
-    def temperature(
+    def temperatures(
         self, name: str, method: Scorer | ProbabilisticRecommender, grid: Sequence[float], n: int = 30
-    ) -> float:
-        """The one of `grid` with the best expected hit-rate@n on validation:
-        a scorer's T0, or for sampling.
+    ) -> tuple[float, Calibration]:
+        """The one of `grid` with the best expected hit-rate@n on validation, a scorer's T0 or for sampling; and the one at which the
+        targets are likeliest (`evaluation.calibration`).
         """
         if self.chosen:
-            return self.chosen[name]
-        return choose_temperature(method, self.requests, self.targets, grid, n=n, n_items=self.n_items)
+            return self.chosen[name], Calibration(self.chosen[name + MATCHED], float("nan"))
+        if name not in self.found:
+            grid, asked = sorted(grid), method
+            if not isinstance(method, ProbabilisticRecommender):
+                asked = SoftmaxOver(method, n_items=self.n_items)
+            log_p = asked.log_prob_at(self.requests, self.targets, grid)  # type: ignore[union-attr]
+            users = np.array([-1 - at if r.user is None else r.user for at, r in enumerate(self.requests)])
+            best = best_temperature(log_p, self.requests, grid, users, n)
+            self.found[name] = best, fit_temperature(log_p, grid, users)
+        return self.found[name]
 
 
 def _ranking_rows(
@@ -89,22 +105,26 @@ def _ranking_rows(
         return rows
     if _wanted(config, baseline.name):
         replicas = [methods.build(baseline.key)]
-        rows.append(Row(baseline.name, replicas, None, baseline.reads, baseline.trained))
+        rows.append(Row(baseline.name, replicas, reads=baseline.reads, trained=baseline.trained))
     name = f"{baseline.name} (softmax)"
     if baseline.grid is not None and _wanted(config, name):
         scorer = methods.scorer(baseline.key)
-        t0 = validation.temperature(name, scorer, baseline.grid(config.temperature_grid))
-        softmax = SoftmaxOver(scorer, t0, name, methods.dataset.n_items)
-        rows.append(Row(name, [softmax], 1.0, baseline.reads, f"T0 = {t0:g} chosen on validation"))
+        t0, found = validation.temperatures(name, scorer, baseline.grid(config.temperature_grid))
+        softmax, trained = (
+            SoftmaxOver(scorer, t0, name, methods.dataset.n_items),
+            f"T0 = {t0:g} chosen on validation",
+        )
+        matched = found.temperature if validation.chosen else found.temperature / t0
+        rows.append(Row(name, [softmax], 1.0, baseline.reads, trained, matched=matched, nats=found.nats))
     return rows
 
 
 def _no_context_row(config: EvaluateConfig, methods: Methods, validation: Validation) -> Row:
     baseline = BASELINES[NO_CONTEXT]
     seeds = methods.config.personalize.seeds[:1]
-    replicas, temperature = _replicas(config, methods, NO_CONTEXT, seeds, validation)
+    replicas, temperature, found = _replicas(config, methods, NO_CONTEXT, seeds, validation)
     assert baseline.trained is not None
-    return Row(baseline.name, replicas, temperature, baseline.reads, baseline.trained)
+    return Row(baseline.name, replicas, temperature, baseline.reads, baseline.trained, **found.as_of_row())
 
 
 def _method_row(
@@ -113,26 +133,28 @@ def _method_row(
     """A method of Stage 2, with a replica for each seed that it was trained on."""
     seeds = methods.config.personalize.seeds
     some = seeds if method.is_trained else seeds[:1]
-    replicas, temperature = _replicas(config, methods, method.key, some, validation)
+    replicas, temperature, found = _replicas(config, methods, method.key, some, validation)
     report = methods.run.read_json("personalize", "personalize.json")["methods"]
     first, trained = report.get(f"{method.key}-{seeds[0]}"), "nothing in Stage 2"
     if first is not None:
         trained = f"{first['trainable_parameters']:,} parameters at lr {first['learning_rate']:g}"
-    return Row(method.name, replicas, temperature, method.reads, trained)
+        if first.get(WITHOUT) is not None and first["validation_log_likelihood"] <= first[WITHOUT]:
+            trained += "; on validation not above the frozen model alone"
+    return Row(method.name, replicas, temperature, method.reads, trained, **found.as_of_row())
 
 
 def _replicas(
     config: EvaluateConfig, methods: Methods, key: str, seeds: Sequence[int], validation: Validation
-) -> tuple[list[Recommender], float]:
-    """A generative method of each training seed, and the sampling temperature that
-    validation chose for the first.
+) -> tuple[list[Recommender], float, Calibration]:
+    """A generative method of each training seed, and the temperatures that
+    validation chose for the first: for sampling, and of matched calibration.
     """
     built = [_measured(config, methods.scorer(key, seed), methods.dataset.n_items) for seed in seeds]
     grid, n = config.temperature_grid, config.n_candidates
-    return list(built), validation.temperature(methods.name(key), built[0], grid, n)
+    return list(built), *validation.temperatures(methods.name(key), built[0], grid, n)
 
 
-def _random_row(config: EvaluateConfig, methods: Methods, question: Question) -> Row:
+def _random_row(config: EvaluateConfig, methods: Methods, question: Question, validation: Validation) -> Row:
     """E2P-Random: the trained E2P, each request conditioned as one of another user is;
     several permutations.
     """
@@ -144,7 +166,9 @@ def _random_row(config: EvaluateConfig, methods: Methods, question: Question) ->
         assert reading.personalizer is not None
         other = replace(reading, personalizer=OfAnother(reading.personalizer, question.requests, partner))
         replicas.append(_measured(config, methods.recommender("E2P-Random", other), methods.dataset.n_items))
-    return Row("E2P-Random", replicas, None, "recent items, another user's vector", "as E2P")
+    _, _, found = _replicas(config, methods, "e2p", seeds[:1], validation)
+    reads = "recent items, another user's vector"
+    return Row("E2P-Random", replicas, None, reads, "as E2P", matched=found.temperature)
 
 
 def _product_rows(config: EvaluateConfig, methods: Methods) -> list[Row]:
@@ -154,12 +178,15 @@ def _product_rows(config: EvaluateConfig, methods: Methods) -> list[Row]:
         return rows
     factors = ", ".join(products.settings.experts)
     for key, name in products.names().items():
-        if not _wanted(config, name):
+        if key in products.for_queries() or not _wanted(config, name):
             continue
         replicas: list[Recommender] = [products.build(key, seed) for seed in products.seeds(key)]
         trained = f"weights of {factors}, and sharpness, on validation"
-        # as a softmax row's T0, its sharpness was chosen on validation: t = 1 is its chosen temperature
-        rows.append(Row(name, replicas, 1.0, "history before t", trained))
+        # as a softmax row's T0, its sharpness was chosen on validation: t = 1 is its chosen temperature; without it
+        # the weights are those at which the targets are likeliest
+        weights = products.weights(key)
+        matched, nats = 1 / weights.temperature, -weights.nats
+        rows.append(Row(name, replicas, 1.0, "history before t", trained, matched=matched, nats=nats))
     return rows
 
 

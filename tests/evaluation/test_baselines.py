@@ -10,7 +10,7 @@ from scipy import stats
 
 from evaluation.baselines import Popularity, Recency
 from evaluation.metrics import expected_hit
-from evaluation.softmax import SoftmaxOver, choose_temperature
+from evaluation.softmax import SoftmaxOver, best_temperature
 from recsys.recommender import Request
 
 
@@ -129,7 +129,11 @@ def test_blocks_change_nothing(monkeypatch):
     assert method.draw(asking(11), 4, seed=3)[0].tolist() == whole.tolist()
 
 
-def test_choose_temperature_equals_a_plain_loop():
+def chosen(method, requests, targets, grid, n=30):
+    return best_temperature(method.log_prob_at(requests, targets, grid), requests, grid, n=n)
+
+
+def test_the_best_temperature_equals_a_plain_loop():
     rng = np.random.default_rng(1)
     row = rng.normal(size=40) * 3
     p = np.exp(row / 2) / np.exp(row / 2).sum()
@@ -141,13 +145,13 @@ def test_choose_temperature_equals_a_plain_loop():
         by_hand.append(np.mean([1 - (1 - q[target]) ** 30 for target in targets]))
     best = grid[int(np.argmax(by_hand))]
     assert best not in (grid[0], grid[-1])
-    assert choose_temperature(Table(row), requests, targets, grid) == best
+    assert chosen(SoftmaxOver(Table(row)), requests, targets, grid) == best
     # a recommender with a temperature of its own: T0 = 2, so half of the best is wanted on top
     method = SoftmaxOver(Table(row), t0=2.0)
-    assert choose_temperature(method, requests, targets, (0.1, best / 2, 16)) == best / 2
+    assert chosen(method, requests, targets, (0.1, best / 2, 16)) == best / 2
 
 
-def test_choose_temperature_averages_users_first():
+def test_the_best_temperature_averages_users_first():
     """User 0 has three instances of item 0, user 1 one of item 2: sharp wins by instance, flat by user."""
     scores = np.log([0.9, 0.07, 0.03])
     requests = [Request(str(at), user=user, time=at) for at, user in enumerate((0, 0, 0, 1))]
@@ -156,9 +160,9 @@ def test_choose_temperature_averages_users_first():
     sharp, flat = (expected_hit(SoftmaxOver(Table(scores), t).log_prob(requests, targets), 2) for t in grid)
     assert sharp.mean() > flat.mean()
     assert sharp[0] + sharp[3] < flat[0] + flat[3]
-    assert choose_temperature(Table(scores), requests, targets, grid, n=2) == 3.0
+    assert chosen(SoftmaxOver(Table(scores)), requests, targets, grid, n=2) == 3.0
 
 
-def test_choose_temperature_needs_something_to_choose_from():
+def test_the_best_temperature_needs_something_to_choose_from():
     with pytest.raises(ValueError, match="at least one validation instance"):
-        choose_temperature(Table([1.0]), [], np.array([]), (1.0,))
+        best_temperature(np.zeros((0, 1)), [], (1.0,))

@@ -43,12 +43,13 @@ def small_results(folder, max_instances=0, broken=False):
     targets = np.where(users % 2 == 0, 1, 7)
     rows = [
         Row("Popularity", [Popularity(np.arange(10))]),
-        Row("No Context", [SoftmaxOver(Split(0.0))]),
-        Row("Static Prefix", [SoftmaxOver(Split(0.01))]),
+        Row("No Context", [SoftmaxOver(Split(0.0))], matched=1.0),
+        Row("Static Prefix", [SoftmaxOver(Split(0.01))], matched=0.8),
         Row(
             "E2P",
             [SoftmaxOver(Split(1.0))],
             temperature=0.5,
+            matched=0.7,
             reads="history <before>",
             trained="9 numbers",
             costs={"per_user_parameters": 1234.0, "seconds_to_admit": 0.125},
@@ -90,45 +91,81 @@ def test_numbers_as_printed():
     assert percent(-3.25) in ("-3.2 %", "-3.3 %")
 
 
-def test_the_table_shows_every_row_and_figure(results):
-    text = printed(results)
+def html_of(results, folder):
+    write_report(folder / "all.html", results)
+    return words((folder / "all.html").read_text())
+
+
+def test_the_report_shows_every_row_and_figure(tmp_path, results):
+    text = html_of(results, tmp_path)
     row = results.row("E2P")
     for figure in ("hit_rate@3", "expected_hit_rate@3", "distinct3", "top3", "recall@2", "ndcg@2", "p_holm"):
         show = p_value if figure == "p_holm" else rate
-        assert show(row[figure]) in text, figure
+        assert show(row[figure]).replace("<", "&lt;") in text, figure
     assert percent(row["relative_to_no_context_pct"]) in text
-    assert "…" not in text  # no cell was cut
     assert "3 users have no held-out item" in words(text)
     assert "named before the run: E2P against Static Prefix" in words(text)
 
 
+def test_the_terminal_shows_one_table_of_twelve_rows_and_a_hundred_columns(results):
+    text = printed(results)
+    assert sum("──" in line for line in text.splitlines()) == 1  # one table
+    assert max(map(len, text.splitlines())) <= 100
+    for figure in ("expected_hit_rate@3", "top3", "recall@2", "ndcg@2"):
+        assert rate(results.row("E2P")[figure]) in text, figure
+    assert "named before the run: E2P against Static Prefix" in words(text)
+    long = [dict(row) for row in results.rows]
+    long += [
+        row | {"name": f"A row of a name that is much too long, {at}"} for at in range(20) for row in long[:1]
+    ]
+    text = printed(Results(results.protocol, long, results.primary, results.effects))
+    body = [
+        line
+        for line in text.splitlines()
+        if line.strip().startswith(("A row", "E2P", "No ", "Static", "Popul"))
+    ]
+    assert len(body) == 12
+    assert all(
+        any(line.strip().startswith(name) for line in body) for name in ("E2P ", "No Context", "Static")
+    )
+    assert max(map(len, text.splitlines())) <= 100
+    assert f"{len(long) - 12} more rows" in words(text)
+
+
 def test_groups_references_and_costs_have_tables(tmp_path, results):
-    write_report(tmp_path / "r.html", results)
-    html = (tmp_path / "r.html").read_text()
+    text = html_of(results, tmp_path)
     ood = results.groups["users"][0]
     assert ood["group"] == "ood"
     row = next(row for row in ood["rows"] if row["name"] == "E2P")
     against = next(one for one in results.references["Static Prefix"] if one["a"] == "E2P")
-    for text in (words(printed(results)), words(html)):
-        for title in (
-            "By users: hit-rate@3",
-            "By activity: difference to No Context",
-            "Against E2P",
-            "What it costs",
-        ):
-            assert title in text
-        assert rate(row["value"]) + " ±" in text
-        assert signed(row["difference"]) + " ±" in text
-        assert "1,234" in text
-        assert ".125" in text
-        assert signed(against["difference"]) in text
-        assert "no test is made of them" in text
+    for title in (
+        "By users: hit-rate@3",
+        "By activity: difference to No Context",
+        "Against E2P",
+        "What it costs",
+    ):
+        assert title in text
+    assert rate(row["value"]) + " ±" in text
+    assert signed(row["difference"]) + " ±" in text
+    assert "1,234" in text
+    assert ".125" in text
+    assert signed(against["difference"]) in text
+    assert "no test is made of them" in text
     bare = Results(results.protocol, [row | {"per_user_parameters": None, "seconds_to_admit": None} for row in results.rows],
                    results.primary, results.effects)  # fmt: skip
-    text = words(printed(bare))
+    text = html_of(bare, tmp_path)
     assert "What it costs" not in text
     assert "By users" not in text
     assert "E2P against the other rows" in text  # as long as no reference says it
+
+
+def test_matched_calibration_has_its_tables(tmp_path, results):
+    text = html_of(results, tmp_path)
+    assert "At matched calibration" in text
+    assert "Against Static Prefix, at matched calibration" in text
+    own = next(one for one in results.matched["rows"] if one["name"] == "E2P")
+    assert f"{own['nats']:.3f}" in text
+    assert f"{own['nats']:.2f}" in printed(results)
 
 
 def test_results_of_an_older_prelude_are_read_and_printed(tmp_path, results):
@@ -138,14 +175,15 @@ def test_results_of_an_older_prelude_are_read_and_printed(tmp_path, results):
     (tmp_path / "results.json").write_text(json.dumps(old))
     read = Results.read(tmp_path / "results.json")
     assert (read.groups, read.references) == ({}, {})
-    assert "E2P against the other rows" in printed(read)
+    assert "E2P" in printed(read)
+    assert "E2P against the other rows" in html_of(read, tmp_path)
     write_report(tmp_path / "r.html", read)
 
 
-def test_only_a_sample_says_that_its_p_values_decide_nothing(results, sampled):
+def test_only_a_sample_says_that_its_p_values_decide_nothing(tmp_path, results, sampled):
     assert "decide nothing" not in words(printed(results))
     assert "decide nothing" in words(printed(sampled))
-    assert "a seeded sample of the 60 instances" in words(printed(sampled))
+    assert "a seeded sample of the 60 instances" in html_of(sampled, tmp_path)
 
 
 def test_a_row_whose_sampler_disagrees_is_marked(tmp_path, results):

@@ -9,8 +9,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from semantic_ids.quantizer import kmeans, residual_codes
-from semantic_ids.residual_kmeans import ResidualKMeans
+from semantic_ids.quantizer import ResidualKMeans, kmeans, residual_codes
 
 NOWHERE = Path("unused")
 

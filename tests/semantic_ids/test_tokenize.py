@@ -18,7 +18,7 @@ from recsys.run import Run
 from semantic_ids.inputs import Block, InputSpace
 from semantic_ids.new_items import ContentPath, chance_of_sharing, held_out_quality
 from semantic_ids.quality import level_use, neighbour_agreement, print_quality, quality_report
-from semantic_ids.residual_kmeans import ResidualKMeans
+from semantic_ids.quantizer import ResidualKMeans
 from semantic_ids.tokenize_items import TokenizeConfig, fitting_sizes, tokenize_items
 from semantic_ids.tokenizer import load_table, load_tokenizer
 

@@ -140,6 +140,15 @@ def test_a_bad_argument_is_refused_before_anything_is_loaded(run, tmp_path):
         ("recommend", run.path, "--cap", "genres"): "expected a column and a whole number",
         ("recommend", run.path, "--temperature", "-1"): "expected 0 (best first)",
         ("bake",): "No such command",
+        ("run", "--set", "adapt.steps=-1", "--run", new): "adapt.steps",
+        ("run", "--set", "embed.lightgcn.dims=8", "--run", new): "embed.lightgcn.dims",
+        ("run", "--set", "tokenize.size=1", "--run", new): "a level needs at least 2 codes",
+        ("run", "--set", "adopt.steps=5", "--run", new): "adopt",
+        ("adapt", run.path, "--set", "adapt.stepz=3"): "adapt.stepz",
+        ("personalize", run.path, "--set", "personalize.stepz=3"): "personalize.stepz",
+        ("personalize", run.path, "--set", "personalize.methods=[e3p]"): "there is no method 'e3p'",
+        ("prepare", new, "--source", "netflix"): "prepare.source",
+        ("evaluate", run.path, "--set", "evaluate.max_instances=many"): "evaluate.max_instances",
     }
     for (command, message), (said, code, loaded) in zip(wrong.items(), started(*wrong), strict=True):
         assert code == 2, command

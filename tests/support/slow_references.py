@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from scipy import stats
 
 from llm.backbone.conditions import Condition
 from llm.backbone.vocabulary import PREFIX
@@ -16,7 +17,14 @@ from semantic_ids.constraints import Constraints
 
 
 def slow_distribution(model, prompt, prefix, excluded, temperature) -> np.ndarray:
-    """p [N] by plain loops: no padding, no cache, no batch, no trie."""
+    """p [N] by plain loops: no padding, no cache, no batch, no trie. What is excluded is taken out of the whole."""
+    p = slow_by_node(model, prompt, prefix, np.zeros(0, np.int64), temperature)
+    p[excluded] = 0
+    return p / p.sum() if p.sum() else p
+
+
+def slow_by_node(model, prompt, prefix, excluded, temperature) -> np.ndarray:
+    """The same, with the probability of what is excluded going to its siblings, node by node."""
     codes = codes_of(model)
     allowed = [item for item in range(len(codes)) if item not in set(excluded.tolist())]
     result = np.zeros(len(codes))
@@ -123,15 +131,25 @@ def closed_by(catalogue: Catalogue, limits: dict[str, int], items) -> set[int]:
 
 
 def slow_next(model, prompt, soft, excluded, before, closed, temperature=1.0) -> np.ndarray:
-    """p [N] of the item after `before`: a plain forward pass over the prompt and their codes."""
+    """p [N] of the item after `before`, node by node: a plain forward pass over the prompt and their codes."""
     longer = [*prompt, *model.item_tokens[list(before)].reshape(-1).tolist()]
-    return slow_distribution(
-        model, longer, soft, np.array(sorted({*excluded.tolist(), *closed})), temperature
-    )
+    return slow_by_node(model, longer, soft, np.array(sorted({*excluded.tolist(), *closed})), temperature)
 
 
 def rows_of(soft, row):
     return None if soft is None else soft[row : row + 1]
+
+
+def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
+    """p of counts [N] against expected ones [N]; cells with fewer than 5 expected are taken together."""
+    large = expected >= 5
+    observed = np.append(counts[large], counts[~large].sum())
+    wanted = np.append(expected[large], expected[~large].sum())
+    keep = wanted > 0
+    assert observed[~keep].sum() == 0
+    if keep.sum() < 2:
+        return 1.0
+    return float(stats.chisquare(observed[keep], wanted[keep] * observed.sum() / wanted.sum()).pvalue)
 
 
 class Prompts:

@@ -133,7 +133,13 @@ def small_config(folder) -> RunConfig:
                 "validate_every": 15,
                 "methods": SMALL_METHODS,
             },
-            "evaluate": {"bootstrap_samples": 200, "random_permutations": 5},
+            # what answers by default is E2P, whatever this small validation would choose
+            "evaluate": {
+                "bootstrap_samples": 200,
+                "random_permutations": 5,
+                "default_instances": 0,
+                "query_instances": 0,
+            },
             "example": {"query": "even"},
         }
     )

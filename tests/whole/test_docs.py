@@ -122,6 +122,8 @@ def check_command(words: list[str]) -> None:
             own = typer.Typer()
             own.command()(importlib.import_module(f"{module}.__main__").main)
             typer.main.get_command(own).make_context(module, rest)
+        case ["curl", *rest]:
+            assert "localhost:8000" in " ".join(rest)
         case ["pip", "install", what]:
             extra = what.removeprefix(".[").removesuffix("]")
             assert re.search(rf"^{extra} = \[", text_of("pyproject.toml"), re.MULTILINE), what

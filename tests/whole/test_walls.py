@@ -22,7 +22,7 @@ ROOMS = ("recsys", "semantic_ids", "llm", "evaluation", "serving")
 # of each room, from the ground up: a folder (or a module that stands in the room itself) imports from lower lines, and from its own
 ORDER = {
     "recsys": (
-        {"seeds", "config", "recommender", "terminal"},
+        {"seeds", "config", "recommender", "terminal", "elsewhere"},
         {"artifacts", "door"},
         {"training", "run", "requests"},
         {"data"},
@@ -40,18 +40,20 @@ ORDER = {
     ),
     "evaluation": (
         {"metrics", "statistics", "softmax", "product", "baselines"},
-        {"table"},
+        {"table", "value"},
         {"report"},
         {"engagement", "text_tasks"},
         {"music"},
     ),
     "serving": (
-        {"config", "engines"},
+        {"config", "engines", "state"},
         {"answering"},
         {"stages"},
         {"report"},
         {"pipeline", "playlists"},
         {"export", "studies", "text_tasks", "user_state", "bench"},
+        {"service"},
+        {"value"},
         {"commands"},
         {"cli"},
     ),

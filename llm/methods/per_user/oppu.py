@@ -31,7 +31,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from llm.backbone.conditions import NOTHING, Condition
-from llm.decoding.scoring import expected_hit_rate
+from llm.decoding.scoring import log_likelihood
 from llm.methods.base import MethodConfig
 from llm.methods.lora import MTLoraConfig
 from llm.methods.per_user.adapters import ROWS, Form, Ia3Form, LoraForm, PromptForm, UserTable
@@ -154,7 +154,7 @@ class OnePerUser(MethodConfig):
             folder = pilots / f"{pair[0]}-{pair[1]}"
             shards = train_users(label, world, course, diaries, self.memory_mb << 20, folder)
             reading = course.reading(world, UserTable.open(shards))
-            value = expected_hit_rate(reading, held_out.requests, held_out.targets)
+            value = log_likelihood(reading, held_out.requests, held_out.targets)
             write_text_atomically(done, json.dumps(value))
         return json.loads(done.read_text())
 
@@ -209,13 +209,11 @@ class OppuConfig(OnePerUser):
             report = {
                 "learning_rate": rate,
                 "epochs": epochs,
-                "pilot_validation_expected_hit_rate@30": values,
+                "pilot_validation_log_likelihood": values,
                 "trainable_parameters": course.form.size * len(diaries.users),
                 "per_user_parameters": course.form.size,
                 "users": len(diaries.users),
-                "validation_expected_hit_rate@30": expected_hit_rate(
-                    reading, held_out.requests, held_out.targets
-                ),
+                "validation_log_likelihood": log_likelihood(reading, held_out.requests, held_out.targets),
             }
             write_text_atomically(done, json.dumps(report))
         into = folder / f"{self.key}-{seed}"

@@ -34,7 +34,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from tqdm import tqdm
 
-from llm.decoding.scoring import expected_hit_rate
+from llm.decoding.scoring import log_likelihood
 from llm.methods.per_user.adapters import ROWS, LoraForm, UserTable, write_rows
 from llm.methods.per_user.oppu import OnePerUser, link, shards_of
 from llm.methods.per_user.pieces import GATES, PIECES, WEIGHTS, Assembled, GateForm, Pool, choose_sharers
@@ -88,15 +88,13 @@ class PerPcsConfig(OnePerUser):
             report = {
                 "learning_rate": rate,
                 "epochs": epochs,
-                "pilot_validation_expected_hit_rate@30": values,
+                "pilot_validation_log_likelihood": values,
                 "trainable_parameters": adapters.shared_parameters,
                 "per_user_parameters": adapters.per_user_parameters,
                 "shared_parameters": adapters.shared_parameters,
                 "users": len(diaries.users),
                 "sharers": len(adapters.pool.sharers),
-                "validation_expected_hit_rate@30": expected_hit_rate(
-                    reading, held_out.requests, held_out.targets
-                ),
+                "validation_log_likelihood": log_likelihood(reading, held_out.requests, held_out.targets),
             }
             write_text_atomically(done, json.dumps(report))
         made = {name: checkpoint / name for name in (POOL, ASSEMBLED, NEWCOMERS)}

@@ -23,7 +23,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llm.backbone.conditions import NOTHING, Condition
-from llm.decoding.scoring import constraints_of
 from llm.methods.per_user.adapters import ROWS, Form, UserAdapters, UserTable, gather, write_rows
 from llm.methods.stage2 import World
 from llm.prompts.builder import Context
@@ -132,7 +131,6 @@ def train_group(label: str, world: World, course: Course, lessons: Lessons, chec
         at = np.concatenate([batch for _, batch in batches])
         owner = np.repeat([user for user, _ in batches], [len(batch) for _, batch in batches])
         weight = np.concatenate([np.full(len(batch), 1 / len(batch)) for _, batch in batches])
-        some = [lessons.requests[index] for index in at]
         known = np.ones(len(at), bool)
         own = form.condition(gather(rows, owner), known, lessons.users[owner])
         condition = course.base.beside(own)
@@ -141,9 +139,7 @@ def train_group(label: str, world: World, course: Course, lessons: Lessons, chec
             world.builder.with_soft_tokens(lessons.prompts[index], count)
             for index, count in zip(at, soft, strict=True)
         ]
-        log_p = model.item_log_probs(
-            prompts, lessons.targets[at], condition, constraints_of(model.trie, some)
-        )
+        log_p = model.item_log_probs(prompts, lessons.targets[at], condition)
         return -(log_p * torch.from_numpy(weight).to(log_p)).sum()
 
     optimizer = torch.optim.AdamW([rows], lr=course.learning_rate, weight_decay=course.weight_decay)

@@ -43,10 +43,21 @@ def exponent(rows: Sequence[Measured], figure: Figure, base: float = 0.0) -> flo
     return math.log(large / small) / math.log(rows[-1].size.events / rows[-2].size.events)
 
 
-def beyond(rows: Sequence[Measured], figure: Figure, times: int, base: float = 0.0) -> float | None:
-    """The figure at so many times the largest size, by the exponent."""
+def beyond(rows: Sequence[Measured], figure: Figure, times: float, base: float = 0.0) -> float | None:
+    """The figure at so many times the stage's largest size; None of fewer than two sizes.
+
+    The larger of two: what the exponent gives, where it can be told, and the straight line through the two largest sizes. The
+    line has what a stage costs whatever the size apart, which makes an exponent too small.
+    """
+    if len(rows) < 2 or rows[0].stage == START:
+        return None
+    (small, large), (fewer, most) = (
+        [getattr(one, figure) for one in rows[-2:]],
+        [one.size.events for one in rows[-2:]],
+    )
+    line = large + max(large - small, 0) / (most - fewer) * (times - 1) * most
     power = exponent(rows, figure, base)
-    return None if power is None else base + (getattr(rows[-1], figure) - base) * times**power
+    return line if power is None else max(line, base + (large - base) * times**power)
 
 
 def events_of(measured: Sequence[Measured]) -> list[int]:
@@ -78,9 +89,8 @@ def _cells(rows: Sequence[Measured], sizes: Sequence[int], figure: Figure, base:
     power = exponent(rows, figure, base)
     yield "–" if power is None else f"{power:.2f}"
     for times in BEYOND:
-        found = beyond(rows, figure, times, base)
-        whole = found is not None and rows[-1].size.events == sizes[-1]
-        yield _number(found / UNIT[figure]) if whole and found is not None else "–"
+        found = beyond(rows, figure, times * sizes[-1] / rows[-1].size.events, base) if rows else None
+        yield "–" if found is None else _number(found / UNIT[figure])
 
 
 def _number(value: float) -> str:
@@ -116,11 +126,11 @@ def picture(measured: Sequence[Measured]) -> bytes:
             marker = "o" if place < len(COLOURS) else "s"
             points = [(one.size.events, getattr(one, what) / UNIT[what]) for one in rows]
             axis.plot(*zip(*points, strict=True), f"{marker}-", color=colour, label=stage, markersize=4)
-            ahead = [points[-1]]
-            for times in BEYOND:
-                found = beyond(rows, what, times, base_of(measured, what))
+            ahead, largest = [points[-1]], events_of(measured)[-1]
+            for events in (largest, *(largest * times for times in BEYOND)):
+                found = beyond(rows, what, events / rows[-1].size.events, base_of(measured, what))
                 if found is not None:
-                    ahead.append((rows[-1].size.events * times, found / UNIT[what]))
+                    ahead.append((events, found / UNIT[what]))
             axis.plot(*zip(*ahead, strict=True), "--", color=colour, linewidth=1)
         axis.set_xscale("log")
         axis.set_yscale("log")

@@ -142,8 +142,8 @@ class _Repeats(SoftmaxOver):
 
 
 class _NaN(SoftmaxOver):
-    def log_prob(self, requests, items, temperature=1.0):
-        return np.full(len(requests), np.nan)
+    def log_prob_at(self, requests, items, temperatures):
+        return np.full((len(requests), len(temperatures)), np.nan)
 
 
 @pytest.mark.parametrize(

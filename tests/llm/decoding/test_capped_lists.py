@@ -15,7 +15,15 @@ from llm.prompts.reading import Reading
 from recsys.data.caps import Caps
 from recsys.recommender import Request
 from tests.support.requests import make_requests
-from tests.support.slow_references import Prompts, closed_by, coloured, inputs, session_of, slow_distribution
+from tests.support.slow_references import (
+    Prompts,
+    closed_by,
+    coloured,
+    inputs,
+    session_of,
+    slow_by_node,
+    slow_distribution,
+)
 
 # -- caps from one prompt ----------------------------------------------------------------------------------------
 
@@ -24,7 +32,7 @@ from tests.support.slow_references import Prompts, closed_by, coloured, inputs, 
 def test_caps_that_never_bind_change_nothing(tiny, temperature):
     requests, loose = make_requests(6), Caps(coloured(), {"colour": 30})
     prompts, soft = inputs(tiny, requests, True)
-    found = lists.within_caps(
+    found = lists.from_one_prompt(
         session_of(tiny, requests, prompts, soft), requests, 9, loose, 5, temperature, 30
     )
     session = session_of(tiny, requests, prompts, soft)
@@ -46,7 +54,7 @@ def test_a_capped_list_is_the_whole_list_walked_down(tiny, limits, temperature, 
     prompts, soft = inputs(tiny, requests, True)
     caps = Caps(catalogue, limits)
     session = session_of(tiny, requests, prompts, soft)
-    found = lists.within_caps(session, requests, 8, caps, 5, temperature, width)
+    found = lists.from_one_prompt(session, requests, 8, caps, 5, temperature, width)
     whole = (
         draws.distinct(session, requests, 30, 5, temperature) if temperature else draws.beam(session, 30, 30)
     )
@@ -56,10 +64,8 @@ def test_a_capped_list_is_the_whole_list_walked_down(tiny, limits, temperature, 
             if len(walked) < 8 and item not in closed_by(catalogue, limits, walked):
                 walked.append(item)
         ours = found[row].items.tolist()
-        if temperature or width == 30:  # a narrow beam may lose an item; a draw is proven
-            assert ours == walked[: len(ours)]
-            np.testing.assert_allclose(found[row].scores, scores[np.isin(items, ours)], rtol=1e-4)
-        # where a narrow beam lost an item, others may have closed the list sooner: then nothing fits any more
+        assert ours == walked[: len(ours)]
+        np.testing.assert_allclose(found[row].scores, scores[np.isin(items, ours)], rtol=1e-4)
         left = set(range(30)) - closed_by(catalogue, limits, ours) - set(requests[row].exclude.tolist())
         assert len(ours) == len(walked) or not found[row].finished or not left
         assert all(item not in closed_by(catalogue, limits, ours[:k]) for k, item in enumerate(ours))
@@ -75,14 +81,14 @@ def test_a_search_that_proves_too_little_is_made_again_wider(tiny, monkeypatch):
     caps = Caps(coloured(), {"half": 1})
     wide = recommender.playlist(requests, 2, 1.0, 3, caps=caps)
     calls: list[tuple[int, int]] = []
-    plain = lists.within_caps
+    plain = lists.from_one_prompt
 
     def counted(session, some, *rest):
         calls.append((len(some), rest[-1]))
         return plain(session, some, *rest)
 
-    monkeypatch.setattr(lists, "within_caps", counted)
-    monkeypatch.setattr("llm.decoding.recommender.BEAM", 2)
+    monkeypatch.setattr(lists, "from_one_prompt", counted)
+    monkeypatch.setattr(SidRecommender, "_nodes", staticmethod(lambda n: 2))
     narrow = recommender.playlist(requests, 2, 1.0, 3, caps=caps)
     assert [width for _, width in calls] == [2, 8]
     assert 5 < calls[1][0] < 60  # only those that need it
@@ -99,7 +105,7 @@ def test_pairs_within_caps_follow_draws_with_rejection(tiny):
     p = slow_distribution(tiny, prompts[0], None, base.exclude, 1.0)
     for limits in ({"colour": 1}, {}):
         session = session_of(tiny, requests, prompts, None)
-        found = lists.within_caps(session, requests, 2, Caps(catalogue, limits), 11, 1.0, 3)
+        found = lists.from_one_prompt(session, requests, 2, Caps(catalogue, limits), 11, 1.0, 3)
         drawn = [tuple(one.items.tolist()) for one in found if one.finished]
         if not all(one.finished for one in found):
             again = [row for row, one in enumerate(found) if not one.finished]
@@ -107,7 +113,7 @@ def test_pairs_within_caps_follow_draws_with_rejection(tiny):
             wide = session_of(tiny, some, [prompts[row] for row in again], None)
             drawn += [
                 tuple(one.items.tolist())
-                for one in lists.within_caps(wide, some, 2, Caps(catalogue, limits), 11, 1.0, 30)
+                for one in lists.from_one_prompt(wide, some, 2, Caps(catalogue, limits), 11, 1.0, 30)
             ]
         expected: dict[tuple, float] = {}
         for i in np.flatnonzero(p):
@@ -130,11 +136,11 @@ def test_excluding_nodes_is_not_rejection(tiny):
     """Why caps are walked and not excluded: after the likeliest item, the two give the others other probabilities."""
     request = make_requests(1)[0]
     prompts, _ = inputs(tiny, [request], False)
-    p = slow_distribution(tiny, prompts[0], None, request.exclude, 1.0)
+    p = slow_by_node(tiny, prompts[0], None, request.exclude, 1.0)
     first = int(p.argmax())
     rejected = p / (1 - p[first])
     rejected[first] = 0
-    by_node = slow_distribution(tiny, prompts[0], None, np.append(request.exclude, first), 1.0)
+    by_node = slow_by_node(tiny, prompts[0], None, np.append(request.exclude, first), 1.0)
     assert by_node.sum() == pytest.approx(1, abs=1e-6) == rejected.sum()
     assert np.abs(by_node - rejected).max() > 0.01
 
@@ -157,6 +163,6 @@ def test_lists_end_where_nothing_is_left(tiny):
         caps = Caps(catalogue, {"half": 2})
         for answers in (
             [items for items, _ in lists.in_sequence(session, requests, 40, 1, temperature, caps)],
-            [one.items for one in lists.within_caps(session, requests, 40, caps, 1, temperature, 40)],
+            [one.items for one in lists.from_one_prompt(session, requests, 40, caps, 1, temperature, 40)],
         ):
             assert [len(items) for items in answers] == [0, 2, 4, 2]

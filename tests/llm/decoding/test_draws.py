@@ -6,13 +6,14 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from llm.backbone.conditions import Condition
 from llm.decoding import draws, scoring
 from recsys.recommender import Request
 from tests.support.requests import make_requests
-from tests.support.slow_references import codes_of, inputs, session_of, slow_distribution
+from tests.support.slow_references import chi_square, codes_of, inputs, session_of, slow_distribution
 
 
 @pytest.mark.parametrize("with_prefix", [False, True])
@@ -46,8 +47,7 @@ def test_iid_draws_follow_the_softmax_inside_the_trie(tiny, with_prefix, tempera
         np.testing.assert_allclose(np.exp(values[row]), expected[items[row]], rtol=1e-4)
         counts = np.bincount(items[row], minlength=len(expected))
         assert (counts[request.exclude] == 0).all()
-        live = expected > 0
-        assert stats.chisquare(counts[live], 6000 * expected[live] / expected[live].sum()).pvalue > 1e-3
+        assert chi_square(counts, 6000 * expected) > 1e-3
 
 
 def test_the_chi_square_test_would_notice_a_mask_applied_after_the_softmax(tiny):
@@ -83,11 +83,12 @@ def test_gumbel_top_k_has_the_inclusion_probabilities_of_sampling_without_replac
     requests = [Request(f"q{index}", 0, 7, exclude=base.exclude) for index in range(4000)]
     prompts, _ = inputs(tiny, requests, False)
     p = slow_distribution(tiny, prompts[0], None, base.exclude, 1.0)
+    whole = slow_distribution(tiny, prompts[0], None, base.exclude[:0], 1.0)
     session = session_of(tiny, requests, prompts, None)
     pairs: dict = {}
     for items, values in draws.distinct(session, requests, 2, seed=11):
         assert len(set(items.tolist())) == 2
-        np.testing.assert_allclose(np.exp(values), p[items], rtol=1e-4)
+        np.testing.assert_allclose(np.exp(values), whole[items], rtol=1e-4)
         pairs[tuple(items.tolist())] = pairs.get(tuple(items.tolist()), 0) + 1
     live = np.flatnonzero(p)
     cells = list(itertools.permutations(live.tolist(), 2))
@@ -109,7 +110,8 @@ def test_a_wide_beam_is_brute_force(tiny, with_prefix):
         p = slow_distribution(tiny, prompts[row], None if soft is None else soft[row : row + 1],
                               requests[row].exclude, 1.0)  # fmt: skip
         assert items.tolist() == np.argsort(-p, kind="stable")[:10].tolist()
-        np.testing.assert_allclose(np.exp(scores), p[items], rtol=1e-4)
+        ratio = np.exp(scores) / p[items]  # scores are of the whole catalogue
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
 
 
 def test_exclusions_that_empty_subtrees_or_everything(tiny):
@@ -186,3 +188,18 @@ def test_a_session_forgets_old_nodes_before_they_outgrow_their_share(tiny):
     for seed in range(40):
         draws.draw(session, requests, 2, seed)
         assert session.memory.used - session.width <= (4 + 2) * 2
+
+
+@pytest.mark.parametrize("ascending", [True, False])
+@pytest.mark.parametrize("distinct_values", [3, 1_000_000])
+def test_the_best_of_each_row_are_those_of_a_whole_sort(ascending, distinct_values):
+    generator = np.random.default_rng(distinct_values)
+    for size in (0, 1, 40, 300):
+        row = generator.integers(0, 7, size)
+        row, value = np.sort(row) if ascending else row, generator.integers(0, distinct_values, size) / 7
+        for k in (1, 5, 400):
+            best, others = draws.best_of_each_row(torch.from_numpy(row), torch.from_numpy(value), 9, k)
+            order = np.lexsort((np.arange(size), -value, row))
+            place = np.arange(size) - np.searchsorted(row[order], row[order])
+            assert best.tolist() == order[place < k].tolist()
+            assert sorted(others.tolist()) == sorted(order[place >= k].tolist())

@@ -170,7 +170,7 @@ def test_lists_depend_on_the_request_alone_and_short_ones_are_heads_of_long_ones
     ways = {
         "sequence": lambda s, r, n: [x[0] for x in lists.in_sequence(s, r, n, 2, 1.0, caps)],
         "sequence, best": lambda s, r, n: [x[0] for x in lists.in_sequence(s, r, n, caps=caps)],
-        "caps": lambda s, r, n: [x.items for x in lists.within_caps(s, r, n, caps, 2, 1.0, 30)],
+        "caps": lambda s, r, n: [x.items for x in lists.from_one_prompt(s, r, n, caps, 2, 1.0, 30)],
         "distinct": lambda s, r, n: [x[0] for x in draws.distinct(s, r, n, 2)],
     }
     for name, how in ways.items():

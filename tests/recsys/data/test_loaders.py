@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.data import loaders
-from recsys.data.config import PrepareConfig
+from recsys.data.config import EMBEDDED, FILES, PrepareConfig
 from recsys.data.loaders import Source, load_amazon, load_lastfm, load_movielens
 from recsys.door.notices import Notices
 from recsys.door.tables import DataError
@@ -18,13 +17,13 @@ from recsys.door.tables import DataError
 
 def load(source: str, folder: Path, text_columns=None) -> tuple[Source, Notices]:
     notices = Notices()
-    paths = {name: folder / file for name, file in loaders.FILES[source].items()}
+    paths = {name: folder / file for name, file in FILES[source].items()}
     read = {"ml-latest-small": load_movielens, "amazon": load_amazon, "lastfm": load_lastfm}[source]
     return read(paths, text_columns, notices), notices
 
 
 def test_the_embedded_movielens_has_the_published_counts():
-    source, notices = load("ml-latest-small", loaders.EMBEDDED)
+    source, notices = load("ml-latest-small", EMBEDDED)
     frame = source.interactions.frame
     assert (len(frame), frame["user_id"].nunique(), frame["item_id"].nunique()) == (100_836, 610, 9_724)
     assert len(source.catalogue) == 9_742
@@ -37,8 +36,8 @@ def test_the_embedded_movielens_has_the_published_counts():
     genres = source.catalogue.columns["genres"]
     assert sum(not item for item in genres) == 34  # "(no genres listed)" is none
     assert not any("no genres listed" in name for item in genres for name in item)
-    assert (loaders.EMBEDDED / "README.txt").exists()  # the licence travels with the data
-    assert "Non-commercial" in (loaders.EMBEDDED / "NOTICE.txt").read_text()
+    assert (EMBEDDED / "README.txt").exists()  # the licence travels with the data
+    assert "Non-commercial" in (EMBEDDED / "NOTICE.txt").read_text()
 
 
 def write_amazon(folder: Path, sequences: str) -> Path:

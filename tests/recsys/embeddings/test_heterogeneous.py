@@ -11,10 +11,10 @@ from torch_geometric.nn import HeteroConv, LGConv
 
 from recsys.data.splits import FIT, TEST, UNUSED
 from recsys.door.tables import DataError
-from recsys.embeddings.config import EmbedConfig
+from recsys.embeddings.config import EdgesConfig, EmbedConfig
 from recsys.embeddings.heterogeneous import (
     ALWAYS,
-    EdgesConfig,
+    FILE,
     TypedEdges,
     TypedGraph,
     neighbour_sums,
@@ -229,10 +229,10 @@ def test_what_neighbours_say_is_saved_and_read_as_it_was(edges, tmp_path):
     asked.append(Request("nobody", None, 12))
     for reads in ("all", "neighbours"):
         ours = users_of(model, graph, history, reads).vectors(asked)
-        theirs = read_users(tmp_path, history, reads).vectors(asked)
+        theirs = read_users(tmp_path / FILE, history, reads).vectors(asked)
         assert all((mine == other).all() for mine, other in zip(ours, theirs, strict=True))
         assert ours[1].tolist()[-1] is False
-    assert read_users(tmp_path, history, None) is history
+    assert read_users(tmp_path / FILE, history, None) is history
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,15 @@ def test_what_a_command_costs_before_it_does_anything_is_set_aside():
     assert table.exponent(small, "cpu_s", base=1.0) is None, "noise has no exponent"
 
 
+def test_what_a_stage_costs_whatever_the_size_does_not_hide_what_an_event_more_costs():
+    rows = [replace(one, cpu_s=5 + 2e-6 * one.size.events) for one in grown("adapt", 1.0, 0.5)]
+    assert table.exponent(rows, "cpu_s", base=1.0) < 0.2
+    assert table.beyond(rows, "cpu_s", 100, base=1.0) == pytest.approx(5 + 2e-6 * 1e8)
+    assert table.beyond(rows[:1], "cpu_s", 100) is None
+    shrunk = [replace(one, cpu_s=9 - 1e-6 * one.size.events) for one in rows]
+    assert table.beyond(shrunk, "cpu_s", 10) == pytest.approx(8.0), "not below what was measured"
+
+
 def test_the_table_says_what_grows_too_fast_and_what_failed():
     rows = [*grown("prepare", 1.0, 1.0), *grown("embed", 1.8, 1.0)]
     rows.append(Measured("adapt", SIZES[0], 3.0, 2.0, 10, "ended after 3 s"))

@@ -147,7 +147,7 @@ FIGURES = (
     r"(embed|adapt|personalize)/curves\.json:.*\.(validation|best_value)",
     # queries are asked in the name of validation's users
     r"adapt/adapt\.json:(validation_expected_hit_rate@30|queries\..*)",
-    r"personalize/personalize\.json:methods\..*validation_expected_hit_rate@30",
+    r"personalize/personalize\.json:methods\..*validation_log_likelihood.*",
     r"combine/combine\.json:products\..*",  # weights are fitted to validation targets
 )
 # What learns Stage 2's targets: the refit, SASRec's retrieval model, item-kNN, counts, and Stage 2

@@ -225,7 +225,7 @@ def test_admitting_a_user_trains_what_the_run_trained(world, small_run):
     config, run = small_run
     method = config.personalize.method("oppu_lora")
     report = run.read_json("personalize", "personalize.json")["methods"]["oppu_lora-0"]
-    values = report["pilot_validation_expected_hit_rate@30"]
+    values = report["pilot_validation_log_likelihood"]
     assert values[f"{report['learning_rate']}, {report['epochs']} epochs"] == max(values.values())
     assert len(values) == 2
     reading = method.load(world, 0)

@@ -1,0 +1,54 @@
+"""The rows at matched calibration: each at the one temperature that validation's log-likelihood gave it, and their tests there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluation.statistics import holm
+from evaluation.table.comparisons import MeasuredRows, contrast
+
+MEASURES = ("expected_matched", "log_p_matched")
+
+
+def matched_calibration(
+    table: MeasuredRows,
+    temperatures: Mapping[str, float | None],
+    primary: tuple[str, str],
+    references: Sequence[str],
+) -> dict[str, Any]:
+    """`rows`: name, temperature, nats (log-likelihood of a target), expected hit-rate, each a mean over users, with its 95 %
+    interval. `primary`, and `references` (reference -> each row minus it), of both measures: measure -> contrast. Holm is over the pairs of a
+    measure that are not the primary one. Empty where no row has a fitted temperature.
+    """
+    names = [name for name in table.measured if "expected_matched" in table.measured[name]]
+    if not names:
+        return {}
+    rows = []
+    for name in names:
+        own = {}
+        for measure, label in zip(MEASURES, (f"expected_hit_rate@{table.n}", "nats"), strict=True):
+            own[label], own[f"{label}_ci95"] = table.mean_and_interval(name, measure)
+        rows.append({"name": name, "temperature": temperatures[name]} | own)
+    has_primary = set(primary) <= set(names)
+    first = {one: contrast(table, *primary, figure=one) for one in MEASURES} if has_primary else {}
+    against = {
+        reference: {
+            one: [contrast(table, name, reference, False, one) for name in names if name != reference]
+            for one in MEASURES
+        }
+        for reference in references
+        if reference in names
+    }
+    tests = {one: _correct([c for some in against.values() for c in some[one]], primary) for one in MEASURES}
+    return {"rows": rows, "primary": first, "references": against, "n_tests_in_holm_family": tests}
+
+
+def _correct(contrasts: Sequence[dict[str, Any]], primary: tuple[str, str]) -> int:
+    """Write `p_holm` into each contrast; a pair of rows is one test. Returns the family's size."""
+    family = {frozenset((one["a"], one["b"])): one["p_value"] for one in contrasts}
+    family.pop(frozenset(primary), None)
+    adjusted = dict(zip(family, holm(list(family.values())), strict=True))
+    for one in contrasts:
+        one["p_holm"] = adjusted.get(frozenset((one["a"], one["b"])))
+    return sum(value is not None for value in adjusted.values())

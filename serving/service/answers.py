@@ -1,0 +1,203 @@
+"""Requests that wait together, answered together: each by its own history, exclusions and draws, whoever asks beside it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from recsys.recommender import Ranked, Request
+from recsys.recommender import Recommender as AnyRecommender
+from serving.answering.defaults import PREFERRED
+from serving.answering.limits import check_options
+from serving.answering.ordering import ordered
+from serving.answering.propensities import probabilities
+from serving.answering.requests import NOTHING_FITS, Asked, answer, asked_of, caps_of, paths_of, why_nothing
+from serving.service.forms import RecommendForm
+from serving.service.served import Served
+from serving.state.shown import ShownItem, ShownList
+
+BEAM = 30  # lists of up to so many items that are not drawn come of one search (`llm.decoding.draws.BEAM`)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request that waits: the form, and what was shown on the pages before (`next`)."""
+
+    form: RecommendForm
+    arm: str | None = None
+    before: ShownList | None = None
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A finished list, as it is kept, and how it is told."""
+
+    shown: ShownList
+    titles: list[str]
+    ignored: dict[str, int]
+    is_cold: bool
+    illegal: int  # items that were not available to the request: must be 0
+
+
+@dataclass
+class _Ready:
+    """A request in the run's integers."""
+
+    ask: Ask
+    asked: Asked
+    key: tuple  # requests of one key are answered in one pass
+    n: int  # items that the pass has to find for it
+    noise: str  # what its draws are named by
+    passed: list[int]  # items of the pages before, in the order in which they were drawn
+
+    @property
+    def request(self) -> Request:
+        return self.asked.request
+
+
+def answer_all(served: Served, asks: Sequence[Ask]) -> list[Answered | Exception]:
+    """An answer or an error each. No error of one reaches another."""
+    answers: list[Answered | Exception | None] = [None] * len(asks)
+    groups: dict[tuple, list[tuple[int, _Ready]]] = {}
+    for place, ask in enumerate(asks):
+        try:
+            ready = _ready(served, ask)
+            groups.setdefault(ready.key, []).append((place, ready))
+        except Exception as error:
+            answers[place] = error
+    for group in groups.values():
+        for (place, _), found in zip(group, _each(served, [ready for _, ready in group]), strict=True):
+            answers[place] = found
+    return [one for one in answers if one is not None]
+
+
+def request_of(served: Served, form: RecommendForm, noise: str) -> Asked:
+    """A form in the run's integers; `noise` is what its draws are named by. Raises `ValueError`."""
+    check_options(form.n, form.temperature, form.strength, form.seed or 0)
+    return asked_of(
+        served.data, served.histories, form.user_id, form.query, form.time, form.history,
+        served.items_of(form.exclude, "exclude"),
+        None if form.allow is None else served.items_of(form.allow, "allow"),
+        form.exclude_seen, noise,
+    )  # fmt: skip
+
+
+def _ready(served: Served, ask: Ask, noise: str | None = None) -> _Ready:
+    form, before = ask.form, ask.before
+    method = form.method or next(name for name in PREFERRED if name in served.methods.available())
+    passed = [] if before is None else [served.data.catalogue.number(id_) for id_ in before.asked["drawn"]]
+    if noise is None:
+        noise = "recommend" if form.seed is not None else ask.id
+        noise = noise if before is None else before.asked["noise"]
+    asked = request_of(served, form, noise)
+    known = [item for item in passed if item is not None]
+    n, caps = form.n + len(known), tuple(sorted((form.caps or {}).items()))
+    alike: int = n  # of how many items the pass is planned: lists of other lengths may be heads of one search
+    if not form.sequence and not caps:
+        alike = 0 if form.temperature > 0 else max(n, BEAM)
+    how = (form.temperature, form.seed or 0, form.sequence)
+    return _Ready(ask, asked, (method, form.strength, *how, caps, alike), n, noise, known)
+
+
+def _each(served: Served, group: list[_Ready]) -> list[Answered | Exception]:
+    """One pass; where it fails, each alone, so that the fault stays with whom it is of."""
+    try:
+        return [*_together(served, group)]
+    except Exception as error:
+        if len(group) == 1:
+            return [error]
+        return [found for ready in group for found in _each(served, [ready])]
+
+
+def _together(served: Served, group: list[_Ready]) -> list[Answered]:
+    method, strength, temperature, seed, sequence, limits, _ = group[0].key
+    recommender, caps = served.recommender.method(method, strength), caps_of(served.data, dict(limits))
+    requests = [ready.request for ready in group]
+    found = answer(recommender, requests, max(ready.n for ready in group), temperature, seed, sequence, caps)
+    paths = paths_of(recommender, requests, [ready.ask.form.user_id for ready in group])
+    return [
+        _answered(served, recommender, ready, ranked, path)
+        for ready, ranked, path in zip(group, found, paths, strict=True)
+    ]
+
+
+def _answered(
+    served: Served, recommender: AnyRecommender, ready: _Ready, ranked: Ranked, path: str
+) -> Answered:
+    form, drawn = ready.ask.form, Ranked(ranked.items[: ready.n], ranked.scores[: ready.n])
+    caps, n_items = caps_of(served.data, form.caps), len(served.data.catalogue)
+    chance = partial(
+        probabilities, recommender, ready.request,
+        n_items=n_items, temperature=form.temperature, sequence=form.sequence, caps=caps,
+    )  # fmt: skip
+    skip, behind = ready.passed, drawn
+    if not skip:
+        chances = chance(drawn)
+    elif drawn.items[: len(skip)].tolist() == skip and recommender.draws and form.temperature > 0:
+        chances = chance(drawn)  # the same draw goes on
+        behind = _part(drawn, np.arange(len(drawn.items)) >= len(skip))
+        chances = None if chances is None else chances[len(skip) :]
+    elif form.sequence or (caps is not None and form.temperature > 0):
+        raise Moved("what the list was made from has changed since its first page; ask for a new list")
+    elif form.temperature > 0 and ready.noise != ready.ask.id:  # other probabilities by now, so other draws
+        again = _ready(served, ready.ask, ready.ask.id)
+        one = answer(recommender, [again.request], again.n, form.temperature, again.key[3])[0]
+        return _answered(served, recommender, again, one, path)
+    else:
+        behind = _part(drawn, ~np.isin(drawn.items, skip))
+        behind = _part(behind, np.arange(len(behind.items)) < form.n)
+        chances = chance(behind, passed=np.array(skip))
+    return _told(served, recommender, ready, behind, chances, path)
+
+
+class Moved(ValueError):
+    """A list cannot be gone on with."""
+
+
+def _part(ranked: Ranked, which: np.ndarray) -> Ranked:
+    return Ranked(ranked.items[which], ranked.scores[which])
+
+
+def _told(
+    served: Served,
+    recommender: AnyRecommender,
+    ready: _Ready,
+    drawn: Ranked,
+    chances: np.ndarray | None,
+    path: str,
+) -> Answered:
+    form, catalogue = ready.ask.form, served.data.catalogue
+    chance_of = {} if chances is None else dict(zip(drawn.items.tolist(), chances.tolist(), strict=True))
+    ranked = ordered(drawn, form.order, lambda: served.recommender.item_vectors)
+    items = ranked.items.tolist()
+    if not items:
+        path = f"nothing to recommend: {why_nothing(ready.asked, len(catalogue)) or NOTHING_FITS}"
+    before = [] if ready.ask.before is None else ready.ask.before.asked["drawn"]
+    asked = form.model_dump(mode="json", exclude_defaults=True) | {
+        "drawn": [*before, *(str(catalogue.item_ids[item]) for item in drawn.items.tolist())],
+        "noise": ready.noise,
+        "moment": ready.request.time,
+        "events_seen": served.seq,
+        "method_key": ready.key[0],
+        "run": served.path.name,
+    }
+    user_id = None if form.user_id is None else str(form.user_id)
+    rows = [
+        ShownItem(str(catalogue.item_ids[item]), float(score), chance_of.get(item))
+        for item, score in zip(items, ranked.scores.tolist(), strict=True)
+    ]
+    shown = ShownList(ready.ask.id, user_id, time.time(), ready.ask.arm, recommender.name, path, asked, rows)
+    legal = ready.request.available(ranked.items)
+    return Answered(
+        shown,
+        [catalogue.titles[item] for item in items],
+        {name: counted.count for name, counted in ready.asked.ignored.items()},
+        path.startswith("cold start"),
+        int((~legal).sum()),
+    )

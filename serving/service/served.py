@@ -1,0 +1,126 @@
+"""A loaded run as a service answers from it: its data, and on top of it the events that the state has taken in.
+
+Where an event is: what came through HTTP is in the state alone; `RUN/live` holds what `prelude update` absorbed into the run before.
+Neither is copied into the other, and histories are the data, then RUN/live, then the state, each event once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recsys.door.times import one_moment
+from serving.answering.known import KnownItems, checked_id, known_items, known_user
+from serving.answering.live import FAR_DAYS
+from serving.answering.methods import Methods
+from serving.answering.recommender import Recommender
+from serving.service.settings import ServiceConfig
+from serving.state.events import Event, Kept, events_after
+from serving.state.lists import changes_after, get_list, last_change
+from serving.state.store import State
+
+# integers of people whom the run does not know: far above the run's own, whatever RUN/live comes to add to those
+FIRST_NUMBER = 1 << 40
+AHEAD_S = 86_400  # a clock may be wrong by so much, not more
+
+
+class Served:
+    """One run, loaded, and the state on top of it. One thread at a time may ask it (`serving.service.batches`)."""
+
+    def __init__(self, run: Path, state: State, settings: ServiceConfig, until: int | None = None):
+        """`until`: read events up to that one; default: all. Raises `RunError` for an unknown or broken run."""
+        self.path, self.state, self.settings = run, state, settings
+        self.recommender = Recommender.load(run)
+        self.data = self.recommender.methods.dataset
+        self.histories = self.recommender.live.histories
+        self.is_clock = (
+            self.recommender.methods.run.read_json("prepare", "prepare.json")["time"] == "unix_seconds"
+        )
+        self.seq, self.change = 0, last_change(state)  # up to which event and change is read
+        # people are gone ("") or the run is another (its name): it is loaded again before anything is answered
+        self.outdated: str | None = None
+        self._lists: dict[str, KnownItems] = {}
+        self.catch_up(until)
+
+    @property
+    def methods(self) -> Methods:
+        return self.recommender.methods
+
+    def catch_up(self, until: int | None = None) -> None:
+        """Read what this or another process has stored since (`until`: up to that event)."""
+        while some := events_after(self.state, self.seq, until):
+            self._take(some)
+            self.seq = some[-1].seq
+        for change in changes_after(self.state, self.change):
+            self.change = change.seq
+            if change.kind == "list":
+                self._lists.pop(change.name, None)
+            elif change.kind in ("gone", "run"):
+                self.outdated = change.name or self.outdated or ""
+
+    def named(self, name: str, what: str) -> KnownItems:
+        """A stored list, looked at once. Raises `ValueError` where there is none of that name."""
+        if name not in self._lists:
+            ids = get_list(self.state, name)
+            if ids is None:
+                raise ValueError(f"{what} names the list {name!r}, and there is none of that name")
+            numbers = [self.data.catalogue.number(item_id) for item_id in ids]
+            known = np.array([number for number in numbers if number is not None], np.int64)
+            first = next((i for i, number in zip(ids, numbers, strict=True) if number is None), None)
+            self._lists[name] = KnownItems(known, len(ids), len(ids) - len(known), first)
+        return self._lists[name]
+
+    def items_of(self, ids: Sequence | str | None, what: str) -> KnownItems:
+        """A list by its name, or of ids. Raises `ValueError`."""
+        return self.named(ids, what) if isinstance(ids, str) else known_items(self.data.catalogue, ids, what)
+
+    def event(self, place: str, given) -> Event:
+        """A form's event (`serving.service.forms.EventForm`) with ids as the run writes them and its moment.
+
+        Raises `ValueError` naming the place of a blank or wrong id, or of a time that cannot be.
+        """
+        user_id = checked_id(given.user_id, f"{place}.user_id")
+        item_id = checked_id(given.item_id, f"{place}.item_id")
+        for name, value in (("user_id", user_id), ("item_id", item_id)):
+            if value is None or len(value) > 200:
+                raise ValueError(f"{place}.{name} is blank or longer than 200 characters")
+        if given.timestamp is None:
+            who = known_user(self.histories, user_id)
+            moment = (
+                int(time.time()) if self.is_clock else self.histories.moment(None if who is None else who[1])
+            )
+        else:
+            moment = one_moment(given.timestamp, f"{place}.timestamp", self.is_clock)
+            if self.is_clock and moment > time.time() + AHEAD_S:
+                raise ValueError(f"{place}.timestamp is more than a day ahead of this machine's clock")
+            if not self.is_clock and moment > self.data.end + FAR_DAYS * 86_400:
+                raise ValueError(f"{place}.timestamp is far beyond the run's last")
+        assert user_id is not None
+        assert item_id is not None
+        is_timed = given.timestamp is not None
+        return Event(given.event_id, user_id, item_id, given.type, moment, given.recommendation_id, is_timed)
+
+    def _take(self, some: Sequence[Kept]) -> None:
+        """Events into histories: of types that are history, of items that the run knows, each once."""
+        ids: list[str] = []
+        rows: list[tuple[int, int, int]] = []
+        held: dict[int, set[tuple[int, int]]] = {}
+        for kept in some:
+            event, item = kept.event, self.data.catalogue.number(kept.event.item_id)
+            if item is None or event.type not in self.settings.taken:
+                continue
+            user = self.histories.user_index(event.user_id)
+            user = FIRST_NUMBER + kept.person if user is None else user
+            if user not in held:
+                items, times = self.histories.events(user)
+                held[user] = set(zip(items.tolist(), times.tolist(), strict=True))
+            if (item, event.time) not in held[user]:
+                held[user].add((item, event.time))
+                ids.append(event.user_id)
+                rows.append((user, item, event.time))
+        if rows:
+            users, items, times = np.array(rows, np.int64).T
+            self.histories.add(ids, users.tolist(), items, times)

@@ -1,0 +1,63 @@
+"""What the state holds of one person, to be handed over and to be deleted so that no byte of it is left in its files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from serving.state.events import events_of
+from serving.state.lists import say
+from serving.state.shown import shown_to
+from serving.state.store import State
+from serving.state.tables import events, people, shown, states
+
+
+def held(state: State, user_id: str) -> dict[str, Any]:
+    """Events, shown lists and trained states of a person."""
+    with state.reading() as connection:
+        rows = connection.execute(sa.select(states.c.method, states.c.seq).where(states.c.user_id == user_id))
+        return {
+            "events": events_of(connection, user_id),
+            "shown": [asdict(one) for one in shown_to(connection, user_id)],
+            "states": [{"method": method, "events_seen": seq} for method, seq in rows],
+        }
+
+
+def forget_person(state: State, user_id: str) -> int:
+    """Delete all rows of a person and, of SQLite's files, what stood there; returns how many rows there were.
+
+    Deleted rows are overwritten with zeros (`secure_delete`), and the log of writes is emptied into the
+    database. PostgreSQL is told to write the tables anew; what its own log of writes (WAL) and backups of it hold is
+    the administrator's to end.
+    """
+
+    def forget(connection: sa.Connection) -> int:
+        number = connection.scalar(sa.select(people.c.number).where(people.c.user_id == user_id))
+        statements = [
+            sa.delete(events).where(events.c.person == number),
+            sa.delete(shown).where(shown.c.user_id == user_id),
+            sa.delete(states).where(states.c.user_id == user_id),
+            sa.delete(people).where(people.c.number == number),
+        ]
+        rows = sum(connection.execute(statement).rowcount for statement in statements)
+        if rows:
+            say(connection, "gone", "")
+        return rows
+
+    rows = state.write(forget)
+    if rows:
+        sweep(state)
+    return rows
+
+
+def sweep(state: State) -> None:
+    """Leave no byte of deleted rows in the database's files, as far as a statement can."""
+    if state.is_sqlite:
+        with state.reading() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
+    else:
+        with state.reading() as connection:
+            for table in (events, shown, states, people):
+                connection.exec_driver_sql(f"VACUUM (FULL) {table.name}")

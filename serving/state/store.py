@@ -1,0 +1,207 @@
+"""A service's database: opened, brought up to date by Alembic, read at once, and written by groups that are durable."""
+
+from __future__ import annotations
+
+import errno
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+MOST_TOGETHER = 256  # writes of one transaction: who waits behind one waits as long as those take
+BUSY_S = 30  # how long a write waits for another process's
+LOCK = (
+    0x5052454C55  # of PostgreSQL: one writer at a time, so that rows are seen in the order of their numbers
+)
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+Write = Callable[[sa.Connection], Any]
+
+
+class StateError(RuntimeError):
+    """The state cannot be read or written now. `full`: for want of room."""
+
+    def __init__(self, message: str, full: bool = False):
+        super().__init__(message)
+        self.full = full
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a database in a file."""
+    return f"sqlite:///{path}"
+
+
+class State:
+    """One database, for any number of threads and processes.
+
+    Writes wait in a line; all that wait are one transaction, which is on the disk (SQLite: WAL, synchronous
+    FULL) before any of them is answered. One that raises takes nothing of the others with it.
+    """
+
+    def __init__(self, url: str):
+        """Open `url` (SQLAlchemy's: sqlite:///FILE, postgresql://…) and bring its tables up to date.
+
+        Raises `ValueError` for a URL of anything else, `StateError` where it cannot be opened.
+        """
+        self.url = sa.make_url(url)
+        if self.url.drivername == "postgresql":
+            self.url = self.url.set(drivername="postgresql+psycopg")
+        if self.url.drivername not in ("sqlite", "postgresql+psycopg"):
+            raise ValueError(f"--state is {self.url!r}; expected sqlite:///FILE or postgresql://…")
+        self.is_sqlite = self.url.drivername == "sqlite"
+        if self.is_sqlite and not self.url.database:
+            raise ValueError("--state names no file; expected sqlite:///FILE")
+        self.engine = self._engine()
+        with as_state_error():
+            self._migrate()
+        self._line: queue.SimpleQueue[tuple[Write, Future] | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write_all, name="state", daemon=True)
+        self._writer.start()
+
+    def close(self) -> None:
+        """Write what waits, and close."""
+        self._line.put(None)
+        self._writer.join()
+        self.engine.dispose()
+
+    def submit(self, write: Write) -> Future:
+        """Do `write(connection)` in a transaction; done when it is durable.
+
+        The future's error is what `write` raised, or a `StateError`.
+        """
+        done: Future = Future()
+        self._line.put((write, done))
+        return done
+
+    def write(self, write: Write) -> Any:
+        """`submit`, waited for."""
+        return self.submit(write).result()
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection that sees what is committed, statement by statement. Raises `StateError`."""
+        with as_state_error(), self.engine.connect() as connection:
+            if not self.is_sqlite:  # whose driver begins nothing by itself
+                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
+    def version(self) -> str | None:
+        """Which version the tables are of."""
+        with self.reading() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _engine(self) -> sa.Engine:
+        if not self.is_sqlite:
+            return sa.create_engine(self.url, pool_size=4, max_overflow=4, pool_pre_ping=True)
+        engine = sa.create_engine(
+            self.url, poolclass=QueuePool, pool_size=4, max_overflow=4,
+            connect_args={"timeout": BUSY_S, "check_same_thread": False, "isolation_level": None},
+        )  # fmt: skip
+
+        @sa.event.listens_for(engine, "connect")
+        def _pragmas(connection: Any, _: Any) -> None:
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        return engine
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """One writer at a time, from before its first read."""
+        with self.engine.connect() as connection:
+            if self.is_sqlite:  # the driver begins nothing by itself
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.exec_driver_sql("COMMIT")
+                except BaseException:
+                    if connection.connection.in_transaction:
+                        connection.exec_driver_sql("ROLLBACK")
+                    raise
+            else:
+                with connection.begin():
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+                    yield connection
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        newest = ScriptDirectory.from_config(config).get_current_head()
+        with self.engine.connect() as connection:
+            there = MigrationContext.configure(connection).get_current_revision()
+        if there == newest:
+            return
+        with self._transaction() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def _write_all(self) -> None:
+        last = False
+        while not last:
+            first = self._line.get()
+            some = [] if first is None else [first]
+            last = first is None
+            while not last and len(some) < MOST_TOGETHER:
+                try:
+                    more = self._line.get_nowait()
+                except queue.Empty:
+                    break
+                last = more is None
+                some += [] if more is None else [more]
+            if some:
+                self._write(some)
+
+    def _write(self, some: list[tuple[Write, Future]]) -> None:
+        answers: list[tuple[Future, Any, BaseException | None]] = []
+        try:
+            with as_state_error(), self._transaction() as connection:
+                for write, done in some:
+                    connection.exec_driver_sql("SAVEPOINT one")
+                    try:
+                        answers.append((done, write(connection), None))
+                        connection.exec_driver_sql("RELEASE SAVEPOINT one")
+                    except DBAPIError:
+                        raise
+                    except Exception as error:
+                        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT one")
+                        answers.append((done, None, error))
+        except Exception as error:
+            answers = [(done, None, error) for _, done in some]
+        for done, answer, failed in answers:
+            if failed is None:
+                done.set_result(answer)
+            else:
+                done.set_exception(failed)
+
+
+@contextmanager
+def as_state_error() -> Iterator[None]:
+    """What a database says, as a `StateError` that names no file and no statement."""
+    try:
+        yield
+    except DBAPIError as error:
+        text = str(error.orig)
+        full = "disk is full" in text or getattr(error.orig, "sqlstate", None) == "53100"
+        raise StateError(
+            "the state has no room left" if full else "the state cannot be reached", full
+        ) from error
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StateError(
+            "the state has no room left" if full else "the state cannot be reached", full
+        ) from error

@@ -1,0 +1,1 @@
+"""Tests of the page: as HTML, and in a real browser."""

@@ -1,0 +1,151 @@
+"""The page as HTML: everything that others wrote is escaped, nothing of elsewhere is loaded, keys guard it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
+from serving.service.forms import RecommendForm
+from serving.service.page import figures
+from serving.service.page.views import STATIC, TYPES
+from serving.state import keys
+from tests.support.serving_http import served, service_of
+
+EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+PAGES = ["/", "/?user=u1", "/?user=u1&temperature=1", "/lists?user=u1", "/why?item=i4&user=u1", "/why?item=i4&method=popularity",
+         "/ids", "/ids?depth=1&node=0&user=u1", "/state", "/sign-in"]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_a_page_comes_with_a_policy_that_loads_nothing_of_elsewhere(client, address):
+    response = client.http.get(address)
+    assert response.status_code == 200
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"(src|href)=\"(https?:)?//", response.text)
+    assert "style=" not in response.text
+    assert not re.search(r"\son\w+=", response.text)
+
+
+@pytest.mark.parametrize("name", list(TYPES))
+def test_the_script_and_the_style_are_there(client, name):
+    response = client.http.get(f"/static/{name}")
+    assert response.content == (STATIC / name).read_bytes()
+    assert response.headers["content-type"].startswith(TYPES[name])
+    for other in ("../views.py", "x", "%2e%2e%2fviews.py"):
+        assert client.http.get(f"/static/{other}").status_code == 404
+
+
+@pytest.mark.parametrize("field", ["user", "query", "exclude", "allow"])
+def test_what_is_asked_is_escaped(client, field):
+    text = client.http.get("/", params={field: EVIL}).text
+    assert "<script>alert" not in text
+    assert "<img" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_titles_are_escaped(world_run, tmp_path):
+    run = Path(shutil.copytree(world_run[1].path, tmp_path / "run"))
+    path = run / "prepare" / "items.parquet"
+    table = pq.ParquetFile(path).read()
+    titles = pa.array([EVIL] * len(table), pa.string())
+    pq.write_table(table.set_column(table.column_names.index("title"), "title", titles), path)
+    again = {"prepare": {"items.parquet": sha256_of(path)}}
+    records = {one.parent.name: json.loads(one.read_text()) for one in run.glob("*/stage.json")}
+    after = rehashed(records, again)
+    for stage, record in after.items():
+        (run / stage / "stage.json").write_text(json.dumps(record))
+    (run / "manifest.json").write_text(manifest_text(after, [], None))
+    with served(run, tmp_path) as client:
+        for address in ("/?user=u1", "/why?item=i4&user=u1", "/ids?depth=2&node=0"):
+            response = client.http.get(address)
+            assert response.status_code == 200
+            assert "<script>alert" not in response.text
+            assert "<img" not in response.text
+
+
+def test_what_is_wrong_is_said_on_the_page(client):
+    for address, status in (
+        ("/?temperature=9", 422),
+        ("/?allow=no-list", 422),
+        ("/why?item=nothing", 404),
+        ("/ids?depth=1&node=9999", 404),
+    ):
+        assert client.http.get(address).status_code == status
+    assert "no-list" in client.http.get("/?allow=no-list").text
+
+
+def test_a_key_guards_the_page_once_there_is_one(world_run, tmp_path, monkeypatch):
+    import serving.service.access as access
+
+    monkeypatch.setattr(access, "REMEMBERED_S", 0.0)
+    with served(world_run[1].path, tmp_path) as client:
+        state = service_of(client).state
+        admin, small = (
+            state.write(lambda c, s=s: keys.make_key(c, "x", [s])) for s in ("admin", "recommend")
+        )
+        assert client.http.get("/").status_code == 401
+        assert client.http.post("/sign-in", data={"key": small}).status_code == 403
+        assert (
+            client.http.post(
+                "/sign-in", data={"key": admin}, headers={"Origin": "http://evil.example"}
+            ).status_code
+            == 403
+        )
+        answer = client.http.post("/sign-in", data={"key": admin}, follow_redirects=False)
+        assert answer.status_code == 303
+        cookie = answer.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert client.http.get("/").status_code == 200
+
+
+def test_probabilities_along_a_path_multiply_to_the_items(client):
+    served_run = service_of(client).served
+    form = RecommendForm(user_id="u1", temperature=1.0, method="e2p", exclude=["i1", "i3"])
+    found = figures.why(served_run, form, "i5")
+    assert found is not None
+    assert np.prod([step.here for step in found.steps]) == pytest.approx(found.probability, rel=1e-4)
+    assert found.steps[-1].below == pytest.approx(found.probability, rel=1e-4)
+    (gone,) = found.removed
+    assert gone["items"] == 2
+    assert 0 < gone["probability"] < 1
+    out = figures.why(served_run, form, "i1")
+    assert (out.rank, out.probability) == (None, 0.0)
+    ranks = {figures.why(served_run, form, f"i{n}").rank for n in range(60) if n not in (1, 3)}
+    assert len(ranks) > 50
+
+
+def test_the_tree_holds_every_item_once_and_all_of_the_probability(client):
+    served_run, form = service_of(client).served, RecommendForm(user_id="u1")
+
+    def items(depth: int, node: int) -> list[str]:
+        found = figures.tree(served_run, depth, node, form)
+        assert sum(child.items for child in found.children) == found.items
+        below = [items(depth + 1, child.node) for child in found.children if child.item_id is None]
+        here = [child.item_id for child in found.children if child.item_id is not None]
+        return [*here, *(one for some in below for one in some)]
+
+    assert sorted(items(0, 0)) == sorted(f"i{n}" for n in range(60))
+    root = figures.tree(served_run, 0, 0, form)
+    assert sum(child.probability for child in root.children) == pytest.approx(1, abs=1e-4)
+
+
+def test_side_by_side_says_what_e2p_changes(client):
+    side = figures.side_by_side(service_of(client).served, RecommendForm(user_id="u1", seed=0))
+    assert [column.key for column in side.columns][:2] == ["no_context", "e2p"]
+    assert {column.key for column in side.columns} == set(service_of(client).served.methods.available())
+    plain, ours = ([item["item_id"] for item in column.items] for column in side.columns[:2])
+    for place, item in enumerate(side.columns[1].items):
+        expected = plain.index(item["item_id"]) - place if item["item_id"] in plain else "new"
+        assert item["moved"] == expected
+    assert plain != ours

@@ -1,0 +1,148 @@
+"""Running a service: named lists, reloads, figures, and a state that cannot be written."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from serving.service.client import ServiceError
+from tests.support.serving_http import served, service_of
+
+
+def test_a_named_list_is_what_is_in_stock(client):
+    facts = client.put_list("stock", ["i1", "i3", "nothing", 7, "i3"])
+    assert (facts.count, facts.unknown) == (5, 2)
+    asked = {"user_id": "u1", "n": 20, "allow": "stock"}
+    assert {item.item_id for item in client.recommend(**asked).items} == {"i1", "i3"}
+    client.put_list("stock", ["i2"])
+    assert {item.item_id for item in client.recommend(**asked).items} == {"i2"}
+    left = client.recommend(user_id="u1", n=60, exclude="stock")
+    assert "i2" not in {item.item_id for item in left.items}
+    assert [one.name for one in client.lists()] == ["stock"]
+    assert client.get_list("stock").count == 1
+    client.delete_list("stock")
+    with pytest.raises(ServiceError, match="422") as refused:
+        client.recommend(**asked)
+    assert refused.value.field == "allow"
+    for call in (client.get_list, client.delete_list):
+        with pytest.raises(ServiceError, match="404"):
+            call("stock")
+
+
+def test_a_list_that_all_share_is_sorted_once(client):
+    client.put_list("half", [f"i{n}" for n in range(0, 60, 2)])
+    service = service_of(client)
+    client.recommend(allow="half", n=2)
+    known = service.served.named("half", "allow")
+    one, two = (service.served.items_of("half", "allow").unique for _ in range(2))
+    assert one is two is known.unique
+    client.delete_list("half")
+
+
+def test_a_newer_run_takes_over_without_a_request_lost(world_run, tmp_path):
+    for name in ("run", "newer"):
+        shutil.copytree(world_run[1].path, tmp_path / name)
+    (tmp_path / "broken").mkdir()
+    with served(tmp_path / "run", tmp_path) as client:
+        client.send({"event_id": "1", "user_id": "new", "item_id": "i2", "type": "like"})
+        before = [item.item_id for item in client.recommend(user_id="new").items]
+        with ThreadPoolExecutor(4) as threads:
+            asked = [threads.submit(client.recommend, user_id=f"u{n % 30}", n=3) for n in range(60)]
+            assert client.reload("newer") == "newer"
+            assert all(len(future.result().items) == 3 for future in asked)
+        assert service_of(client).served.path.name == "newer"
+        assert [item.item_id for item in client.recommend(user_id="new").items] == before
+        for wrong in ("broken", "not-there"):
+            with pytest.raises(ServiceError, match="409") as refused:
+                client.reload(wrong)
+            assert str(tmp_path) not in refused.value.detail
+        assert service_of(client).served.path.name == "newer"
+        assert client.ready()
+        with pytest.raises(ServiceError, match="422"):
+            client.reload("../elsewhere")
+
+
+def test_other_processes_hear_of_a_newer_run(world_run, tmp_path):
+    for name in ("run", "newer"):
+        shutil.copytree(world_run[1].path, tmp_path / name)
+    with served(tmp_path / "run", tmp_path) as one, served(tmp_path / "run", tmp_path) as two:
+        one.reload("newer")
+        two.recommend(user_id="u1")
+        assert service_of(two).served.path.name == "newer"
+
+
+def test_figures_say_what_went_on_and_name_nobody(client):
+    client.recommend(user_id="a-very-private-name", query="a very private question")
+    text = client.metrics()
+    for name in (
+        "prelude_request_seconds_bucket",
+        "prelude_batch_size_bucket",
+        "prelude_waiting",
+        "prelude_events_behind",
+    ):
+        assert name in text
+    assert "prelude_illegal_items_total 0.0" in text
+    assert 'prelude_lists_total{path="cold"}' in text
+    assert "private" not in text
+
+
+def test_logs_name_nobody(client, caplog):
+    caplog.set_level("INFO")
+    client.recommend(user_id="a-very-private-name", query="a very private question")
+    with pytest.raises(ServiceError):
+        client.user("a-very-private-name-2")
+    said = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("prelude"))
+    assert "/v1/users/{user_id}" in said
+    assert "private" not in said
+
+
+def test_a_full_disk_is_a_507_and_what_was_acknowledged_stays(world_run, tmp_path):
+    with served(world_run[1].path, tmp_path) as client:
+        client.send({"event_id": "1", "user_id": "u1", "item_id": "i2", "type": "like"})
+        engine = service_of(client).state.engine
+        with engine.connect() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+
+        @sa.event.listens_for(engine, "checkout")
+        def no_room(connection, *_):
+            connection.execute(f"PRAGMA max_page_count={pages}")
+
+        some = [
+            {"event_id": f"{n}" * 50, "user_id": f"{n}" * 50, "item_id": "i1", "type": "like"}
+            for n in range(900)
+        ]
+        with pytest.raises(ServiceError, match="no room") as refused:
+            client.send(*some)
+        assert refused.value.status == 507
+        assert client.user("u1").events == 1
+
+
+def test_a_state_that_cannot_be_read_is_a_503(world_run, tmp_path):
+    with served(world_run[1].path, tmp_path) as client:
+        client.recommend(user_id="u1")
+        with service_of(client).state.engine.connect() as connection:
+            connection.exec_driver_sql("DROP TABLE events")
+        with pytest.raises(ServiceError, match="503") as refused:
+            client.recommend(user_id="u1")
+        assert "events" not in refused.value.detail
+        assert not client.ready()
+
+
+def test_what_nobody_expected_is_a_500_that_says_nothing(world_run, tmp_path, monkeypatch, caplog):
+    import serving.service.answers as answers
+
+    def broken(*_, **__):
+        raise RuntimeError(f"secret {Path.cwd()}")
+
+    with served(world_run[1].path, tmp_path) as client:
+        monkeypatch.setattr(answers, "answer", broken)
+        response = client.http.post("/v1/recommend", json={"user_id": "u1"})
+        assert response.status_code == 500
+        assert response.headers["content-type"] == "application/problem+json"
+        assert "secret" not in response.text
+        monkeypatch.undo()
+        assert client.recommend(user_id="u1").items
