@@ -252,20 +252,20 @@ class _Work:
         """The user vectors of the space of `items` [N, d]: brought ones, or faded means over histories."""
         config, messages_path = self.config, self.folder / "user_messages.safetensors"
         if config.user_embeddings is not None:
-            users, found = brought.brought_users(config.user_embeddings, self.time, config.embedding_space,
+            theirs, found = brought.brought_users(config.user_embeddings, self.time, config.embedding_space,
                 config.min_user_coverage, config.accept, self.dataset, self._instances, items, self.folder)  # fmt: skip
             self.report |= found
-            return users
+            return theirs
         if config.item_embeddings is not None:
             # a user is then the faded mean of the brought vectors of their items
             save_file({"messages": items}, messages_path)
         messages = load_file(messages_path)["messages"]
         reads = config.user_reads if self.typed else None
         path, history = self.folder / heterogeneous.FILE, HistoryVectors(messages, None, "")
-        users = heterogeneous.read_users(path, history, reads)
-        half_life, by_half_life = self._choose_half_life(users, items, config.user_half_lives)
+        unfaded = heterogeneous.read_users(path, history, reads)
+        half_life, by_half_life = self._choose_half_life(unfaded, items, config.user_half_lives)
         space = f"history:{sha256_of(messages_path)[:16]}:{half_life}" + (f":{reads}" if reads else "")
-        users = users.faded(half_life, space)
+        users = unfaded.faded(half_life, space)
         self.report |= {
             "users": "history",
             "space": space,
