@@ -115,8 +115,8 @@ class SidRecommender:
         return scores
 
     def log_probs(self, requests: Sequence[Request], temperature: float = 1.0) -> np.ndarray:
-        """log p [R, N] (float64) of every item as it is drawn: at `temperature`, among what the request excludes and allows, which
-        conditions the distribution as a whole; −inf where an item is not available.
+        """log p [R, N] (float64) of every item for its request, as it is drawn: at `temperature`, among what
+        the request may get; −inf where an item is not available.
         """
         n = self.model.trie.n_items
         values, extra = np.empty((len(requests), n)), 4 * COPIES * n if n > LARGE else 0
@@ -124,8 +124,8 @@ class SidRecommender:
             values[rows] = all_log_probs(session, temperature).double().cpu().numpy()
         for row, request in zip(values, requests, strict=True):
             row[~request.available(np.arange(n))] = -np.inf
-            if len(request.exclude) or request.allow is not None:
-                row -= np.logaddexp.reduce(row) if np.isfinite(row).any() else 0.0
+            if np.isfinite(row).any():
+                row -= np.logaddexp.reduce(row)
         return values
 
     def likely_scores(self, requests: Sequence[Request], width: int) -> tuple[np.ndarray, np.ndarray]:

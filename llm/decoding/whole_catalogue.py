@@ -42,13 +42,15 @@ def nodes_at_once(trie: Trie) -> int:
 
 @torch.no_grad()
 def all_log_probs(session: PromptSession, temperature: float = 1.0) -> torch.Tensor:
-    """log p [B, N] (float32) of every item after each of the session's prompts,
-    at `temperature` and with nothing excluded.
-    """
+    """log p [B, N] (float32) of every item after each of the session's prompts at `temperature`, with nothing excluded."""
     trie, device, head = session.trie, session.model.device, session.model.head
     session.forget()
-    many = session.n_rows >= ROWS_BY_NODE and device.type == "cpu"
-    if isinstance(head, DepthHead) and many and temperature == 1.0:
+    if (
+        temperature == 1
+        and isinstance(head, DepthHead)
+        and session.n_rows >= ROWS_BY_NODE
+        and device.type == "cpu"
+    ):
         return by_node.all_log_probs(head, session.states, trie)
     log_p = torch.zeros(session.n_rows, 1, device=device)
     # [B, nodes, depth]: of the ancestors

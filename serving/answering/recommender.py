@@ -26,6 +26,8 @@ from serving.answering.live import LiveState, Update, place_in_list
 from serving.answering.methods import Methods
 from serving.answering.ordering import Order, check_order, ordered
 from serving.answering.requests import (
+    CUT_SHORT,
+    NOT_READ,
     NOTHING_FITS,
     Asked,
     answer,
@@ -236,7 +238,7 @@ class Recommender:
         asked, within = asked_of(data, self.live.histories, *who), caps_of(data, caps)
         request = asked.request
         name, why = (method, "") if method else self.default_method(request, how[3])
-        if request.query and method is not None:
+        if request.query:
             self.methods.refuse_words(name)
         recommender = self.method(name, strength)
         ranked = ordered(answer(recommender, [request], *how, within)[0], order, lambda: self.item_vectors)
@@ -252,9 +254,9 @@ class Recommender:
         if not len(ranked.items):
             return f"nothing to recommend: {why_nothing(asked, len(self.methods.dataset.catalogue)) or NOTHING_FITS}"
         if asked.request.query and not self.methods.reads_query(name):
-            path += "; the query is not read by this method"
+            path += NOT_READ
         if not ranked.proven:
-            path += "; the search was cut short, so another item may belong into the list"
+            path += CUT_SHORT
         return path
 
     def default_method(self, request: Request, sequence: bool = False) -> tuple[str, str]:

@@ -96,10 +96,9 @@ def _ready(served: Served, ask: Ask, noise: str | None = None) -> _Ready:
         noise = "recommend" if form.seed is not None else ask.id
         noise = noise if before is None else before.asked["noise"]
     asked = request_of(served, form, noise)
-    method, why = (
-        (form.method, "") if form.method else served.recommender.default_method(asked.request, form.sequence)
-    )
-    if asked.request.query and form.method:
+    given = form.method or (None if before is None else before.asked["method_key"])
+    method, why = (given, "") if given else served.recommender.default_method(asked.request, form.sequence)
+    if asked.request.query:
         served.methods.refuse_words(method)
     known = [item for item in passed if item is not None]
     n, caps = form.n + len(known), tuple(sorted((form.caps or {}).items()))
