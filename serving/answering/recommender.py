@@ -15,8 +15,8 @@ import numpy as np
 from llm.decoding.recommender import SidRecommender
 from llm.methods.tap_per import TapPer
 from recsys.embeddings.embed import load_item_vectors
+from recsys.recommender import Ranked, Request
 from recsys.recommender import Recommender as AnyRecommender
-from recsys.recommender import Request
 from recsys.run import Run
 from serving.answering.absorb import update
 from serving.answering.defaults import default_method
@@ -29,6 +29,7 @@ from serving.answering.requests import (
     CUT_SHORT,
     NOT_READ,
     NOTHING_FITS,
+    Asked,
     answer,
     asked_of,
     caps_of,
@@ -245,14 +246,18 @@ class Recommender:
             Recommendation(str(data.catalogue.item_ids[item]), data.catalogue.titles[item], float(score))
             for item, score in zip(ranked.items, ranked.scores, strict=True)
         ]
-        path = path_of(recommender, request, who[0])
-        if request.query and not self.methods.reads_query(name):
+        path = self.path_to(name, asked, ranked, path_of(recommender, request, who[0]))
+        return Recommendations(found, recommender.name, path, ignored=asked.ignored, why=why)
+
+    def path_to(self, name: str, asked: Asked, ranked: Ranked, path: str) -> str:
+        """`path_of` a method's list, and what else is to be said of it: why it is empty, what was not read, what is not proven."""
+        if not len(ranked.items):
+            return f"nothing to recommend: {why_nothing(asked, len(self.methods.dataset.catalogue)) or NOTHING_FITS}"
+        if asked.request.query and not self.methods.reads_query(name):
             path += NOT_READ
         if not ranked.proven:
             path += CUT_SHORT
-        if not found:
-            path = f"nothing to recommend: {why_nothing(asked, len(data.catalogue)) or NOTHING_FITS}"
-        return Recommendations(found, recommender.name, path, ignored=asked.ignored, why=why)
+        return path
 
     def default_method(self, request: Request, sequence: bool = False) -> tuple[str, str]:
         """The key of the method that answers a request where none is named, and why (`serving.answering.defaults`)."""
