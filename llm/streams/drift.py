@@ -94,7 +94,8 @@ def drift(
     """
     if not isinstance(world.users, HistoryVectors):
         raise ValueError(
-            "drift trains the run's LightGCN anew; this run's user vectors are SASRec's or were brought from elsewhere"
+            "drift trains the run's LightGCN anew on events; this run's user vectors are SASRec's, were brought from elsewhere, or read "
+            "neighbours (embed.edges)"
         )
     data, old = world.dataset, world.users
     events, part = chunks_of(data, (VALIDATION, TEST), config.chunks)

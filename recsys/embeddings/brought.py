@@ -7,18 +7,26 @@ named here, and refused unless `embed.accept` says that it is meant.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from recsys.artifacts.user_rows import save_user_rows
 from recsys.data.dataset import Dataset
 from recsys.data.splits import PERSONALIZE, ROLE_NAMES, TEST, VALIDATION
 from recsys.door.notices import Coverage, Notices
-from recsys.door.vectors import Brought
+from recsys.door.sources import source_hash
+from recsys.door.times import Reading
+from recsys.door.vectors import Brought, read_vectors
 from recsys.embeddings.config import Accepted
 from recsys.embeddings.leaks import LeakError
-from recsys.embeddings.user_vectors import BroughtVectors
+from recsys.embeddings.retrieval import retrieval_hits
+from recsys.embeddings.user_vectors import BroughtVectors, HistoryVectors
+from recsys.recommender import Request
 
 FAR = 2.0  # times what vectors of the history alone reach: more is named
 ALPHA = 0.001  # one-sided, of that comparison
@@ -30,6 +38,46 @@ class Suspicion:
 
     key: Accepted
     message: str
+
+
+def brought_users(
+    path: Path,
+    time: Reading,
+    space: str | None,
+    least: float,
+    accepted: tuple[Accepted, ...],
+    dataset: Dataset,
+    instances: Callable[[int], tuple[list[Request], np.ndarray]],
+    items: np.ndarray,
+    folder: Path,
+) -> tuple[BroughtVectors, dict[str, Any]]:
+    """The brought user vectors, once they cover enough and do nothing that vectors of their own moment would not; what to report of them.
+
+    `space`, `least` and `accepted` are `embed.embedding_space`, `min_user_coverage` and `accept`; `instances(role)` are requests and
+    targets; `items` [N, d]. Writes `brought_users.safetensors` into `folder`.
+    """
+    found = read_vectors(path, "user_id", dataset.user_numbers, time)
+    order = np.argsort(found.ids, kind="stable")
+    rows = {name: torch.from_numpy(getattr(found, name)[order]) for name in ("times", "vectors")}
+    save_user_rows(folder / "brought_users.safetensors", rows, torch.from_numpy(found.ids[order]))
+    (folder / "user_messages.safetensors").unlink(missing_ok=True)
+    space = space or f"brought:{source_hash(path)[:16]}"
+    users = BroughtVectors(found.ids, found.times, found.vectors, space)
+    covered = user_coverage(users, found, dataset, path, least)
+    requests, targets = instances(VALIDATION)
+    hits = [np.zeros(0), np.zeros(0)]
+    if users.dim == items.shape[1]:
+        sides, sharp = (users, HistoryVectors(items, None, "")), sharp_cut(dataset.n_items)
+        hits = [retrieval_hits(side.vectors(requests)[0], items, requests, targets, sharp) for side in sides]
+    odd = refuse(suspicions(users, dataset, *hits), accepted)
+    report = {
+        "user_coverage": covered,
+        "suspicions": odd,
+        "users": "brought",
+        "space": space,
+        "dim": users.dim,
+    }
+    return users, report
 
 
 def item_coverage(found: Brought, dataset: Dataset, path: object, least: float) -> dict[str, Any]:

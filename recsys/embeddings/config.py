@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from recsys.config import StageConfig
 
 Accepted = Literal["before_first_event", "constant", "far_above_history"]
+EdgesKind = Literal["user_user", "user_attribute", "item_attribute"]
 IndexKind = Literal["auto", "flat", "hnsw", "ivf"]
 
 
@@ -90,10 +91,46 @@ class SasRecConfig(StageConfig):
 Learner = TypeVar("Learner", LightGCNConfig, SasRecConfig)
 
 
+class EdgesConfig(StageConfig):
+    """A file of edges of one type, in any format of the door."""
+
+    file: Path
+    kind: EdgesKind  # what its two columns are, in this order
+    from_column: str  # users, of item_attribute items; ids as the interactions have them
+    to_column: str  # users, of the other kinds any values: each is a node
+    delimiter: str | None = None  # of a text whose suffix does not tell, such as .dat; null: by the suffix
+    # The column that says since when an edge was known; null: the file does not say, and `undated: always` must
+    moment: str | None = None
+    # always: edges without a moment count at every moment. A file of today then says of last year what nobody knew. Attributes of
+    # items are the catalogue's, and need no word
+    undated: Literal["refuse", "always"] = "refuse"
+    weight: float = Field(default=1.0, gt=0)  # of a message of this type beside a user–item one
+    vocabulary: str = (
+        "attributes"  # files of one vocabulary share its nodes: tags of people and tags of items
+    )
+
+    @model_validator(mode="after")
+    def _moments_are_said(self) -> EdgesConfig:
+        if self.kind == "item_attribute":
+            if self.moment is not None:
+                raise ValueError("item_attribute edges are facts of the catalogue; leave out moment")
+        elif self.moment is None and self.undated != "always":
+            raise ValueError(
+                f"{self.kind} edges need moment, the column that says since when each was known; undated: always takes them to have "
+                "been known at all times"
+            )
+        return self
+
+
 class EmbedConfig(StageConfig):
     seed: int = 0
     seeds: int = 1  # LightGCN is trained with seed, seed+1, …; validation keeps the best, all are reported
     lightgcn: LightGCNConfig = LightGCNConfig()
+    # Edges beside those of users and items, over which the generator's LightGCN spreads vectors too: friends, tags, attributes. The
+    # retrieval baseline's own (refit_for_retrieval) has user-item edges alone
+    edges: tuple[EdgesConfig, ...] = ()
+    # What a user's vector is the sum of. all: history, and neighbours by `edges`; neighbours: those alone, as for people without one
+    user_reads: Literal["all", "neighbours"] = "all"
     # how fast a history fades in the retrieval baseline's vectors, in items; validation picks by hit-rate
     half_lives: tuple[float | None, ...] = (None, 50, 20, 10, 5, 2, 1)
     # the same for the vectors that condition the generator. Its prompt shows the latest items already, so
@@ -155,6 +192,10 @@ class EmbedConfig(StageConfig):
             raise ValueError(
                 "user_embeddings and users_from: sasrec both say what conditions the generator; keep one"
             )
+        if self.edges and (self.user_embeddings or self.item_embeddings):
+            raise ValueError("edges are LightGCN's; with user_embeddings or item_embeddings leave them out")
+        if self.user_reads == "neighbours" and not any(one.kind != "item_attribute" for one in self.edges):
+            raise ValueError("user_reads: neighbours needs edges of users (user_user or user_attribute)")
         if self.sasrec is not None and self.sasrec.text and self.text_encoder is None:
             raise ValueError("sasrec.text needs text_encoder")
         return self

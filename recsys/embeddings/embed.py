@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save_file
 
 from recsys.artifacts.arrays import map_arrays
 from recsys.artifacts.manifest import sha256_of
-from recsys.artifacts.user_rows import save_user_rows
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, ROLE_NAMES, VALIDATION
 from recsys.data.text_vectors import encode_texts
@@ -30,15 +28,14 @@ from recsys.door.sources import source_hash
 from recsys.door.times import OF_RUN, Reading
 from recsys.door.vectors import read_vectors
 from recsys.elsewhere import Workers, elsewhere
-from recsys.embeddings import brought, sequence_parts
+from recsys.embeddings import brought, heterogeneous, sequence_parts
 from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.leaks import check_retrieval_leak
 from recsys.embeddings.lightgcn import LightGCN, train_lightgcn
 from recsys.embeddings.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits, unit_rows
-from recsys.embeddings.sasrec import SasRecConfig
 from recsys.embeddings.sequence_vectors import SequenceVectors
 from recsys.embeddings.summary import print_summary
-from recsys.embeddings.user_vectors import BroughtVectors, HistoryVectors, UserVectors
+from recsys.embeddings.user_vectors import BroughtVectors, FadingVectors, HistoryVectors, UserVectors
 from recsys.recommender import Request
 from recsys.run import Run
 from recsys.seeds import rng
@@ -53,6 +50,7 @@ CHECKPOINTS = {GENERATOR: "fit", REFIT: "refit"}
 def embed(config: EmbedConfig, run: Run, workers: Workers | None = None) -> None:
     """Run the stage; see the module. `workers`, where there are any, read the items' texts. Raises `LeakError` when the vectors know the training targets."""
     given = {"user_embeddings": config.user_embeddings, "item_embeddings": config.item_embeddings}
+    given |= {f"edges.{number}": edges.file for number, edges in enumerate(config.edges)}
     outside = {name: source_hash(path) for name, path in given.items() if path is not None and path.exists()}
     stage = run.stage("embed", config, needs=["prepare"], outside=outside)
     if stage.is_done():
@@ -91,7 +89,10 @@ def _aggregated_or_brought(run: Run, report: dict[str, Any]) -> UserVectors:
         arrays = map_arrays(run.artifact("embed", "brought_users.safetensors"))
         return BroughtVectors(arrays["users"], arrays["times"], arrays["vectors"], report["space"])
     messages = map_arrays(run.artifact("embed", "user_messages.safetensors"))["messages"]
-    return HistoryVectors(messages, report["half_life_items"], report["space"])
+    history = HistoryVectors(messages, report["half_life_items"], report["space"])
+    if "user_reads" not in report:
+        return history
+    return heterogeneous.read_users(run.artifact("embed", heterogeneous.FILE), history, report["user_reads"])
 
 
 def load_retrieval(run: Run, dataset: Dataset, index: IndexKind = "auto") -> EmbeddingRetrieval:
@@ -131,11 +132,14 @@ class _Work:
     curves: dict[str, Any] = field(default_factory=dict)
     goes_on: dict[str, LightGCN] = field(default_factory=dict)  # a model's name -> what it goes on from
 
+    typed: heterogeneous.TypedGraph | None = None  # edges beside user–item ones
+
     def run(self) -> None:
+        self.typed = heterogeneous.read_graph(self.config.edges, self.dataset, self.time)
         items = self._item_vectors()
         users = self._user_vectors(items)
         if self.config.sasrec is not None:
-            users, items = self._sequence_vectors(self.config.sasrec, users, items)
+            users, items = self._sequence_vectors(users, items)
         self._check_leak(users, items)
         requests, targets = self._instances(VALIDATION)
         self.report["item_knn"] = sequence_parts.item_knn_part(
@@ -180,15 +184,17 @@ class _Work:
         trained: list[tuple[float, int, LightGCN]] = []
         start, config = self.goes_on.get(name), self.config.lightgcn
         config = config if start is None else self.config.shortened(config)
-        # the refit has seeds of its own: from the same start nearly the same space would come, and affinity
-        # wants another
+        # the refit has seeds of its own: from one start nearly the same space would come; affinity wants another
         first = self.config.seed if name == GENERATOR else self.config.seed + self.config.seeds
+        typed = self.typed if name == GENERATOR else None
         for number in range(self.config.seeds):
             seed = first + number
 
             def validate(model: LightGCN) -> float:
                 items = self._items_of(model)
-                vectors, _ = HistoryVectors(model.message_table().cpu().numpy(), None, "").vectors(requests)
+                history = HistoryVectors(model.message_table().cpu().numpy(), None, "")
+                of_users = heterogeneous.users_of(model, typed, history, self.config.user_reads)
+                vectors, _ = of_users.vectors(requests)
                 return float(retrieval_hits(vectors, items, requests, targets, K).mean())
 
             label = LABELS[name] if self.config.seeds == 1 else f"{LABELS[name]}, seed {seed}"
@@ -204,6 +210,7 @@ class _Work:
                 label,
                 self.dataset.weighed(edges),
                 start,
+                *((typed.learned(), typed.n_others) if typed else ()),
             )
             self.curves[label] = curve.as_dict()
             trained.append((curve.best_value, -number, model))
@@ -217,10 +224,14 @@ class _Work:
             "validation_hit_rate_by_seed": [value for value, _, _ in trained],
             "transductive_validation_hit_rate": found,
         }
+        if typed is not None:
+            heterogeneous.save_neighbours(best, typed, self.folder)
+            self.report |= {"edges": list(typed.facts), "user_reads": self.config.user_reads}
         return items, best.message_table().numpy()
 
     def _items_of(self, model: LightGCN) -> np.ndarray:
-        return unit_rows(model()[self.dataset.n_users :].detach().cpu().numpy())
+        items = model()[self.dataset.n_users :][: self.dataset.n_items]
+        return unit_rows(items.detach().cpu().numpy())
 
     def _edges(self, name: str) -> np.ndarray:
         """Which events the LightGCN learns from."""
@@ -229,7 +240,8 @@ class _Work:
     def _refit(self) -> None:
         """The second LightGCN, of the retrieval baseline, and the half-life that validation finds best."""
         items, messages = self._best_lightgcn(REFIT)
-        half_life, by_half_life = self._choose_half_life(messages, items, self.config.half_lives)
+        users = HistoryVectors(messages, None, "")
+        half_life, by_half_life = self._choose_half_life(users, items, self.config.half_lives)
         self.report["retrieval"] = {
             "half_life_items": half_life,
             "validation_hit_rate_by_half_life": by_half_life,
@@ -240,13 +252,20 @@ class _Work:
         """The user vectors of the space of `items` [N, d]: brought ones, or faded means over histories."""
         config, messages_path = self.config, self.folder / "user_messages.safetensors"
         if config.user_embeddings is not None:
-            return self._brought_users(config.user_embeddings, items)
+            theirs, found = brought.brought_users(config.user_embeddings, self.time, config.embedding_space,
+                config.min_user_coverage, config.accept, self.dataset, self._instances, items, self.folder)  # fmt: skip
+            self.report |= found
+            return theirs
         if config.item_embeddings is not None:
             # a user is then the faded mean of the brought vectors of their items
             save_file({"messages": items}, messages_path)
         messages = load_file(messages_path)["messages"]
-        half_life, by_half_life = self._choose_half_life(messages, items, config.user_half_lives)
-        space = f"history:{sha256_of(messages_path)[:16]}:{half_life}"
+        reads = config.user_reads if self.typed else None
+        path, history = self.folder / heterogeneous.FILE, HistoryVectors(messages, None, "")
+        unfaded = heterogeneous.read_users(path, history, reads)
+        half_life, by_half_life = self._choose_half_life(unfaded, items, config.user_half_lives)
+        space = f"history:{sha256_of(messages_path)[:16]}:{half_life}" + (f":{reads}" if reads else "")
+        users = unfaded.faded(half_life, space)
         self.report |= {
             "users": "history",
             "space": space,
@@ -254,37 +273,12 @@ class _Work:
             "half_life_items": half_life,
             "inductive_validation_hit_rate_by_half_life": by_half_life,
         }
-        return HistoryVectors(messages, half_life, space)
-
-    def _brought_users(self, path: Path, items: np.ndarray) -> UserVectors:
-        """The brought user vectors, once they cover enough and do nothing that vectors of their own moment would not."""
-        found = read_vectors(path, "user_id", self.dataset.user_numbers, self.time)
-        order = np.argsort(found.ids, kind="stable")
-        rows = {name: torch.from_numpy(getattr(found, name)[order]) for name in ("times", "vectors")}
-        save_user_rows(self.folder / "brought_users.safetensors", rows, torch.from_numpy(found.ids[order]))
-        (self.folder / "user_messages.safetensors").unlink(missing_ok=True)
-        space = self.config.embedding_space or f"brought:{source_hash(path)[:16]}"
-        users = BroughtVectors(found.ids, found.times, found.vectors, space)
-        least = self.config.min_user_coverage
-        self.report["user_coverage"] = brought.user_coverage(users, found, self.dataset, path, least)
-        requests, targets = self._instances(VALIDATION)
-        hits = [np.zeros(0), np.zeros(0)]
-        if users.dim == items.shape[1]:
-            sides, sharp = (users, HistoryVectors(items, None, "")), brought.sharp_cut(self.dataset.n_items)
-            hits = [
-                retrieval_hits(side.vectors(requests)[0], items, requests, targets, sharp) for side in sides
-            ]
-        found_odd = brought.suspicions(users, self.dataset, *hits)
-        self.report["suspicions"] = brought.refuse(found_odd, self.config.accept)
-        self.report |= {"users": "brought", "space": space, "dim": users.dim}
         return users
 
-    def _sequence_vectors(
-        self, config: SasRecConfig, users: UserVectors, items: np.ndarray
-    ) -> tuple[UserVectors, np.ndarray]:
+    def _sequence_vectors(self, users: UserVectors, items: np.ndarray) -> tuple[UserVectors, np.ndarray]:
         """Train the SASRecs asked for; the generator's user vectors, item vectors [N, d] of their space."""
         curves, found = sequence_parts.sequence_models(
-            self.config, config, self.dataset, self.checkpoint, self.folder
+            self.config, self.dataset, self.checkpoint, self.folder
         )
         self.curves |= curves
         self.report |= found
@@ -295,13 +289,13 @@ class _Work:
         return vectors, vectors.items
 
     def _choose_half_life(
-        self, messages: np.ndarray, items: np.ndarray, candidates: Sequence[float | None]
+        self, users: FadingVectors, items: np.ndarray, candidates: Sequence[float | None]
     ) -> tuple[float | None, dict[str, float]]:
         """The half-life of the best hit-rate on validation, and the hit-rate of each."""
         requests, targets = self._instances(VALIDATION)
 
         def hit_rate(half_life: float | None) -> float:
-            vectors, _ = HistoryVectors(messages, half_life, "").vectors(requests)
+            vectors, _ = users.faded(half_life, "").vectors(requests)
             return float(retrieval_hits(vectors, items, requests, targets, K).mean())
 
         rates = {half_life: hit_rate(half_life) for half_life in candidates}

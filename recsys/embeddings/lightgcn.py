@@ -16,7 +16,7 @@ strongest event), D its row sums, and an epoch draws its edges in proportion to 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from recsys.embeddings.config import LightGCNConfig
 from recsys.seeds import torch_generator
 from recsys.training import loop
 from recsys.training.devices import resolve_device
+from recsys.training.parts import loss_in_parts
 from recsys.training.rows import rows_of_epoch
 
 
@@ -45,26 +46,41 @@ def strongest_of_pairs(
 
 
 def normalised_adjacency(
-    users: np.ndarray, items: np.ndarray, n_users: int, n_items: int, weights: np.ndarray | None = None
+    users: np.ndarray,
+    items: np.ndarray,
+    n_users: int,
+    n_items: int,
+    weights: np.ndarray | None = None,
+    others: Sequence[tuple[np.ndarray, float]] = (),
+    n_others: int = 0,
 ) -> torch.Tensor:
-    """D^-1/2 A D^-1/2 as CSR [(U+I), (U+I)] with int32 indices, users first; each distinct edge once in both ways.
+    """D^-1/2 A D^-1/2 as CSR [n, n] (n = U + I + `n_others`) with int32 indices, users first; each distinct edge once in both ways.
 
-    A is 1 where there is an edge, or the largest of its `weights` [E]. Only their ratios matter.
+    A is 1 where there is an edge, or the largest of its `weights` [E]. Only their ratios matter. `others`: nodes [2, E'] and weight
+    w of edges of other types, each of which adds its own w D^-1/2 A D^-1/2 (`recsys.embeddings.heterogeneous`).
     """
-    from torch_geometric.nn.conv.gcn_conv import gcn_norm
-
     pairs, strengths = strongest_of_pairs(users, items, weights)
-    edges = torch.from_numpy(np.ascontiguousarray(pairs)).clone()
-    edges[1] += n_users
-    both = torch.cat([edges, edges.flip(0)], dim=1)
-    n = n_users + n_items
-    given = None if strengths is None else torch.from_numpy(np.tile(strengths, 2)).float()
-    index, weight = gcn_norm(both, given, num_nodes=n, add_self_loops=False, dtype=torch.float32)
+    n = n_users + n_items + n_others
+    parts = [_normalised(pairs + np.array([[0], [n_users]]), strengths, n)]
+    for nodes, weight in others:
+        index, value = _normalised(nodes, None, n)
+        parts.append((index, value * weight))
+    index, value = (torch.cat(side, dim=-1) for side in zip(*parts, strict=True))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*[Ss]parse (CSR|invariant).*")  # torch says that CSR is new
-        whole = torch.sparse_coo_tensor(index, weight, (n, n)).coalesce().to_sparse_csr()
+        whole = torch.sparse_coo_tensor(index, value, (n, n)).coalesce().to_sparse_csr()
         crow, column = whole.crow_indices().int(), whole.col_indices().int()
         return torch.sparse_csr_tensor(crow, column, whole.values(), size=(n, n))
+
+
+def _normalised(pairs: np.ndarray, strengths: np.ndarray | None, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices [2, 2P] and values [2P] of D^-1/2 A D^-1/2, of distinct edges `pairs` [2, P] between different nodes of n."""
+    from torch_geometric.nn.conv.gcn_conv import gcn_norm
+
+    edges = torch.from_numpy(np.ascontiguousarray(pairs))
+    both = torch.cat([edges, edges.flip(0)], dim=1)
+    given = None if strengths is None else torch.from_numpy(np.tile(strengths, 2)).float()
+    return gcn_norm(both, given, num_nodes=n, add_self_loops=False, dtype=torch.float32)
 
 
 def message_scales(users: np.ndarray, items: np.ndarray, n_items: int, weights: np.ndarray) -> torch.Tensor:
@@ -128,8 +144,8 @@ class WeightedSquares(torch.autograd.Function):
 
 
 class LightGCN(nn.Module):
-    """Rows 0..U−1 of the graph are users, U..U+I−1 items;
-    `embedding` holds the layer-0 vectors [(U+I), dim].
+    """Rows 0..U−1 of the graph are users, U..U+I−1 items, and other nodes follow, if there are any;
+    `embedding` holds the layer-0 vectors [n, dim].
     """
 
     def __init__(
@@ -139,16 +155,21 @@ class LightGCN(nn.Module):
         config: LightGCNConfig,
         seed: int,
         scales: torch.Tensor | None = None,
+        n_items: int | None = None,
     ):
-        """`scales` [I]: `message_scales`, where edges have weights; None: 1 / sqrt(degree), which the graph tells."""
+        """`scales` [I]: `message_scales`, where edges have weights or types; None: 1 / sqrt(degree), which the graph tells.
+
+        `n_items`: I; None: all nodes that are not users.
+        """
         super().__init__()
+        self.n_items = adjacency.shape[0] - n_users if n_items is None else n_items
         self.adjacency, self.n_users, self.config, self.scales = adjacency, n_users, config, scales
         start = torch.empty(adjacency.shape[0], config.dim)
         nn.init.normal_(start, std=0.1, generator=torch_generator(seed, "lightgcn", "start"))
         self.embedding = nn.Parameter(start)
 
     def forward(self) -> torch.Tensor:
-        """The mean over the layers [(U+I), dim]: transductive user and item vectors."""
+        """The mean over the layers [n, dim]: transductive user and item vectors."""
         return MeanOfLayers.apply(self.adjacency, self.embedding, self.config.layers)
 
     def moved(self, device: torch.device) -> LightGCN:
@@ -170,7 +191,8 @@ class LightGCN(nn.Module):
         own layer-0 vector is zero, so it exists for anyone at any moment. Items without an edge have a zero row.
         Where edges have weights, a history (a list of items, without) has each item at its mean weight: `message_scales`.
         """
-        total = sum_of_layers(self.adjacency, self.embedding, self.config.layers - 1)[self.n_users :]
+        total = sum_of_layers(self.adjacency, self.embedding, self.config.layers - 1)
+        total = total[self.n_users : self.n_users + self.n_items]
         scale = self._scales().to(total)
         return total * scale[:, None] / (self.config.layers + 1)
 
@@ -198,6 +220,23 @@ def sampled_softmax_loss(
     users = users / temperature
     others = torch.logsumexp(users @ negatives.T, 1)
     return nn.functional.softplus(others - (users * positive).sum(-1)).mean()
+
+
+def softmax_in_parts(
+    vectors: torch.Tensor, batch: torch.Tensor, negatives: torch.Tensor, config: LightGCNConfig
+) -> torch.Tensor:
+    """`sampled_softmax_loss` of the edges `batch` [2, B] (rows of `vectors`), `config.batch` of them at a time: one propagation
+    serves them all, and logits are of a part.
+    """
+    edges = batch.split(config.batch, 1)
+    parts = [torch.cat([some.reshape(-1), negatives]).to(vectors.device) for some in edges]
+
+    def loss(number: int, rows: torch.Tensor) -> torch.Tensor:
+        own = edges[number].shape[1]
+        user, positive, negative = rows.split([own, own, len(negatives)])
+        return own / batch.shape[1] * sampled_softmax_loss(user, positive, negative, config.temperature)
+
+    return loss_in_parts(vectors, parts, loss)
 
 
 def step_of_training(
@@ -228,15 +267,18 @@ def step_of_training(
         size = batch.shape[1]
         drawn = size if config.loss == "bpr" else config.negatives
         negatives = torch.randint(
-            n_users, n_nodes, (drawn,), generator=torch_generator(seed, "negatives", index)
+            n_users, n_users + model.n_items, (drawn,), generator=torch_generator(seed, "negatives", index)
         )
         # the gradient of index_select is summed in a fixed order, that of an index is not
         nodes = torch.cat([batch.reshape(-1), negatives]).to(model.embedding.device)
-        user, positive, negative = model().index_select(0, nodes).split([size, size, drawn])
-        if config.loss == "bpr":
-            loss = bpr_loss(user, positive, negative)
+        if config.loss == "sampled_softmax" and size > config.batch:  # grown by `steps_per_epoch`
+            loss = softmax_in_parts(model(), batch, negatives, config)
         else:
-            loss = sampled_softmax_loss(user, positive, negative, config.temperature)
+            user, positive, negative = model().index_select(0, nodes).split([size, size, drawn])
+            if config.loss == "bpr":
+                loss = bpr_loss(user, positive, negative)
+            else:
+                loss = sampled_softmax_loss(user, positive, negative, config.temperature)
         times = torch.bincount(nodes[: 2 * size], minlength=n_nodes).float()  # in the batch, of each node
         return loss + config.l2 / size * WeightedSquares.apply(model.embedding, times)
 
@@ -270,16 +312,21 @@ def train_lightgcn(
     label: str = "LightGCN",
     weights: np.ndarray | None = None,
     start: LightGCN | None = None,
+    others: Sequence[tuple[np.ndarray, float]] = (),
+    n_others: int = 0,
 ) -> tuple[LightGCN, loop.Curves]:
     """Learn from edges (users[e], items[e]); `validate(model)` is a retrieval hit-rate, and the best state is kept.
 
-    `weights` [E], all above 0, weigh the edges; None: all alike. `start`: a trained model to go on from.
+    `weights` [E], all above 0, weigh the edges; None: all alike. `start`: a trained model to go on from. Over edges of `others` vectors
+    spread too: `normalised_adjacency`.
     """
-    graph = normalised_adjacency(users, items, n_users, n_items, weights)
-    scales = None if weights is None else message_scales(users, items, n_items, weights)
-    model = LightGCN(graph, n_users, config, seed, scales)
+    graph = normalised_adjacency(users, items, n_users, n_items, weights, others, n_others)
+    scales = None
+    if weights is not None or others:
+        scales = message_scales(users, items, n_items, np.ones(len(users)) if weights is None else weights)
+    model = LightGCN(graph, n_users, config, seed, scales, n_items)
     if start is not None:
-        model.load_state_dict(start.state_dict())
+        model.embedding.data.copy_(start.embedding[: len(model.embedding)])  # users and items
     model = model.moved(resolve_device(config.device))
     steps_an_epoch = steps_of_epoch(len(users), config)
     curves = loop.fit(

@@ -30,6 +30,12 @@ class UserVectors(Protocol):
     def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]: ...
 
 
+class FadingVectors(UserVectors, Protocol):
+    """User vectors that read histories, which fade by a half-life (in items; None: not at all)."""
+
+    def faded(self, half_life: float | None, space: str) -> FadingVectors: ...
+
+
 def recency_weights(lengths: np.ndarray, half_life: float | None) -> np.ndarray:
     """Weights [Σ lengths] of histories laid one after the other, each oldest first:
     0.5 ** (age / half_life) with age counted in items, and Σ w² = 1 within a history.
@@ -54,6 +60,9 @@ class HistoryVectors:
         self.messages = np.ascontiguousarray(messages, dtype=np.float32)
         self.half_life, self.space, self.dim = half_life, space, messages.shape[1]
 
+    def faded(self, half_life: float | None, space: str) -> HistoryVectors:
+        return HistoryVectors(self.messages, half_life, space)
+
     def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
         parts = [self.of_histories([request.history for request in some]) for some in blocks(requests, CHUNK)]
         none = np.zeros((0, self.dim), np.float32), np.zeros(0, bool)
@@ -64,7 +73,11 @@ class HistoryVectors:
         self, histories: Sequence[np.ndarray], chunk: int = CHUNK
     ) -> tuple[np.ndarray, np.ndarray]:
         """Item histories, oldest first -> vectors [R, d] and known [R]."""
-        parts, known = [np.zeros((0, self.dim), np.float32)], [np.zeros(0, bool)]
+        return unit_and_known(self.sums(histories, chunk))
+
+    def sums(self, histories: Sequence[np.ndarray], chunk: int = CHUNK) -> np.ndarray:
+        """Σ w_i · message_i [R, d] of item histories, oldest first."""
+        parts = [np.zeros((0, self.dim), np.float32)]
         table = torch.from_numpy(self.messages)
         for start in range(0, len(histories), chunk):
             some = histories[start : start + chunk]
@@ -76,10 +89,14 @@ class HistoryVectors:
                 mode="sum",
                 per_sample_weights=torch.from_numpy(recency_weights(lengths, self.half_life)),
             ).numpy()
-            norms = np.linalg.norm(summed, axis=1, keepdims=True)
-            parts.append(np.divide(summed, norms, out=np.zeros_like(summed), where=norms > 1e-12))
-            known.append(norms[:, 0] > 1e-12)
-        return np.concatenate(parts), np.concatenate(known)
+            parts.append(summed)
+        return np.concatenate(parts)
+
+
+def unit_and_known(summed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [R, d] of unit length, and which are not zero [R]."""
+    norms = np.linalg.norm(summed, axis=1, keepdims=True)
+    return np.divide(summed, norms, out=np.zeros_like(summed), where=norms > 1e-12), norms[:, 0] > 1e-12
 
 
 class BroughtVectors:
@@ -110,6 +127,33 @@ class BroughtVectors:
         start, end = np.searchsorted(self.users, [user, user + 1])
         position = start + np.searchsorted(self.times[start:end], time, side="left") - 1
         return int(position) if position >= start else -1
+
+
+class NeighbourVectors:
+    """u(t) = Σ_{i before t} w_i · message_i + what neighbours say of the user before t, scaled to unit length.
+
+    `said` has a row for each user and moment at which a neighbour was added (`recsys.embeddings.heterogeneous`), in the space of
+    `history`. `alone`: neighbours only, as if nobody had a history.
+    """
+
+    def __init__(self, history: HistoryVectors, said: BroughtVectors, alone: bool = False):
+        self.history, self.said, self.alone = history, said, alone
+        self.dim, self.space = history.dim, history.space
+
+    def vectors(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
+        parts = [self._of(some) for some in blocks(requests, CHUNK)]
+        none = np.zeros((0, self.dim), np.float32), np.zeros(0, bool)
+        vectors, known = zip(none, *parts, strict=True)
+        return np.concatenate(vectors), np.concatenate(known)
+
+    def faded(self, half_life: float | None, space: str) -> NeighbourVectors:
+        return NeighbourVectors(self.history.faded(half_life, space), self.said, self.alone)
+
+    def _of(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
+        summed = self.said.vectors(requests)[0]
+        if not self.alone:
+            summed = summed + self.history.sums([request.history for request in requests])
+        return unit_and_known(summed)
 
 
 def partners_of_other_users(users: np.ndarray, generator: np.random.Generator) -> np.ndarray:

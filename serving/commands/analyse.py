@@ -27,6 +27,10 @@ def context(
         typer.Option(help="Items that the prompt shows. Repeatable. Default: 0 1 2 5 20 50."),
     ] = None,
     instances: Annotated[int, typer.Option(help="Test and validation instances at most.")] = 3000,
+    users: Annotated[
+        str | None,
+        typer.Option(help="Test users of one group of prepare.user_split alone: random, ood or warm."),
+    ] = None,
 ) -> None:
     """What a user's vector is worth by how many items the prompt shows: own, another user's, none; at matched calibration."""
     refuse_no_run(run)
@@ -38,9 +42,9 @@ def context(
     opened = Run.open(run)
     methods = Methods(opened, config_of(opened))
     with opened.lock():
-        found = analyse_context(methods, method, shown or SHOWN, instances, control)
+        found = analyse_context(methods, method, shown or SHOWN, instances, control, users)
     print_context(found)
-    typer.echo(escaped(f"Figures and picture: {folder_of(run, method)}"))
+    typer.echo(escaped(f"Figures and picture: {folder_of(run, method, users)}"))
 
 
 @analyses.command()

@@ -31,7 +31,7 @@ from llm.prompts.reading import OfAnother, Reading
 from llm.stage1.model import prompt_builder
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data.dataset import Dataset
-from recsys.data.splits import TEST, VALIDATION
+from recsys.data.splits import ROLE_NAMES, TEST, VALIDATION
 from recsys.embeddings.user_vectors import partners_of_other_users
 from recsys.recommender import Request
 from recsys.seeds import rng
@@ -49,11 +49,13 @@ def analyse_context(
     shown: Sequence[int] = SHOWN,
     instances: int = 3000,
     control: str | None = None,
+    group: str | None = None,
 ) -> dict[str, Any]:
     """Write `RUN/analyses/context-KEY/` (context.json, context.png), and return the figures.
 
     `instances` of validation and of test at most, seeded samples. `control` is a method whose prefix is about nobody (Static
-    Prefix), measured besides. Raises `ValueError` for a method without soft tokens of a user's vector.
+    Prefix), measured besides. `group`: test instances of users of one group of `recsys.data.user_splits` alone, such as random: held
+    out from all learning; temperatures are of validation, and so of those who were not. Raises `ValueError` for a method without soft tokens of a user's vector.
     """
     reading = methods.reading(key) if key in methods.available() else None
     if reading is None or reading.personalizer is None or not reading.soft_tokens or reading.context:
@@ -61,7 +63,7 @@ def analyse_context(
             f"{key!r} is no method of this run whose prompt has soft tokens and no words: e2p is one"
         )
     data = methods.dataset
-    validation, test = (_sample(data, role, instances) for role in (VALIDATION, TEST))
+    validation, test = _sample(data, VALIDATION, instances), _sample(data, TEST, instances, group)
     rows: list[dict[str, Any]] = []
     for count in sorted(set(shown)):
         builder = _showing(methods, count)
@@ -89,11 +91,12 @@ def analyse_context(
         "method": key,
         "test_instances": len(test[0]),
         "test_users": len(np.unique(test[2])),
+        "group": group,
         "validation_instances": len(validation[0]),
         "rows": rows,
         "tokens_for_the_longest": _tokens_for(rows),
     }
-    folder = folder_of(methods.run.path, key)
+    folder = folder_of(methods.run.path, key, group)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomically(folder / "context.json", json.dumps(found, indent=1))
     (folder / "context.png").write_bytes(picture(found))
@@ -103,8 +106,15 @@ def analyse_context(
 Sample = tuple[list[Request], np.ndarray, np.ndarray]  # requests, targets, users
 
 
-def _sample(data: Dataset, role: int, at_most: int) -> Sample:
+def _sample(data: Dataset, role: int, at_most: int, group: str | None = None) -> Sample:
     events = data.instances(role)
+    if group is not None:
+        events = events[data.user_groups[data.users[events]] == group]
+        if not len(events):
+            raise ValueError(
+                f"this run has no {ROLE_NAMES[role]} instance of {group!r} users; its groups are: "
+                f"{', '.join(sorted(set(data.user_groups)))} (prepare.user_split)"
+            )
     if len(events) > at_most:
         events = np.sort(rng(0, "context length", role).choice(events, at_most, replace=False))
     return data.block(events, data.exclude_seen), data.items[events], data.users[events]
@@ -226,6 +236,6 @@ def print_context(found: dict[str, Any], console: Console | None = None) -> None
     (console or Console(width=100)).print(table)
 
 
-def folder_of(run: Path, key: str) -> Path:
+def folder_of(run: Path, key: str, group: str | None = None) -> Path:
     """Where `analyse_context` writes."""
-    return run / "analyses" / f"context-{key}"
+    return run / "analyses" / (f"context-{key}" if group is None else f"context-{key}-{group}")

@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from evaluation.softmax import SoftmaxOver
 from evaluation.table.instances import Question
 from llm.stage1.windows import Shares, WindowBuilder
 from recsys.data.splits import TEST
+from recsys.embeddings import heterogeneous
 from recsys.recommender import Request
 from recsys.run import Run
 from serving.answering.methods import Methods
@@ -31,7 +33,11 @@ def learned(run: Run) -> Learned:
     found: Learned = {}
     for stage in STAGES:
         for name, digest in (run.record(stage) or {"artifacts": {}})["artifacts"].items():
-            if name.endswith(".json"):
+            if name == heterogeneous.FILE:  # a record of what people did, which ends before the test
+                arrays = load_file(run.path / stage / name)
+                early = arrays["times"] < START + STEP * TEST_FROM
+                found[f"{stage}/{name}"] = {key: rows[early].tolist() for key, rows in arrays.items()}
+            elif name.endswith(".json"):
                 text = (run.path / stage / name).read_text(encoding="utf-8")
                 found |= _leaves(f"{stage}/{name}:", json.loads(text))
             else:
@@ -151,7 +157,11 @@ OF_STAGE_2 = (
     r"personalize/personalize\.json:(methods\..*|instances)",
     r"scores of (popularity|recency|item_knn|embedding_retrieval|sasrec)",
 )
-MAY_DIFFER = {"other validation targets": FIGURES, "other Stage 2 targets": FIGURES + OF_STAGE_2}
+TAGS = (r"embed/neighbours\.safetensors",)  # rows of the moments whose events are others
+MAY_DIFFER = {
+    "other validation targets": FIGURES + TAGS,
+    "other Stage 2 targets": FIGURES + OF_STAGE_2 + TAGS,
+}
 
 
 def leaks(change: str, ours: Learned, theirs: Learned) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
-from recsys.embeddings import embed, sequence_parts
+from recsys.embeddings import embed, heterogeneous, sequence_parts
 from recsys.embeddings.embed import _Work
 from recsys.embeddings.sasrec import Ranking
+from recsys.embeddings.user_vectors import NeighbourVectors
 from semantic_ids import tokenize_items
 from tests.support.leaks.mutant import (
     EARLIER,
@@ -142,6 +144,30 @@ def _(m: pytest.MonkeyPatch) -> None:
 )
 def _(m: pytest.MonkeyPatch) -> None:
     m.setitem(embed.ROLES, embed.GENERATOR, (FIT, VALIDATION))
+
+
+@mutant(
+    "the conditioning graph learns tags of every moment",
+    "recsys.embeddings.heterogeneous: _first_not_fit",
+    "embed",
+    "embed/user_messages.safetensors",
+)
+def _(m: pytest.MonkeyPatch) -> None:
+    m.setattr(heterogeneous, "_first_not_fit", lambda data: np.full(data.n_users, heterogeneous.NEVER))
+
+
+@mutant(
+    "a tag counts at the moment at which it is given",
+    "recsys.embeddings.user_vectors: NeighbourVectors",
+    None,
+    "scores of e2p",
+    looks="answers",
+)
+def _(m: pytest.MonkeyPatch) -> None:
+    def of(honest: Any) -> Any:
+        return lambda self, asked: honest(self, [replace(one, time=one.time + 1) for one in asked])
+
+    wrapped(m, NeighbourVectors, "_of", of)
 
 
 @mutant(

@@ -71,6 +71,12 @@ def config_of(folder: Path, choices: bool = True) -> RunConfig:
                     "dim": 8, "epochs": 8, "batch": 256, "negatives": 16, "device": "cpu",
                     "validate_every_epochs": 1 if choices else 10_000,
                 },
+                "edges": [
+                    {"file": str(folder / "friends.csv"), "kind": "user_user", "from_column": "user_id",
+                     "to_column": "friend", "undated": "always"},
+                    {"file": str(folder / "tags.csv"), "kind": "user_attribute", "from_column": "user_id",
+                     "to_column": "tag", "moment": "timestamp"},
+                ],
                 "half_lives": (None, 20, 5, 2, 1, 0.5) if choices else (5,),
                 "user_half_lives": (None, 20, 5, 2, 1, 0.5) if choices else (5,),
                 "item_knn": {} if choices else {"half_lives": [5], "shrinks": [5]},

@@ -18,6 +18,7 @@ START, STEP = 1_600_000_000, 1000
 PERSONALIZE_FROM, VALIDATION_FROM, TEST_FROM = 13, 18, 21  # steps at which the roles of the split begin
 WINDOW_AT = 8  # a step that Stage 1 learns
 ASKED = (3, 15, 19, 22)  # steps that a query led to: one of each role
+TAGS = 14  # an item of another taste has another one
 WORDS = ("amber", "brisk", "coral", "dusky")
 
 
@@ -43,7 +44,7 @@ class World:
         return World(self.events[keep].reset_index(drop=True), self.asked[keep])
 
     def write(self, folder: Path) -> None:
-        """The three files of the world."""
+        """The files of the world."""
         folder.mkdir(parents=True, exist_ok=True)
         users, items = (self.events[name].map(f"{name[0]}{{:03}}".format) for name in ("user", "item"))
         times = START + STEP * self.events["step"] + self.events["user"]
@@ -54,6 +55,11 @@ class World:
             f"{WORDS[place]} {_taste(item)}" for place, item in zip(places, self.events["item"], strict=True)
         ]
         rows.assign(query=word)[self.asked].to_csv(folder / "queries.csv", index=False)
+        # every event leaves a tag of its moment; friends have no moment
+        tags = rows.assign(tag=(self.events["item"] % TAGS).map("t{}".format))
+        tags[["user_id", "tag", "timestamp"]].to_csv(folder / "tags.csv", index=False)
+        friends = [(f"u{user:03}", f"u{(user + 2) % USERS:03}") for user in range(USERS)]
+        pd.DataFrame(friends, columns=["user_id", "friend"]).to_csv(folder / "friends.csv", index=False)
         catalogue = [(f"i{item:03}", f"Title {item}", _taste(item)) for item in range(ITEMS)]
         pd.DataFrame(catalogue, columns=["item_id", "title", "kind"]).to_csv(
             folder / "items.csv", index=False
