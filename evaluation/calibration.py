@@ -24,10 +24,6 @@ class Calibration:
     temperature: float
     nats: float
 
-    def as_of_row(self) -> dict[str, float]:
-        """What a row of the table says of it."""
-        return {"matched": self.temperature, "nats": self.nats}
-
 
 def fit_temperature(log_p: np.ndarray, grid: Sequence[float], users: np.ndarray) -> Calibration:
     """From log p [R, G] of validation targets at each temperature of `grid` (ascending): the best, and between its neighbours

@@ -62,27 +62,23 @@ class Product:
         total = np.asarray(
             sum(np.float32(weight) * factor for weight, factor in zip(self.weights, factors, strict=True))
         )
-        alone = np.flatnonzero(self._knows_nothing(factors, len(requests)))
+        alone = np.flatnonzero(_nothing_in([factors[at] for at in self.asked], len(requests)))
         if alone.size:
             if isinstance(self.otherwise, int):
                 total[alone] = factors[self.otherwise][alone]
             else:
-                total[alone] = self.otherwise.scores([requests[row] for row in alone])
+                total[alone] = self.otherwise.scores([requests[int(row)] for row in alone])
         return total
 
     def knows_nothing(self, requests: Sequence[Request]) -> np.ndarray:
         """Bool [R]: is the request answered by `otherwise` alone?"""
         factors = [np.asarray(self.scorers[at].scores(requests)) for at in self.asked]
-        return self._nothing_in(factors, len(requests))
+        return _nothing_in(factors, len(requests))
 
-    def _knows_nothing(self, factors: Sequence[np.ndarray], count: int) -> np.ndarray:
-        return self._nothing_in([factors[at] for at in self.asked], count)
 
-    @staticmethod
-    def _nothing_in(asked: Sequence[np.ndarray], count: int) -> np.ndarray:
-        if not asked:
-            return np.zeros(count, bool)
-        return ~np.any([factor.any(1) for factor in asked], axis=0)
+def _nothing_in(asked: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Bool [R]: rows of which every factor [R, N] is zero; none without a factor."""
+    return ~np.any([factor.any(1) for factor in asked], axis=0) if asked else np.zeros(count, bool)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from recsys.requests import blocks
 from recsys.seeds import derive, uniforms_at
 from recsys.training.devices import resolve_device
 
+KEPT = 1 << 23  # numbers (64 MiB) up to which log p and noise are kept for who asks the same next
 PART = 64  # places of a row whose maximum stands for all of them when its largest are looked for
 BLOCK = 512  # requests scored at once, at most: 512 × 12,000 items of float64 are 50 MB
 NUMBERS = (
@@ -165,11 +166,12 @@ class SoftmaxOver:
         if not temperature > 0:
             raise ValueError(f"{self.name}: a distribution needs a temperature above 0, got {temperature}")
         logits = self._logits(block)
-        if self._tempered is None or self._tempered[0] != temperature:
-            log_p = (logits / (self.t0 * temperature)).log_softmax(1)
-            # a row of −inf alone comes out as NaN
-            self._tempered = temperature, torch.where(torch.isneginf(logits), -torch.inf, log_p)
-        return self._tempered[1]
+        if self._tempered is not None and self._tempered[0] == temperature:
+            return self._tempered[1]
+        log_p = (logits / (self.t0 * temperature)).log_softmax(1)
+        log_p = torch.where(torch.isneginf(logits), -torch.inf, log_p)  # a row of −inf alone comes out as NaN
+        self._tempered = (temperature, log_p) if log_p.numel() <= KEPT else None
+        return log_p
 
     def _logits(self, block: list[Request]) -> torch.Tensor:
         """Scores [R, N] with −inf where an item is not available."""
@@ -239,7 +241,9 @@ class _LastNoise:
         if last is None or last[1] != key or not _same(last[0], block):
             self._last = None  # before another is made
             noise = _uniforms(block, seed, "distinct", n, device).clamp_(min=1e-300)
-            last = self._last = list(block), key, noise.log_().neg_().log_().neg_()
+            last = list(block), key, noise.log_().neg_().log_().neg_()
+            if noise.numel() <= KEPT:
+                self._last = last
         return last[2]
 
 

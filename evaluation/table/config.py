@@ -60,7 +60,7 @@ class EvaluateConfig(StageConfig):
     # ms a single request for ten items may take, on the machine that evaluates, to be the default
     default_latency_ms: float = Field(500.0, gt=0)
     # test instances of the table of queries, and validation instances that choose and weigh its rows; 0: no such table
-    query_instances: int = Field(300, ge=0)
+    query_instances: int = Field(150, ge=0)
     # replicas of a row that those columns are measured on; 0 = all. One is enough, as no test rests on them
     beam_replicas: int = Field(1, ge=0)
 

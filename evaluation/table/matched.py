@@ -24,9 +24,9 @@ def matched_calibration(
     names = [name for name in table.measured if "expected_matched" in table.measured[name]]
     if not names:
         return {}
-    rows = []
+    rows = list[dict[str, Any]]()
     for name in names:
-        own = {}
+        own: dict[str, Any] = {}
         for measure, label in zip(MEASURES, (f"expected_hit_rate@{table.n}", "nats"), strict=True):
             own[label], own[f"{label}_ci95"] = table.mean_and_interval(name, measure)
         rows.append({"name": name, "temperature": temperatures[name]} | own)

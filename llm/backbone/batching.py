@@ -44,7 +44,7 @@ class Footprint:
 
 
 def by_length(
-    lengths: Sequence[int],
+    lengths: Sequence[int] | np.ndarray,
     footprint: Footprint,
     nodes: int,
     levels: int,

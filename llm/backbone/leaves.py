@@ -93,7 +93,7 @@ def principal(vectors: Tensor, dim: int) -> Tensor:
     """
     if dim > vectors.shape[1]:
         raise ValueError(
-            f"adapt.head_reads_items is {dim}, and the items' vectors have {vectors.shape[1]} dimensions"
+            f"adapt.head_asks_dims is {dim}, and the items' vectors have {vectors.shape[1]} dimensions"
         )
     centred = vectors.double() - vectors.double().mean(0)
     axes = torch.linalg.eigh(centred.T @ centred)[1].flip(1)[:, :dim]

@@ -115,13 +115,17 @@ class SidRecommender:
         return scores
 
     def log_probs(self, requests: Sequence[Request], temperature: float = 1.0) -> np.ndarray:
-        """log p [R, N] (float64) of every item for its request, as it is drawn: at `temperature`, within what
-        the request excludes and allows; −inf where an item is not available.
+        """log p [R, N] (float64) of every item for its request, as it is drawn: at `temperature`, among what
+        the request may get; −inf where an item is not available.
         """
         n = self.model.trie.n_items
         values, extra = np.empty((len(requests), n)), 4 * COPIES * n if n > LARGE else 0
         for rows, _, session in self._sessions(requests, nodes_at_once(self.model.trie), extra=extra):
-            values[rows] = all_log_probs(session, temperature, within=True).double().cpu().numpy()
+            values[rows] = all_log_probs(session, temperature).double().cpu().numpy()
+        for row, request in zip(values, requests, strict=True):
+            row[~request.available(np.arange(n))] = -np.inf
+            if np.isfinite(row).any():
+                row -= np.logaddexp.reduce(row)
         return values
 
     def likely_scores(self, requests: Sequence[Request], width: int) -> tuple[np.ndarray, np.ndarray]:

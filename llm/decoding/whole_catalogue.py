@@ -41,14 +41,16 @@ def nodes_at_once(trie: Trie) -> int:
 
 
 @torch.no_grad()
-def all_log_probs(session: PromptSession, temperature: float = 1.0, within: bool = False) -> torch.Tensor:
-    """log p [B, N] (float32) of every item after each of the session's prompts at `temperature`.
-
-    With nothing excluded, or `within` the session's constraints: −inf where an item is not available.
-    """
+def all_log_probs(session: PromptSession, temperature: float = 1.0) -> torch.Tensor:
+    """log p [B, N] (float32) of every item after each of the session's prompts at `temperature`, with nothing excluded."""
     trie, device, head = session.trie, session.model.device, session.model.head
     session.forget()
-    if isinstance(head, DepthHead) and session.n_rows >= ROWS_BY_NODE and device.type == "cpu":
+    if (
+        temperature == 1
+        and isinstance(head, DepthHead)
+        and session.n_rows >= ROWS_BY_NODE
+        and device.type == "cpu"
+    ):
         return by_node.all_log_probs(head, session.states, trie)
     log_p = torch.zeros(session.n_rows, 1, device=device)
     # [B, nodes, depth]: of the ancestors
@@ -59,7 +61,7 @@ def all_log_probs(session: PromptSession, temperature: float = 1.0, within: bool
         for start in range(0, count, size):
             before = session.memory.used
             some = torch.arange(start, min(start + size, count), device=device)
-            value, place = _children(session, depth, some, slots[:, some], temperature, within)
+            value, place = _children(session, depth, some, slots[:, some], temperature)
             values.append(value + log_p[:, some].repeat_interleave(_widths(trie, depth, some), 1))
             places.append(place)
             if last:
@@ -132,7 +134,6 @@ def _children(
     nodes: torch.Tensor,
     slots: torch.Tensor,
     temperature: float,
-    within: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log p(child | node) of all children of `nodes` [n] for every row, in the order of their numbers [B, Σ
     children]; and the cache columns of the nodes and their ancestors [B, n, …]. `slots` [B, n, …] are those
@@ -142,10 +143,7 @@ def _children(
     row = torch.arange(rows, device=nodes.device).repeat_interleave(n)
     asked = Nodes(row, nodes.repeat(rows), slots.reshape(rows * n, slots.shape[2]))
     logits = session.logits(depth, asked)
-    constraints = session.constraints if within else None
-    log_probs, _ = session.trie.child_log_probs(
-        depth, asked.node, logits, temperature, constraints, asked.row
-    )
+    log_probs, _ = session.trie.child_log_probs(depth, asked.node, logits, temperature)
     widths = _widths(session.trie, depth, nodes)
     real = (torch.arange(log_probs.shape[1], device=nodes.device) < widths[:, None]).reshape(-1)
     flat = log_probs.view(rows, -1).index_select(1, torch.nonzero(real)[:, 0])

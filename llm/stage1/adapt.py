@@ -26,7 +26,7 @@ from llm.prompts.builder import PromptBuilder
 from llm.prompts.prefixes import UserPrefix, parameter_count
 from llm.prompts.reading import Reading
 from llm.stage1.config import AdaptConfig
-from llm.stage1.model import item_vectors, new_model, prompt_builder, save_adapted
+from llm.stage1.model import asked_vectors, item_vectors, new_model, prompt_builder, save_adapted
 from llm.stage1.soft import SoftRows, new_phi, save_phi
 from llm.stage1.understanding import known_and_held_out, query_precision
 from llm.stage1.windows import Shares, Window, WindowBatches, WindowBuilder
@@ -48,7 +48,7 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         raise ValueError(
             "adapt.backbone.name is scratch: a random model has to be trained whole; set adapt.train: full"
         )
-    reads_vectors = config.item_projection or config.head_reads_items > 0 or config.soft_batch > 0
+    reads_vectors = config.item_projection or config.head_asks is not None or config.soft_batch > 0
     needs = ["prepare", "tokenize", *(["embed"] if reads_vectors else [])]
     wanted, stage = _trainable(config), run.stage("adapt", config, needs=needs)
     if stage.is_done():
@@ -64,8 +64,10 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         }
         head = text_head(backbone) if config.title_batch else None
         codebooks = load_tokenizer(run).quantizer.codebooks
-        vectors = item_vectors(run) if config.item_projection or config.head_reads_items else None
-        model = new_model(backbone, table, codebooks, config, dataset.catalogue.texts(), vectors)
+        vectors = item_vectors(run) if config.item_projection else None
+        model = new_model(
+            backbone, table, codebooks, config, dataset.catalogue.texts(), vectors, asked_vectors(config, run)
+        )
         builder = prompt_builder(config, model, dataset)
         phrases = Phrases(dataset)
         prefix = None
@@ -139,7 +141,7 @@ def train_on_windows(
     dataset = phrases.dataset
     shares = Shares(config.profile_share, config.query_share, config.records_share)
     windows = WindowBuilder(dataset, builder, shares, config.seed, phrases)
-    batches = WindowBatches(windows, FIT, config.window_items, config.batch, config.skipped)
+    batches = WindowBatches(windows, FIT, config.window_items, config.batch)
     words = Words(dataset, builder, phrases, FIT, config.seed, config.words_batch, config.title_batch)
     soft = None
     if prefix is not None:

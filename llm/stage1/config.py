@@ -23,9 +23,11 @@ class AdaptConfig(StageConfig):
     # a learned projection of the vector that the tokenizer read of an item, added to its codes' rows (items: vector)
     item_projection: bool = False
     head_width: int = Field(256, ge=1)  # inner width of the head's blocks (head: depth)
-    # the last level also asks the items themselves: a query of the state times so many principal components of what the tokenizer
-    # read of an item; 0: not (head: depth). On ml-latest-small 64 of them are worth 15 % of expected hit-rate (LOG.md)
-    head_reads_items: int = Field(0, ge=0)
+    # the last level also asks the items below its node what they are: a query of the state times the first so many principal components
+    # of their vectors (head: depth). text: of their texts; joined: of all that the tokenizer read of them. Collaborative vectors
+    # have learned from the very events that Stage 1 learns from: where an item has few, a query trusts them too much (LOG.md)
+    head_asks: Literal["text", "joined"] | None = None
+    head_asks_dims: int = Field(64, ge=1)
     head_layers: int = Field(1, ge=0)  # blocks a level (head: depth); 0: the codes so far are only added
     # lora: an LLM stays as it is under an adapter; full: every weight is trained (and saved), for `scratch`
     # backbones
@@ -68,8 +70,6 @@ class AdaptConfig(StageConfig):
     # target's probability that is given to the other codes of its node
     dropout: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    # the share of events that an epoch's windows leave out, drawn anew, so that a short history is never read twice alike
-    skipped: float = Field(0.0, ge=0, lt=1)
     warmup: int = Field(50, ge=0)  # steps
     clip_norm: float = 1.0
     validate_every: int = Field(250, ge=1)  # steps
@@ -85,10 +85,8 @@ class AdaptConfig(StageConfig):
                 "items: vector and head: tokens do not go together: an item that is one position has no place "
                 "for the codes that the backbone would write; set head: depth, or items: codes"
             )
-        if self.head_reads_items and self.head != "depth":
-            raise ValueError(
-                "head_reads_items is of the head over the levels; set head: depth, or leave it out"
-            )
+        if self.head_asks and self.head != "depth":
+            raise ValueError("head_asks is of the head over the levels; set head: depth, or leave it out")
         if self.item_projection and self.items != "vector":
             raise ValueError(
                 "item_projection adds to an item's one vector; set items: vector, or leave it out"

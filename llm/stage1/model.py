@@ -48,9 +48,11 @@ def new_model(
     config: AdaptConfig,
     texts: Sequence[str] = (),
     vectors: np.ndarray | None = None,
+    asked: np.ndarray | None = None,
 ) -> SidModel:
     """The untrained Stage 1 model: fresh rows, and a fresh LoRA (B = 0) around the frozen backbone.
-    `texts` [N] are the items', `vectors` [N, d] what the tokenizer read of them (for `item_projection` and `head_reads_items`).
+    `texts` [N] are the items', `vectors` [N, d] what the tokenizer read of them (for `item_projection`), `asked` [N, e] those
+    whose principal components the head asks (`asked_vectors`).
     """
     if config.train == "full":
         backbone.model.requires_grad_(True)
@@ -69,12 +71,9 @@ def new_model(
             backbone.model = get_peft_model(backbone.model, lora)
     norm = float(backbone.text_embeddings.detach().float().norm(dim=1).mean())
     rows = SidRows(table.sizes, backbone.hidden_size)
-    whole = None if vectors is None else torch.from_numpy(vectors)
-    read = whole if config.item_projection else None
-    asked = (
-        principal(whole, config.head_reads_items) if config.head_reads_items and whole is not None else None
-    )
-    model = _model_of(config, backbone, rows, table, read, asked)
+    read = None if vectors is None else torch.from_numpy(vectors)
+    components = None if asked is None else principal(torch.from_numpy(asked), config.head_asks_dims)
+    model = _model_of(config, backbone, rows, table, read, components)
     words = None
     if config.rows_from == "words" or (config.rows_from == "auto" and config.train == "lora"):
         words = words_of_codes(BackboneEncoder(model).means(texts), table.codes, table.sizes)
@@ -110,6 +109,20 @@ def _model_of(
 def item_vectors(run: Run) -> np.ndarray:
     """What the tokenizer of a run read of every item [N, d], of mean variance 1 a dimension."""
     return load_tokenizer(run).read(load_item_vectors(run))
+
+
+def asked_vectors(config: AdaptConfig, run: Run) -> np.ndarray | None:
+    """Vectors [N, d] of the items that the head asks; None where it asks none. Raises `RunError` where the run has no texts."""
+    if config.head_asks is None:
+        return None
+    if config.head_asks == "joined":
+        return item_vectors(run)
+    text = load_item_vectors(run).get("text")
+    if text is None:
+        raise RunError(
+            f"{run.path} has no text vectors, which adapt.head_asks wants; set embed.text_encoder, or head_asks to joined"
+        )
+    return np.array(text)
 
 
 def prompt_builder(config: AdaptConfig, model: SidModel, dataset: Dataset) -> PromptBuilder:

@@ -35,20 +35,16 @@ class Window:
     weights: np.ndarray | None = None
 
 
-def windows_of_epoch(
-    dataset: Dataset, role: int, size: int, seed: int, epoch: int, skipped: float = 0.0
-) -> list[np.ndarray]:
+def windows_of_epoch(dataset: Dataset, role: int, size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Event indices of each window, shuffled: at most `size` consecutive events of one user,
     times strictly rising.
 
-    The cut points move from epoch to epoch, and a share `skipped` of the events, drawn anew, is left out. Events of `role` and of no other are used. Where events have weights, a window comes as
+    The cut points move from epoch to epoch. Events of `role` and of no other are used. Where events have weights, a window comes as
     often as its events weigh on average (`WindowBuilder` weighs them within it), so that each target counts in proportion.
     """
     generator = rng(seed, "windows", epoch)
     events = dataset.events(role)
     events = events[one_of_each_tie(dataset.users[events], dataset.times[events], generator)]
-    if skipped:
-        events = events[generator.random(len(events)) >= skipped]
     users = dataset.users[events]
     starts = np.searchsorted(users, users)
     place = np.arange(len(events)) - starts + generator.integers(0, size, dataset.n_users)[users]
@@ -142,8 +138,8 @@ class WindowBatches:
     Only the current epoch is in memory.
     """
 
-    def __init__(self, builder: WindowBuilder, role: int, size: int, batch: int, skipped: float = 0.0):
-        self.builder, self.role, self.size, self.batch, self.skipped = builder, role, size, batch, skipped
+    def __init__(self, builder: WindowBuilder, role: int, size: int, batch: int):
+        self.builder, self.role, self.size, self.batch = builder, role, size, batch
         self._counts: list[int] = []  # batches an epoch
         self._epoch, self._windows = -1, [np.zeros(0, np.int64)]
 
@@ -164,7 +160,6 @@ class WindowBatches:
     def _load(self, epoch: int) -> None:
         if epoch != self._epoch:
             data, seed = self.builder.dataset, self.builder.seed
-            found = windows_of_epoch(data, self.role, self.size, seed, epoch, self.skipped)
-            self._windows, self._epoch = found, epoch
+            self._windows, self._epoch = windows_of_epoch(data, self.role, self.size, seed, epoch), epoch
             if not self._windows:
                 raise ValueError("there is no training event for this stage; check the split's fractions")

@@ -33,7 +33,6 @@ from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.leaks import check_retrieval_leak
 from recsys.embeddings.lightgcn import LightGCN, train_lightgcn
 from recsys.embeddings.retrieval import EmbeddingRetrieval, IndexKind, retrieval_hits, unit_rows
-from recsys.embeddings.sasrec import SasRecConfig
 from recsys.embeddings.sequence_vectors import SequenceVectors
 from recsys.embeddings.summary import print_summary
 from recsys.embeddings.user_vectors import BroughtVectors, FadingVectors, HistoryVectors, UserVectors
@@ -67,9 +66,7 @@ def embed(config: EmbedConfig, run: Run, workers: Workers | None = None) -> None
 
 
 def load_item_vectors(run: Run) -> dict[str, np.ndarray]:
-    """`collaborative` [N, d] (unit rows, zero without an edge), `has_collaborative` [N],
-    maybe `text` [N, e].
-    """
+    """`collaborative` [N, d] (unit rows, zero without an edge), `has_collaborative` [N], maybe `text` [N, e]."""
     return map_arrays(run.artifact("embed", "item_vectors.safetensors"))
 
 
@@ -142,7 +139,7 @@ class _Work:
         items = self._item_vectors()
         users = self._user_vectors(items)
         if self.config.sasrec is not None:
-            users, items = self._sequence_vectors(self.config.sasrec, users, items)
+            users, items = self._sequence_vectors(users, items)
         self._check_leak(users, items)
         requests, targets = self._instances(VALIDATION)
         self.report["item_knn"] = sequence_parts.item_knn_part(
@@ -150,9 +147,7 @@ class _Work:
         )
 
     def _item_vectors(self) -> np.ndarray:
-        """Item vectors of the generator's space [N, d], written with the text vectors
-        (and the GNN's tables).
-        """
+        """Item vectors of the generator's space [N, d], written with the text vectors (and the GNN's tables)."""
         arrays: dict[str, np.ndarray] = {}
         if self.config.item_embeddings is not None:
             index = {name: number for number, name in enumerate(self.dataset.catalogue.item_ids)}
@@ -173,12 +168,11 @@ class _Work:
                 self._refit()
         arrays["collaborative"] = items = unit_rows(items)
         arrays["has_collaborative"] = np.abs(items).sum(1) > 0
-        if self.config.text_encoder is not None:
-            texts, how = self.dataset.catalogue.texts(), self.config.text_batches
+        encoder, how = self.config.text_encoder, self.config.text_batches
+        if encoder is not None:
+            texts = self.dataset.catalogue.texts()
             with elsewhere(self.workers, self.checkpoint / "texts") as others:
-                arrays["text"] = encode_texts(
-                    texts, self.config.text_encoder, batches=how, keep=True, others=others
-                )
+                arrays["text"] = encode_texts(texts, encoder, batches=how, keep=True, others=others)
         save_file(arrays, self.folder / "item_vectors.safetensors")
         self.report["items_without_vector"] = int((~arrays["has_collaborative"]).sum())
         return items
@@ -190,8 +184,7 @@ class _Work:
         trained: list[tuple[float, int, LightGCN]] = []
         start, config = self.goes_on.get(name), self.config.lightgcn
         config = config if start is None else self.config.shortened(config)
-        # the refit has seeds of its own: from the same start nearly the same space would come, and affinity
-        # wants another
+        # the refit has seeds of its own: from one start nearly the same space would come; affinity wants another
         first = self.config.seed if name == GENERATOR else self.config.seed + self.config.seeds
         typed = self.typed if name == GENERATOR else None
         for number in range(self.config.seeds):
@@ -259,20 +252,20 @@ class _Work:
         """The user vectors of the space of `items` [N, d]: brought ones, or faded means over histories."""
         config, messages_path = self.config, self.folder / "user_messages.safetensors"
         if config.user_embeddings is not None:
-            users, found = brought.brought_users(config.user_embeddings, self.time, config.embedding_space,
+            theirs, found = brought.brought_users(config.user_embeddings, self.time, config.embedding_space,
                 config.min_user_coverage, config.accept, self.dataset, self._instances, items, self.folder)  # fmt: skip
             self.report |= found
-            return users
+            return theirs
         if config.item_embeddings is not None:
             # a user is then the faded mean of the brought vectors of their items
             save_file({"messages": items}, messages_path)
         messages = load_file(messages_path)["messages"]
         reads = config.user_reads if self.typed else None
         path, history = self.folder / heterogeneous.FILE, HistoryVectors(messages, None, "")
-        users = heterogeneous.read_users(path, history, reads)
-        half_life, by_half_life = self._choose_half_life(users, items, config.user_half_lives)
+        unfaded = heterogeneous.read_users(path, history, reads)
+        half_life, by_half_life = self._choose_half_life(unfaded, items, config.user_half_lives)
         space = f"history:{sha256_of(messages_path)[:16]}:{half_life}" + (f":{reads}" if reads else "")
-        users = users.faded(half_life, space)
+        users = unfaded.faded(half_life, space)
         self.report |= {
             "users": "history",
             "space": space,
@@ -282,12 +275,10 @@ class _Work:
         }
         return users
 
-    def _sequence_vectors(
-        self, config: SasRecConfig, users: UserVectors, items: np.ndarray
-    ) -> tuple[UserVectors, np.ndarray]:
+    def _sequence_vectors(self, users: UserVectors, items: np.ndarray) -> tuple[UserVectors, np.ndarray]:
         """Train the SASRecs asked for; the generator's user vectors, item vectors [N, d] of their space."""
         curves, found = sequence_parts.sequence_models(
-            self.config, config, self.dataset, self.checkpoint, self.folder
+            self.config, self.dataset, self.checkpoint, self.folder
         )
         self.curves |= curves
         self.report |= found

@@ -27,6 +27,7 @@ from recsys.embeddings.config import LightGCNConfig
 from recsys.seeds import torch_generator
 from recsys.training import loop
 from recsys.training.devices import resolve_device
+from recsys.training.parts import loss_in_parts
 from recsys.training.rows import rows_of_epoch
 
 
@@ -221,6 +222,23 @@ def sampled_softmax_loss(
     return nn.functional.softplus(others - (users * positive).sum(-1)).mean()
 
 
+def softmax_in_parts(
+    vectors: torch.Tensor, batch: torch.Tensor, negatives: torch.Tensor, config: LightGCNConfig
+) -> torch.Tensor:
+    """`sampled_softmax_loss` of the edges `batch` [2, B] (rows of `vectors`), `config.batch` of them at a time: one propagation
+    serves them all, and logits are of a part.
+    """
+    edges = batch.split(config.batch, 1)
+    parts = [torch.cat([some.reshape(-1), negatives]).to(vectors.device) for some in edges]
+
+    def loss(number: int, rows: torch.Tensor) -> torch.Tensor:
+        own = edges[number].shape[1]
+        user, positive, negative = rows.split([own, own, len(negatives)])
+        return own / batch.shape[1] * sampled_softmax_loss(user, positive, negative, config.temperature)
+
+    return loss_in_parts(vectors, parts, loss)
+
+
 def step_of_training(
     model: LightGCN, users: np.ndarray, items: np.ndarray, seed: int, weights: np.ndarray | None = None
 ) -> Callable[[int], torch.Tensor]:
@@ -253,11 +271,14 @@ def step_of_training(
         )
         # the gradient of index_select is summed in a fixed order, that of an index is not
         nodes = torch.cat([batch.reshape(-1), negatives]).to(model.embedding.device)
-        user, positive, negative = model().index_select(0, nodes).split([size, size, drawn])
-        if config.loss == "bpr":
-            loss = bpr_loss(user, positive, negative)
+        if config.loss == "sampled_softmax" and size > config.batch:  # grown by `steps_per_epoch`
+            loss = softmax_in_parts(model(), batch, negatives, config)
         else:
-            loss = sampled_softmax_loss(user, positive, negative, config.temperature)
+            user, positive, negative = model().index_select(0, nodes).split([size, size, drawn])
+            if config.loss == "bpr":
+                loss = bpr_loss(user, positive, negative)
+            else:
+                loss = sampled_softmax_loss(user, positive, negative, config.temperature)
         times = torch.bincount(nodes[: 2 * size], minlength=n_nodes).float()  # in the batch, of each node
         return loss + config.l2 / size * WeightedSquares.apply(model.embedding, times)
 

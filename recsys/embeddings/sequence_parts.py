@@ -37,7 +37,7 @@ LABELS = {USERS: "SASRec", RETRIEVAL: "SASRec for retrieval"}
 
 
 def sequence_models(
-    config: EmbedConfig, settings: SasRecConfig, dataset: Dataset, checkpoint: Path, folder: Path
+    config: EmbedConfig, dataset: Dataset, checkpoint: Path, folder: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train the SASRecs that are asked for (`sequence_part`): their curves by label and validation figures by name."""
     names = [RETRIEVAL] if config.sasrec_row == "own" else []
@@ -45,7 +45,8 @@ def sequence_models(
         names.append(USERS)
     if config.refit == "continued":
         names.reverse()  # the row's goes on from the generator's
-    curves, figures, start = {}, {}, None
+    settings, curves, figures, start = config.sasrec, {}, {}, None
+    assert settings is not None
     for name in names:
         model, curve, figures[name] = sequence_part(
             settings if start is None else config.shortened(settings),

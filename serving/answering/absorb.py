@@ -68,7 +68,7 @@ def update(
             return Update(batch_id, False)
         feedback = live.check(events, place)
         before = live.histories
-        done = _train(service, feedback, config, full)
+        done = train(service, feedback, config, full)
         people = set(feedback.user_ids)
         new_users = sum(before.user_index(user_id) is None for user_id in people)
         answer = Update(
@@ -86,7 +86,7 @@ def update(
     return answer
 
 
-def _train(service: Absorbs, feedback: Feedback, config: OnlineConfig, full: bool) -> Absorbed | None:
+def train(service: Absorbs, feedback: Feedback, config: OnlineConfig, full: bool) -> Absorbed | None:
     """New rows of P_u of the feedback's users; None if there is nothing to train,
     or no method with such rows.
     """

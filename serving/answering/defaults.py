@@ -26,17 +26,15 @@ def default_method(
     reads_words: bool,
     sequence: bool = False,
 ) -> tuple[str, str]:
-    """The method's key, and why it is that one. `record`: what validation chose, if it has. `sequence`: it has to generate."""
+    """The method's key, and why it is that one: "" where nothing was chosen. `record`: what validation chose, if it has.
+    `sequence`: it has to generate.
+    """
     kind = kind_of(request)
     found = None if record is None else record["kinds"].get(kind)
     if record is None or found is None or sequence:
         if request.query and not reads_words and not sequence:
             return FOR_WORDS, "the run's generator was trained without words, so words are searched for"
-        why = (
-            "a list in sequence is generated"
-            if sequence
-            else "the run has no choice by validation yet (stage evaluate)"
-        )
+        why = "a list in sequence is generated" if sequence and record is not None else ""
         return next(key for key in PREFERRED if key in available), why
     best = fastest_of(record, kind, available)
     return best["key"], reason(best, kind, record)

@@ -2,9 +2,9 @@
 
 Draws without replacement from p take item k with
 
-    P(k | those before) = p_k / (1 − Σ_{j before} p_j)
+    P(k | those before) = p_k / (m − Σ_{j before} p_j)
 
-and where caps pass over what no longer fits, the sum runs over that too (a draw that does not fit is rejected).
+where m is the mass of what is available (1 where p is among that already), and where caps pass over what no longer fits, the sum runs over that too (a draw that does not fit is rejected).
 Lists in sequence read each item before the next is drawn: their scores are log P themselves.
 """
 
@@ -24,6 +24,13 @@ MOST_SUMMED = 1 << 17  # items of a catalogue whose probabilities are all comput
 
 
 @runtime_checkable
+class OfWhole(Protocol):
+    """A recommender whose scores are log p in the whole catalogue, and the mass of what is available."""
+
+    def log_left(self, requests: Sequence[Request], temperature: float = 1.0) -> np.ndarray: ...
+
+
+@runtime_checkable
 class Distribution(Protocol):
     """A recommender that says the probability of every item as it draws."""
 
@@ -39,8 +46,10 @@ def probabilities(
     sequence: bool = False,
     caps: Caps | None = None,
     passed: np.ndarray | None = None,
+    mass: float | None = None,
 ) -> np.ndarray | None:
     """P of each item [k] of a list as it was drawn. `passed`: items shown on pages before, which are passed over.
+    `mass`: that of `masses`, where it is known.
 
     None where nothing was drawn, and where it would take the probabilities of more than `MOST_SUMMED` items.
     """
@@ -48,14 +57,29 @@ def probabilities(
         return None
     if sequence:
         return np.exp(ranked.scores)
-    p = np.exp(np.asarray(ranked.scores, np.float64))
-    left = 1.0 - np.concatenate([[0.0], np.cumsum(p)[:-1]]) if len(p) else np.zeros(0)
-    if caps is None and passed is None and (not len(left) or left[-1] > LITTLE):
-        return np.minimum(p / left, 1.0)
+    if not len(ranked.items):
+        return np.zeros(0)
+    if caps is None and passed is None:
+        p = np.exp(np.asarray(ranked.scores, np.float64))
+        mass = masses(recommender, [request], temperature)[0] if mass is None else mass
+        left = mass - np.concatenate([[0.0], np.cumsum(p)[:-1]])
+        if left[-1] > LITTLE * mass:  # not where the mass is unknown, which is NaN
+            return np.minimum(p / left, 1.0)
     if n_items > MOST_SUMMED or not isinstance(recommender, Distribution):
         return None
     every = np.exp(recommender.log_probs([request], temperature)[0])
     return given_before(every, ranked.items, caps, () if passed is None else passed)
+
+
+def masses(recommender: Recommender, requests: Sequence[Request], temperature: float) -> np.ndarray:
+    """The probability [R] of all that is available to each request, in the distribution that scores are of; NaN where it is not
+    affordable. Asked before the lists of the same requests are made, it costs no second reading of their prompts.
+    """
+    if not isinstance(recommender, OfWhole) or not any(
+        len(one.exclude) or one.allow is not None for one in requests
+    ):
+        return np.ones(len(requests))
+    return np.exp(recommender.log_left(requests, temperature))
 
 
 def given_before(

@@ -15,8 +15,8 @@ import numpy as np
 from llm.decoding.recommender import SidRecommender
 from llm.methods.tap_per import TapPer
 from recsys.embeddings.embed import load_item_vectors
+from recsys.recommender import Ranked, Request
 from recsys.recommender import Recommender as AnyRecommender
-from recsys.recommender import Request
 from recsys.run import Run
 from serving.answering.absorb import update
 from serving.answering.defaults import default_method
@@ -26,7 +26,10 @@ from serving.answering.live import LiveState, Update, place_in_list
 from serving.answering.methods import Methods
 from serving.answering.ordering import Order, check_order, ordered
 from serving.answering.requests import (
+    CUT_SHORT,
+    NOT_READ,
     NOTHING_FITS,
+    Asked,
     answer,
     asked_of,
     caps_of,
@@ -235,7 +238,7 @@ class Recommender:
         asked, within = asked_of(data, self.live.histories, *who), caps_of(data, caps)
         request = asked.request
         name, why = (method, "") if method else self.default_method(request, how[3])
-        if request.query and method is not None:
+        if request.query:
             self.methods.refuse_words(name)
         recommender = self.method(name, strength)
         ranked = ordered(answer(recommender, [request], *how, within)[0], order, lambda: self.item_vectors)
@@ -243,14 +246,18 @@ class Recommender:
             Recommendation(str(data.catalogue.item_ids[item]), data.catalogue.titles[item], float(score))
             for item, score in zip(ranked.items, ranked.scores, strict=True)
         ]
-        path = path_of(recommender, request, who[0])
-        if request.query and not self.methods.reads_query(name):
-            path += "; the query is not read by this method"
-        if not ranked.proven:
-            path += "; the search was cut short, so another item may belong into the list"
-        if not found:
-            path = f"nothing to recommend: {why_nothing(asked, len(data.catalogue)) or NOTHING_FITS}"
+        path = self.path_to(name, asked, ranked, path_of(recommender, request, who[0]))
         return Recommendations(found, recommender.name, path, ignored=asked.ignored, why=why)
+
+    def path_to(self, name: str, asked: Asked, ranked: Ranked, path: str) -> str:
+        """`path_of` a method's list, and what else is to be said of it: why it is empty, what was not read, what is not proven."""
+        if not len(ranked.items):
+            return f"nothing to recommend: {why_nothing(asked, len(self.methods.dataset.catalogue)) or NOTHING_FITS}"
+        if asked.request.query and not self.methods.reads_query(name):
+            path += NOT_READ
+        if not ranked.proven:
+            path += CUT_SHORT
+        return path
 
     def default_method(self, request: Request, sequence: bool = False) -> tuple[str, str]:
         """The key of the method that answers a request where none is named, and why (`serving.answering.defaults`)."""

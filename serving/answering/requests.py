@@ -23,6 +23,8 @@ from recsys.recommender import Ranked, Recommender, Request
 from serving.answering import limits
 from serving.answering.known import Counted, KnownItems, known_items, known_user
 
+NOT_READ = "; the query is not read by this method"  # behind a path
+CUT_SHORT = "; the search was cut short, so another item may belong into the list"
 NOTHING_FITS = "nothing that is left fits the caps"
 
 

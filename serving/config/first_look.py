@@ -75,7 +75,8 @@ def first_look(size: Size, embed: EmbedConfig) -> Settings:
             "items": "vector",
             "head": "depth",
             "item_projection": True,
-            "head_reads_items": min(64, embed.lightgcn.dim),
+            # with few events a user, collaborative vectors have learned each by heart (LOG.md)
+            "head_asks": "joined" if size.events >= 30 * size.users else "text" if words else None,
             "prompts": {"recent_items": 5},
             "soft_batch": 64,
             "steps": steps,

@@ -12,11 +12,10 @@ import numpy as np
 
 from recsys.recommender import Ranked, Request
 from recsys.recommender import Recommender as AnyRecommender
-from serving.answering.defaults import PREFERRED
 from serving.answering.limits import check_options
 from serving.answering.ordering import ordered
-from serving.answering.propensities import probabilities
-from serving.answering.requests import NOTHING_FITS, Asked, answer, asked_of, caps_of, paths_of, why_nothing
+from serving.answering.propensities import masses, probabilities
+from serving.answering.requests import Asked, answer, asked_of, caps_of, paths_of
 from serving.service.forms import RecommendForm
 from serving.service.served import Served
 from serving.state.shown import ShownItem, ShownList
@@ -43,6 +42,7 @@ class Answered:
     ignored: dict[str, int]
     is_cold: bool
     illegal: int  # items that were not available to the request: must be 0
+    why: str = ""  # why this method, where none was named
 
 
 @dataclass
@@ -55,6 +55,7 @@ class _Ready:
     n: int  # items that the pass has to find for it
     noise: str  # what its draws are named by
     passed: list[int]  # items of the pages before, in the order in which they were drawn
+    why: str  # why this method, where none was named
 
     @property
     def request(self) -> Request:
@@ -90,19 +91,22 @@ def request_of(served: Served, form: RecommendForm, noise: str) -> Asked:
 
 def _ready(served: Served, ask: Ask, noise: str | None = None) -> _Ready:
     form, before = ask.form, ask.before
-    method = form.method or next(name for name in PREFERRED if name in served.methods.available())
     passed = [] if before is None else [served.data.catalogue.number(id_) for id_ in before.asked["drawn"]]
     if noise is None:
         noise = "recommend" if form.seed is not None else ask.id
         noise = noise if before is None else before.asked["noise"]
     asked = request_of(served, form, noise)
+    given = form.method or (None if before is None else before.asked["method_key"])
+    method, why = (given, "") if given else served.recommender.default_method(asked.request, form.sequence)
+    if asked.request.query:
+        served.methods.refuse_words(method)
     known = [item for item in passed if item is not None]
     n, caps = form.n + len(known), tuple(sorted((form.caps or {}).items()))
     alike: int = n  # of how many items the pass is planned: lists of other lengths may be heads of one search
     if not form.sequence and not caps:
         alike = 0 if form.temperature > 0 else max(n, BEAM)
     how = (form.temperature, form.seed or 0, form.sequence)
-    return _Ready(ask, asked, (method, form.strength, *how, caps, alike), n, noise, known)
+    return _Ready(ask, asked, (method, form.strength, *how, caps, alike), n, noise, known, why)
 
 
 def _each(served: Served, group: list[_Ready]) -> list[Answered | Exception]:
@@ -119,22 +123,24 @@ def _together(served: Served, group: list[_Ready]) -> list[Answered]:
     method, strength, temperature, seed, sequence, limits, _ = group[0].key
     recommender, caps = served.recommender.method(method, strength), caps_of(served.data, dict(limits))
     requests = [ready.request for ready in group]
+    drawn = temperature > 0 and not sequence and recommender.draws
+    mass = masses(recommender, requests, temperature) if drawn else np.ones(len(requests))
     found = answer(recommender, requests, max(ready.n for ready in group), temperature, seed, sequence, caps)
     paths = paths_of(recommender, requests, [ready.ask.form.user_id for ready in group])
     return [
-        _answered(served, recommender, ready, ranked, path)
-        for ready, ranked, path in zip(group, found, paths, strict=True)
+        _answered(served, recommender, ready, ranked, path, float(one))
+        for ready, ranked, path, one in zip(group, found, paths, mass, strict=True)
     ]
 
 
 def _answered(
-    served: Served, recommender: AnyRecommender, ready: _Ready, ranked: Ranked, path: str
+    served: Served, recommender: AnyRecommender, ready: _Ready, ranked: Ranked, path: str, mass: float
 ) -> Answered:
-    form, drawn = ready.ask.form, Ranked(ranked.items[: ready.n], ranked.scores[: ready.n])
+    form, drawn = ready.ask.form, Ranked(ranked.items[: ready.n], ranked.scores[: ready.n], ranked.proven)
     caps, n_items = caps_of(served.data, form.caps), len(served.data.catalogue)
     chance = partial(
         probabilities, recommender, ready.request,
-        n_items=n_items, temperature=form.temperature, sequence=form.sequence, caps=caps,
+        n_items=n_items, temperature=form.temperature, sequence=form.sequence, caps=caps, mass=mass,
     )  # fmt: skip
     skip, behind = ready.passed, drawn
     if not skip:
@@ -148,7 +154,7 @@ def _answered(
     elif form.temperature > 0 and ready.noise != ready.ask.id:  # other probabilities by now, so other draws
         again = _ready(served, ready.ask, ready.ask.id)
         one = answer(recommender, [again.request], again.n, form.temperature, again.key[3])[0]
-        return _answered(served, recommender, again, one, path)
+        return _answered(served, recommender, again, one, path, mass)
     else:
         behind = _part(drawn, ~np.isin(drawn.items, skip))
         behind = _part(behind, np.arange(len(behind.items)) < form.n)
@@ -161,7 +167,7 @@ class Moved(ValueError):
 
 
 def _part(ranked: Ranked, which: np.ndarray) -> Ranked:
-    return Ranked(ranked.items[which], ranked.scores[which])
+    return Ranked(ranked.items[which], ranked.scores[which], ranked.proven)
 
 
 def _told(
@@ -176,8 +182,7 @@ def _told(
     chance_of = {} if chances is None else dict(zip(drawn.items.tolist(), chances.tolist(), strict=True))
     ranked = ordered(drawn, form.order, lambda: served.recommender.item_vectors)
     items = ranked.items.tolist()
-    if not items:
-        path = f"nothing to recommend: {why_nothing(ready.asked, len(catalogue)) or NOTHING_FITS}"
+    path = served.recommender.path_to(ready.key[0], ready.asked, drawn, path)
     before = [] if ready.ask.before is None else ready.ask.before.asked["drawn"]
     asked = form.model_dump(mode="json", exclude_defaults=True) | {
         "drawn": [*before, *(str(catalogue.item_ids[item]) for item in drawn.items.tolist())],
@@ -198,6 +203,7 @@ def _told(
         shown,
         [catalogue.titles[item] for item in items],
         {name: counted.count for name, counted in ready.asked.ignored.items()},
-        path.startswith("cold start"),
+        "cold start" in path,
         int((~legal).sum()),
+        ready.why,
     )

@@ -11,9 +11,12 @@ from concurrent.futures import Future
 from typing import Any
 
 from serving.service.answers import Answered, Ask, answer_all
+from serving.service.learning import learn
 from serving.service.served import Served
 from serving.service.settings import ServiceConfig
+from serving.state.store import StateError
 
+IDLE_S = 0.5  # after which a process with nothing to do hears what others have changed
 LOG = logging.getLogger("prelude.service")
 
 
@@ -82,13 +85,18 @@ class Batches:
         return done
 
     def _run(self) -> None:
-        while (first := self._line.get()) is not None:
+        while True:
+            try:
+                first = self._line.get(timeout=0.0 if self.served.to_learn else IDLE_S)
+            except queue.Empty:
+                self._idle()
+                continue
+            if first is None:
+                return
             some, ended = self._gather(first)
             asks = [(work, done) for work, done in some if isinstance(work, Ask) and not done.cancelled()]
             try:
-                self.served.catch_up()
-                if self.served.outdated is not None:
-                    self._again(self.served.outdated)
+                self._catch_up()
                 failed = None
             except Exception as error:  # the state cannot be read now: nobody is answered by half of it
                 failed = error
@@ -99,6 +107,21 @@ class Batches:
                     _finish(done, work, self.served, failed)
             if ended:
                 return
+
+    def _catch_up(self) -> None:
+        self.served.catch_up()
+        if self.served.outdated is not None:
+            self._again(self.served.outdated)
+
+    def _idle(self) -> None:
+        """Nobody waits: hear what has changed, and let rows of P_u learn."""
+        try:
+            self._catch_up()
+            learn(self.served)
+        except StateError:
+            pass  # whoever asks next is told so
+        except Exception as error:  # a training failed: lists go on
+            LOG.error("not learned from events: %s", type(error).__name__, exc_info=error)
 
     def _again(self, name: str) -> None:
         try:

@@ -101,6 +101,7 @@ class RecommendationForm(Form):
     recommendation_id: str
     method: str
     path: str
+    why: str = Field("", description="Why this method, where none was named.")
     arm: str | None = None
     items: list[ItemForm]
     ignored: dict[str, int] = Field({}, description="Ids that the run does not know, and that were left out.")

@@ -57,18 +57,11 @@ class Metrics:
 
     def summary(self) -> list[tuple[str, str]]:
         """What the page says of this process, in words."""
-        found = {
-            (sample.name, *sorted(sample.labels.items())): sample.value
-            for family in self.registry.collect()
-            for sample in family.samples
-        }
+        samples = [sample for family in self.registry.collect() for sample in family.samples]
 
         def total(name: str, **labels: str) -> float:
-            return sum(
-                value
-                for (own, *rest), value in found.items()
-                if own == name and labels.items() <= dict(rest).items()
-            )
+            found = (one for one in samples if one.name == name and labels.items() <= one.labels.items())
+            return float(sum(one.value for one in found))
 
         calls, lists = (
             total("prelude_request_seconds_count", route="/v1/recommend"),

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from recsys.artifacts.paths import RunError
 from serving.service.answers import Moved
 from serving.service.batches import TooMany
 from serving.service.forms import RecommendForm
@@ -49,6 +50,8 @@ def of(error: Exception) -> Problem:
             return Problem(429, str(error), retry_after_s=1)
         case StateError():
             return Problem(507 if error.full else 503, str(error), retry_after_s=5)
+        case RunError():  # its message names files
+            return Problem(503, "the run is being written, or is damaged", retry_after_s=5)
         case EventConflict():
             return Problem(409, str(error), "event_id")
         case Moved():
@@ -92,7 +95,7 @@ def install(app: FastAPI) -> None:
     async def failed(_: Request, error: Exception) -> JSONResponse:
         return response_of(error)
 
-    for known in (Problem, TooMany, StateError, ValueError, TimeoutError):
+    for known in (Problem, TooMany, StateError, RunError, ValueError, TimeoutError):
         app.add_exception_handler(known, failed)
 
 

@@ -7,10 +7,13 @@ Neither is copied into the other, and histories are the data, then RUN/live, the
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from recsys.door.times import one_moment
 from serving.answering.known import KnownItems, checked_id, known_items, known_user
@@ -20,10 +23,12 @@ from serving.answering.recommender import Recommender
 from serving.service.settings import ServiceConfig
 from serving.state.events import Event, Kept, events_after
 from serving.state.lists import changes_after, get_list, last_change
+from serving.state.states import states_after
 from serving.state.store import State
 
 # integers of people whom the run does not know: far above the run's own, whatever RUN/live comes to add to those
 FIRST_NUMBER = 1 << 40
+MOST_MINE = 100_000  # events whose coming is waited for
 AHEAD_S = 86_400  # a clock may be wrong by so much, not more
 
 
@@ -43,23 +48,47 @@ class Served:
         # people are gone ("") or the run is another (its name): it is loaded again before anything is answered
         self.outdated: str | None = None
         self._lists: dict[str, KnownItems] = {}
+        # ids of events that this process took in, and those of them that rows of P_u have not learned: user id, user, item, time
+        self.mine: set[str] = set()
+        self.to_learn: list[tuple[str, int, int, int]] = []
+        self._states = 0  # up to which change rows of P_u are read
         self.catch_up(until)
 
     @property
     def methods(self) -> Methods:
         return self.recommender.methods
 
+    @cached_property
+    def state_key(self) -> str:
+        """What trained rows of P_u are of: the method, and the training that they go on from."""
+        record = self.methods.run.record("personalize") or {"fingerprint": ""}
+        return f"{self.methods.config.online.method}@{record['fingerprint'][:16]}"
+
     def catch_up(self, until: int | None = None) -> None:
         """Read what this or another process has stored since (`until`: up to that event)."""
         while some := events_after(self.state, self.seq, until):
             self._take(some)
             self.seq = some[-1].seq
+        if self.seq and not self._states:
+            self._take_states()
         for change in changes_after(self.state, self.change):
             self.change = change.seq
-            if change.kind == "list":
+            if change.kind == "state" and change.name == self.state_key:
+                self._take_states()
+            elif change.kind == "list":
                 self._lists.pop(change.name, None)
             elif change.kind in ("gone", "run"):
                 self.outdated = change.name or self.outdated or ""
+
+    def _take_states(self) -> None:
+        """Rows that this or another process has trained, into what answers."""
+        kept = self.recommender.live.rows.setdefault(self.methods.config.online.method, {})
+        for one in states_after(self.state, self.state_key, self._states):
+            user = self.histories.user_index(one.user_id)
+            if user is not None:
+                kept[user] = torch.from_numpy(one.row.copy())
+            self._states = max(self._states, one.seq)
+        self.recommender.forget_sessions()
 
     def named(self, name: str, what: str) -> KnownItems:
         """A stored list, looked at once. Raises `ValueError` where there is none of that name."""
@@ -76,6 +105,16 @@ class Served:
     def items_of(self, ids: Sequence | str | None, what: str) -> KnownItems:
         """A list by its name, or of ids. Raises `ValueError`."""
         return self.named(ids, what) if isinstance(ids, str) else known_items(self.data.catalogue, ids, what)
+
+    def values_of(self, item: int) -> list[str]:
+        """The values of an item in the catalogue's columns, each with its column."""
+        columns = self.data.catalogue.columns
+        return [f"{name}: {value}" for name, column in columns.items() for value in column[item]]
+
+    @cached_property
+    def values(self) -> Counter[str]:
+        """How many items have each value."""
+        return Counter(value for item in range(len(self.data.catalogue)) for value in self.values_of(item))
 
     def event(self, place: str, given) -> Event:
         """A form's event (`serving.service.forms.EventForm`) with ids as the run writes them and its moment.
@@ -119,8 +158,15 @@ class Served:
                 held[user] = set(zip(items.tolist(), times.tolist(), strict=True))
             if (item, event.time) not in held[user]:
                 held[user].add((item, event.time))
+                if event.event_id in self.mine and self.settings.learn:
+                    self.to_learn.append((event.user_id, user, item, event.time))
                 ids.append(event.user_id)
                 rows.append((user, item, event.time))
+        if (
+            len(self.mine) > MOST_MINE
+        ):  # sent again, they never come; what is forgotten here is not learned by P_u
+            self.mine.clear()
+        self.mine -= {kept.event.event_id for kept in some}
         if rows:
             users, items, times = np.array(rows, np.int64).T
             self.histories.add(ids, users.tolist(), items, times)

@@ -96,6 +96,7 @@ class Service:
                 "recommendation_id": one.id,
                 "method": one.method,
                 "path": one.path,
+                "why": answered.why,
                 "arm": one.arm,
                 "items": items,
                 "ignored": answered.ignored,
@@ -108,6 +109,7 @@ class Service:
         """Store events; they are on the disk when this returns. Raises what `Served.event` and the state do."""
         served = self.served
         events = [served.event(f"events.{place}", given) for place, given in enumerate(form.events)]
+        served.mine |= {event.event_id for event in events}
         fresh: int = await self.wait(self.state.submit(partial(add_events, new=events)))
         for event in events:
             self.metrics.events.labels(event.type).inc()
@@ -173,6 +175,8 @@ class Service:
         if in_run:
             try:
                 await asyncio.to_thread(user_state.delete, run, user_id)
+            except RunError:
+                raise
             except ValueError:  # the run does not hold them: they were known by their events alone
                 in_run = False
         if rows or in_run:

@@ -64,6 +64,8 @@ class ServiceConfig(StageConfig):
     burst: int = Field(100, ge=1)
     # types of events that a history is made of; the others are kept, and count as shown or turned down
     taken: tuple[str, ...] = ("click", "play", "like")
+    # do rows of P_u learn from events, when nobody waits? (In runs that have the method `online.method`.)
+    learn: bool = True
     # are lists kept, with their probabilities? `prelude value` and `next` need it
     keep_shown: bool = True
 

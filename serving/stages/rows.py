@@ -124,7 +124,15 @@ def _no_context_row(config: EvaluateConfig, methods: Methods, validation: Valida
     seeds = methods.config.personalize.seeds[:1]
     replicas, temperature, found = _replicas(config, methods, NO_CONTEXT, seeds, validation)
     assert baseline.trained is not None
-    return Row(baseline.name, replicas, temperature, baseline.reads, baseline.trained, **found.as_of_row())
+    return Row(
+        baseline.name,
+        replicas,
+        temperature,
+        baseline.reads,
+        baseline.trained,
+        matched=found.temperature,
+        nats=found.nats,
+    )
 
 
 def _method_row(
@@ -140,7 +148,9 @@ def _method_row(
         trained = f"{first['trainable_parameters']:,} parameters at lr {first['learning_rate']:g}"
         if first.get(WITHOUT) is not None and first["validation_log_likelihood"] <= first[WITHOUT]:
             trained += "; on validation not above the frozen model alone"
-    return Row(method.name, replicas, temperature, method.reads, trained, **found.as_of_row())
+    return Row(
+        method.name, replicas, temperature, method.reads, trained, matched=found.temperature, nats=found.nats
+    )
 
 
 def _replicas(

@@ -167,6 +167,7 @@ class State:
                 self._write(some)
 
     def _write(self, some: list[tuple[Write, Future]]) -> None:
+        some = [(write, done) for write, done in some if done.set_running_or_notify_cancel()]
         answers: list[tuple[Future, Any, BaseException | None]] = []
         try:
             with as_state_error(), self._transaction() as connection:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from evaluation.baselines import Popularity, Recency
 from evaluation.metrics import expected_hit
-from evaluation.softmax import SoftmaxOver, best_temperature
+from evaluation.softmax import SoftmaxOver, _largest, best_temperature
 from recsys.recommender import Request
 
 
@@ -166,3 +167,17 @@ def test_the_best_temperature_averages_users_first():
 def test_the_best_temperature_needs_something_to_choose_from():
     with pytest.raises(ValueError, match="at least one validation instance"):
         best_temperature(np.zeros((0, 1)), [], (1.0,))
+
+
+@pytest.mark.parametrize("n_items", [5, 64, 1000])
+@pytest.mark.parametrize("kinds", [3, 10**6])
+def test_the_largest_of_a_row_are_those_of_a_whole_stable_sort(n_items, kinds):
+    generator = np.random.default_rng(n_items)
+    keys = generator.integers(0, kinds, (20, n_items)).astype(float)
+    keys[generator.random(keys.shape) < 0.3] = -np.inf
+    keys[0] = -np.inf
+    for n in (1, 4, 30):
+        found = _largest(torch.from_numpy(keys), n)
+        for row, places in zip(keys, found, strict=True):
+            order = np.argsort(-row, kind="stable")
+            assert places.tolist() == order[: min(n, int((row > -np.inf).sum()))].tolist()

@@ -59,22 +59,6 @@ def test_windows_have_rising_times_one_user_and_cover_one_event_of_each_tie():
     assert set(np.concatenate(drawn).tolist()) == set(fit.tolist())  # every tied event has its turn
 
 
-def test_a_share_of_the_events_is_left_out_of_an_epoch_and_anew_of_the_next():
-    data = dataset()
-    whole = [len(np.concatenate(windows_of_epoch(data, FIT, 4, seed=1, epoch=epoch))) for epoch in range(40)]
-    left, epochs = [], []
-    for epoch in range(40):
-        windows = windows_of_epoch(data, FIT, 4, seed=1, epoch=epoch, skipped=0.4)
-        for window in windows:
-            assert len(set(data.users[window].tolist())) == 1
-            assert (np.diff(data.times[window]) > 0).all()
-        epochs.append(set(np.concatenate(windows).tolist()))
-        left.append(len(epochs[-1]))
-    assert np.sum(left) / np.sum(whole) == pytest.approx(0.6, abs=0.03)
-    assert epochs[0] != epochs[1]
-    assert set.union(*epochs) == set(data.events(FIT).tolist())
-
-
 def test_every_target_of_a_window_is_predicted_from_what_came_before():
     data = dataset()
     windows = WindowBuilder(data, builder(), Shares(0.5, 0.5, 0.0), seed=0)

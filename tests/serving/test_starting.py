@@ -103,6 +103,9 @@ OF_A_RUN = {
     "online-full": ("--events", "a.csv", "--out", "out"),
     "attention": ("--user", "1"),
     "summarize": ("--out", "out.parquet"),
+    "serve": (),
+    "keys": ("list",),
+    "value": (),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 
 from serving.service.app import Given, create_app
 from serving.service.client import Client
+from serving.service.served import Served
 from serving.service.service import Service
 from serving.state.store import sqlite_url
 from tests.support.service_process import free_port
@@ -35,6 +36,11 @@ def served(
 def service_of(client: Client) -> Service:
     """The service that a client of `served` calls."""
     return client.http.app.state.service  # type: ignore[attr-defined]
+
+
+def in_turn(client: Client, work: Callable[[Served], Any]) -> Any:
+    """What `work` makes of the run that is served, in the thread that has the model: nobody else may touch it."""
+    return service_of(client).batches.do(work).result(60)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file
 
 from recsys.artifacts.paths import RunError
 from recsys.data.dataset import Dataset
@@ -160,6 +161,31 @@ def test_one_sasrec_may_be_both_and_is_then_of_fit_alone(shared_run, sequence_ru
     np.testing.assert_allclose(logits / np.linalg.norm(logits), unit, rtol=1e-5)
     with pytest.raises(ValueError, match="sasrec_row: users needs users_from: sasrec"):
         EmbedConfig(sasrec_row="users", sasrec=config.embed.sasrec)
+
+
+def test_the_rows_models_may_go_on_from_the_generators(small_run, sequence_run, tmp_path):
+    config, run = small_run
+    other = Run.create(tmp_path / "run")
+    shutil.copytree(run.path / "prepare", other.path / "prepare")
+    update = {"users_from": "sasrec", "refit": "continued", "refit_share": 0.5, "item_knn": None}
+    settings = config.embed.model_copy(update=update)
+    embed(settings, other)
+    generators = [one.path / "embed" / "sasrec_users.safetensors" for one in (other, sequence_run[1])]
+    assert (
+        generators[0].read_bytes() == generators[1].read_bytes()
+    )  # what conditions the generator is as ever
+    curves, ours = other.read_json("embed", "curves.json"), settings.shortened(settings.sasrec)
+    assert ours.steps == round(0.5 * settings.sasrec.steps)
+    assert curves["SASRec for retrieval"]["losses"][-1][0] <= ours.steps
+    epochs = settings.shortened(settings.lightgcn).epochs
+    assert epochs == round(0.5 * settings.lightgcn.epochs)
+    # it begins where the other ended, and learns from more: nearer to it than a model from another start
+    before, after = [
+        load_file(one)["item_table"]
+        for one in (generators[0], other.path / "embed" / "sasrec_retrieval.safetensors")
+    ]
+    anew = load_file(sequence_run[1].path / "embed" / "sasrec_retrieval.safetensors")["item_table"]
+    assert 0 < (after - before).norm() < (anew - before).norm()
 
 
 def test_item_knn_may_be_left_out_and_that_is_said(shared_run, capsys):

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -40,7 +41,14 @@ from tests.support.dying import killed_at_save, save_at_every_step
 from tests.support.labelled import with_lists
 from tests.support.worlds import SMALL_METHODS, run_of, shared_run, small_config
 
-FORM = {"items": "vector", "head": "depth", "head_width": 32, "item_projection": True, "head_reads_items": 5}
+FORM = {
+    "items": "vector",
+    "head": "depth",
+    "head_width": 32,
+    "item_projection": True,
+    "head_asks": "joined",
+    "head_asks_dims": 5,
+}
 SOFT = {"soft_batch": 6, "soft_bottleneck": 8}
 KEYS = ["no_context_continued", "static_prefix", "e2p", "rag", "oppu_prompt", "per_pcs", "tap_per", "p2p"]
 
@@ -56,7 +64,7 @@ def vector_run(tmp_path_factory):
             "steps": 20,
             "learning_rates": [1e-2],
         }
-        values["evaluate"] |= {"max_instances": 20, "random_permutations": 1}
+        values["evaluate"] |= {"random_permutations": 1}
         run_of(RunConfig.model_validate(values), folder)
 
     with shared_run(tmp_path_factory, "vector_run", make) as found:
@@ -178,6 +186,32 @@ def test_an_imported_export_answers_to_the_bit_and_lists_in_sequence(vector_run,
     for ranked, values in zip(found, scored, strict=True):
         assert len(set(ranked.items.tolist())) == 4
         np.testing.assert_allclose(values, ranked.scores, atol=1e-4)
+
+
+def test_an_outsiders_few_lines_on_the_raw_file_find_the_figures_of_the_table(vector_run):
+    """Who knows the file and `recommend` alone: each user's last tenth, asked as of its moment, hits counted by hand."""
+    config, run = vector_run
+    events = pd.read_csv(config.prepare.interactions).sort_values("ts", kind="stable")
+    service = Recommender.load(run.path)
+    table = {row["name"]: row for row in json.loads((run.path / "results.json").read_text())["rows"]}
+    for key, name in (
+        ("e2p", "E2P"),
+        ("no_context", "No Context"),
+        ("embedding_retrieval", "Embedding Retrieval"),
+    ):
+        recalls, gains = [], []
+        for user, own in events.groupby("uid"):
+            held_out = own.tail(round(0.1 * len(own)))
+            ranks = []
+            for row in held_out.itertuples():
+                listed = [
+                    item.item_id for item in service.recommend(user, n=10, method=key, time=int(row.ts))
+                ]
+                ranks.append(listed.index(row.iid) + 1 if row.iid in listed else np.inf)
+            recalls.append(np.mean([rank <= 10 for rank in ranks]))
+            gains.append(np.mean([1 / np.log2(1 + rank) if rank <= 10 else 0 for rank in ranks]))
+        assert table[name]["recall@10"] == pytest.approx(np.mean(recalls), abs=1e-9)
+        assert table[name]["ndcg@10"] == pytest.approx(np.mean(gains), abs=1e-9)
 
 
 def test_what_a_vector_is_worth_by_items_shown(vector_run, tmp_path, capsys):

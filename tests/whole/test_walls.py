@@ -39,7 +39,7 @@ ORDER = {
         {"align", "streams", "text_tasks"},
     ),
     "evaluation": (
-        {"metrics", "statistics", "softmax", "product", "baselines"},
+        {"metrics", "statistics", "softmax", "product", "baselines", "calibration"},
         {"table", "value"},
         {"report"},
         {"engagement", "text_tasks"},

@@ -167,7 +167,7 @@ def experts_of(recommender: Any, request: Request, item: int, available: np.ndar
     """What each expert of a product adds to the logarithm of the item's odds against the mean of what is available."""
     if not isinstance(recommender, SoftmaxOver) or not isinstance(recommender.scorer, Product):
         return []
-    found = []
+    found: list[dict[str, Any]] = []
     for weight, scorer in zip(recommender.scorer.weights, recommender.scorer.scorers, strict=True):
         scores = np.asarray(scorer.scores([request])[0], float)
         found.append({"name": scorer.name, "nats": float(weight * (scores[item] - scores[available].mean()))})

@@ -53,7 +53,7 @@ class Asked:
         exclude: Annotated[str, Query(max_length=10_000)] = "",
         allow: Annotated[str, Query(max_length=100)] = "",
     ):
-        self.values = {"user": user, "query": query, "n": n, "method": method, "temperature": temperature,
+        self.values: dict[str, Any] = {"user": user, "query": query, "n": n, "method": method, "temperature": temperature,
                        "strength": strength, "exclude": exclude, "allow": allow}  # fmt: skip
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -104,21 +103,10 @@ def np_to_torch(items: list[int]) -> Any:
 
 def telling(served: Served, items: tuple[int, ...]) -> list[str]:
     """The values of the catalogue's columns that are most over-represented among `items` (by lift, of those that half of them have)."""
-    of_all = _values(served)
-    counts = Counter(value for item in items for value in _values_of(served, item))
+    of_all = served.values
+    counts = Counter(value for item in items for value in served.values_of(item))
     n, every = len(items), len(served.data.catalogue)
     common = [
         (count / n / (of_all[value] / every), value) for value, count in counts.items() if 2 * count >= n
     ]
     return [value for _, value in sorted(common, key=lambda one: (-one[0], one[1]))[:WORDS]]
-
-
-def _values_of(served: Served, item: int) -> list[str]:
-    return [
-        f"{name}: {value}" for name, column in served.data.catalogue.columns.items() for value in column[item]
-    ]
-
-
-@lru_cache(maxsize=2)
-def _values(served: Served) -> Counter[str]:
-    return Counter(value for item in range(len(served.data.catalogue)) for value in _values_of(served, item))

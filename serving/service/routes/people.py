@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Response
 from fastapi.responses import JSONResponse
 
+from recsys.artifacts.paths import RunError
 from serving import user_state
 from serving.answering.known import checked_id
 from serving.service.forms import PersonForm
@@ -80,6 +81,8 @@ def _of_run(served: Served, user_id: str) -> dict[str, Any] | None:
         out = FilePath(folder) / "person.json"
         try:
             user_state.export(served.methods.run, user_id, out)
+        except RunError:
+            raise
         except ValueError:  # unknown to the run
             return None
         return json.loads(out.read_text(encoding="utf-8"))["artifacts"]

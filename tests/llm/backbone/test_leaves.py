@@ -80,5 +80,5 @@ def test_principal_components_keep_the_geometry_whatever_the_signs_and_refuse_mo
     torch.testing.assert_close(
         found[:, 0].double() * scale, along * axes[axes.abs().argmax()].sign(), atol=1e-3, rtol=1e-3
     )
-    with pytest.raises(ValueError, match=r"adapt\.head_reads_items is 7, and the items' vectors have 6"):
+    with pytest.raises(ValueError, match=r"adapt\.head_asks_dims is 7, and the items' vectors have 6"):
         principal(vectors, 7)

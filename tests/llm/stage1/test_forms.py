@@ -53,12 +53,21 @@ def fresh(**settings):
     table = SemanticIdTable(unique_codes(30), SIZES)
     backbone = load_backbone(config.backbone)
     texts = [f"title {n}" for n in range(30)]
-    read = config.item_projection or config.head_reads_items
-    return new_model(backbone, table, [None] * 3, config, texts, vectors if read else None)
+    read, asked = config.item_projection, config.head_asks
+    return new_model(
+        backbone, table, [None] * 3, config, texts, vectors if read else None, vectors if asked else None
+    )
 
 
 def test_every_part_of_the_new_form_is_trained_and_only_the_vectors_are_frozen():
-    model = fresh(items="vector", head="depth", item_projection=True, head_layers=2, head_reads_items=3)
+    model = fresh(
+        items="vector",
+        head="depth",
+        item_projection=True,
+        head_layers=2,
+        head_asks="joined",
+        head_asks_dims=3,
+    )
     read = model.embed(model.pack([[int(model.item_tokens[5, 0])]]), None)
     norm = float(model.inner.get_input_embeddings().weight.norm(dim=1).mean())
     assert 0.3 * norm < read.norm() < 3 * norm
@@ -82,7 +91,7 @@ def test_forms_that_do_not_go_together_are_refused():
     with pytest.raises(ValidationError, match="set items: vector, or leave it out"):
         AdaptConfig(item_projection=True)
     with pytest.raises(ValidationError, match="set head: depth, or leave it out"):
-        AdaptConfig(head_reads_items=4)
+        AdaptConfig(head_asks="text")
     with pytest.raises(ValidationError, match="head_width"):
         AdaptConfig(head="depth", head_width=0)
     AdaptConfig(items="codes", head="depth")

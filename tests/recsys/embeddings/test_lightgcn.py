@@ -211,3 +211,18 @@ def test_an_epoch_has_its_most_of_steps_and_still_every_edge_once(monkeypatch):
         step(index)
     assert [len(rows) for rows in drawn] == [14, 14, 12]
     assert sorted(map(tuple, np.concatenate(drawn).tolist())) == list(zip(users, items, strict=True))
+
+
+def test_a_batch_that_has_grown_is_read_in_parts_with_the_loss_and_gradient_of_the_whole():
+    generator = np.random.default_rng(0)
+    users, items = generator.integers(0, 20, 90), generator.integers(0, 15, 90)
+    graph = normalised_adjacency(users, items, 20, 15)
+    found = []
+    for batch in (90, 32):  # one step an epoch: of one part, or of three, the last one smaller
+        config = LightGCNConfig(batch=batch, steps_per_epoch=1, dim=8, negatives=6, device="cpu")
+        model = LightGCN(graph, 20, config, seed=1)
+        loss = step_of_training(model, users, items, seed=2)(0)
+        loss.backward()
+        found.append((loss.detach(), model.embedding.grad))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-7)

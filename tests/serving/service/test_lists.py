@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from serving import Recommender
+from serving.answering.requests import asked_of
 from serving.service.client import ServiceError
-from tests.support.serving_http import service_of
+from serving.service.served import Served
+from tests.support.serving_http import in_turn
 
 ASKED = [
     {"user_id": "u1", "n": 5},
@@ -135,18 +137,14 @@ def test_a_page_after_the_user_moved_is_drawn_anew_from_what_was_not_shown(clien
     shown = {item.item_id for item in first.items}
     assert second.path == "personalized"
     assert not shown & {item.item_id for item in second.items}
-    request = asked_python(recommender, None, history=[f"i{2 * n}" for n in range(6)])
-    p = np.exp(
-        recommender.method("no_context").log_probs([request], 1.0)[0]
-    )  # only that the sums are right is asked here
-    assert p.sum() == pytest.approx(1, abs=1e-5)
-    served = service_of(client).served
-    items = [served.data.catalogue.index_of(item.item_id) for item in second.items]
-    from serving.answering.requests import asked_of
 
-    asked = asked_of(served.data, served.histories, "mover").request
-    every = np.exp(served.recommender.method("e2p").log_probs([asked], 1.0)[0])
-    every[[served.data.catalogue.index_of(one) for one in shown]] = 0
+    def left(served: Served) -> tuple[np.ndarray, list[int]]:
+        request = asked_of(served.data, served.histories, "mover").request
+        every = np.exp(served.recommender.method("e2p").log_probs([request], 1.0)[0])
+        every[[served.data.catalogue.index_of(one) for one in shown]] = 0
+        return every, [served.data.catalogue.index_of(item.item_id) for item in second.items]
+
+    every, items = in_turn(client, left)
     for item, told in zip(items, second.items, strict=True):
         assert told.probability == pytest.approx(every[item] / every.sum(), rel=1e-4)
         every[item] = 0
@@ -217,6 +215,4 @@ def test_an_item_has_its_codes_in_words_and_neighbours(client):
 
 
 def asked_python(recommender: Recommender, user_id: str | None, **options):
-    from serving.answering.requests import asked_of
-
     return asked_of(recommender.methods.dataset, recommender.live.histories, user_id, **options).request

@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.checks import ignored_auth, positive_data_accept
 
 from tests.support.serving_http import served, service_of
 
-QUICK, MANY = 500, 10_000
+QUICK, MANY = 300, 10_000
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from serving.service.batches import Batches, TooMany
 from serving.service.forms import RecommendForm
 from serving.service.served import Served
 from serving.service.settings import ServiceConfig
-from tests.support.serving_http import service_of
+from tests.support.serving_http import in_turn, service_of
 
 NAMED = [f"{n:032x}" for n in range(100)]
 
@@ -54,7 +54,7 @@ def served(client) -> Served:
     return service_of(client).served
 
 
-def test_two_users_in_one_pass_keep_what_is_theirs(served, monkeypatch):
+def test_two_users_in_one_pass_keep_what_is_theirs(client, monkeypatch):
     """What each excluded, what each was drawn and with which probability: as if the other had not been there."""
     import serving.service.answers as answers
 
@@ -65,9 +65,9 @@ def test_two_users_in_one_pass_keep_what_is_theirs(served, monkeypatch):
         ask(1, user_id="u1", n=6, temperature=1.0, exclude=["i47", "i35"]),
         ask(2, user_id="u2", n=6, temperature=1.0, allow=[f"i{n}" for n in range(0, 60, 2)]),
     ]
-    together = answer_all(served, asks)
+    together = in_turn(client, lambda served: answer_all(served, asks))
     assert passes == [2], "both were read in one pass"
-    alone = [answer_all(served, [one])[0] for one in asks]
+    alone = in_turn(client, lambda served: [answer_all(served, [one])[0] for one in asks])
     for one, other in zip(together, alone, strict=True):
         same(one, other)
     first, second = ({item.item_id for item in one.shown.items} for one in together)
@@ -77,16 +77,16 @@ def test_two_users_in_one_pass_keep_what_is_theirs(served, monkeypatch):
     assert [one.illegal for one in together] == [0, 0]
 
 
-def test_whoever_asks_beside_one_changes_nothing(served):
+def test_whoever_asks_beside_one_changes_nothing(client):
     asks = mixed()
-    alone = [answer_all(served, [one])[0] for one in asks]
+    alone = in_turn(client, lambda served: [answer_all(served, [one])[0] for one in asks])
     order = np.random.default_rng(0).permutation(len(asks))
-    together = answer_all(served, [asks[at] for at in order])
+    together = in_turn(client, lambda served: answer_all(served, [asks[at] for at in order]))
     for at, found in zip(order, together, strict=True):
         same(found, alone[at])
 
 
-def test_a_fault_stays_with_whom_it_is_of(served, monkeypatch):
+def test_a_fault_stays_with_whom_it_is_of(client, monkeypatch):
     import serving.service.answers as answers
 
     plain = answers.answer
@@ -97,9 +97,8 @@ def test_a_fault_stays_with_whom_it_is_of(served, monkeypatch):
         return plain(recommender, requests, *a, **k)
 
     monkeypatch.setattr(answers, "answer", broken)
-    found = answer_all(
-        served, [ask(1, user_id="u1"), ask(2, user_id="u2", query="poison"), ask(3, user_id="u3")]
-    )
+    some = [ask(1, user_id="u1"), ask(2, user_id="u2", query="poison"), ask(3, user_id="u3")]
+    found = in_turn(client, lambda served: answer_all(served, some))
     assert [type(one) for one in found] == [Answered, RuntimeError, Answered]
 
 

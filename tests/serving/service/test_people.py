@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from recsys.run import Run
 from serving.service.client import ServiceError
 from tests.support.serving_http import served
 
@@ -58,3 +59,14 @@ def test_nobody_knows_a_stranger(client):
     for call in (client.user, client.export_user, client.delete_user):
         with pytest.raises(ServiceError, match="404"):
             call("a stranger")
+
+
+def test_while_the_run_is_written_a_deletion_is_told_to_come_again(world_run, tmp_path):
+    run = Path(shutil.copytree(world_run[1].path, tmp_path / "run"))
+    with served(run, tmp_path) as client:
+        with Run.open(run).lock(), pytest.raises(ServiceError, match="503") as refused:
+            client.delete_user("u1")
+        assert str(tmp_path) not in refused.value.detail
+        client.delete_user("u1")
+        with pytest.raises(ServiceError, match="404"):
+            client.user("u1")

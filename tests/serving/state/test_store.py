@@ -71,6 +71,18 @@ def test_a_conflict_stores_nothing_and_spares_who_writes_beside_it(state):
     assert [kept.event.event_id for kept in events_after(state, 0)] == ["e1", "e2", "e4"]
 
 
+def test_who_waits_no_longer_is_not_written_and_the_others_are(state):
+    gate = threading.Event()
+    first = state.submit(lambda connection: gate.wait(10))
+    left = state.submit(lambda connection: add_events(connection, [event(1)]))
+    assert left.cancel()
+    gate.set()
+    assert first.result(10)
+    assert not first.cancel()
+    assert add(state, event(2)) == 1
+    assert [kept.event.event_id for kept in events_after(state, 0)] == ["e2"]
+
+
 def test_two_processes_write_and_each_reads_all_in_one_order(url):
     one, two = State(url), State(url)
     seen: list[int] = []

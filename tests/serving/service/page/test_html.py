@@ -17,7 +17,7 @@ from serving.service.forms import RecommendForm
 from serving.service.page import figures
 from serving.service.page.views import STATIC, TYPES
 from serving.state import keys
-from tests.support.serving_http import served, service_of
+from tests.support.serving_http import in_turn, served, service_of
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 PAGES = ["/", "/?user=u1", "/?user=u1&temperature=1", "/lists?user=u1", "/why?item=i4&user=u1", "/why?item=i4&method=popularity",
@@ -109,39 +109,42 @@ def test_a_key_guards_the_page_once_there_is_one(world_run, tmp_path, monkeypatc
         assert client.http.get("/").status_code == 200
 
 
+def on_page(client, figure, *given):
+    return in_turn(client, lambda served: figure(served, *given))
+
+
 def test_probabilities_along_a_path_multiply_to_the_items(client):
-    served_run = service_of(client).served
     form = RecommendForm(user_id="u1", temperature=1.0, method="e2p", exclude=["i1", "i3"])
-    found = figures.why(served_run, form, "i5")
+    found = on_page(client, figures.why, form, "i5")
     assert found is not None
     assert np.prod([step.here for step in found.steps]) == pytest.approx(found.probability, rel=1e-4)
     assert found.steps[-1].below == pytest.approx(found.probability, rel=1e-4)
     (gone,) = found.removed
     assert gone["items"] == 2
     assert 0 < gone["probability"] < 1
-    out = figures.why(served_run, form, "i1")
+    out = on_page(client, figures.why, form, "i1")
     assert (out.rank, out.probability) == (None, 0.0)
-    ranks = {figures.why(served_run, form, f"i{n}").rank for n in range(60) if n not in (1, 3)}
+    ranks = {on_page(client, figures.why, form, f"i{n}").rank for n in range(60) if n not in (1, 3)}
     assert len(ranks) > 50
 
 
 def test_the_tree_holds_every_item_once_and_all_of_the_probability(client):
-    served_run, form = service_of(client).served, RecommendForm(user_id="u1")
+    form = RecommendForm(user_id="u1")
 
     def items(depth: int, node: int) -> list[str]:
-        found = figures.tree(served_run, depth, node, form)
+        found = on_page(client, figures.tree, depth, node, form)
         assert sum(child.items for child in found.children) == found.items
         below = [items(depth + 1, child.node) for child in found.children if child.item_id is None]
         here = [child.item_id for child in found.children if child.item_id is not None]
         return [*here, *(one for some in below for one in some)]
 
     assert sorted(items(0, 0)) == sorted(f"i{n}" for n in range(60))
-    root = figures.tree(served_run, 0, 0, form)
+    root = on_page(client, figures.tree, 0, 0, form)
     assert sum(child.probability for child in root.children) == pytest.approx(1, abs=1e-4)
 
 
 def test_side_by_side_says_what_e2p_changes(client):
-    side = figures.side_by_side(service_of(client).served, RecommendForm(user_id="u1", seed=0))
+    side = on_page(client, figures.side_by_side, RecommendForm(user_id="u1", seed=0))
     assert [column.key for column in side.columns][:2] == ["no_context", "e2p"]
     assert {column.key for column in side.columns} == set(service_of(client).served.methods.available())
     plain, ours = ([item["item_id"] for item in column.items] for column in side.columns[:2])

@@ -1,0 +1,40 @@
+"""P_u follows a service's events (Online-Emb): a few steps for the rows of who did something, when nobody waits for a list."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from serving.answering.absorb import train
+from serving.answering.live import Feedback
+from serving.service.served import Served
+from serving.state.states import put_states
+
+MOST = 64  # events of one turn: whoever asks meanwhile waits as long as it takes
+
+
+def learn(served: Served) -> int:
+    """Train the rows of people whose events wait (`Served.to_learn`), at most `MOST` events, within the budget of the run's `online`
+    section, and store them; returns how many rows there are anew.
+
+    Nothing else changes. A process learns from the events that it took in itself, and what waits when it ends is not
+    made up for: histories, vectors and P_q have those events all the same.
+    """
+    some, served.to_learn = served.to_learn[:MOST], served.to_learn[MOST:]
+    if not some:
+        return 0
+    ids = [user_id for user_id, *_ in some]
+    rows = np.array([[user, item, time] for _, user, item, time in some], np.int64)
+    order = np.lexsort((rows[:, 2], rows[:, 0]))
+    rows, ids = rows[order], [ids[at] for at in order]
+    users, items, times = rows.T
+    feedback = Feedback(ids, users, items, times, rows, 0, served.histories, None)
+    done = train(served.recommender, feedback, served.methods.config.online, False)
+    if done is None:
+        served.to_learn = []
+        return 0
+    id_of = dict(zip(users.tolist(), ids, strict=True))
+    found = {id_of[user]: row.cpu().numpy() for user, row in zip(done.users.tolist(), done.rows, strict=True)}
+    served.state.write(partial(put_states, method=served.state_key, rows=found))
+    return len(found)
