@@ -165,7 +165,7 @@ def from_one_prompt(
                 count, unproven[row] = len(best.items), True
             closed[row] = _walk(made[row], best, count, n)
             unfinished[row] = not count
-            left[row] = len(made[row].items) < n and count > 0
+            left[row] = bool(len(made[row].items) < n and count > 0)  # n may be one of NumPy's
         among = among.without(*_pairs(closed, left.device))
         left &= ~among.excludes_everything()
     return [

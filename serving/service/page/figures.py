@@ -167,12 +167,12 @@ def experts_of(recommender: Any, request: Request, item: int, available: np.ndar
     """What each expert of a product adds to the logarithm of the item's odds against the mean of what is available."""
     if not isinstance(recommender, SoftmaxOver) or not isinstance(recommender.scorer, Product):
         return []
-    found: list[dict[str, Any]] = []
+    nats: dict[str, float] = {}
     for weight, scorer in zip(recommender.scorer.weights, recommender.scorer.scorers, strict=True):
         scores = np.asarray(scorer.scores([request])[0], float)
-        found.append({"name": scorer.name, "nats": float(weight * (scores[item] - scores[available].mean()))})
-    whole = sum(abs(one["nats"]) for one in found) or 1.0
-    return [one | {"share": abs(one["nats"]) / whole} for one in found]
+        nats[scorer.name] = float(weight * (scores[item] - scores[available].mean()))
+    whole = sum(map(abs, nats.values())) or 1.0
+    return [{"name": name, "nats": value, "share": abs(value) / whole} for name, value in nats.items()]
 
 
 def _removed(served: Served, recommender: Any, form: RecommendForm, request: Request) -> list[dict[str, Any]]:

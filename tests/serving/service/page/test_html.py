@@ -12,7 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from evaluation.product import Product
+from evaluation.softmax import SoftmaxOver
 from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
+from serving.service.answers import request_of
 from serving.service.forms import RecommendForm
 from serving.service.page import figures
 from serving.service.page.views import STATIC, TYPES
@@ -152,3 +155,21 @@ def test_side_by_side_says_what_e2p_changes(client):
         expected = plain.index(item["item_id"]) - place if item["item_id"] in plain else "new"
         assert item["moved"] == expected
     assert plain != ours
+
+
+def test_what_experts_add_is_what_sets_the_item_apart_from_the_mean(client):
+    def told(served_run):
+        scorers = [served_run.recommender.method(key) for key in ("embedding_retrieval", "sasrec")]
+        product = SoftmaxOver(Product("both", scorers, [2.0, -0.5]), 1.0, "both", 60)
+        request = request_of(served_run, RecommendForm(user_id="u1"), "x").request
+        available = np.arange(60) != 7
+        return (
+            figures.experts_of(product, request, 5, available),
+            product.scorer.scores([request])[0],
+            available,
+        )
+
+    found, scores, available = in_turn(client, told)
+    assert len(found) == 2
+    assert sum(one["nats"] for one in found) == pytest.approx(scores[5] - scores[available].mean(), rel=1e-4)
+    assert sum(one["share"] for one in found) == pytest.approx(1)
