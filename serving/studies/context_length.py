@@ -21,6 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from evaluation.calibration import LEAST_NATS, fit_temperature
 from evaluation.metrics import expected_hit, ndcg_at_k, pad_lists, recall_at_k
 from evaluation.report.style import COLOURS, png, style
 from evaluation.statistics import holm, mean_interval, paired_test, user_means
@@ -77,11 +78,16 @@ def analyse_context(
         rows.append(_measured(OTHER, count, ways[OWN], validation, test, of_users, anothers=True))
         for row in rows[-len(of_users) :]:
             if row["name"] != OWN:
-                paired = paired_test(of_users[OWN], of_users[row["name"]])
+                hits, nats = (
+                    paired_test(of_users[OWN][:, column], of_users[row["name"]][:, column])
+                    for column in (0, 2)
+                )
                 row |= {
-                    "own_minus_this": paired.difference,
-                    "ci95_of_difference": paired.interval,
-                    "p": paired.p_value,
+                    "own_minus_this": hits.difference,
+                    "ci95_of_difference": hits.interval,
+                    "p": hits.p_value,
+                    "nats_gained": -nats.difference,
+                    "p_of_nats": nats.p_value,
                 }
     for name in {row["name"] for row in rows} - {OWN}:
         some = [row for row in rows if row["name"] == name]
@@ -138,16 +144,16 @@ def _measured(
 ) -> dict[str, Any]:
     """One row's figures; its expected hit-rates a user at its temperature are left in `of_users`."""
     log_p = log_probs_of(_told(way, validation, anothers), *validation[:2], TEMPERATURES)
-    at = int(np.argmax(np.maximum(log_p, -50).mean(0)))
+    fitted = fit_temperature(log_p, TEMPERATURES, validation[2])
     asked = _told(way, test, anothers)
-    log_p = log_probs_of(asked, *test[:2], (1.0, TEMPERATURES[at]))
+    log_p = log_probs_of(asked, *test[:2], (1.0, fitted.temperature))
     lists = SidRecommender(name, asked).recommend(test[0], DRAWS)
     ranked = pad_lists([one.items for one in lists], DRAWS)
     values = np.stack(
         [
             expected_hit(log_p[:, 1], DRAWS),
             expected_hit(log_p[:, 0], DRAWS),
-            -np.maximum(log_p[:, 1], -50),
+            -np.maximum(log_p[:, 1], LEAST_NATS),
             recall_at_k(ranked, test[1], DEPTH),
             ndcg_at_k(ranked, test[1], DEPTH),
             recall_at_k(ranked, test[1], DRAWS),
@@ -155,14 +161,14 @@ def _measured(
         1,
     )
     means = user_means(values, test[2])[1]
-    of_users[name] = means[:, 0]
+    of_users[name] = means
     length = float(np.mean([len(prompt) for prompt in asked.prompts(test[0][:500])])) + asked.soft_tokens
     hit, at_1, nats, recall, ndcg, top = means.mean(0).tolist()
     return {
         "name": name,
         "shown": count,
         "tokens": length,
-        "temperature": TEMPERATURES[at],
+        "temperature": fitted.temperature,
         "expected_hit_rate@30": hit,
         "ci95": mean_interval(means[:, 0]),
         "expected_hit_rate@30_at_1": at_1,
@@ -218,7 +224,18 @@ def picture(found: dict[str, Any]) -> bytes:
 def print_context(found: dict[str, Any], console: Console | None = None) -> None:
     """The table, in the terminal."""
     table = Table(title=f"{found['method']} by items shown, {found['test_users']} users")
-    for column in ("items", "row", "tokens", "T", "expected@30", "95 %", "R@10", "own − this", "p (Holm)"):
+    for column in (
+        "items",
+        "row",
+        "tokens",
+        "T",
+        "expected@30",
+        "95 %",
+        "R@10",
+        "own − this",
+        "p (Holm)",
+        "nats",
+    ):
         table.add_column(column, justify="left" if column == "row" else "right")
     for row in found["rows"]:
         interval, difference = row["ci95"], row.get("own_minus_this")
@@ -226,12 +243,13 @@ def print_context(found: dict[str, Any], console: Console | None = None) -> None
             str(row["shown"]),
             row["name"],
             f"{row['tokens']:.1f}",
-            f"{row['temperature']:g}",
+            f"{row['temperature']:.2f}",
             f"{row['expected_hit_rate@30']:.4f}",
             "" if interval is None else f"{interval[0]:.4f}–{interval[1]:.4f}",
             f"{row[f'recall@{DEPTH}']:.4f}",
             "" if difference is None else f"{difference:+.4f}",
             "" if row.get("p_holm") is None else f"{row['p_holm']:.2g}",
+            f"{row['nats']:.3f}",
         )
     (console or Console(width=100)).print(table)
 
