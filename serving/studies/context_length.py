@@ -39,7 +39,7 @@ from recsys.seeds import rng
 from serving.answering.methods import Methods
 
 SHOWN = (0, 1, 2, 5, 20, 50)
-TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
+TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 2.7, 3.6)
 DRAWS, DEPTH = 30, 10
 NONE, OWN, OTHER = "no vector", "own vector", "another's"
 
