@@ -149,7 +149,7 @@ class SidRecommender:
     ) -> np.ndarray:
         """`log_prob` at G temperatures [R, G] for the price of one."""
         kept = self._kept(requests)
-        if kept is not None and kept[2].has_room(1, int(nodes_of(self.model.trie, requests).max(initial=0))):
+        if kept is not None and kept[2].has_room(1, int(self._columns(requests).max(initial=0))):
             rows, _, session = kept
             values = np.empty((len(requests), len(temperatures)))
             values[rows] = draws.score(session, np.asarray(items)[rows], temperatures)
@@ -160,8 +160,13 @@ class SidRecommender:
         """Places of the requests that are read at once for lists and draws of n: who asks about one such batch at a time has
         its prompts read once.
         """
-        more = nodes_of(self.model.trie, requests)
+        more = self._columns(requests)
         return list(self._batches(self.reading.prompts(requests), self._nodes(n), more))
+
+    def _columns(self, requests: Sequence[Request]) -> np.ndarray:
+        """Columns behind each prompt [R] for the nodes that say what its exclusions leave: none where a head knows them of itself."""
+        read = self.model.head.reads_nodes
+        return nodes_of(self.model.trie, requests) if read else np.zeros(len(requests), np.int64)
 
     def context_tokens(self, requests: Sequence[Request]) -> float:
         return self.reading.context_tokens(requests[:200])
@@ -238,7 +243,7 @@ class SidRecommender:
         """
         if not requests:
             return
-        more = growth + nodes_of(self.model.trie, requests) if left else np.full(len(requests), growth)
+        more = growth + self._columns(requests) if left else np.full(len(requests), growth)
         if (kept := self._kept(requests)) is not None and kept[2].has_room(nodes, int(more.max())):
             yield kept
             return

@@ -22,7 +22,10 @@ from tests.support.exports import KNOWN, NEWCOMER, PRODUCTS, STRANGER, answers, 
 from tests.support.records import made_with
 
 
-OF_QUERIES = ["words_product", "query_product"]  # what reads a query's words, where all generators are exported
+OF_QUERIES = [
+    "words_product",
+    "query_product",
+]  # what reads a query's words, where all generators are exported
 
 
 def test_products_and_their_experts_answer_the_same_elsewhere(combined, tmp_path):
