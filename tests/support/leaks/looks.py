@@ -22,6 +22,7 @@ from recsys.run import Run
 from serving.answering.methods import Methods
 from serving.answering.untrained import BASELINES, NO_CONTEXT
 from serving.config.run import RunConfig
+from serving.stages.default_method import choose_default
 from serving.stages.rows import table_rows
 from tests.support.leaks.mutant import OTHERS
 from tests.support.leaks.runs import STAGES
@@ -104,7 +105,7 @@ def earlier_events(config: RunConfig, run: Run) -> Learned:
 
 
 def chosen(config: RunConfig, run: Run) -> Learned:
-    """The temperatures that validation chose for `evaluate`, by row."""
+    """What validation chose for `evaluate`: temperatures by row, and what answers each kind of request."""
     methods = Methods(run, config)
     data = methods.dataset
     events = data.instances(TEST)
@@ -112,6 +113,8 @@ def chosen(config: RunConfig, run: Run) -> Learned:
     rows = table_rows(methods, asked)
     found: Learned = {f"temperature of {row.name}": row.temperature for row in rows}
     found |= {f"matched temperature of {row.name}": (row.matched, row.nats) for row in rows}
+    for kind, ranked in choose_default(methods, rows, quiet=True)["kinds"].items():
+        found[f"default of {kind}"] = [(one["key"], one["value"]) for one in ranked["ranked"]]
     return found | {
         f"T0 of {row.name}": one.t0 for row in rows for one in row.replicas if isinstance(one, SoftmaxOver)
     }
