@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recsys.recommender import Request
+from recsys.run import Run
 from serving.answering.untrained import BASELINES, NO_CONTEXT
 from serving.config.combine import ALONE
 
@@ -64,3 +65,20 @@ def reads_queries(key: str, for_queries: Sequence[str], reads_words: bool) -> bo
     if key in BASELINES and key != NO_CONTEXT:
         return key == FOR_WORDS
     return key in for_queries or (reads_words and key != ALONE)
+
+
+def default_sentences(run: Run) -> list[str]:
+    """One for each kind of request: what answers where no method is named, and why; [] where validation has not chosen."""
+    record = of_evaluate(run, "default.json")
+    if record is None:
+        return []
+    return [
+        f"default for {kind}: {one['name']} ({one['key']}); {reason(one, kind, record)}"
+        for kind in record["kinds"]
+        for one in [fastest_of(record, kind)]
+    ]
+
+
+def of_evaluate(run: Run, name: str) -> Any:
+    record = run.record("evaluate")
+    return run.read_json("evaluate", name) if record is not None and name in record["artifacts"] else None

@@ -160,7 +160,7 @@ def status(run: RunPath) -> None:
     """Show which stages of a run are finished, how long they took, where its configuration says something \
 else of them, and what answers by default."""
     from recsys.run import Run
-    from serving.report.choices import default_sentences
+    from serving.answering.defaults import default_sentences
     from serving.stages.state import print_differences, print_timings
 
     opened = Run.open(run)

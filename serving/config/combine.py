@@ -50,6 +50,10 @@ class CombineConfig(StageConfig):
         """Keys of the rows that the stage makes, in the table's order."""
         return [ALONE, *map(product_key, self.generators)]
 
+    def query_keys(self) -> list[str]:
+        """Keys of the products that read a query's words."""
+        return [WORDS, ASKED] if self.generators else [WORDS]
+
 
 def product_key(generator: str) -> str:
     """What the product with a generator is asked for by, as in `recommend --method no_context_product`."""

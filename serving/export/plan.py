@@ -102,7 +102,11 @@ def plan_export(run: Run, wanted: Sequence[str] | None = None, without_users: bo
         *(one.key for one in chosen),
     ]
     if "combine" in artifacts:
-        answering += CombineConfig.model_validate(values["combine"]).product_keys()
+        products = CombineConfig.model_validate(values["combine"])
+        answering += products.product_keys()
+        whole = config.combine is not None and products.generators == config.combine.generators
+        if whole and run.read_json("combine", "combine.json").get("query_products"):
+            answering += products.query_keys()
     return ExportPlan(
         values, artifacts, outside, answering, [*before.get("left_out", []), *left_out], without_users,
         _models(values, before.get("models", {})),

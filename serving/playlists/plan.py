@@ -137,7 +137,9 @@ def products_of(run: Run, config: dict[str, Any]) -> list[str]:
     """Keys of the products of experts that a run answers with."""
     if config.get("combine") is None or run.record("combine") is None:
         return []
-    return CombineConfig.model_validate(config["combine"]).product_keys()
+    settings = CombineConfig.model_validate(config["combine"])
+    reads_words = bool(run.read_json("combine", "combine.json").get("query_products"))
+    return settings.product_keys() + (settings.query_keys() if reads_words else [])
 
 
 def plan_of(run: Run, source: Source, settings: Settings, absorbed: int | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What answers by default, and the table of queries: in the report, in `prelude status`, on the terminal."""
+"""What answers by default, and the table of queries: in the report."""
 
 from __future__ import annotations
 
@@ -8,26 +8,14 @@ from typing import Any
 from evaluation.report.report import Section
 from evaluation.report.tables import Column, TitledTable, interval, number, p_value, rate, signed, text
 from recsys.run import Run
-from serving.answering.defaults import fastest_of, reason
+from serving.answering.defaults import default_sentences, of_evaluate
 
 SIDES = {"seen": "queries whose text training may read", "held_out": "held-out query texts"}
 
 
-def default_sentences(run: Run) -> list[str]:
-    """One for each kind of request: what answers where no method is named, and why; [] where validation has not chosen."""
-    record = _of_evaluate(run, "default.json")
-    if record is None:
-        return []
-    return [
-        f"default for {kind}: {one['name']} ({one['key']}); {reason(one, kind, record)}"
-        for kind in record["kinds"]
-        for one in [fastest_of(record, kind)]
-    ]
-
-
 def choice_sections(run: Run) -> list[Section]:
     """The report's sections on the default method and on queries; none in a run without them."""
-    found, record = list[Section](), _of_evaluate(run, "default.json")
+    found, record = list[Section](), of_evaluate(run, "default.json")
     if record is not None:
         columns: list[Column] = [
             ("Row", "name", text), ("key", "key", text), (record["measure"], "value", rate), ("ms", "ms", number(0)),
@@ -41,7 +29,7 @@ def choice_sections(run: Run) -> list[Section]:
             *default_sentences(run),
         ]
         found.append(Section("The default method", said, tables))
-    queries = _of_evaluate(run, "queries.json")
+    queries = of_evaluate(run, "queries.json")
     if queries:
         said = [_difference(side, some) for side, some in queries.items()]
         found.append(Section("Queries", said, [_table(side, some) for side, some in queries.items()]))
@@ -68,8 +56,3 @@ def _difference(side: str, found: Mapping[str, Any]) -> str:
         f"{SIDES[side]}: {found['default']}, the default, less {found['best_baseline']}, the best baseline of validation: "
         f"{signed(change['value'])}{bounds}, p {p_value(change['p_value'])}. A query is made of its target's words."
     )
-
-
-def _of_evaluate(run: Run, name: str) -> Any:
-    record = run.record("evaluate")
-    return run.read_json("evaluate", name) if record is not None and name in record["artifacts"] else None

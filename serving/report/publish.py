@@ -14,7 +14,8 @@ from evaluation.report.report import Section, print_table, print_tables, write_r
 from evaluation.table.results import Results
 from recsys import terminal
 from recsys.run import Run
-from serving.report.choices import choice_sections, default_sentences
+from serving.answering.defaults import default_sentences
+from serving.report.choices import choice_sections
 from serving.report.costs import cost_pictures
 from serving.report.experiments import experiment_pictures
 from serving.report.music import music_sections

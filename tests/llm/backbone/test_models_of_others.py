@@ -19,7 +19,8 @@ LOADS = ("from_pretrained", "from_config", "load_dataset", "pipeline")
 OTHERS = (
     "nn.Embedding",
     "PeftModel",
-)  # torch's table from a tensor; PEFT, which runs none and has no such option
+    "ScriptDirectory",
+)  # torch's table from a tensor; PEFT, which runs none and has no such option; Alembic's folder of migrations
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SAVE = "import sys; from pathlib import Path; from tests.support.models import save_an_adapter; save_an_adapter(Path(sys.argv[1]), sys.argv[2:])"
 

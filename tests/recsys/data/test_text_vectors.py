@@ -33,13 +33,13 @@ def cache(tmp_path, monkeypatch):
 def read(encoder, monkeypatch) -> list[str]:
     """The texts that were forwarded."""
     texts: list[str] = []
-    honest = encoder._read
+    honest = encoder.read
 
     def watched(some):
         texts.extend(some)
         return honest(some)
 
-    monkeypatch.setattr(encoder, "_read", watched)
+    monkeypatch.setattr(encoder, "read", watched)
     return texts
 
 
@@ -130,17 +130,17 @@ def test_what_is_not_said_to_be_kept_leaves_nothing(encoder, cache):
 
 def test_a_kill_costs_what_was_not_written(encoder, cache, read, monkeypatch):
     monkeypatch.setattr("recsys.data.text_vectors.WRITTEN", 2)
-    honest = encoder._read
+    honest = encoder.read
 
     def dies(some):
         if len(read) >= 12:
             raise KeyboardInterrupt
         return honest(some)
 
-    monkeypatch.setattr(encoder, "_read", dies)
+    monkeypatch.setattr(encoder, "read", dies)
     with pytest.raises(KeyboardInterrupt):
         encoder.encode(TEXTS, 4, keep=True)
-    monkeypatch.setattr(encoder, "_read", honest)
+    monkeypatch.setattr(encoder, "read", honest)
     read.clear()
     encoder.encode(TEXTS, 4, keep=True)
     assert len(read) == len(TEXTS) - 8

@@ -137,7 +137,7 @@ def test_the_commands_say_what_there_is_and_stages_refuse(small_run, tmp_path, m
         == 0
     )
     said = capsys.readouterr().out
-    assert "Methods: popularity, recency, embedding_retrieval, sasrec, no_context, prompt_context" in said
+    assert "Methods: popularity, recency, embedding_retrieval, sasrec, text_search, no_context, prompt_context" in said
     assert "item_knn: item-kNN is counted from users' events" in said
     for words in ("Backbone: tiny-random", "Left out:", "every id and group"):
         assert words in said
