@@ -24,7 +24,9 @@ def asked_about(
     data = phrases.dataset
     found: list[tuple[int, str]] = []
     for event in events.tolist():
-        item, generator = int(data.items[event]), rng(seed, "query", event)
+        # by user and moment: an event's number counts other users' test events
+        moment = int(data.users[event]), int(data.times[event])
+        item, generator = int(data.items[event]), rng(seed, "query", *moment)
         text = _held_out(phrases, item, generator) if held_out else phrases.query(item, generator)
         if text:
             found.append((event, text))

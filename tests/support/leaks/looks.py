@@ -14,18 +14,35 @@ from safetensors.numpy import load_file
 from evaluation.softmax import SoftmaxOver
 from evaluation.table.instances import Question
 from llm.stage1.windows import Shares, WindowBuilder
-from recsys.data.splits import TEST
+from recsys.data.dataset import Dataset
+from recsys.data.splits import TEST, WARM
 from recsys.embeddings import heterogeneous
 from recsys.recommender import Request
 from recsys.run import Run
 from serving.answering.methods import Methods
 from serving.answering.untrained import BASELINES, NO_CONTEXT
 from serving.config.run import RunConfig
+from serving.stages.default_method import choose_default
 from serving.stages.rows import table_rows
+from tests.support.leaks.mutant import OTHERS
 from tests.support.leaks.runs import STAGES
-from tests.support.leaks.worlds import ITEMS, START, STEP, TEST_FROM, WINDOW_AT
+from tests.support.leaks.worlds import (
+    ITEMS,
+    PERSONALIZE_FROM,
+    START,
+    STEP,
+    TEST_FROM,
+    VALIDATION_FROM,
+    WINDOW_AT,
+)
 
 Learned = dict[str, Any]
+NEVER_BEFORE = -(1 << 62)
+NEIGHBOUR_STEPS = (
+    ("fit", NEVER_BEFORE, PERSONALIZE_FROM),
+    ("personalize", PERSONALIZE_FROM, VALIDATION_FROM),
+    ("validation", VALIDATION_FROM, TEST_FROM),
+)
 
 
 def learned(run: Run) -> Learned:
@@ -33,15 +50,28 @@ def learned(run: Run) -> Learned:
     found: Learned = {}
     for stage in STAGES:
         for name, digest in (run.record(stage) or {"artifacts": {}})["artifacts"].items():
-            if name == heterogeneous.FILE:  # a record of what people did, which ends before the test
-                arrays = load_file(run.path / stage / name)
-                early = arrays["times"] < START + STEP * TEST_FROM
-                found[f"{stage}/{name}"] = {key: rows[early].tolist() for key, rows in arrays.items()}
+            if name == heterogeneous.FILE:
+                found |= _neighbours(run, f"{stage}/{name}")
             elif name.endswith(".json"):
                 text = (run.path / stage / name).read_text(encoding="utf-8")
                 found |= _leaves(f"{stage}/{name}:", json.loads(text))
             else:
                 found[f"{stage}/{name}"] = digest
+    return found
+
+
+def _neighbours(run: Run, name: str) -> Learned:
+    """Rows before the test by whose they are, and of which role's steps: a record of what people did, kept to be read
+    strictly after its moment, with what the graph learned of FIT edges in it.
+    """
+    arrays, groups = load_file(run.path / name), Dataset.load(run).user_groups
+    warm = groups[arrays["users"]] == WARM
+    steps = (arrays["times"] - START) // STEP  # far below zero where an edge was there always
+    found: Learned = {}
+    for role, first, last in NEIGHBOUR_STEPS:
+        mine = (steps >= first) & (steps < last)
+        for whose, rows in {"": mine & warm, " of held-out users": mine & ~warm}.items():
+            found[f"{name} at {role}{whose}"] = {key: some[rows].tolist() for key, some in arrays.items()}
     return found
 
 
@@ -75,13 +105,16 @@ def earlier_events(config: RunConfig, run: Run) -> Learned:
 
 
 def chosen(config: RunConfig, run: Run) -> Learned:
-    """The temperatures that validation chose for `evaluate`, by row."""
+    """What validation chose for `evaluate`: temperatures by row, and what answers each kind of request."""
     methods = Methods(run, config)
     data = methods.dataset
     events = data.instances(TEST)
     asked = Question(data.requests(events, data.exclude_seen), data.items[events], data.users[events])
     rows = table_rows(methods, asked)
     found: Learned = {f"temperature of {row.name}": row.temperature for row in rows}
+    found |= {f"matched temperature of {row.name}": (row.matched, row.nats) for row in rows}
+    for kind, ranked in choose_default(methods, rows, quiet=True)["kinds"].items():
+        found[f"default of {kind}"] = [(one["key"], one["value"]) for one in ranked["ranked"]]
     return found | {
         f"T0 of {row.name}": one.t0 for row in rows for one in row.replicas if isinstance(one, SoftmaxOver)
     }
@@ -148,7 +181,8 @@ FIGURES = (
     # queries are asked in the name of validation's users
     r"adapt/adapt\.json:(validation_expected_hit_rate@30|queries\..*)",
     r"personalize/personalize\.json:methods\..*validation_log_likelihood.*",
-    r"combine/combine\.json:products\..*",  # weights are fitted to validation targets
+    # weights are fitted to validation targets, those of products for queries to what asks for these targets too
+    r"combine/combine\.json:(query_)?products\..*",
 )
 # What learns Stage 2's targets: the refit, SASRec's retrieval model, item-kNN, counts, and Stage 2
 OF_STAGE_2 = (
@@ -157,10 +191,13 @@ OF_STAGE_2 = (
     r"personalize/personalize\.json:(methods\..*|instances)",
     r"scores of (popularity|recency|item_knn|embedding_retrieval|sasrec)",
 )
-TAGS = (r"embed/neighbours\.safetensors",)  # rows of the moments whose events are others
+# A tag of an event that is another one is another tag: it counts for its user from then on, and none is learned from
+NEIGHBOURS = r"embed/neighbours\.safetensors at "
 MAY_DIFFER = {
-    "other validation targets": FIGURES + TAGS,
-    "other Stage 2 targets": FIGURES + OF_STAGE_2 + TAGS,
+    "other validation targets": (*FIGURES, NEIGHBOURS + "validation"),
+    "other Stage 2 targets": (*FIGURES, *OF_STAGE_2, NEIGHBOURS + "(personalize|validation)"),
+    # what held-out users' own tags say of them; never what is said of others
+    OTHERS: (NEIGHBOURS + r"\w+ of held-out users",),
 }
 
 

@@ -15,7 +15,7 @@ from recsys.data import build, user_splits
 from recsys.data.dataset import Dataset, ItemTotals
 from recsys.data.phrases import Phrases
 from recsys.data.splits import FIT, PERSONALIZE
-from recsys.embeddings.user_vectors import HistoryVectors
+from recsys.embeddings.user_vectors import HistoryVectors, NeighbourVectors
 from recsys.recommender import Request
 from tests.support.leaks.mutant import (
     GONE,
@@ -161,6 +161,13 @@ def _(m: pytest.MonkeyPatch) -> None:
         "vectors",
         lambda self, asked: self.of_histories([lists[one.request_id][0] for one in asked]),
     )
+
+    def of(honest: Any) -> Any:  # beside neighbours a history is summed without `vectors`
+        return lambda self, asked: honest(
+            self, [replace(one, history=lists[one.request_id][0]) for one in asked]
+        )
+
+    wrapped(m, NeighbourVectors, "_of", of)
 
 
 def _later_context(m: pytest.MonkeyPatch, context: type) -> None:

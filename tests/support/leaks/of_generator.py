@@ -152,7 +152,7 @@ for _role, _name, _change in ((VALIDATION, "validation", LATER), (TEST, "test", 
 
 class _OnTest(NextItem):
     def value(self, reading: Any, seed: int) -> float:
-        return stage2.shared_hit_rate(reading, *test_of(self.world.dataset))
+        return stage2.shared_log_likelihood(reading, *test_of(self.world.dataset))
 
 
 def _fits_by_test(m: pytest.MonkeyPatch, pilots: bool) -> None:
@@ -192,7 +192,8 @@ def _(m: pytest.MonkeyPatch) -> None:
             if reading.personalizer is None or not reading.personalizer.user_rows:
                 return honest(self, reading, step, seed)
             requests, targets = test_of(self.world.dataset)
-            return stage2.lm_loss(reading, requests[:8], targets[:8]), 8
+            loss, count = honest(self, reading, step, seed)  # without it validation would keep the start
+            return loss + stage2.lm_loss(reading, requests[:8], targets[:8]), count
 
         return planted
 
@@ -229,21 +230,35 @@ def _(m: pytest.MonkeyPatch) -> None:
     m.setattr(combine, "validation_events", lambda data, at_most, seed: data.instances(TEST))
 
 
+@mutant(
+    "queries of instances draw by the event's number",
+    "serving.answering.queries: asked_about",
+    "combine",
+    "combine/combine.json:query_products.words_product.values",
+    change=GONE,
+)
+def _(m: pytest.MonkeyPatch) -> None:
+    def of(honest: Any) -> Any:
+        return lambda phrases, events, seed: honest(phrases, events, seed + int(events[-1]))
+
+    wrapped(m, combine, "asked_about", of)
+
+
 def _temperatures_by_test(m: pytest.MonkeyPatch, generators: bool) -> None:
-    honest_of, honest = rows.Validation.of, rows.Validation.temperature
+    honest_of, honest = rows.Validation.of, rows.Validation.temperatures
     tests: dict[int, Any] = {}
 
     def of(methods: Any, chosen: Any) -> Any:
         validation = honest_of(methods, chosen)
-        tests[id(validation)] = rows.Validation(*test_of(methods.dataset), chosen)
+        tests[id(validation)] = rows.Validation(*test_of(methods.dataset), chosen, validation.n_items)
         return validation
 
-    def planted(self: Any, name: str, method: Any, grid: Any, n: int = 30) -> float:
+    def planted(self: Any, name: str, method: Any, grid: Any, n: int = 30) -> Any:
         wrong = isinstance(method, SidRecommender) == generators
         return honest(tests[id(self)] if wrong else self, name, method, grid, n)
 
     m.setattr(rows.Validation, "of", of)
-    m.setattr(rows.Validation, "temperature", planted)
+    m.setattr(rows.Validation, "temperatures", planted)
 
 
 @mutant(

@@ -8,6 +8,7 @@ import pytest
 from recsys.embeddings.user_vectors import BroughtVectors
 from recsys.recommender import Request
 from tests.support.leaks.looks import LOOKS, answers, baselines, differences, leaks, learned, window_heads
+from tests.support.leaks.mutant import OTHERS
 from tests.support.leaks.runs import STAGES
 from tests.support.leaks.worlds import CHANGES, TEST_CHANGES, world
 
@@ -45,7 +46,7 @@ def test_what_a_user_is_answered_does_not_depend_on_what_they_then_did(runs, cha
 
 @pytest.mark.parametrize("change", ["other validation targets", "other Stage 2 targets"])
 def test_other_targets_change_only_what_learns_or_chooses_by_them(runs, change):
-    """Validation has one rate, one half-life and one temperature to choose from, and is asked at the end."""
+    """Validation has one rate, one half-life, one temperature and one state to choose from, and is asked at the end."""
     ours, theirs = runs.sides(change)
     assert leaks(change, learned(ours[1]), learned(theirs[1])) == []
     assert leaks(change, baselines(*ours), baselines(*theirs)) == []
@@ -64,7 +65,7 @@ def test_other_targets_change_only_what_learns_or_chooses_by_them(runs, change):
 
 def test_events_of_held_out_users_change_nothing(runs):
     ours, theirs = runs.held_out()
-    assert leaks("held out", learned(ours[1]), learned(theirs[1])) == []
+    assert leaks(OTHERS, learned(ours[1]), learned(theirs[1])) == []
     assert differences(baselines(*ours), baselines(*theirs)) == []
 
 
