@@ -21,7 +21,6 @@ from tests.support.engines import Here
 from tests.support.exports import KNOWN, NEWCOMER, PRODUCTS, STRANGER, answers, with_products
 from tests.support.records import made_with
 
-
 OF_QUERIES = [
     "words_product",
     "query_product",
