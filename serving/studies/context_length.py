@@ -236,7 +236,7 @@ def print_context(found: dict[str, Any], console: Console | None = None) -> None
         "p (Holm)",
         "nats",
     ):
-        table.add_column(column, justify="left" if column == "row" else "right")
+        table.add_column(column, justify="left" if column == "row" else "right", no_wrap=True)
     for row in found["rows"]:
         interval, difference = row["ci95"], row.get("own_minus_this")
         table.add_row(
@@ -246,7 +246,6 @@ def print_context(found: dict[str, Any], console: Console | None = None) -> None
             f"{row['temperature']:.2f}",
             f"{row['expected_hit_rate@30']:.4f}",
             "" if interval is None else f"{interval[0]:.4f}–{interval[1]:.4f}",
-            f"{row[f'recall@{DEPTH}']:.4f}",
             "" if difference is None else f"{difference:+.4f}",
             "" if row.get("p_holm") is None else f"{row['p_holm']:.2g}",
             f"{row['nats']:.3f}",
