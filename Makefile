@@ -7,7 +7,7 @@ TWO := --numprocesses 2  # processes of one thread each; tests/conftest.py says 
 
 .PHONY: help demo test check test-slow lint format docs findings bench-peers clean
 
-demo: $(INSTALLED)  ## the main job on the embedded data: table, report, recommendations (15 minutes on 2 cores)
+demo: $(INSTALLED)  ## the main job on the embedded data: table, report, recommendations (5 minutes on 2 cores)
 	$(BIN)/prelude run configs/demo.yaml --run runs/demo
 
 help:  ## this list
