@@ -65,7 +65,13 @@ def music_config(folder) -> RunConfig:
                 "learning_rates": [1e-2],
                 "methods": [{"key": "e2p", "bottleneck": 8}],
             },
-            "evaluate": {"bootstrap_samples": 200, "max_instances": 40, "beam_columns": False},
+            "evaluate": {
+                "bootstrap_samples": 200,
+                "max_instances": 40,
+                "beam_columns": False,
+                "default_instances": 20,
+                "query_instances": 20,
+            },
             "engagement": {"max_shown": 6},
             "align": {
                 "steps": 120,
