@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from evaluation.statistics import (
     bootstrap_difference,
+    holm,
     mean_interval,
     paired_test,
     smallest_detectable_difference,
@@ -129,3 +131,15 @@ def no_contrast(a: str, b: str, figure: str) -> dict[str, Any]:
 
 def percent(part: float, base: float) -> float | None:
     return 100.0 * part / base if base else None
+
+
+def corrected(contrasts: Sequence[dict[str, Any]], primary: tuple[str, str]) -> int:
+    """Write `p_holm` into each contrast; the primary pair stands outside the family.
+    Returns the family's size.
+    """
+    family = {frozenset((one["a"], one["b"])): one["p_value"] for one in contrasts}
+    family.pop(frozenset(primary), None)
+    adjusted = dict(zip(family, holm(list(family.values())), strict=True))
+    for one in contrasts:
+        one["p_holm"] = adjusted.get(frozenset((one["a"], one["b"])))
+    return sum(value is not None for value in adjusted.values())

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.statistics import holm
-from evaluation.table.comparisons import MeasuredRows, contrast
+from evaluation.table.comparisons import MeasuredRows, contrast, corrected
 
 MEASURES = ("expected_matched", "log_p_matched")
 
@@ -40,15 +39,5 @@ def matched_calibration(
         for reference in references
         if reference in names
     }
-    tests = {one: _correct([c for some in against.values() for c in some[one]], primary) for one in MEASURES}
+    tests = {one: corrected([c for some in against.values() for c in some[one]], primary) for one in MEASURES}
     return {"rows": rows, "primary": first, "references": against, "n_tests_in_holm_family": tests}
-
-
-def _correct(contrasts: Sequence[dict[str, Any]], primary: tuple[str, str]) -> int:
-    """Write `p_holm` into each contrast; a pair of rows is one test. Returns the family's size."""
-    family = {frozenset((one["a"], one["b"])): one["p_value"] for one in contrasts}
-    family.pop(frozenset(primary), None)
-    adjusted = dict(zip(family, holm(list(family.values())), strict=True))
-    for one in contrasts:
-        one["p_holm"] = adjusted.get(frozenset((one["a"], one["b"])))
-    return sum(value is not None for value in adjusted.values())

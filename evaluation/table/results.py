@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.statistics import holm, sampled_agreement
+from evaluation.statistics import sampled_agreement
 from evaluation.table.breakdowns import break_down
-from evaluation.table.comparisons import Measured, MeasuredRows, contrast, no_contrast
+from evaluation.table.comparisons import Measured, MeasuredRows, contrast, corrected, no_contrast
 from evaluation.table.config import EvaluateConfig
 from evaluation.table.matched import matched_calibration
 from evaluation.table.rows import COSTS, Row
@@ -98,7 +98,7 @@ def assemble(
         for reference in REFERENCES
         if reference in names
     }
-    tests = _correct([*against, *effects, *(one for some in references.values() for one in some)], primary)
+    tests = corrected([*against, *effects, *(one for some in references.values() for one in some)], primary)
     protocol = protocol | {"n_tests_in_holm_family": tests}
     rows_out = [one | _relative(found) for one, found in zip(figures, against, strict=True)]
     in_groups = break_down(table, baseline, groups)
@@ -106,18 +106,6 @@ def assemble(
     matched = matched_calibration(table, temperatures, primary, [one for one in REFERENCES if one in names])
     stated = _primary(first, config, protocol["is_sample"])
     return Results(protocol, rows_out, stated, effects, references, in_groups, matched)
-
-
-def _correct(contrasts: Sequence[dict[str, Any]], primary: tuple[str, str]) -> int:
-    """Write `p_holm` into each contrast; the primary pair stands outside the family.
-    Returns the family's size.
-    """
-    family = {frozenset((one["a"], one["b"])): one["p_value"] for one in contrasts}
-    family.pop(frozenset(primary), None)
-    adjusted = dict(zip(family, holm(list(family.values())), strict=True))
-    for one in contrasts:
-        one["p_holm"] = adjusted.get(frozenset((one["a"], one["b"])))
-    return sum(value is not None for value in adjusted.values())
 
 
 def _figures(table: MeasuredRows, row: Row) -> dict[str, Any]:

@@ -55,16 +55,17 @@ class TokenHead:
 class DepthHead(nn.Module):
     """log p(c_l | h, c_<l) from the state h before the item alone: an autoregressive head over the levels.
 
-           f_0 = h,    f_l = B_l(norm(h) + Σ_{j<l} E_j[c_j]),    z_l = W_l f_l
+        f_0 = h,    f_l = B_l(norm(h) + Σ_{j<l} E_j[c_j]),    z_l = W_l f_l
 
-       with B_l `layers` residual blocks x + V (silu(G n) ⊙ U n), n = norm(x), of a level's own (SwiGLU, arXiv
-       2002.05202); W are the output rows of the semantic-ID tokens, E [Σ sizes before the last, h] rows of the
-       codes so far. Given `items`, the last level also asks those below its node what they are, of which a code
-       says nothing that two nodes do not share:
+    with B_l `layers` residual blocks x + V (silu(G n) ⊙ U n), n = norm(x), of a level's own (SwiGLU, arXiv
+    2002.05202); W are the output rows of the semantic-ID tokens, E [Σ sizes before the last, h] rows of the
+    codes so far. Given `items`, the last level also asks those below its node what they are, of which a code
+    says nothing that two nodes do not share:
 
-           z_{L−1}[c] += q(f_{L−1}) · v_i,    i the item that c leads to,  q = Q norm(·)
-    Lee et al. 2022 (RQ-Transformer, arXiv 2203.01941) have a transformer over depth in this place;
-       with two to four levels an MLP sees all that one could.
+        z_{L−1}[c] += (Q norm(f_{L−1})) · v_i,    i the item that c leads to
+
+    Lee et al. 2022 (RQ-Transformer, arXiv 2203.01941) have a transformer over depth in this place; with two to
+    four levels an MLP sees all that one could.
     """
 
     states, reads_nodes = 1, False

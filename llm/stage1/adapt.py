@@ -167,7 +167,7 @@ def train_on_windows(
             if head is not None and config.title_weight:
                 loss = loss + config.title_weight * text_loss(model, head, words.titles(index))
             if soft is not None and prefix is not None:
-                loss = loss + config.soft_weight * soft.loss(model, prefix, index)[0]
+                loss = loss + config.soft_weight * soft.loss(model, prefix, index)
         return loss, sum(len(window.items) for window in windows)
 
     def validate() -> float:

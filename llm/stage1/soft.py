@@ -4,8 +4,8 @@
 
 A decoder that has never seen a token in the prefix's place cannot listen to one, whatever Stage 2 trains to speak
 into it. So some of Stage 1's rows carry one, with φ₀ trained along; r is drawn from 0 up, where the vector is all
-there is to go by, and small numbers come more often. The windows beside them carry none: No Context stays a mode that the model is trained for. φ₀ is where Stage 2's φ starts, where the vectors are
-of the same space.
+there is to go by, and small numbers come more often. The windows beside them carry none: No Context stays a mode
+that the model is trained for. φ₀ is where Stage 2's φ starts, where the vectors are of the same space.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class SoftRows:
         self.weights = dataset.weighed(self.events)
         self.requests = dataset.requests(self.events, False)
 
-    def loss(self, model: SidModel, prefix: UserPrefix, step: int) -> tuple[torch.Tensor, int]:
-        """Differentiable in the model and in φ₀; and how many rows it is a mean over."""
+    def loss(self, model: SidModel, prefix: UserPrefix, step: int) -> torch.Tensor:
+        """Of this process's share of the rows; differentiable in the model and in φ₀."""
         batches = -(-len(self.events) // self.batch)
         epoch, part = divmod(step, batches)
         rows = rows_of_epoch(len(self.events), self.weights, self.seed, "soft rows", epoch)
@@ -118,7 +118,7 @@ class SoftRows:
             read.append(_showing(request, int(count), query))
         reading = Reading(model, self.builder, prefix)
         prompts, condition = reading.conditioned(reading.prompts(read), whole)
-        return -model.item_log_probs(prompts, targets, condition).mean(), len(whole)
+        return -model.item_log_probs(prompts, targets, condition).mean()
 
 
 def _showing(request: Request, count: int, query: str | None) -> Request:

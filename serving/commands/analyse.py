@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from recsys.terminal import escaped
 from serving.commands.options import RunPath, refuse_no_run
 
+if TYPE_CHECKING:
+    from serving.answering.methods import Methods
+
 analyses = typer.Typer(
     no_args_is_help=True, help="Take a finished run's methods apart: figures and pictures."
 )
+
+
+def _methods_of(path: Path) -> Methods:
+    """The methods of the run at `path`. Raises where there is none."""
+    refuse_no_run(path)
+    from recsys.run import Run
+    from serving.answering.methods import Methods
+    from serving.config.truth import config_of
+
+    run = Run.open(path)
+    return Methods(run, config_of(run))
 
 
 @analyses.command()
@@ -33,15 +48,10 @@ def context(
     ] = None,
 ) -> None:
     """What a user's vector is worth by how many items the prompt shows: own, another user's, none; at matched calibration."""
-    refuse_no_run(run)
-    from recsys.run import Run
-    from serving.answering.methods import Methods
-    from serving.config.truth import config_of
+    methods = _methods_of(run)
     from serving.studies.context_length import SHOWN, analyse_context, folder_of, print_context
 
-    opened = Run.open(run)
-    methods = Methods(opened, config_of(opened))
-    with opened.lock():
+    with methods.run.lock():
         found = analyse_context(methods, method, shown or SHOWN, instances, control, users)
     print_context(found)
     typer.echo(escaped(f"Figures and picture: {folder_of(run, method, users)}"))
@@ -65,16 +75,11 @@ def p2p(
     ] = None,
 ) -> None:
     """P2P's analyses: what the profile says, k, encoders, user diversity, and the break-even against OPPU."""
-    refuse_no_run(run)
-    from recsys.run import Run
-    from serving.answering.methods import Methods
-    from serving.config.truth import config_of
+    methods = _methods_of(run)
     from serving.studies.p2p import analyse_p2p
     from serving.studies.p2p_pictures import print_p2p
 
-    opened = Run.open(run)
-    methods = Methods(opened, config_of(opened))
-    with opened.lock():
+    with methods.run.lock():
         figures = analyse_p2p(methods, method, instances, encoder or (), diversity, oppu_seconds)
     print_p2p(figures)
     typer.echo(escaped(f"Figures and pictures: {run / 'analyses' / method}"))

@@ -49,14 +49,14 @@ def read_rows(model, soft: SoftRows, step: int, monkeypatch):
         return real(self, prompts, items, condition, constraints)
 
     monkeypatch.setattr(type(model), "item_log_probs", asked)
-    loss, count = soft.loss(model, prefix_of(model), step)
+    loss = soft.loss(model, prefix_of(model), step)
     monkeypatch.undo()
-    return seen, loss, count
+    return seen, loss
 
 
 def test_the_loss_is_the_mean_over_rows_scored_one_by_one(model, monkeypatch):
-    seen, loss, count = read_rows(model, rows(model, dataset()), 0, monkeypatch)
-    assert count == len(seen["items"]) == 40
+    seen, loss = read_rows(model, rows(model, dataset()), 0, monkeypatch)
+    assert len(seen["items"]) == 40
     values = [
         scoring.log_probs(
             model,
@@ -73,7 +73,7 @@ def test_a_row_is_one_token_a_few_last_items_and_the_vector_of_the_whole_past(mo
     """And nothing of the target's moment or later, in either."""
     data, lengths = dataset(), []
     soft = rows(model, data)
-    seen, _, _ = read_rows(model, soft, 0, monkeypatch)
+    seen, _ = read_rows(model, soft, 0, monkeypatch)
     events = {
         (int(data.items[event]), tuple(data.request(int(event), False).history)) for event in soft.events
     }
@@ -99,8 +99,8 @@ def test_a_row_is_one_token_a_few_last_items_and_the_vector_of_the_whole_past(mo
 
 def test_a_step_is_drawn_from_its_number_and_an_epoch_sees_every_event_once(model, monkeypatch):
     soft = rows(model, dataset())
-    one, _, _ = read_rows(model, soft, 1, monkeypatch)
-    again, _, _ = read_rows(model, soft, 1, monkeypatch)
+    one, _ = read_rows(model, soft, 1, monkeypatch)
+    again, _ = read_rows(model, soft, 1, monkeypatch)
     assert one["prompts"] == again["prompts"]
     assert not np.array_equal(one["items"], read_rows(model, soft, 2, monkeypatch)[0]["items"])
     steps = -(-len(soft.events) // 40)
@@ -111,7 +111,7 @@ def test_a_step_is_drawn_from_its_number_and_an_epoch_sees_every_event_once(mode
 
 
 def test_some_rows_carry_a_query_about_their_item(model, monkeypatch):
-    seen, _, _ = read_rows(model, rows(model, dataset(), query_share=0.5), 0, monkeypatch)
+    seen, _ = read_rows(model, rows(model, dataset(), query_share=0.5), 0, monkeypatch)
     texts = [bytes(t for t in prompt if 0 <= t < 256).decode() for prompt in seen["prompts"]]
     asked = [("Query:" in text, item) for text, item in zip(texts, seen["items"], strict=True)]
     assert 8 <= sum(one for one, _ in asked) <= 32
@@ -132,7 +132,7 @@ def test_no_event_with_a_history_is_refused(model):
 
 def test_phi_learns_along_and_is_what_stage_2_starts_from(model, tmp_path):
     soft, prefix = rows(model, dataset()), prefix_of(model)
-    soft.loss(model, prefix, 0)[0].backward()
+    soft.loss(model, prefix, 0).backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in prefix.parameters())
     (tmp_path / "adapt").mkdir()
     save_phi(prefix, tmp_path / "adapt")
