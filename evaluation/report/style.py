@@ -28,8 +28,9 @@ def plain(text: str) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG bytes; it is closed."""
+    """The figure as PNG bytes; it is closed. What its layout leaves around it stays: to find what could be cut off it is
+    drawn twice."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=130)
     plt.close(figure)
     return buffer.getvalue()
