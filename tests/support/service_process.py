@@ -68,7 +68,7 @@ class ServiceProcess:
         """Processes of workers (children that serve), by id."""
         assert self.process is not None
         found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [int(pid) for pid in found]
 
     def kill(self) -> None:
         """kill -9 all of it."""
