@@ -25,14 +25,22 @@ def state_of(run: Path) -> str:
     return sqlite_url(run.resolve().with_name(f"{run.resolve().name}.{STATE}"))
 
 
-def serve(run: Path, host: str, port: int, state: str | None, config: Path | None, workers: int) -> None:
-    """Listen until stopped.
+def serve(
+    run: Path,
+    host: str,
+    port: int,
+    state: str | None,
+    config: Path | None,
+    workers: int = 1,
+    replicas: int | None = None,
+) -> None:
+    """Listen until stopped: with `workers` processes, or with `replicas` of Ray Serve.
 
     Raises `RunError` for what is no run, `ValueError` for an address that is not loopback while there is no
     key, and for settings that mean nothing.
     """
     Run.open(run)
-    load_settings(config)
+    settings = load_settings(config)
     url = state or state_of(run)
     opened = State(url)
     keys = all_keys(opened)
@@ -55,7 +63,18 @@ def serve(run: Path, host: str, port: int, state: str | None, config: Path | Non
         "h11_max_incomplete_event_size": 64 << 10,
     }
     logging.getLogger("prelude.service").info("http://%s:%d serves %s", host, port, run)
-    given = {"run": str(run), "state": url, "config": str(config) if config else None, "loopback": loopback}
+    given: dict[str, Any] = {
+        "run": str(run),
+        "state": url,
+        "config": str(config) if config else None,
+        "loopback": loopback,
+    }
+    if replicas is not None:
+        from serving.service.ray_serve import serve_by_ray
+
+        given |= {name: str(Path(given[name]).resolve()) for name in ("run", "config") if given[name]}
+        serve_by_ray(given, replicas, host, port, settings.most_waiting)
+        return
     if workers == 1:
         uvicorn.run(_app(given), host=host, port=port, **options)
         return
