@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,15 @@ MOST_MINE = 100_000  # events whose coming is waited for
 AHEAD_S = 86_400  # a clock may be wrong by so much, not more
 
 
+class Before(NamedTuple):
+    """The run that was served before: its name, and against it (id, title) of items that are new or have other codes."""
+
+    name: str
+    new: list[tuple[str, str]]
+    moved: list[tuple[str, str]]
+    gone: int
+
+
 class Served:
     """One run, loaded, and the state on top of it. One thread at a time may ask it (`serving.service.batches`)."""
 
@@ -47,6 +57,7 @@ class Served:
         self.seq, self.change = 0, last_change(state)  # up to which event and change is read
         # people are gone ("") or the run is another (its name): it is loaded again before anything is answered
         self.outdated: str | None = None
+        self.before: Before | None = None  # how items differ from those of the run that was served before
         self._lists: dict[str, KnownItems] = {}
         # ids of events that this process took in, and those of them that rows of P_u have not learned: user id, user, item, time
         self.mine: set[str] = set()
@@ -63,6 +74,29 @@ class Served:
         """What trained rows of P_u are of: the method, and the training that they go on from."""
         record = self.methods.run.record("personalize") or {"fingerprint": ""}
         return f"{self.methods.config.online.method}@{record['fingerprint'][:16]}"
+
+    def codes(self) -> np.ndarray:
+        """The codes of every item, [N, L]."""
+        trie = self.methods.model.trie
+        path = trie.path(torch.arange(len(self.data.catalogue))).cpu().numpy()
+        return np.stack(
+            [trie.code[at][:].cpu().numpy()[path[:, at + 1]] for at in range(trie.n_levels)], axis=1
+        )
+
+    def compare_to(self, other: Served) -> None:
+        """Keep how items differ from those of the run that was served before."""
+        ours, theirs = self.data.catalogue, other.data.catalogue
+        mine, old = self.codes(), other.codes()
+        there = np.array([-1 if (at := theirs.number(id_)) is None else at for id_ in ours.item_ids])
+        moved = there >= 0
+        if mine.shape[1] == old.shape[1]:
+            moved = moved & (mine != old[there]).any(axis=1)
+
+        def named(which: np.ndarray) -> list[tuple[str, str]]:
+            return [(str(ours.item_ids[at]), ours.titles[at]) for at in np.flatnonzero(which).tolist()]
+
+        gone = len(theirs) - int((there >= 0).sum())
+        self.before = Before(other.path.name, named(there < 0), named(moved), gone)
 
     def catch_up(self, until: int | None = None) -> None:
         """Read what this or another process has stored since (`until`: up to that event)."""

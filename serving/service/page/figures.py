@@ -1,7 +1,8 @@
-"""What stands on the page: lists of all methods for one request, the path to an item with its probabilities, nodes of the tree."""
+"""What stands on the page: lists of all methods for one request, the path to an item with its probabilities, arms of experiments."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +16,13 @@ from serving.answering.propensities import MOST_SUMMED, Distribution
 from serving.answering.untrained import NO_CONTEXT
 from serving.service.answers import Answered, Ask, answer_all, request_of
 from serving.service.forms import CodeForm, RecommendForm
-from serving.service.routes.items import codes_in_words, telling
+from serving.service.routes.items import codes_in_words
 from serving.service.routes.people import history_of
 from serving.service.served import Served
+from serving.state.arms import ArmReport, compare_arms
+from serving.state.store import State
 
 FIRST = (NO_CONTEXT, "e2p")  # methods that stand side by side first: what does E2P change?
-MOST_CHILDREN = 256  # of a node that are shown
 
 
 @dataclass(frozen=True)
@@ -190,75 +192,9 @@ def _removed(served: Served, recommender: Any, form: RecommendForm, request: Req
     ]
 
 
-@dataclass(frozen=True)
-class Child:
-    """A node of the tree, or an item at its end."""
-
-    node: int
-    code: int
-    items: int
-    words: list[str]
-    probability: float | None
-    item_id: str | None = None
-    title: str | None = None
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A node, the way to it, and its children, the most probable first."""
-
-    depth: int
-    node: int
-    trail: list[tuple[int, int, int]]  # depth, node, code
-    children: list[Child]
-    items: int
-    levels: list[dict[str, Any]]
-    collisions: int
-    unseen: int  # items that no event of the run's data has
-
-
-def tree(served: Served, depth: int, node: int, form: RecommendForm) -> Tree | None:
-    """A node with its children for a request; None where there is no such node."""
-    trie, catalogue = served.methods.model.trie, served.data.catalogue
-    if not 0 <= depth < trie.n_levels or not 0 <= node < trie.n_nodes[depth]:
+def arms(state: State, experiment: str, rewarded: Collection[str]) -> ArmReport | None:
+    """What the arms of an experiment have earned so far; None where no list was shown in one."""
+    try:
+        return compare_arms(state, experiment, rewarded)
+    except ValueError:
         return None
-    p = None
-    key = form.method or next((key for key in reversed(FIRST) if key in served.methods.available()), None)
-    if key is not None and len(catalogue) <= MOST_SUMMED:
-        recommender = served.recommender.method(key, form.strength)
-        if isinstance(recommender, Distribution):
-            request = request_of(served, form, "page").request
-            p = np.exp(recommender.log_probs([request], form.temperature or 1.0)[0])
-    first, last = int(trie.child_start[depth][node]), int(trie.child_start[depth][node + 1])
-    children = [_child(served, depth + 1, one, p) for one in range(first, min(last, first + MOST_CHILDREN))]
-    children.sort(key=lambda child: -(child.probability or 0.0))
-    trail, at = [], node
-    for above in range(depth, 0, -1):
-        trail.append((above, at, int(trie.code[above - 1][at])))
-        at = int(trie.parent[above - 1][at])
-    levels = [
-        {"level": level + 1, "nodes": int(trie.n_nodes[level + 1]), "codes": int(size),
-         "used": len(np.unique(trie.code[level][:].cpu().numpy()))}
-        for level, size in enumerate(trie.sizes)
-    ]  # fmt: skip
-    seen = np.zeros(len(catalogue), bool)
-    seen[served.data.items] = True
-    inner = len(items_below(served, depth, node))
-    collisions = len(catalogue) - int(trie.n_nodes[-1])
-    return Tree(depth, node, trail[::-1], children, inner, levels, collisions, int((~seen).sum()))
-
-
-def _child(served: Served, depth: int, node: int, p: np.ndarray | None) -> Child:
-    trie, catalogue = served.methods.model.trie, served.data.catalogue
-    items = items_below(served, depth, node)
-    probability = None if p is None else float(p[items].sum())
-    one = items[0] if len(items) == 1 else None
-    return Child(
-        node,
-        int(trie.code[depth - 1][node]),
-        len(items),
-        telling(served, tuple(items)),
-        probability,
-        None if one is None else str(catalogue.item_ids[one]),
-        None if one is None else catalogue.titles[one],
-    )

@@ -17,7 +17,7 @@ from evaluation.softmax import SoftmaxOver
 from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
 from serving.service.answers import request_of
 from serving.service.forms import RecommendForm
-from serving.service.page import figures
+from serving.service.page import figures, tree
 from serving.service.page.views import STATIC, TYPES
 from serving.state import keys
 from tests.support.serving_http import in_turn, served, service_of
@@ -135,14 +135,14 @@ def test_the_tree_holds_every_item_once_and_all_of_the_probability(client):
     form = RecommendForm(user_id="u1")
 
     def items(depth: int, node: int) -> list[str]:
-        found = on_page(client, figures.tree, depth, node, form)
+        found = on_page(client, tree.tree, depth, node, form)
         assert sum(child.items for child in found.children) == found.items
         below = [items(depth + 1, child.node) for child in found.children if child.item_id is None]
         here = [child.item_id for child in found.children if child.item_id is not None]
         return [*here, *(one for some in below for one in some)]
 
     assert sorted(items(0, 0)) == sorted(f"i{n}" for n in range(60))
-    root = on_page(client, figures.tree, 0, 0, form)
+    root = on_page(client, tree.tree, 0, 0, form)
     assert sum(child.probability for child in root.children) == pytest.approx(1, abs=1e-4)
 
 
