@@ -78,10 +78,7 @@ class Served:
     def codes(self) -> np.ndarray:
         """The codes of every item, [N, L]."""
         trie = self.methods.model.trie
-        path = trie.path(torch.arange(len(self.data.catalogue))).cpu().numpy()
-        return np.stack(
-            [trie.code[at][:].cpu().numpy()[path[:, at + 1]] for at in range(trie.n_levels)], axis=1
-        )
+        return trie.codes(trie.path(torch.arange(len(self.data.catalogue)))).cpu().numpy()
 
     def compare_to(self, other: Served) -> None:
         """Keep how items differ from those of the run that was served before."""

@@ -146,6 +146,41 @@ def test_the_tree_holds_every_item_once_and_all_of_the_probability(client):
     assert sum(child.probability for child in root.children) == pytest.approx(1, abs=1e-4)
 
 
+def test_the_picture_is_the_node_and_two_rows_of_what_is_below_it(client):
+    found = on_page(client, tree.tree, 0, 0, RecommendForm(user_id="u1"))
+    first = [cell for cell in found.picture if cell.row == 0]
+    assert [cell.child for cell in first] == found.children
+    assert sum(cell.width for cell in first) == pytest.approx(tree.WIDE)
+    assert all(cell.width == pytest.approx(tree.WIDE * cell.child.items / found.items) for cell in first)
+    assert max(cell.darkness for cell in first) == first[0].darkness == 1
+    below = [cell for cell in found.picture if cell.row == 1]
+    assert below
+    for cell in below:
+        (above,) = [one for one in first if one.x - 1e-6 <= cell.x < one.x + one.width - 1e-6]
+        assert cell.x + cell.width <= above.x + above.width + 1e-6
+        assert cell.child.items <= above.child.items
+        assert cell.child.probability <= above.child.probability + 1e-6
+    text = client.http.get("/ids?user=u1").text
+    assert text.count("<rect ") == len(found.picture)
+
+
+def test_arms_stand_on_the_page_with_both_intervals(world_run, tmp_path):
+    arms = {"cold": {"temperature": 0.5}, "warm": {"temperature": 1.5}}
+    with served(world_run[1].path, tmp_path, experiments={"warmth": {"salt": "s1", "arms": arms}}) as client:
+        assert "No list was shown" in client.http.get("/state").text
+        for n in range(12):
+            answer = client.recommend(user_id=f"u{n}", n=2)
+            client.send({"event_id": str(n), "user_id": f"u{n}", "item_id": answer.items[n % 2].item_id, "type": "like",
+                         "recommendation_id": answer.recommendation_id})  # fmt: skip
+        text = client.http.get("/state").text
+        report = figures.arms(service_of(client).state, "warmth", ["like"])
+        (pair,) = report.pairs.values()
+        assert "warm − cold" in text
+        for interval in (pair.interval, pair.always):
+            assert f"{interval[0]:+.4f} to {interval[1]:+.4f}" in text
+        assert pair.always[0] < pair.interval[0]
+
+
 def test_side_by_side_says_what_e2p_changes(client):
     side = on_page(client, figures.side_by_side, RecommendForm(user_id="u1", seed=0))
     assert [column.key for column in side.columns][:2] == ["no_context", "e2p"]
