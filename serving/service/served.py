@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from recsys.door.times import one_moment
+from recsys.embeddings.embed import load_conditioning_items
 from serving.answering.known import KnownItems, checked_id, known_items, known_user
 from serving.answering.live import FAR_DAYS
 from serving.answering.methods import Methods
@@ -68,6 +69,12 @@ class Served:
     @property
     def methods(self) -> Methods:
         return self.recommender.methods
+
+    @cached_property
+    def conditioning_items(self) -> np.ndarray:
+        """Vectors of items of length 1 in the space of users' vectors, [N, d]."""
+        vectors = load_conditioning_items(self.methods.run)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
 
     @cached_property
     def state_key(self) -> str:

@@ -22,6 +22,7 @@ from serving.service.served import Served
 from serving.state.arms import ArmReport, compare_arms
 from serving.state.store import State
 
+NEAR = 8  # items that a user's vector is near to
 FIRST = (NO_CONTEXT, "e2p")  # methods that stand side by side first: what does E2P change?
 
 
@@ -43,6 +44,7 @@ class Side:
     is_clock: bool  # times of the history are Unix seconds, not an order
     history: list[dict[str, Any]]
     columns: list[Column]
+    near: list[dict[str, Any]]  # items whose vectors are nearest to the user's, by cosine
 
 
 def methods_in_order(served: Served) -> list[str]:
@@ -53,7 +55,7 @@ def methods_in_order(served: Served) -> list[str]:
 
 def side_by_side(served: Served, form: RecommendForm) -> Side:
     """The lists of all methods for a request. Raises `ValueError` for a request that no method can be asked."""
-    request_of(served, form, "page")
+    asked = request_of(served, form, "page")
     keys = methods_in_order(served)
     answers = answer_all(served, [Ask(form.model_copy(update={"method": key})) for key in keys])
     columns = []
@@ -70,7 +72,22 @@ def side_by_side(served: Served, form: RecommendForm) -> Side:
         else:
             raise answer
     known, history = history_of(served, str(form.user_id)) if form.user_id is not None else (False, [])
-    return Side(known, served.is_clock, history, columns)
+    return Side(known, served.is_clock, history, columns, near(served, asked.request))
+
+
+def near(served: Served, request: Request) -> list[dict[str, Any]]:
+    """The items that the user's vector of the moment is nearest to; none without a vector, or where items have none in its space."""
+    vectors, known = served.methods.users.vectors([request])
+    items = served.conditioning_items
+    if not known[0] or items.shape[1] != vectors.shape[1]:
+        return []
+    user = vectors[0] / max(float(np.linalg.norm(vectors[0])), 1e-12)
+    cosines = items @ user
+    catalogue = served.data.catalogue
+    return [
+        {"item_id": str(catalogue.item_ids[at]), "title": catalogue.titles[at], "cosine": float(cosines[at])}
+        for at in np.argsort(-cosines, kind="stable")[:NEAR].tolist()
+    ]
 
 
 def _row(answer: Answered, place: int, before: dict[str, int]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 from evaluation.product import Product
 from evaluation.softmax import SoftmaxOver
 from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
+from recsys.embeddings.embed import load_conditioning_items
 from serving.service.answers import request_of
 from serving.service.forms import RecommendForm
 from serving.service.page import figures, tree
@@ -190,6 +191,24 @@ def test_side_by_side_says_what_e2p_changes(client):
         expected = plain.index(item["item_id"]) - place if item["item_id"] in plain else "new"
         assert item["moved"] == expected
     assert plain != ours
+
+
+def test_what_a_users_vector_is_near_is_by_cosine(client):
+    side = on_page(client, figures.side_by_side, RecommendForm(user_id="u1", seed=0))
+
+    def told(served_run):
+        request = request_of(served_run, RecommendForm(user_id="u1"), "x").request
+        return served_run.methods.users.vectors([request])[0][0], load_conditioning_items(
+            served_run.methods.run
+        )
+
+    user, items = in_turn(client, told)
+    cosines = [user @ one / np.linalg.norm(user) / np.linalg.norm(one) for one in items]
+    assert [one["cosine"] for one in side.near] == pytest.approx(
+        sorted(cosines, reverse=True)[: figures.NEAR], abs=1e-5
+    )
+    assert side.near[0]["item_id"] == f"i{np.argmax(cosines)}"
+    assert on_page(client, figures.side_by_side, RecommendForm(seed=0)).near == []
 
 
 def test_what_experts_add_is_what_sets_the_item_apart_from_the_mean(client):
