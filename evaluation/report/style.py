@@ -1,8 +1,9 @@
-"""How our pictures look: their colours, a plain axis, and PNG bytes at the end."""
+"""How our pictures look: their colours, a plain axis, and PNG bytes or an inline SVG at the end."""
 
 from __future__ import annotations
 
 import io
+import re
 
 import matplotlib
 
@@ -13,6 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#3b6fb6", "#d1772f", "#3f8f5b", "#b5486b", "#7a5ca8", "#8a6d3b", "#2e9aa6", "#c2a21c", "#666666")
+
+# colours of an inline picture; the page has its own for light, dark and paper, by these names
+INK, SOFT, MARK, BAND = "#1d2430", "#5c6675", "#3b6fb6", "#eef1f5"
+BY_NAME = {INK: "var(--ink)", SOFT: "var(--soft)", MARK: "var(--mark)", BAND: "var(--band)"}
 
 
 def style(axis: Axes, title: str) -> None:
@@ -33,3 +38,20 @@ def png(figure: Figure) -> bytes:
     figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
     plt.close(figure)
     return buffer.getvalue()
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` to stand in a page: its letters are letters, its colours the page's; ids begin with `name`. It is closed."""
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text))
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+    for colour, variable in BY_NAME.items():
+        text = text.replace(colour, variable)
+    return text

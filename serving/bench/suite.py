@@ -17,8 +17,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
+from recsys.progress import Progress
 from serving.bench.case import Result
 
 CASES = {  # name: module and function; imported in the case's own process
@@ -48,7 +48,7 @@ def run_cases(names: Iterable[str], quick: bool) -> Iterator[Result]:
         if name not in CASES:
             raise ValueError(f"there is no case {name!r}; expected some of {', '.join(CASES)}")
     context = multiprocessing.get_context("spawn")
-    for name in tqdm(names, unit="case", desc="bench"):
+    for name in Progress(names, unit="case", desc="bench"):
         # a process of its own: neither memory nor threads of one case reach into the next
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             yield from pool.submit(_run, name, quick).result()

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from llm.decoding.recommender import SidRecommender
 from llm.methods.base import MethodConfig
 from llm.prompts.reading import Reading
 from recsys.data.dataset import Dataset
 from recsys.data.splits import PERSONALIZE
+from recsys.progress import Progress
 from recsys.recommender import Request
 from recsys.seeds import rng
 from serving.answering.methods import Methods
@@ -41,7 +41,7 @@ def measure_costs(methods: Methods, requests: Sequence[Request], quiet: bool = F
     rows = {"No Context": _row(0, 0, 0.0, 1.0)}
     curves: dict[str, list[float | None]] = {}
     admitted, by_length = _users(methods, ADMITTED), [_users(methods, 1, least) for least in LENGTHS]
-    for method in tqdm(methods.config.personalize.methods, desc="costs", disable=quiet, unit="method"):
+    for method in Progress(methods.config.personalize.methods, desc="costs", disable=quiet, unit="method"):
         reading = methods.reading(method.key)
         ratio = _latency_ratio(methods.recommender(method.name, reading), base, some)
         seconds = [admission_seconds(methods, method, reading, user) for user in admitted]

@@ -14,12 +14,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from evaluation.metrics import ndcg_at_k, pad_lists
 from evaluation.softmax import SoftmaxOver
 from evaluation.table.rows import Row
 from llm.stage1.adapt import validation_events
+from recsys.progress import Progress
 from recsys.recommender import Recommender, Request
 from serving.answering.defaults import FOR_WORDS, reads_queries
 from serving.answering.methods import Methods
@@ -48,7 +48,7 @@ def choose_default(methods: Methods, rows: Sequence[Row], quiet: bool = False) -
     seconds = {key: _seconds(one, plain) for key, one in built.items()}
     for_queries = list(methods.products.for_queries()) if methods.products is not None else []
     found: dict[str, Any] = {}
-    with tqdm(total=4 * len(built), desc="default method", unit="method", disable=quiet) as bar:
+    with Progress(total=4 * len(built), desc="default method", unit="method", disable=quiet) as bar:
         for kind, (requests, items) in kinds.items():
             ranked = []
             for key, one in built.items():
