@@ -61,7 +61,8 @@ PATTERNS = (
     (r"distinct ?\d*( of \d+)?", "distinct"),
     (r"95 %.*|.*interval", "interval"),
 )
-FIRST_SCREEN = ("No Context", "prefix", "tokens", "nats", "t")  # explained below the picture, whoever reads
+# explained below the picture, whoever reads: the words of the sentences and of the picture
+FIRST_SCREEN = ("hit-rate@n", "interval", "p", "E2P", "prefix", "No Context", "tokens", "nats", "t")
 
 
 def term_of(word: str) -> str | None:

@@ -10,15 +10,17 @@ import numpy as np
 from rich.console import Console
 
 from evaluation.report.data_card import HEADING, card_sentences, card_tables
-from evaluation.report.report import Section, print_table, print_tables, write_report
+from evaluation.report.report import Section, write_report
+from evaluation.report.terminal import print_table, print_tables
 from evaluation.table.results import Results
 from recsys import terminal
 from recsys.run import Run
-from serving.answering.defaults import default_sentences
+from serving.answering.defaults import default_sentences, of_evaluate
 from serving.report.choices import choice_sections
 from serving.report.costs import cost_pictures
 from serving.report.experiments import experiment_pictures
 from serving.report.music import music_sections
+from serving.report.people import people_section
 from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES
 
 
@@ -38,9 +40,22 @@ def publish(run: Run, results: Results) -> None:
 
 
 def with_costs(run: Run, results: Results) -> Results:
-    """The figures, with what each method costs in its row."""
+    """The figures, with what each method costs in its row, and what a query changes."""
     costs = run.read_json("evaluate", "costs.json")["rows"]
-    return replace(results, rows=[row | costs.get(row["name"], {}) for row in results.rows])
+    rows = [row | costs.get(row["name"], {}) for row in results.rows]
+    return replace(results, rows=rows, queries=of_evaluate(run, "queries.json") or {})
+
+
+def remake(run: Run, console: Console | None = None) -> None:
+    """Write `results.json` and `report.html` of an evaluated run again, and print the verdict. Raises `ValueError` for a run that is not evaluated."""
+    if run.record("evaluate") is None:
+        raise ValueError(
+            f"{run.path} is not evaluated, so there is nothing to report; prelude evaluate {run.path}"
+        )
+    results = with_costs(run, Results.read(run.artifact("evaluate", "results.json")))
+    results.write(run.path / "results.json")
+    write_run_report(run, results)
+    print_table(results, console)
 
 
 def write_run_report(run: Run, results: Results) -> None:
@@ -73,6 +88,7 @@ def write_run_report(run: Run, results: Results) -> None:
         [*cost_pictures(run.read_json("evaluate", "costs.json")), *experiment_pictures(run)],
         [*choice_sections(run), *music_sections(run)],
         Section(HEADING, card_sentences(prepared), card_tables(prepared, embedded)),
+        people_section(of_evaluate(run, "people.json")),
     )
 
 

@@ -127,7 +127,7 @@ def _ranking_rows(
                 matched=matched,
                 nats=found.nats,
                 is_baseline=True,
-            )  # fmt: skip
+            )
         )
     return rows
 
