@@ -53,7 +53,7 @@ class Progress(tqdm):
         self.told = monotonic()
         seconds, facts = self.told - self.began, self.format_dict
         done, total, before = facts["n"], facts["total"], facts["initial"] or 0
-        words = f"{facts['prefix'] or 'progress'}: {done:,}"
+        words = f"{(facts['prefix'] or 'progress').removesuffix(': ')}: {done:,}"
         if total:
             words += f" of {total:,} {facts['unit']} ({done / total:.0%})"
         else:

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from evaluation.projection import MIN_TSNE_USERS, tsne_places
-from evaluation.report.style import COLOURS, plain, png, style
+from evaluation.report.style import COLOURS, panels, plain, png, style
 from evaluation.table.results import Results
 
 MAX_LABELS = 8  # tastes with a colour of their own; the rest are grey
@@ -20,11 +20,7 @@ def training_curves(curves: Mapping[str, Mapping]) -> bytes | None:
     shown = {name: curve for name, curve in curves.items() if curve.get("losses") or curve.get("validation")}
     if not shown:
         return None
-    columns = min(3, len(shown))
-    lines = -(-len(shown) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(4.2 * columns, 2.8 * lines), squeeze=False, layout="constrained"
-    )
+    figure, axes = panels(len(shown), min(3, len(shown)), 4.2, 2.8, right=0.5)
     for axis, (name, curve) in zip(axes.flat, shown.items(), strict=False):
         style(axis, name)
         axis.set_xlabel("step")
@@ -38,8 +34,6 @@ def training_curves(curves: Mapping[str, Mapping]) -> bytes | None:
             )
             right.set_ylabel("validation", color=COLOURS[1])
             right.spines["top"].set_visible(False)
-    for axis in axes.flat[len(shown) :]:
-        axis.remove()
     return png(figure)
 
 
@@ -151,11 +145,7 @@ def by_group(groups: Sequence[Mapping]) -> bytes | None:
         return None
     names = [row["name"] for row in groups[0]["rows"]]
     columns = min(4, len(names))
-    lines = -(-len(names) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(2.9 * columns, 2.3 * lines), squeeze=False, sharex=True, sharey=True,
-        layout="constrained",
-    )  # fmt: skip
+    figure, axes = panels(len(names), columns, 2.9, 2.3, sharex=True, sharey=True)
     places = np.arange(len(groups))
     for axis, at in zip(axes.flat, range(len(names)), strict=False):
         rows = [group["rows"][at] for group in groups]
@@ -171,6 +161,4 @@ def by_group(groups: Sequence[Mapping]) -> bytes | None:
         axis.set_xticks(places, [str(group["group"]) for group in groups], rotation=45)
         axis.tick_params(labelbottom=at + columns >= len(names))  # the last panel of each column
     axes[0, 0].set_ylim(0, None)  # of all, once all are drawn
-    for axis in axes.flat[len(names) :]:
-        axis.remove()
     return png(figure)

@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")  # no display is needed
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -27,15 +28,39 @@ def style(axis: Axes, title: str) -> None:
     axis.tick_params(labelsize=8)
 
 
+def panels(
+    count: int, columns: int, width: float, height: float, right: float = 0.0, **shared: bool
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `count` axes [lines, columns], each with room for its labels: inches of one, `right` of them for a second scale.
+
+    The places are fixed, as to look for them costs more than to draw.
+    """
+    lines = -(-count // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(width * columns, height * lines), squeeze=False, **shared
+    )
+    figure.subplots_adjust(
+        left=0.62 / (width * columns),
+        right=1 - (0.12 + right) / (width * columns),
+        top=1 - 0.3 / (height * lines),
+        bottom=0.62 / (height * lines),
+        wspace=(0.25 if shared.get("sharey") else 0.6 + right) / width,
+        hspace=(0.45 if shared.get("sharex") else 0.75) / height,
+    )
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, axes
+
+
 def plain(text: str) -> str:
     """Text that somebody else wrote, for a picture: what stands between dollar signs is no formula."""
     return text.replace("$", r"\$")
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG bytes; it is closed."""
+    """The figure as PNG bytes; it is closed. Its layout has to leave room for all that is drawn (`panels`, or matplotlib's constrained one)."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=130)
     plt.close(figure)
     return buffer.getvalue()
 

@@ -186,27 +186,34 @@ def _cost(results: Results) -> Sentence:
     if best is None:
         return Sentence("cost", question, "Not measured.", None)
     by_name = {row["name"]: row for row in results.rows}
-    parts = [_costs_of(best)]
+    parts = [_costs_of(best, True)]
     if OWN in by_name and best["name"] != OWN:
-        parts.append(_costs_of(by_name[OWN]))
+        parts.append(_costs_of(by_name[OWN], False))
     if POPULARITY in by_name and (ms := by_name[POPULARITY].get("latency_ms")) is not None:
-        parts.append(f"{POPULARITY} {milliseconds(ms)}")
+        parts.append(f"{POPULARITY}: {milliseconds(ms)}")
     return Sentence("cost", question, "; ".join(parts) + ".", None)
 
 
-def _costs_of(row: Mapping[str, Any]) -> str:
+def _costs_of(row: Mapping[str, Any], first: bool) -> str:
     said = []
     if (ms := row.get("latency_ms")) is not None:
-        said.append(f"{milliseconds(ms)} for one list of ten items, alone, on the machine that evaluated")
+        said.append(
+            milliseconds(ms)
+            + (" for a list of ten items, alone, on the machine that evaluated" if first else "")
+        )
     elif (ratio := row.get("latency_ratio")) is not None:
         said.append(f"{ratio:.2f} times No Context's time for a list")
     if (tokens := row.get("context_tokens")) is not None:
-        said.append(f"{tokens:,.3g} token{'' if tokens == 1 else 's'} of personal context in the prompt")
-    if (stored := row.get("per_user_parameters")) is not None:
         said.append(
-            f"{BYTES_A_NUMBER * stored:,.0f} bytes kept a user beside their history (and the vector, if any, that is made of it)"
+            f"{tokens:,.3g} token{'' if tokens == 1 else 's'}"
+            + (" of personal context in the prompt" if first else "")
         )
-    return f"{row['name']} takes " + (", ".join(said) if said else "what was not measured")
+    if (stored := row.get("per_user_parameters")) is not None:
+        beside = (
+            " kept a user beside their history and what is made of it when they ask" if first else " a user"
+        )
+        said.append(f"{BYTES_A_NUMBER * stored:,.0f} bytes{beside}")
+    return f"{row['name']}: " + (", ".join(said) if said else "not measured")
 
 
 def milliseconds(value: float | None) -> str:

@@ -161,7 +161,7 @@ def test_a_query_changes_what_its_contrast_says(results):
 
 def test_costs_are_tokens_latency_and_bytes(results):
     text = said(results)["cost"].text
-    assert f"E2P takes {milliseconds(12.25)} for one list of ten items" in text
+    assert f"E2P: {milliseconds(12.25)} for a list of ten items" in text
     assert "0 tokens of personal context" in text
     assert f"{4 * 1234:,} bytes kept a user" in text
 
