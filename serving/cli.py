@@ -27,6 +27,7 @@ from serving.commands import (
     user,
     value,
 )
+from serving.commands.runs import compare
 from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(
@@ -87,6 +88,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve.serve,
     "keys": serve.keys,
     "value": value.value,
+    "compare": compare.compare,
     "compare-ids": compare_ids.compare_ids,
     "export": export.export,
     "import": export.import_,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import matplotlib
 
@@ -32,4 +33,16 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
     plt.close(figure)
+    return buffer.getvalue()
+
+
+def saved(figure: Figure, folder: Path, stem: str) -> str:
+    """Write the figure as `stem`.svg and `stem`.png; the SVG's text is returned, and the figure closed."""
+    buffer = io.StringIO()
+    with plt.rc_context(
+        {"svg.hashsalt": stem, "svg.fonttype": "none"}
+    ):  # the same bytes, and text that stays text
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    (folder / f"{stem}.svg").write_text(buffer.getvalue(), encoding="utf-8")
+    (folder / f"{stem}.png").write_bytes(png(figure))
     return buffer.getvalue()
