@@ -27,7 +27,7 @@ from serving.commands import (
     user,
     value,
 )
-from serving.commands.runs import compare
+from serving.commands.runs import audit, compare
 from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(
@@ -89,6 +89,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "keys": serve.keys,
     "value": value.value,
     "compare": compare.compare,
+    "audit": audit.audit,
     "compare-ids": compare_ids.compare_ids,
     "export": export.export,
     "import": export.import_,
