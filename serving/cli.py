@@ -27,7 +27,7 @@ from serving.commands import (
     user,
     value,
 )
-from serving.commands.runs import audit, compare
+from serving.commands.runs import audit, compare, loop
 from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(
@@ -96,6 +96,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+analyse.analyses.command()(loop.loop)
 app.add_typer(analyse.analyses, name="analyse")  # a group of commands; groups are shown last
 
 
