@@ -18,6 +18,8 @@ from serving.config.truth import refuse_other_settings
 from serving.engines.base import Engine, workers_of
 from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES, STAGES
 from serving.stages.state import print_timings
+from serving.tracking.track import track_stage
+from serving.tracking.trackers import refuse_without_package
 
 SHARED = ("adapt", "personalize", "align")  # stages that several processes share
 
@@ -30,11 +32,15 @@ def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = No
     the rest. Raises `RunError` where the configuration says of an earlier stage what that was not made from.
     """
     refuse_other_settings(run, config, UPSTREAM[name])
-    work = _work_of(name, config, run, engine)
+    if config.track is not None:
+        refuse_without_package(config.track)
+    work, before = _work_of(name, config, run, engine), run.record(name)
     if name in SHARED:
         work()
     else:
         distributed.by_main(work)
+    if config.track is not None and run.record(name) != before:
+        distributed.by_main(lambda: track_stage(config.track, run, name))
 
 
 def _work_of(name: str, config: RunConfig, run: Run, engine: Engine | None) -> Callable[[], None]:

@@ -1,7 +1,8 @@
 """The audit of a row's lists: every figure of `measures`, for everybody and for groups of people and of items.
 
 Intervals are 95 %, of a bootstrap over people (each has one list). Of figures that a number of people moves by itself, coverage and
-Gini, those of everybody are shifted by what resampling alone does to them, and groups are compared as of equally many people.
+Gini, those of everybody are shifted by what resampling alone does to them; groups are compared as of equally many people, half of the
+smallest group, drawn without replacement, and the interval is that of such draws (wider than that of their mean, which is the figure).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MEASURES = {
     "coverage": ("catalogue coverage", -1),
     "gini": ("Gini of exposure", 1),
     "lift": ("popularity lift", 1),
-    "miscalibration": ("miscalibration, KL in nats", 1),
+    "miscalibration": ("miscalibration (KL)", 1),
     "novelty": ("novelty, bits", -1),
     "distance": ("intra-list distance", -1),
 }
@@ -159,7 +160,7 @@ def _of_people(
     """The figures of each group of at least `FEWEST` people, and the worst group of each measure."""
     sizes = {str(name): int((labels == name).sum()) for name in dict.fromkeys(labels.tolist())}
     big = [name for name, size in sizes.items() if size >= FEWEST]
-    few = min((sizes[name] for name in big), default=0)
+    few = min((sizes[name] for name in big), default=0) // 2
     draws: dict[str, dict[str, tuple[float, np.ndarray, np.ndarray]]] = {}
     rows = []
     for name in sorted(big, key=_numbered):
@@ -184,8 +185,9 @@ def _numbered(name: str) -> tuple[int, str]:
 
 
 def _recounted(lists: np.ndarray, few: int, n_items: int, seed: int) -> dict[str, np.ndarray]:
-    """Coverage and Gini [RECOUNTS] of the lists of `few` people drawn from a group with replacement."""
-    drawn = rng(seed, "audit", "people of a group").integers(0, len(lists), (RECOUNTS, few))
+    """Coverage and Gini [RECOUNTS] of the lists of `few` people drawn from a group, each once."""
+    stream = rng(seed, "audit", "people of a group")
+    drawn = [stream.choice(len(lists), few, replace=False) for _ in range(RECOUNTS)]
     counts = np.stack([measures.exposures(lists[one], n_items) for one in drawn])
     return {"coverage": measures.coverage(counts), "gini": measures.gini(counts)}
 

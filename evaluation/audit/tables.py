@@ -15,6 +15,7 @@ from evaluation.audit.audit import MEASURES
 from recsys.terminal import shown
 
 WIDTH = 80
+TOLD = ("hit", "lift", "miscalibration")  # on the terminal; the file has all
 HEADS = {
     "hit": "hit", "coverage": "cover", "gini": "Gini", "lift": "lift", "miscalibration": "miscal.",
     "novelty": "novelty", "distance": "dist.",
@@ -34,37 +35,39 @@ def print_audit(found: Mapping[str, Any]) -> None:
             shown(row["name"]), *(_short(row["figures"].get(measure), measure) for measure in HEADS)
         )
     console.print(table)
-    for line in (
-        f"Lists of {found['n']} for {found['people']:,} people, one each. cover: share of the catalogue shown to anyone. Gini: 0 all items",
-        "are shown alike, 1 one item alone. lift: how much more popular than what a person had. miscal.: KL of a",
-        f"person's own shares of {found['kinds'] or 'kinds'} to the list's. novelty: bits. dist.: 1 − cosine within a list. Intervals: audit.json.",
-    ):
-        console.print(shown(line), highlight=False)
+    said = (
+        f"Lists of {found['n']} for {found['people']:,} people, one each. cover: share of the catalogue shown to anyone. Gini of exposure: 0 "
+        "all items are shown alike, 1 one item alone. lift: how much more popular than what a person had. miscal.: KL of a person's own "
+        f"shares of {found['kinds'] or 'kinds'} to the list's; 'own history' is what it is for {found['n']} of one's own items. novelty: bits. "
+        "dist.: 1 − cosine within a list."
+    )
+    console.print(shown(said), highlight=False)
     for row in rows:
-        for line in worst_groups(row):
-            console.print(shown(line), highlight=False)
+        if row["name"] in found["ranked"]:
+            console.print(shown(worst_groups(row, TOLD)), highlight=False)
+    console.print("Every group, interval and worst group: audit.json, audit.csv.", highlight=False)
 
 
-def worst_groups(row: Mapping[str, Any]) -> list[str]:
-    """Sentences on the groups of a row that are shown to be worse off; and how many comparisons show nothing."""
+def worst_groups(row: Mapping[str, Any], told: Sequence[str] = tuple(MEASURES)) -> str:
+    """A sentence on the groups of a row that are shown to be worse off, by the measures `told` and among items; and how many
+    comparisons show nothing.
+    """
     said, silent = [], 0
     for one in row["worst_people"]:
-        if one["shown"]:
+        if one["shown"] and one["measure"] in told:
             words = MEASURES[one["measure"]][0]
             said.append(f"{words} {one['value']:.3g} for {one['group']} ({one['others']:.3g} for the others)")
-        else:
-            silent += 1
+        silent += one["measure"] in told and not one["shown"]
     for one in row["worst_items"]:
         if one["shown"]:
             said.append(
                 f"{one['group']} items ({one['grouping']}) shown {one['value']:.2f} times as often as had next"
             )
-        else:
-            silent += 1
-    named = "; ".join(said) or "no group is shown to be worse off"
-    return [
-        f"{row['name']}: worst off: {named}." + (f" Not shown: {silent} other comparisons." if silent else "")
-    ]
+        silent += not one["shown"]
+    named = "; ".join(said) or "no group is shown to be"
+    return f"{row['name']}, worst off: {named}." + (
+        f" Not shown: {silent} other comparisons." if silent else ""
+    )
 
 
 def _short(figure: Mapping[str, Any] | None, measure: str) -> str:

@@ -30,7 +30,8 @@ from recsys.seeds import rng
 from serving.answering.methods import Methods
 
 FOLDER = "audit"  # in RUN/analyses
-RANDOM, NEXT = "Random", "had next"  # the floor; and what people went on to have, a list of one
+# any items; as many of a person's own; and what people went on to have, a list of one
+RANDOM, OWN, NEXT = "Random", "own history", "had next"
 MOST_KINDS = 200  # distinct values of a column that may be the kinds of calibration; more are no kinds
 
 
@@ -66,14 +67,18 @@ def audit_run(
     )
     lists = _lists(methods, keys, requests, n, temperature)
     lists[RANDOM] = random_lists(requests, data.n_items, n)
+    lists[OWN] = own_lists(requests, n)
     lists[NEXT] = targets[:, None]
-    found = {
+    found: dict[str, Any] = {
         "n": n,
         "temperature": temperature,
         "people": len(users),
         "kinds": kinds_column(data, kinds),
+        "ranked": [methods.name(key) for key in keys],
         "rows": [audit_lists(name, some, people) for name, some in lists.items()],
     }
+    for measure in ("hit", "miscalibration"):  # of one item, that itself: nothing to hold others against
+        found["rows"][-1]["figures"].pop(measure, None)
     folder = methods.run.path / "analyses" / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomically(folder / "audit.json", json.dumps(found, indent=1))
@@ -85,7 +90,7 @@ def audit_run(
 
 def draw(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """The pictures, each as SVG and PNG: all figures, lift by taste, miscalibration by activity, exposure of each group of items."""
-    shown = [row for row in rows if row["name"] != NEXT]
+    shown = [row for row in rows if row["name"] not in (NEXT, OWN)]
     pictures = {
         "audit": figures_of_rows(rows),
         "lift": lift_by_group(shown, "taste"),
@@ -246,5 +251,15 @@ def random_lists(requests: Sequence[Request], n_items: int, n: int, seed: int = 
         stream = rng(seed, "random lists", request.user or 0, request.time)
         drawn = stream.permutation(n_items)
         drawn = drawn[request.available(drawn)][:n]
+        row[: len(drawn)] = drawn
+    return lists
+
+
+def own_lists(requests: Sequence[Request], n: int, seed: int = 0) -> np.ndarray:
+    """Items that each person has had, drawn at random [R, n]: how calibrated a list of n can be expected to be."""
+    lists = np.full((len(requests), n), -1, np.int64)
+    for row, request in zip(lists, requests, strict=True):
+        had = np.unique(request.history)
+        drawn = rng(seed, "own lists", request.user or 0, request.time).permutation(had)[:n]
         row[: len(drawn)] = drawn
     return lists
