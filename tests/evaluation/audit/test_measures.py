@@ -59,7 +59,7 @@ def test_lift_is_of_means_of_a_group():
 
 
 # -- other libraries, in environments of their own: PRELUDE_RECTOOLS_PYTHON with RecTools 0.19.0 (serving/bench/peers/rectools.txt),
-# PRELUDE_LENSKIT_PYTHON with lenskit 2026.4.0 ------------------------------------------------------------------------------------
+# PRELUDE_LENSKIT_PYTHON with lenskit 2025.8.1 ------------------------------------------------------------------------------------
 
 RECTOOLS = """
 import json, sys
