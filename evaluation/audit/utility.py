@@ -2,7 +2,8 @@
 
 PureSVD (Cremonesi, Koren and Turrin 2010) of who had what, the held-out events among it, and popularity, weighed as a conditional
 logit: u(person, item) = β1 · svd(person, item) + β2 · log(1 + count). Rank and β are fitted on held-out events, each against items drawn by
-popularity, by an SVD that has not seen those events: half of the people choose, the other half says how good the model is.
+popularity that the person has not had, by an SVD that has not seen those events: half of the people choose, the other half says how good
+the model is.
 """
 
 from __future__ import annotations
@@ -40,32 +41,37 @@ def fit_utilities(
     who, what = users[held_out], items[held_out]
     drawn = _against(counts, len(who), seed)
     sets = np.concatenate([what[:, None], drawn], axis=1)  # the first was had
+    left = ~np.isin(who[:, None] * n_items + sets, users[known] * n_items + items[known])
+    left[:, 0] = True
     half = rng(seed, "utility", "halves").random(n_users) < 0.5
     best: tuple[float, int, np.ndarray] | None = None
     most = min(n_users, n_items) - 1
     for rank in sorted({min(rank, most) for rank in RANKS}):
         scores = _pure_svd(users[known], items[known], n_users, n_items, rank, seed)
         features = _features(scores, counts, who, sets)
-        weights, value = _conditional_logit(features[half[who]])
+        weights, value = _conditional_logit(features[half[who]], left[half[who]])
         if best is None or value > best[0]:
             best = value, rank, weights
     assert best is not None
     _, rank, weights = best
     scores = _pure_svd(users[known], items[known], n_users, n_items, rank, seed)
     others = _features(scores, counts, who, sets)[~half[who]]
-    utility = others @ weights
+    among = left[~half[who]]
+    utility = np.where(among, others @ weights, -np.inf)
     likelihood = float((utility[:, 0] - np.logaddexp.reduce(utility, axis=1)).mean())
-    above = float(((utility[:, :1] > utility[:, 1:]) + 0.5 * (utility[:, :1] == utility[:, 1:])).mean())
+    chance = float(-np.log(among.sum(axis=1)).mean())
+    beats = (utility[:, :1] > utility[:, 1:]) + 0.5 * (utility[:, :1] == utility[:, 1:])
+    above = float(beats[among[:, 1:]].mean())
     figures = {
         "rank": rank,
         "beta_svd": float(weights[0]),
         "beta_log_popularity": float(weights[1]),
         "held_out_events": len(who),
         "auc_on_the_other_half": above,
-        "nats_gained_over_chance": likelihood + float(np.log(sets.shape[1])),
+        "nats_gained_over_chance": likelihood - chance,
     }
     said = (
-        f"utility: PureSVD of rank {rank} and log popularity, weighed on held-out events against {AGAINST} items drawn by popularity; on the "
+        f"utility: PureSVD of rank {rank} and log popularity, weighed on held-out events against up to {AGAINST} others drawn by popularity; on the "
         f"other half of the people it puts what was had above another item {above:.0%} of the time"
     )
     whole = _pure_svd(users, items, n_users, n_items, rank, seed)
@@ -95,12 +101,12 @@ def _features(scores: np.ndarray, counts: np.ndarray, who: np.ndarray, sets: np.
     return np.stack([scores[who[:, None], sets], counts[sets]], axis=-1)
 
 
-def _conditional_logit(features: np.ndarray) -> tuple[np.ndarray, float]:
-    """Weights [2] that make the first of each set likeliest, and the mean log-likelihood (nats)."""
+def _conditional_logit(features: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights [2] that make the first of each set likeliest among those that are `left`, and the mean log-likelihood (nats)."""
     from scipy import optimize
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        utility = features @ weights
+        utility = np.where(left, features @ weights, -np.inf)
         log_p = utility - np.logaddexp.reduce(utility, axis=1, keepdims=True)
         expected = (np.exp(log_p)[..., None] * features).sum(axis=1)
         return -float(log_p[:, 0].mean()), -(features[:, 0] - expected).mean(axis=0)

@@ -34,12 +34,8 @@ from recsys.seeds import rng
 from serving.answering.methods import Methods
 from serving.studies.audit_run import asked_as_measured, random_lists
 
-STEPS, BATCH, RATE, CLIP = (
-    20,
-    32,
-    3e-4,
-    1.0,
-)  # of the generator, a round: as many choices as old targets a step
+# of the generator, a round: steps, as many choices as old targets a step, rate, largest norm of a gradient
+STEPS, BATCH, RATE, CLIP = 10, 32, 5e-4, 1.0
 EPOCHS = 2  # of LightGCN, a round
 WIDE = 20  # lists within caps are the first that fit of so many times as many
 

@@ -50,7 +50,7 @@ def test_the_worst_off_are_named_where_that_is_known():
     assert "miscalibration (KL)" in worst_groups(found)
     (item,) = found["worst_items"]
     assert item["group"] == "tail"
-    assert item["value"] == 0
+    assert item["value"] < 0.6  # ten of its forty items are shown
     assert item["shown"]
 
 
@@ -62,7 +62,7 @@ def test_intervals_hold_the_figure_and_nothing_is_shown_of_nothing():
     )  # type: ignore[index]
     found = audit_lists("Popular", lists, people)
     for figure in found["figures"].values():
-        assert figure["ci95"][0] <= figure["value"] <= figure["ci95"][1]
+        assert figure["ci95"][0] - 1e-9 <= figure["value"] <= figure["ci95"][1] + 1e-9
     chance = [one for one in found["worst_people"] if one["grouping"] == "by chance"]
     assert len(chance) == 7
     assert not any(one["shown"] for one in chance)
