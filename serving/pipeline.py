@@ -32,15 +32,16 @@ def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = No
     the rest. Raises `RunError` where the configuration says of an earlier stage what that was not made from.
     """
     refuse_other_settings(run, config, UPSTREAM[name])
-    if config.track is not None:
-        refuse_without_package(config.track)
+    track = config.track
+    if track is not None:
+        refuse_without_package(track)
     work, before = _work_of(name, config, run, engine), run.record(name)
     if name in SHARED:
         work()
     else:
         distributed.by_main(work)
-    if config.track is not None and run.record(name) != before:
-        distributed.by_main(lambda: track_stage(config.track, run, name))
+    if track is not None and run.record(name) != before:
+        distributed.by_main(lambda: track_stage(track, run, name))
 
 
 def _work_of(name: str, config: RunConfig, run: Run, engine: Engine | None) -> Callable[[], None]:

@@ -127,7 +127,7 @@ class WandB:
         known = known_id(run, "wandb")
         self._run = wandb.init(
             project=project, name=run.name, dir=str(folder), id=known, resume="allow" if known else None,
-            mode=os.environ.get("WANDB_MODE", "offline"), settings=wandb.Settings(silent=True),  # type: ignore[arg-type]
+            mode=os.environ.get("WANDB_MODE", "offline"), settings=wandb.Settings(silent=True),
         )  # fmt: skip
         keep_id(run, "wandb", str(self._run.id))
 

@@ -60,7 +60,9 @@ class Edges:
         self.items = np.concatenate([self.items, chosen[rows, places]])
 
 
-def _listed(recommender: Recommender, requests: Sequence[Request], n: int, temperature: float, seed: int):
+def _listed(
+    recommender: Recommender, requests: Sequence[Request], n: int, temperature: float, seed: int
+) -> np.ndarray:
     return pad_lists([one.items for one in recommender.recommend(requests, n, temperature, seed)], n)
 
 
@@ -87,10 +89,10 @@ class CountedArm:
 
     methods: Methods
     key: str
+    name: str = field(init=False)
 
-    @property
-    def name(self) -> str:
-        return self.methods.name(self.key)
+    def __post_init__(self) -> None:
+        self.name = self.methods.name(self.key)
 
     def start(self, seed: int) -> None:
         self.edges = Edges.of(self.methods)

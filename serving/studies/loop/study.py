@@ -66,7 +66,7 @@ class PlantedUtilities:
             last = int(self.items[request.history[-1]]) if len(request.history) else None
             user = int(str(self.user_ids[request.user])[1:])
             rows.append(self.world.next_item(user, request.time, last)[self.items])
-        return np.log(np.array(rows))
+        return np.log(np.maximum(rows, 1e-300))
 
 
 def analyse_loop(
