@@ -28,6 +28,7 @@ from serving.commands import (
     user,
     value,
 )
+from serving.commands.runs import audit, compare, loop
 from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(
@@ -90,12 +91,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve.serve,
     "keys": serve.keys,
     "value": value.value,
+    "compare": compare.compare,
+    "audit": audit.audit,
     "compare-ids": compare_ids.compare_ids,
     "export": export.export,
     "import": export.import_,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+analyse.analyses.command()(loop.loop)
 app.add_typer(analyse.analyses, name="analyse")  # a group of commands; groups are shown last
 
 
