@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from evaluation.calibration import LEAST_NATS, fit_temperature
 from evaluation.softmax import Scorer, SoftmaxOver
@@ -28,6 +27,7 @@ from evaluation.statistics import mean_interval, user_means
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from recsys.embeddings.embed import load_item_vectors
+from recsys.progress import Progress
 from recsys.seeds import rng
 from semantic_ids.tokenizer import load_tokenizer
 from serving.answering.methods import Methods
@@ -56,7 +56,7 @@ def analyse_twins(methods: Methods, instances: int = 4000) -> dict[str, Any]:
     first, every = ~data.is_repeat[events], np.ones(len(events), bool)
     own = WAYS.index("set aside" if data.exclude_seen else "not set aside")
     rows = []
-    for key in tqdm(_keys(methods), desc="rows", unit="row"):
+    for key in Progress(_keys(methods), desc="rows", unit="row"):
         ranks, log_p = _measured(methods, key, events, alike, (1.0,))
         fitted = fit_temperature(
             _measured(methods, key, fitted_on, alike, TEMPERATURES)[1], TEMPERATURES, data.users[fitted_on]
