@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from recsys.door.times import one_moment
+from recsys.embeddings.embed import load_conditioning_items
 from serving.answering.known import KnownItems, checked_id, known_items, known_user
 from serving.answering.live import FAR_DAYS
 from serving.answering.methods import Methods
@@ -30,6 +32,15 @@ from serving.state.store import State
 FIRST_NUMBER = 1 << 40
 MOST_MINE = 100_000  # events whose coming is waited for
 AHEAD_S = 86_400  # a clock may be wrong by so much, not more
+
+
+class Before(NamedTuple):
+    """The run that was served before: its name, and against it (id, title) of items that are new or have other codes."""
+
+    name: str
+    new: list[tuple[str, str]]
+    moved: list[tuple[str, str]]
+    gone: int
 
 
 class Served:
@@ -47,6 +58,7 @@ class Served:
         self.seq, self.change = 0, last_change(state)  # up to which event and change is read
         # people are gone ("") or the run is another (its name): it is loaded again before anything is answered
         self.outdated: str | None = None
+        self.before: Before | None = None  # how items differ from those of the run that was served before
         self._lists: dict[str, KnownItems] = {}
         # ids of events that this process took in, and those of them that rows of P_u have not learned: user id, user, item, time
         self.mine: set[str] = set()
@@ -59,10 +71,36 @@ class Served:
         return self.recommender.methods
 
     @cached_property
+    def conditioning_items(self) -> np.ndarray:
+        """Vectors of items of length 1 in the space of users' vectors, [N, d]."""
+        vectors = load_conditioning_items(self.methods.run)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+
+    @cached_property
     def state_key(self) -> str:
         """What trained rows of P_u are of: the method, and the training that they go on from."""
         record = self.methods.run.record("personalize") or {"fingerprint": ""}
         return f"{self.methods.config.online.method}@{record['fingerprint'][:16]}"
+
+    def codes(self) -> np.ndarray:
+        """The codes of every item, [N, L]."""
+        trie = self.methods.model.trie
+        return trie.codes(trie.path(torch.arange(len(self.data.catalogue)))).cpu().numpy()
+
+    def compare_to(self, other: Served) -> None:
+        """Keep how items differ from those of the run that was served before."""
+        ours, theirs = self.data.catalogue, other.data.catalogue
+        mine, old = self.codes(), other.codes()
+        there = np.array([-1 if (at := theirs.number(id_)) is None else at for id_ in ours.item_ids])
+        moved = there >= 0
+        if mine.shape[1] == old.shape[1]:
+            moved = moved & (mine != old[there]).any(axis=1)
+
+        def named(which: np.ndarray) -> list[tuple[str, str]]:
+            return [(str(ours.item_ids[at]), ours.titles[at]) for at in np.flatnonzero(which).tolist()]
+
+        gone = len(theirs) - int((there >= 0).sum())
+        self.before = Before(other.path.name, named(there < 0), named(moved), gone)
 
     def catch_up(self, until: int | None = None) -> None:
         """Read what this or another process has stored since (`until`: up to that event)."""
