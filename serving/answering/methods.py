@@ -12,7 +12,9 @@ from llm.align.align import load_aligned
 from llm.align.config import AlignRow
 from llm.backbone.sid_model import SidModel
 from llm.decoding.int8 import to_int8
+from llm.decoding.newcomers import Newcomers, load_newcomers
 from llm.decoding.recommender import SidRecommender
+from llm.decoding.with_newcomers import WithNewcomers
 from llm.methods.personalize import load_method
 from llm.methods.stage2 import World
 from llm.prompts.reading import Reading
@@ -197,7 +199,15 @@ class Methods:
         return reading
 
     def recommender(self, name: str, reading: Reading) -> SidRecommender:
-        return SidRecommender(name, reading, self.config.evaluate.memory_mb << 20)
+        budget = self.config.evaluate.memory_mb << 20
+        if self.newcomers is None:
+            return SidRecommender(name, reading, budget)
+        return WithNewcomers(name, reading, self.newcomers, budget)
+
+    @cached_property
+    def newcomers(self) -> Newcomers | None:
+        """Items that came after the training, in a version of the run that has some."""
+        return load_newcomers(self.run, self.model.trie)
 
     def _ready(self, model: SidModel) -> SidModel:
         if self.int8:

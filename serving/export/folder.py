@@ -67,8 +67,8 @@ def export_run(
     rows of users. Raises `ValueError` for an unknown method or a place that is taken, and `RunError` naming
     an artifact that is damaged.
     """
-    run, out = Run.open(path), Path(out)
-    if out.resolve().is_relative_to(run.path.resolve()):
+    run, out = Run.serving(path), Path(out)
+    if out.resolve().is_relative_to(run.home.resolve()):
         raise ValueError(f"{out} is inside the run; export to a place outside it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists, and is not overwritten; choose another --out or delete it")
