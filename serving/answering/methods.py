@@ -31,6 +31,8 @@ from recsys.embeddings.text_search import WordSearch
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Recommender
 from recsys.run import Run
+from semantic_ids.table import SemanticIdTable
+from semantic_ids.tokenizer import load_table
 from serving.answering.defaults import reads_queries
 from serving.answering.products import Products
 from serving.answering.untrained import BASELINES, NO_CONTEXT, is_of_nobody, no_such_method, untrained
@@ -203,6 +205,11 @@ class Methods:
         if self.newcomers is None:
             return SidRecommender(name, reading, budget)
         return WithNewcomers(name, reading, self.newcomers, budget)
+
+    @cached_property
+    def table(self) -> SemanticIdTable:
+        """The semantic IDs of all items, those that came after the training too."""
+        return load_table(self.run)
 
     @cached_property
     def newcomers(self) -> Newcomers | None:

@@ -232,14 +232,16 @@ class _Night:
         again = np.union1d(changes.changed, brought.moved) if self.choices.recode else np.zeros(0, np.int64)
         again = again[again < (data.catalogue.n_trained or len(data.catalogue))]
         coded = code_items(draft, config, changes, brought.vectors, again)
-        self._write_newcomers(draft, config, coded, before)
+        self._write_newcomers(draft, config, coded, before, brought.alignment is not None)
         if "user_embeddings" in self.files:
             brought.facts["users"] = add_users(
                 draft, data, self.files["user_embeddings"], brought, self.choices.most_residual
             )
         return changes, coded, brought
 
-    def _write_newcomers(self, draft: Draft, config: RunConfig, coded: Coded, before: dict[str, Any]) -> None:
+    def _write_newcomers(
+        self, draft: Draft, config: RunConfig, coded: Coded, before: dict[str, Any], has_vectors: bool
+    ) -> None:
         """The newcomers' weights: those of the version before, or, of the first that has some, fitted on the run's own items."""
         again = before.get("again", {}) | {str(item): codes for item, codes in coded.again.items()}
         if coded.table.n_items == coded.table.n_base and not again:
@@ -247,7 +249,7 @@ class _Night:
         if not before:
             own = Methods(self.home, config)
             report = self.home.read_json("embed", "embed.json")
-            is_brought = report.get("items") == "brought"
+            is_brought = has_vectors or report.get("items") == "brought"
             content = content_of(coded.vectors, coded.table.n_base, is_brought)
             weights, depth, facts = fit_weights(
                 own.reading("no_context"), own.dataset, coded.table, content, config.seed

@@ -101,7 +101,7 @@ def add_users(
     final = newest[np.r_[found.ids[newest][1:] != found.ids[newest][:-1], True]]
     alignment = brought.alignment
     if alignment is None:
-        _, mine, theirs = np.intersect1d(users, found.ids[final], return_indices=True)
+        _shared, mine, theirs = np.intersect1d(users, found.ids[final], return_indices=True)
         alignment = align(found.vectors[final][theirs], rows[mine], f"{path}: user embeddings", most_residual)
     lengths = np.linalg.norm(found.vectors, axis=1, keepdims=True)
     vectors = found.vectors if alignment.rotation is None else alignment.apply(found.vectors) * lengths
