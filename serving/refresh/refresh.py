@@ -190,6 +190,7 @@ class _Night:
         started = time.monotonic()
         config = config_of(draft.parent)
         changes, coded, brought = self._build(draft, config)
+        before = versions.facts(draft.parent.path)["since_training"] if now.serves else {}
         facts: dict[str, Any] = {
             "made_from": made,
             "parent": now.serves,
@@ -199,7 +200,11 @@ class _Night:
             "changes": changes.counts(),
             "coded": coded.facts,
             "embeddings": brought.facts,
+            "since_training": {
+                name: coded.facts[name] + before.get(name, 0) for name in ("coded", "not_their_own_codes")
+            },
             "table": coded.table.all_hash(),
+            "table_items": coded.table.n_items,
         }
         number = max(versions.numbers(self.home.path), default=0) + 1
         verdict = self._judge(draft, changes, coded, facts, number)
