@@ -90,6 +90,8 @@ def refresh(
     home = Run.open(Run.open(run).home)
     given = dict(zip(INPUTS, (items, events, user_embeddings, item_embeddings), strict=True))
     files = {name: Path(path) for name, path in given.items() if path is not None}
+    if home.exported():
+        raise RunError(f"{home.path} was exported; refresh the run that it comes from, and export that again")
     if not files:
         raise ValueError(
             "nothing to refresh from: give --items, --events, --user-embeddings or --item-embeddings"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from semantic_ids.tokenizer import load_table
 from serving import Recommender
 from serving.refresh.refresh import Choices, go_back, keep_newest, refresh
 from tests.support.nights import NEW, RETIRED, events_yesterday, items_today
+from tests.support.serving_http import served
 from tests.support.worlds import hashes_of
 
 PEOPLE = [f"u{user}" for user in range(12)]
@@ -189,3 +191,32 @@ def test_a_changed_title_is_noticed_and_coded_anew_only_if_asked(night):
     assert newcomers is not None
     assert newcomers.again.tolist() == [4]
     assert any(item == "i4" for answer in lists(night.run.path, "no_context").values() for item, _ in answer)
+
+
+def test_a_service_reloads_the_version_and_drops_no_request(night):
+    with served(night.run.path, night.folder) as client:
+        assert client.http.get("/health/ready").json() == {"status": "ready", "run": "run"}
+        statuses: list[int] = []
+        done = threading.Event()
+
+        def ask() -> None:
+            while not done.is_set():
+                asked = client.http.post(
+                    "/v1/recommend", json={"user_id": "u1", "n": 3, "method": "no_context"}
+                )
+                statuses.append(asked.status_code)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        refresh(night.run.path, items=night.files["items"], item_embeddings=night.files["item_embeddings"])
+        client.reload()
+        done.set()
+        thread.join()
+        assert set(statuses) == {200}
+        assert client.http.get("/health/ready").json()["version"] == "0001"
+        listed = client.http.post(
+            "/v1/recommend",
+            json={"user_id": "u1", "n": 3, "method": "no_context", "allow": ["n0", "n1", "i10", "i0"]},
+        ).json()
+        assert {item["item_id"] for item in listed["items"]} <= {"n0", "n1", "i0"}
+        assert client.http.get("/v1/items/n0").json()["codes"]
