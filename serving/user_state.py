@@ -25,8 +25,9 @@ import yaml
 
 from evaluation.table.kept import BETWEEN
 from evaluation.table.results import Results
+from recsys.artifacts import versions
 from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
-from recsys.artifacts.rewrite import Rewrite, write_text_atomically
+from recsys.artifacts.rewrite import Part, Rewrite, write_text_atomically
 from recsys.artifacts.sums import SUMS, sums_after
 from recsys.artifacts.user_rows import Columns, Person, forget, rows_of
 from recsys.artifacts.verified import NAME as VERIFIED
@@ -43,7 +44,7 @@ from serving.report.publish import with_costs, write_run_report
 OWN = ("events.parquet", "users.parquet", "queries.parquet")
 PICTURE = "evaluate/prefixes.json"  # vectors of sampled users, for the t-SNE picture of the report
 # What killed stages and writes left: nobody's artifacts, but they may have rows.
-LEFT_OVERS = (".partial-*", ".old-*", ".*.tmp", "*/.*.tmp")
+LEFT_OVERS = (".partial-*", "versions/.partial-*", ".old-*", ".*.tmp", "*/.*.tmp")
 
 STAYS = """What stays, because it is no row of anybody's:
   - weights and item vectors that were trained on everyone's events, theirs among them, and figures in results.json that
@@ -112,25 +113,33 @@ def delete(run: Run, user_id: str) -> dict[str, Any]:
     unfinished work of killed stages. Raises `ValueError` for an unknown id, `RunError` for a damaged artifact
     or while the run is written.
     """
+    run = Run(run.home)
     with run.lock():
         run.finish_commits()
-        data = Dataset.load(run)
-        person = _person(data, run, user_id)
-        rewrite = Rewrite(run.path)
-        if person.number < data.n_users:  # else only the journal knows them
-            _without_dataset_rows(run, data, person, rewrite)
-        for name in _artifacts(run):
-            if rows_of(run.path / name, person):
-                forget(run.path / name, person, rewrite.new(name))
-        _without_old_picture(run, rewrite)
-        _without_example(run, person, rewrite)
-        for pattern in (*LEFT_OVERS, "report.html", VERIFIED):
-            for path in sorted(run.path.glob(pattern)):
-                rewrite.remove(path.relative_to(run.path).as_posix())
-        record = _record_deletion(run, person, rewrite)
-        rewrite.commit()
+        whole, person = Rewrite(run.path), _person(Dataset.load(run), run, user_id)
+        for number in versions.numbers(run.path):
+            version = Run(versions.folder_of(run.path, number))
+            _delete_from(version, person, whole.below(version.path.relative_to(run.path).as_posix()))
+        record = _delete_from(run, person, whole.below(""))
+        whole.commit()
     forget_loaded()  # of this process
     return record
+
+
+def _delete_from(run: Run, person: Person, rewrite: Part) -> dict[str, Any]:
+    """The changes of a run, or of one of its versions, without their commit."""
+    data = Dataset.load(run)
+    if person.number < data.n_users:  # else only the journal knows them
+        _without_dataset_rows(run, data, person, rewrite)
+    for name in _artifacts(run):
+        if rows_of(run.path / name, person):
+            forget(run.path / name, person, rewrite.new(name))
+    _without_old_picture(run, rewrite)
+    _without_example(run, person, rewrite)
+    for pattern in (*LEFT_OVERS, "report.html", VERIFIED):
+        for path in sorted(run.path.glob(pattern)):
+            rewrite.remove(path.relative_to(run.path).as_posix())
+    return _record_deletion(run, person, rewrite)
 
 
 def remake_report(run: Run) -> bool:
@@ -159,7 +168,7 @@ def _person(data: Dataset, run: Run, user_id: str) -> Person:
 
 def _artifacts(run: Run) -> Iterator[str]:
     """Paths of all artifacts of finished stages that may hold rows of users, each checked by its hash."""
-    for record in sorted(run.path.glob("*/stage.json")):
+    for record in _records_of(run):
         stage = record.parent.name
         for name in (run.record(stage) or {})["artifacts"]:
             if name.endswith((".parquet", ".safetensors", ".json")) and not (
@@ -167,6 +176,12 @@ def _artifacts(run: Run) -> Iterator[str]:
             ):
                 run.artifact(stage, name)
                 yield f"{stage}/{name}"
+
+
+def _records_of(run: Run) -> list[Path]:
+    """The records of a run's stages; of a version, of its own: the journal is the run's."""
+    paths = sorted(run.path.glob("*/stage.json"))
+    return [path for path in paths if run.path == run.home or path.parent.name != LIVE]
 
 
 def _holdings(run: Run, person: Person) -> Iterator[tuple[str, Columns]]:
@@ -228,7 +243,7 @@ def _plain(value: Any) -> Any:
 # -- deleting ------------------------------------------------------------------------------------------------
 
 
-def _without_dataset_rows(run: Run, data: Dataset, person: Person, rewrite: Rewrite) -> None:
+def _without_dataset_rows(run: Run, data: Dataset, person: Person, rewrite: Part) -> None:
     """The tombstone, and prepare.json's counts.
 
     Its time range stays: it is the run's clock, and others' moment.
@@ -260,7 +275,7 @@ def _unnamed(value: Any, user_id: str) -> Any:
     return value.replace(f"'{user_id}'", "(deleted)") if isinstance(value, str) else value
 
 
-def _without_old_picture(run: Run, rewrite: Rewrite) -> None:
+def _without_old_picture(run: Run, rewrite: Part) -> None:
     """Runs made before pictures said whose vector is whose: none of them is kept."""
     record = run.record("evaluate")
     if record is None or Path(PICTURE).name not in record["artifacts"] or PICTURE in rewrite.replaced:
@@ -276,7 +291,7 @@ def _is_example(run: Run, person: Person) -> bool:
     return str((run.read_config().get("example") or {}).get("user")) == person.user_id
 
 
-def _without_example(run: Run, person: Person, rewrite: Rewrite) -> None:
+def _without_example(run: Run, person: Person, rewrite: Part) -> None:
     if _is_example(run, person):
         config = run.read_config()
         config["example"]["user"] = None
@@ -284,7 +299,7 @@ def _without_example(run: Run, person: Person, rewrite: Rewrite) -> None:
         rewrite.new("config.yaml").write_text(text, encoding="utf-8")
 
 
-def _record_deletion(run: Run, person: Person, rewrite: Rewrite) -> dict[str, Any]:
+def _record_deletion(run: Run, person: Person, rewrite: Part) -> dict[str, Any]:
     """Stage the stages' new records and the manifest, which says when and what was rewritten,
     and not of whom.
     """
@@ -298,11 +313,8 @@ def _record_deletion(run: Run, person: Person, rewrite: Rewrite) -> dict[str, An
     for path in list(rewrite.replaced):
         stage, _, name = path.partition("/")
         if name:
-            changed.setdefault(stage, {})[name] = sha256_of(rewrite.folder / "new" / path)
-    records = {
-        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in run.path.glob("*/stage.json")
-    }
+            changed.setdefault(stage, {})[name] = sha256_of(rewrite.staged(path))
+    records = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in _records_of(run)}
     after = rehashed(records, changed)
     _without_batches(after, person, changed.get(LIVE, {}))
     for stage, record in after.items():
@@ -329,10 +341,10 @@ def _without_batches(records: dict[str, dict], person: Person, rewritten: Collec
             records[stage] = record | {"continued": parts}
 
 
-def _new_sums(run: Run, rewrite: Rewrite) -> None:
+def _new_sums(run: Run, rewrite: Part) -> None:
     """An exported or imported run is whole after a deletion as it was before."""
     if not (run.path / SUMS).is_file():
         return
-    changed = {name: sha256_of(rewrite.folder / "new" / name) for name in rewrite.replaced}
+    changed = {name: sha256_of(rewrite.staged(name)) for name in rewrite.replaced}
     text = sums_after(run.inside(SUMS).read_text(encoding="utf-8"), changed | dict.fromkeys(rewrite.removed))
     rewrite.new(SUMS).write_text(text, encoding="utf-8")

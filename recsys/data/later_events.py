@@ -39,6 +39,10 @@ class LiveHistories:
         known = self.dataset.user_index(user_id)
         return self._new.get(user_id) if known is None else known
 
+    def numbers(self) -> dict[str, int]:
+        """User id -> integer of everybody who has an event anywhere."""
+        return self.dataset.user_numbers | self._new
+
     def number(self, user_id: str) -> int:
         """The integer of a user id; a new user gets the next free one."""
         known = self.user_index(user_id)
@@ -72,11 +76,16 @@ class LiveHistories:
     def add(
         self, user_ids: Sequence[str], users: Sequence[int], items: np.ndarray, times: np.ndarray
     ) -> None:
-        """Add events [n], row by row; within one second they stand in the given order."""
+        """Add events [n], row by row; within one second they stand in the given order.
+
+        Events of items that a later version of the run has, and this one has not, are left out; their users are known.
+        """
         owners = np.asarray(users, np.int64)
         for user_id, user in zip(user_ids, owners.tolist(), strict=True):
             if user >= self.dataset.n_users:
                 self._new[user_id] = user
+        here = np.asarray(items) < self.dataset.n_items
+        owners, items, times = owners[here], np.asarray(items)[here], np.asarray(times)[here]
         for user in np.unique(owners).tolist():
             mine = owners == user
             old_items, old_times = self.events(user)

@@ -15,6 +15,7 @@ from llm.methods.tap_per import TapPer, TapPerConfig
 from llm.methods.user_states import Absorbed, OnlineConfig, absorb
 from recsys.door.values import shortly
 from recsys.recommender import Recommender
+from recsys.run import Run
 from serving.answering.live import (
     Feedback,
     LiveState,
@@ -81,7 +82,7 @@ def update(
         facts = {"steps": answer.steps, "seconds": round(answer.seconds, 3)}
         users = done.users if done else feedback.users[:0]
         live.commit(batch_id, digest, feedback, users, {config.method: done.rows} if done else {}, facts)
-        run.update_manifest()
+        Run(run.home).update_manifest()
     service.forget_sessions()
     return answer
 

@@ -245,7 +245,8 @@ class LiveState:
         to_disk(folder)
 
     def _made_from(self) -> dict[str, Any]:
-        return self.run.stage(LIVE, _Nothing(), needs=NEEDS).made_from
+        home = Run(self.run.home)  # the journal is of all its versions
+        return home.stage(LIVE, _Nothing(), needs=NEEDS).made_from
 
 
 def digest_of(events: Sequence[Event]) -> str:

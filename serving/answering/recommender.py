@@ -112,7 +112,7 @@ class Recommender:
 
         `int8` quantises the weights (CPUs only); what that does to the distribution is measured and printed.
         """
-        opened = Run.open(run)
+        opened = Run.serving(run)
         return cls(Methods(opened, config_of(opened), int8))
 
     @cached_property

@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from llm.methods.stage2 import OUTSIDE
+from recsys.artifacts import versions
 from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, rehashed, sha256_of
 from recsys.artifacts.paths import RunError, inside
 from recsys.artifacts.rewrite import FOLDER as REWRITE
@@ -39,7 +40,7 @@ from recsys.run import Run
 from serving.config.combine import ALONE
 from serving.config.truth import config_of
 from serving.export.plan import REPORTS, ExportPlan, plan_export
-from serving.playlists.plan import absorbed_by, identity_of
+from serving.playlists.plan import LIVE, absorbed_by, identity_of
 
 OF_USERS = ("events.parquet", "users.parquet", "queries.parquet")  # of stage prepare
 ABOUT = ("source", "time", "exclude_seen", "held_out_queries")  # what prepare.json keeps without users
@@ -67,8 +68,8 @@ def export_run(
     rows of users. Raises `ValueError` for an unknown method or a place that is taken, and `RunError` naming
     an artifact that is damaged.
     """
-    run, out = Run.open(path), Path(out)
-    if out.resolve().is_relative_to(run.path.resolve()):
+    run, out = Run.serving(path), Path(out)
+    if out.resolve().is_relative_to(run.home.resolve()):
         raise ValueError(f"{out} is inside the run; export to a place outside it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists, and is not overwritten; choose another --out or delete it")
@@ -214,6 +215,10 @@ def _files(folder: Path) -> list[str]:
 
 def _write(run: Run, plan: ExportPlan, folder: Path) -> None:
     records = {stage: record for stage in plan.artifacts if (record := run.record(stage))}
+    if run.path != run.home and LIVE in records:  # the journal goes with the version now, and with no other
+        made_from = records[LIVE]["made_from"]
+        stages = {need: hash_json(records[need]["artifacts"]) for need in made_from["stages"]}
+        records[LIVE] = records[LIVE] | {"made_from": made_from | {"stages": stages}}
     changed: dict[str, dict[str, str | None]] = {}
     for stage, names in plan.artifacts.items():
         (folder / stage).mkdir()
@@ -312,7 +317,7 @@ def _exported(run: Run, plan: ExportPlan) -> dict[str, Any]:
     report, settings = run.read_json("adapt", "adapt.json"), plan.config["adapt"]
     backbone = {"name": settings["backbone"]["name"], "sha256": report["backbone_hash"]}
     facts: dict[str, Any] = {
-        "run": run.path.resolve().name,
+        "run": run.home.resolve().name,
         "identity": identity_of(run, absorbed_by(run)),  # of all that the run answers with
         "prelude": _version(),
         "backbone": backbone | {"weights_are_here": settings["train"] == "full"},
@@ -320,6 +325,8 @@ def _exported(run: Run, plan: ExportPlan) -> dict[str, Any]:
         "without_users": plan.without_users,
         "left_out": plan.left_out,
     }
+    if run.path != run.home:
+        facts["version"] = {"number": int(run.path.name), "table": versions.facts(run.path)["table"]}
     if run.deletions():  # before this export; those that come after it are the export's own
         facts["deletions"] = len(run.deletions())
     if plan.models:
