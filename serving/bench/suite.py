@@ -37,6 +37,7 @@ CASES = {  # name: module and function; imported in the case's own process
     "stage1": ("steps", "stage1_step"),
     "stage2": ("steps", "stage2_step"),
     "forms": ("forms", "forms"),
+    "updates": ("growth.updates", "updates"),
 }
 LIBRARIES = ("torch", "transformers", "torch-geometric", "vector-quantize-pytorch", "numpy")
 

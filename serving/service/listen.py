@@ -14,14 +14,8 @@ from serving.service.access import is_loopback
 from serving.service.app import Given, create_app, to_environment
 from serving.service.settings import load_settings
 from serving.state.keys import all_keys
-from serving.state.store import State, sqlite_url
-
-STATE = "service.sqlite"  # beside the run: RUN.service.sqlite
-
-
-def state_of(run: Path) -> str:
-    """The URL of a run's own state: SQLite, beside it."""
-    return sqlite_url(run.resolve().with_name(f"{run.resolve().name}.{STATE}"))
+from serving.state.place import url_of
+from serving.state.store import State
 
 
 def serve(run: Path, host: str, port: int, state: str | None, config: Path | None, workers: int) -> None:
@@ -32,7 +26,7 @@ def serve(run: Path, host: str, port: int, state: str | None, config: Path | Non
     """
     Run.open(run)
     load_settings(config)
-    url = state or state_of(run)
+    url = state or url_of(run)
     opened = State(url)
     keys = all_keys(opened)
     opened.close()
