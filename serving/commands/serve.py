@@ -24,7 +24,6 @@ def needs_extra() -> None:
     """Raises `ValueError` naming the extra where a service's packages are missing."""
     try:
         import fastapi  # noqa: F401
-        import sqlalchemy  # noqa: F401
     except ImportError:
         raise ValueError("a service needs more packages: pip install '.[serve]'") from None
 

@@ -30,7 +30,8 @@ def put_batch(connection: sa.Connection, batch_id: str, digest: str, user_ids: I
 
 def of_person(connection: sa.Connection, user_id: str) -> list[str]:
     """Ids of the batches that held events of somebody."""
-    query = sa.select(batches.c.id).join(batch_people).join(people)
+    query = sa.select(batches.c.id).join(batch_people, batch_people.c.batch == batches.c.number)
+    query = query.join(people, people.c.number == batch_people.c.person)
     return list(connection.scalars(query.where(people.c.user_id == user_id, batches.c.id.is_not(None))))
 
 

@@ -14,12 +14,10 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
+
+from serving.state.tables import VERSION
 
 MOST_TOGETHER = 256  # writes of one transaction: who waits behind one waits as long as those take
 BUSY_S = 30  # how long a write waits for another process's
@@ -110,7 +108,7 @@ class State:
     def version(self) -> str | None:
         """Which version the tables are of."""
         with self.reading() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+            return _version(connection)
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -153,16 +151,18 @@ class State:
                     yield connection
 
     def _migrate(self) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        newest = ScriptDirectory.from_config(config).get_current_head()
         with self.engine.connect() as connection:
-            there = MigrationContext.configure(connection).get_current_revision()
-        if there == newest:
+            there = _version(connection)
+        if there == VERSION:
             return
         if not self.writes:
             State(self.url.render_as_string(hide_password=False)).close()
             return
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         with self._transaction() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -205,6 +205,13 @@ class State:
                 done.set_result(answer)
             else:
                 done.set_exception(failed)
+
+
+def _version(connection: sa.Connection) -> str | None:
+    """Which version the tables are of; None: there are none."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
 
 
 def _only_read(path: Path) -> str:

@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 
 ID = 200  # characters of an id that a caller gives, at most
+VERSION = "v0002"  # of `migrations/versions`: the newest
 METADATA = MetaData()
 # SQLite numbers rows by its own 64-bit integer, which it calls INTEGER; a number is never given twice, so that who has read
 # up to one misses nothing
