@@ -23,8 +23,9 @@ import numpy as np
 import yaml
 
 from evaluation.table.results import Results
+from recsys.artifacts import versions
 from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
-from recsys.artifacts.rewrite import Rewrite, write_text_atomically
+from recsys.artifacts.rewrite import Part, Rewrite, write_text_atomically
 from recsys.artifacts.sums import SUMS, sums_after
 from recsys.artifacts.user_rows import Columns, Person, forget, rows_of
 from recsys.artifacts.verified import NAME as VERIFIED
@@ -42,7 +43,7 @@ from serving.state import own, place
 OWN = ("events.parquet", "users.parquet", "queries.parquet")
 PICTURE = "evaluate/prefixes.json"  # vectors of sampled users, for the t-SNE picture of the report
 # What killed stages and writes left: nobody's artifacts, but they may have rows.
-LEFT_OVERS = (".partial-*", ".old-*", ".*.tmp", "*/.*.tmp")
+LEFT_OVERS = (".partial-*", "versions/.partial-*", ".old-*", ".*.tmp", "*/.*.tmp")
 
 STAYS = """What stays, because it is no row of anybody's:
   - weights and item vectors that were trained on everyone's events, theirs among them, and figures in results.json that
@@ -114,30 +115,40 @@ def delete(run: Run, user_id: str) -> dict[str, Any]:
     unfinished work of killed stages. Raises `ValueError` for an unknown id, `RunError` for a damaged artifact
     or while the run is written.
     """
+    run = Run(run.home)
     with run.lock(), place.alone(run.path):
         run.finish_commits()
-        data = Dataset.load(run)
-        person = _person(data, run, user_id)
+        whole, person = Rewrite(run.path), _person(Dataset.load(run), run, user_id)
         in_state = own.held_of(run, person.user_id)
-        rewrite = Rewrite(run.path)
-        if person.number < data.n_users:  # else only the journal knows them
-            _without_dataset_rows(run, data, person, rewrite)
-        for name in _artifacts(run):
-            if rows_of(run.path / name, person):
-                forget(run.path / name, person, rewrite.new(name))
-        _without_old_picture(run, rewrite)
-        _without_example(run, person, rewrite)
-        for pattern in (*LEFT_OVERS, "report.html", VERIFIED):
-            for path in sorted(run.path.glob(pattern)):
-                rewrite.remove(path.relative_to(run.path).as_posix())
-        record = _record_deletion(run, person, rewrite, in_state)
+        for number in versions.numbers(run.path):
+            version = Run(versions.folder_of(run.path, number))
+            _delete_from(
+                version, person, whole.below(version.path.relative_to(run.path).as_posix()), in_state
+            )
+        record = _delete_from(run, person, whole.below(""), in_state)
         if in_state:  # who is to be forgotten there, if this process does not come to it
-            rewrite.new(place.LEAVING).write_text(json.dumps(person.user_id), encoding="utf-8")
-        rewrite.commit()
+            whole.new(place.LEAVING).write_text(json.dumps(person.user_id), encoding="utf-8")
+        whole.commit()
         if in_state:
             own.forget(run)
     forget_loaded()  # of this process
     return record
+
+
+def _delete_from(run: Run, person: Person, rewrite: Part, in_state: Collection[str]) -> dict[str, Any]:
+    """The changes of a run, or of one of its versions, without their commit."""
+    data = Dataset.load(run)
+    if person.number < data.n_users:  # else only the state knows them
+        _without_dataset_rows(run, data, person, rewrite)
+    for name in _artifacts(run):
+        if rows_of(run.path / name, person):
+            forget(run.path / name, person, rewrite.new(name))
+    _without_old_picture(run, rewrite)
+    _without_example(run, person, rewrite)
+    for pattern in (*LEFT_OVERS, "report.html", VERIFIED):
+        for path in sorted(run.path.glob(pattern)):
+            rewrite.remove(path.relative_to(run.path).as_posix())
+    return _record_deletion(run, person, rewrite, in_state)
 
 
 def remake_report(run: Run) -> bool:
@@ -243,7 +254,7 @@ def _plain(value: Any) -> Any:
 # -- deleting ------------------------------------------------------------------------------------------------
 
 
-def _without_dataset_rows(run: Run, data: Dataset, person: Person, rewrite: Rewrite) -> None:
+def _without_dataset_rows(run: Run, data: Dataset, person: Person, rewrite: Part) -> None:
     """The tombstone, and prepare.json's counts.
 
     Its time range stays: it is the run's clock, and others' moment.
@@ -275,7 +286,7 @@ def _unnamed(value: Any, user_id: str) -> Any:
     return value.replace(f"'{user_id}'", "(deleted)") if isinstance(value, str) else value
 
 
-def _without_old_picture(run: Run, rewrite: Rewrite) -> None:
+def _without_old_picture(run: Run, rewrite: Part) -> None:
     """Runs made before pictures said whose vector is whose: none of them is kept."""
     record = run.record("evaluate")
     if record is None or Path(PICTURE).name not in record["artifacts"] or PICTURE in rewrite.replaced:
@@ -291,7 +302,7 @@ def _is_example(run: Run, person: Person) -> bool:
     return str((run.read_config().get("example") or {}).get("user")) == person.user_id
 
 
-def _without_example(run: Run, person: Person, rewrite: Rewrite) -> None:
+def _without_example(run: Run, person: Person, rewrite: Part) -> None:
     if _is_example(run, person):
         config = run.read_config()
         config["example"]["user"] = None
@@ -299,7 +310,7 @@ def _without_example(run: Run, person: Person, rewrite: Rewrite) -> None:
         rewrite.new("config.yaml").write_text(text, encoding="utf-8")
 
 
-def _record_deletion(run: Run, person: Person, rewrite: Rewrite, in_state: Collection[str]) -> dict[str, Any]:
+def _record_deletion(run: Run, person: Person, rewrite: Part, in_state: Collection[str]) -> dict[str, Any]:
     """Stage the stages' new records and the manifest, which says when and what was rewritten,
     and not of whom.
     """
@@ -313,10 +324,10 @@ def _record_deletion(run: Run, person: Person, rewrite: Rewrite, in_state: Colle
     for path in list(rewrite.replaced):
         stage, _, name = path.partition("/")
         if name:
-            changed.setdefault(stage, {})[name] = sha256_of(rewrite.folder / "new" / path)
+            changed.setdefault(stage, {})[name] = sha256_of(rewrite.staged(path))
     records = {
         path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in run.path.glob("*/stage.json")
+        for path in sorted(run.path.glob("*/stage.json"))
     }
     after = rehashed(records, changed)
     own.without_batches(run, after, person.user_id)
@@ -330,10 +341,10 @@ def _record_deletion(run: Run, person: Person, rewrite: Rewrite, in_state: Colle
     return deletion
 
 
-def _new_sums(run: Run, rewrite: Rewrite) -> None:
+def _new_sums(run: Run, rewrite: Part) -> None:
     """An exported or imported run is whole after a deletion as it was before."""
     if not (run.path / SUMS).is_file():
         return
-    changed = {name: sha256_of(rewrite.folder / "new" / name) for name in rewrite.replaced}
+    changed = {name: sha256_of(rewrite.staged(name)) for name in rewrite.replaced}
     text = sums_after(run.inside(SUMS).read_text(encoding="utf-8"), changed | dict.fromkeys(rewrite.removed))
     rewrite.new(SUMS).write_text(text, encoding="utf-8")

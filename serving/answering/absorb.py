@@ -66,7 +66,7 @@ def update(
     digest = digest_of(events)
     batch_id = digest if batch_id is None else checked_batch_id(batch_id)
     live, config = service.live, service.methods.config.online
-    with one_at_a_time(service.methods.run.path):
+    with one_at_a_time(service.methods.run.home):
         if live.find(batch_id, digest):
             return Update(batch_id, False)
         live.replay()  # another process may have absorbed feedback since

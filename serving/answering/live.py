@@ -112,8 +112,8 @@ class LiveState:
         self.sources: list[StoredHistories] = []
         self._rows: dict[str, TrainedRows] = {}
         take_over(run, dataset)
-        is_own = state is not None and state.is_file(place.file_of(run.path))
-        own = None if is_own else place.own_state(run.path)
+        is_own = state is not None and state.is_file(place.file_of(run.home))
+        own = None if is_own else place.own_state(run.home)
         if own is not None:
             self._read(own, FIRST_NUMBER if state is None else FIRST_BESIDE)
         if state is not None:
@@ -132,7 +132,7 @@ class LiveState:
 
     def replay(self, until: int | None = None) -> None:
         """See what this or another process has stored since (`until`: up to that event)."""
-        if not self.sources and (own := place.own_state(self.run.path)) is not None:
+        if not self.sources and (own := place.own_state(self.run.home)) is not None:
             self._read(own, FIRST_NUMBER)
         upto = until if self.only is None else self.only
         for source in self.sources:
@@ -188,7 +188,7 @@ class LiveState:
         assert self.only is None, "a state that leaves events out cannot take in more"
         if self.sources and self.sources[-1].state.writes:
             return self.sources[-1].state
-        state = State(place.url_of(self.run.path))
+        state = State(place.url_of(self.run.home))
         if self.sources:
             self.sources[-1].state.close()
             self.sources[-1].state = state
@@ -216,7 +216,7 @@ class LiveState:
             self.writes_into().write(write)
         except StateError as error:
             raise RunError(
-                f"{self.run.path}: the feedback was not absorbed, none of it: {error}; send it again"
+                f"{self.run.home}: the feedback was not absorbed, none of it: {error}; send it again"
             ) from error
         self.replay()
 
@@ -226,7 +226,7 @@ class LiveState:
             with self.writes_into().reading() as connection:
                 return is_there(connection, batch_id, digest)
         except StateError as error:
-            raise RunError(f"{self.run.path}: no feedback can be absorbed: {error}") from error
+            raise RunError(f"{self.run.home}: no feedback can be absorbed: {error}") from error
 
     def _read(self, state: State, first: int) -> None:
         number = self.histories.dataset.catalogue.number

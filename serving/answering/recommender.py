@@ -121,7 +121,7 @@ class Recommender:
 
         `int8` quantises the weights (CPUs only); what that does to the distribution is measured and printed.
         """
-        opened = Run.open(run)
+        opened = Run.serving(run)
         methods = Methods(opened, config_of(opened), int8)
         return cls(methods, state=None if state is None else State(state))
 

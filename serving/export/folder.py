@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from llm.methods.stage2 import OUTSIDE
+from recsys.artifacts import versions
 from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, rehashed, sha256_of
 from recsys.artifacts.paths import RunError, inside
 from recsys.artifacts.rewrite import FOLDER as REWRITE
@@ -69,12 +70,12 @@ def export_run(
     rows of users. Raises `ValueError` for an unknown method or a place that is taken, and `RunError` naming
     an artifact that is damaged.
     """
-    run, out = Run.open(path), Path(out)
-    if out.resolve().is_relative_to(run.path.resolve()):
+    run, out = Run.serving(path), Path(out)
+    if out.resolve().is_relative_to(run.home.resolve()):
         raise ValueError(f"{out} is inside the run; export to a place outside it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists, and is not overwritten; choose another --out or delete it")
-    with run.lock(), alone(run.path):
+    with run.lock(), alone(run.home):
         plan = plan_export(run, methods, without_users)
         with _whole(out) as folder:
             _write(run, plan, folder)
@@ -233,8 +234,8 @@ def _write(run: Run, plan: ExportPlan, folder: Path) -> None:
     after = rehashed(records, changed)
     if plan.outside:
         after[OUTSIDE] = _copy_outside(plan, folder / OUTSIDE)
-    if not plan.without_users and file_of(run.path).exists():
-        copy_state(run.path, folder)
+    if not plan.without_users and file_of(run.home).exists():
+        copy_state(run.home, folder)
     for stage, record in after.items():
         (folder / stage / "stage.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     text = yaml.safe_dump(plan.config, sort_keys=False, width=100)
@@ -319,7 +320,7 @@ def _exported(run: Run, plan: ExportPlan) -> dict[str, Any]:
     report, settings = run.read_json("adapt", "adapt.json"), plan.config["adapt"]
     backbone = {"name": settings["backbone"]["name"], "sha256": report["backbone_hash"]}
     facts: dict[str, Any] = {
-        "run": run.path.resolve().name,
+        "run": run.home.resolve().name,
         "identity": identity_of(run, absorbed_by(run)),  # of all that the run answers with
         "prelude": _version(),
         "backbone": backbone | {"weights_are_here": settings["train"] == "full"},
@@ -327,6 +328,8 @@ def _exported(run: Run, plan: ExportPlan) -> dict[str, Any]:
         "without_users": plan.without_users,
         "left_out": plan.left_out,
     }
+    if run.path != run.home:
+        facts["version"] = {"number": int(run.path.name), "table": versions.facts(run.path)["table"]}
     if run.deletions():  # before this export; those that come after it are the export's own
         facts["deletions"] = len(run.deletions())
     if plan.models:

@@ -71,7 +71,7 @@ def identity_of(run: Run, absorbed: int) -> str:
     if absorbed:
         from serving.state.histories import identity
 
-        state = own_state(run.path)
+        state = own_state(run.home)
         made["live"] = None if state is None else identity(state, absorbed)
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
@@ -84,11 +84,11 @@ def has_clock(run: Run) -> bool:
 
 def absorbed_by(run: Run) -> int:
     """Up to which event the run has absorbed feedback; 0: none."""
-    if not file_of(run.path).exists():
+    if not file_of(run.home).exists():
         return 0
     from serving.state.histories import newest
 
-    state = own_state(run.path)
+    state = own_state(run.home)
     return 0 if state is None else newest(state)
 
 

@@ -17,7 +17,7 @@ FILE = f"{place.FOLDER}/{place.NAME}"
 
 def held_of(run: Run, user_id: str) -> dict[str, list[dict[str, Any]]]:
     """Rows of somebody, by table, each named as the run's artifacts are."""
-    state = place.own_state(run.path)
+    state = place.own_state(run.home)
     if state is None:
         return {}
     try:
@@ -29,16 +29,16 @@ def held_of(run: Run, user_id: str) -> dict[str, list[dict[str, Any]]]:
 
 def forget(run: Run) -> None:
     """Forget whom the run's files have no longer (`place.LEAVING`); an exported run is whole afterwards by its own sums."""
-    place.finish_leaving(run.path)
+    place.finish_leaving(run.home)
     sums = run.path / SUMS
     if sums.is_file() and f"  {FILE}\n" in (text := sums.read_text(encoding="utf-8")):
-        place.at_rest(run.path)
+        place.at_rest(run.home)
         write_text_atomically(run.inside(SUMS), sums_after(text, {FILE: sha256_of(run.path / FILE)}))
 
 
 def without_batches(run: Run, records: dict[str, dict], user_id: str) -> None:
     """Ids of feedback of theirs go, in place, from weights that say they were trained on it (Online-Full); the state forgets them itself."""
-    state = place.own_state(run.path)
+    state = place.own_state(run.home)
     if state is None:
         return
     with state.reading() as connection:

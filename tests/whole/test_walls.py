@@ -51,7 +51,7 @@ ORDER = {
         {"stages"},
         {"report"},
         {"pipeline", "playlists"},
-        {"export", "studies", "text_tasks", "user_state", "bench"},
+        {"export", "refresh", "studies", "text_tasks", "user_state", "bench"},
         {"service"},
         {"value"},
         {"commands"},

@@ -24,11 +24,11 @@ def take_over(run: Run, dataset: Dataset) -> None:
 
     Killed in between, it begins again, and nothing is there twice. Nothing is done where there is no such journal.
     """
-    folder = run.path / place.FOLDER
-    if not place.has_old_journal(run.path):
+    folder = run.home / place.FOLDER
+    if not place.has_old_journal(run.home):
         return
-    with place.one_at_a_time(run.path):
-        record = run.record(place.FOLDER)
+    with place.one_at_a_time(run.home):
+        record = Run(run.home).record(place.FOLDER)
         if record is None:  # another process has done it
             return
         state = State(sqlite_url(folder / place.NAME))
@@ -43,7 +43,7 @@ def take_over(run: Run, dataset: Dataset) -> None:
         files = [name for batch in record["batches"] for name in (batch["events"], batch["states"]) if name]
         for name in ("stage.json", *files):
             (folder / name).unlink(missing_ok=True)
-        run.update_manifest()
+        Run(run.home).update_manifest()
 
 
 def _take(
@@ -56,7 +56,7 @@ def _take(
 ) -> None:
     if batch["id"] is not None and is_there(connection, batch["id"], batch["digest"]):
         return
-    rows = pq.ParquetFile(run.artifact(place.FOLDER, batch["events"])).read().to_pylist()
+    rows = pq.ParquetFile(Run(run.home).artifact(place.FOLDER, batch["events"])).read().to_pylist()
     names |= {row["user"]: row["user_id"] for row in rows}
     items = dataset.catalogue.item_ids
     add_events(
@@ -77,7 +77,7 @@ def _take(
         known = people if people is not None else [row["user"] for row in rows]
         put_batch(connection, batch["id"], batch["digest"], {name_of(user) for user in known} - {""})
     if batch["states"]:
-        with safe_open(str(run.artifact(place.FOLDER, batch["states"])), framework="pt") as file:
+        with safe_open(str(Run(run.home).artifact(place.FOLDER, batch["states"])), framework="pt") as file:
             users = file.get_tensor("users").tolist()
             for method in json.loads(file.metadata()["user_rows"]):
                 moved = dict(zip(map(name_of, users), file.get_tensor(method).numpy(), strict=True))
