@@ -11,7 +11,6 @@ import typer
 
 import recsys.data
 from recsys.artifacts.rewrite import write_text_atomically
-from serving.answering.recommender import Recommender
 from serving.studies.nights import table
 from serving.studies.nights.arms import Arm, Events, Never, Refreshed, Trained, train
 from serving.studies.nights.measure import measure
@@ -58,8 +57,7 @@ def main(
             path = kept / f"night-{number:02}.parquet"
             spent = arm.night(number) if not path.exists() else None
             if spent is not None:
-                service = Recommender.load(arm.run)
-                measured = measure(service, asked, during, "e2p", arm.sees_events)
+                measured = measure(arm.service(), asked, during, "e2p", arm.sees_events)
                 measured.assign(arm=arm.name, night=number).to_parquet(path)
                 write_text_atomically(path.with_suffix(".json"), json.dumps(vars(spent)))
             elif isinstance(arm, Trained) and number and number % every == 0:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import time
+import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from recsys.data.config import PrepareConfig
+from recsys.run import Run
+from serving.answering.methods import Methods
 from serving.answering.recommender import Recommender
+from serving.config.run import load_config
+from serving.pipeline import run_all
+from serving.refresh.refresh import Choices, refresh
 from serving.studies.nights.world import Nights, write
 
 
@@ -25,20 +32,29 @@ class Took:
     refused: str = ""
 
 
-def command(*words: str, refusal: int | None = None) -> Took:
-    """A command of Prelude's in a process of its own. Raises `RuntimeError` with its last words where it fails, except with the
-    exit code `refusal`.
+def apart(work: Callable[[], str]) -> Took:
+    """`work` in a process of its own (a fork, which has all modules loaded), so that its memory is its own; what it returns is why
+    it would not. Raises `RuntimeError` with its last words where it fails.
     """
-    words = (sys.executable, "-m", "serving.cli", *words)
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        said = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, refusal):
-        raise RuntimeError(f"{' '.join(words)}: exit code {process.returncode}: {said[-2000:]}")
-    refused = said.strip()[-500:] if process.returncode else ""
-    return Took(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, refused)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        code, said = 0, ""
+        try:
+            said = work()
+        except BaseException:
+            code, said = 1, traceback.format_exc()
+        with os.fdopen(writing, "w") as out:
+            out.write(said)
+        os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        said = lines.read()
+    _, status, usage = os.wait4(pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        raise RuntimeError(said or f"a process ended with status {status}")
+    return Took(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, said)
 
 
 def train(config: Path, nights: Nights, night: int, run: Path) -> Took:
@@ -47,9 +63,15 @@ def train(config: Path, nights: Nights, night: int, run: Path) -> Took:
     files.mkdir(parents=True, exist_ok=True)
     events = write(nights.known(night), files / "events.csv")
     items = write(nights.catalogue(night if night else -1), files / "items.csv")
+    settings = load_config(config)
     given = {"source": "files", "interactions": events, "items": items, "k_core_items": 0}
-    sets = [word for name, value in given.items() for word in ("--set", f"prepare.{name}={value}")]
-    return command("run", str(config), "--run", str(run), "--until", "personalize", *sets)
+    prepare = PrepareConfig.model_validate(settings.prepare.model_dump() | given)
+
+    def work() -> str:
+        run_all(settings.model_copy(update={"prepare": prepare}), Run.create(run), "personalize")
+        return ""
+
+    return apart(work)
 
 
 class Arm(ABC):
@@ -61,12 +83,19 @@ class Arm(ABC):
 
     def __init__(self, nights: Nights, first: Path, folder: Path):
         self.nights, self.folder, self.run = nights, folder, folder / self.name.replace(" ", "_") / "run"
+        self._methods: Methods | None = None
         if not self.run.exists():
             shutil.copytree(first, self.run)
 
     @abstractmethod
     def night(self, number: int) -> Took:
         """Live through the beginning of a night."""
+
+    def service(self) -> Recommender:
+        """What answers now."""
+        if self._methods is None or self._methods.run.path != self.run:
+            self._methods = Recommender.load(self.run).methods
+        return Recommender(self._methods)
 
     def file(self, kind: str, number: int) -> Path:
         """Where a night's file of some kind is."""
@@ -77,7 +106,7 @@ class Arm(ABC):
         events = self.nights.during(number - 1)
         if not len(events):
             return Took()
-        service, started = Recommender.load(self.run), time.process_time()
+        service, started = self.service(), time.process_time()
         service.update(list(events.itertuples(index=False, name=None)), f"night {number}")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return Took(time.process_time() - started, peak)
@@ -115,13 +144,20 @@ class Refreshed(Arm):
 
     def night(self, number: int) -> Took:
         items = write(self.nights.catalogue(number), self.file("items", number))
-        words = ["refresh", str(self.run), "--items", str(items), "--method", "e2p"]
-        if len(events := self.nights.during(number - 1)):
-            words += ["--events", str(write(events, self.file("events", number)))]
-        took = command(*words, refusal=1)
+        happened = self.nights.during(number - 1)
+        events = write(happened, self.file("events", number)) if len(happened) else None
+        took = apart(partial(self._refresh, items, events))
         if took.refused:  # the version of before goes on, and people's events all the same
             self.absorb(number)
         return took
+
+    def _refresh(self, items: Path, events: Path | None) -> str:
+        found = refresh(self.run, items, events, choices=Choices(method="e2p"))
+        return "; ".join(f"{reason}: {why}" for reason, why in found.refused.items())
+
+    def service(self) -> Recommender:
+        """The version that serves, read anew."""
+        return Recommender.load(self.run)
 
 
 class Trained(Arm):

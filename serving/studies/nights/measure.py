@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from evaluation.softmax import Distribution
+from serving.answering.propensities import Distribution
 from serving.answering.recommender import Recommender
 from serving.answering.requests import asked_of
 
