@@ -91,7 +91,8 @@ def copy_state(run: Path, to: Path) -> None:
     finish_leaving(run)
     target = to / FOLDER / NAME
     target.parent.mkdir(parents=True, exist_ok=True)
-    own_state(run)  # of the newest version
+    if (state := own_state(run)) is not None:  # which brings it up to the newest version
+        state.close()
     with closing(sqlite3.connect(f"{file_of(run).resolve().as_uri()}?mode=ro", uri=True)) as source:
         source.execute("VACUUM INTO ?", (str(target),))
     with closing(sqlite3.connect(target, isolation_level=None)) as copied:
