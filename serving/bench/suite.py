@@ -40,6 +40,7 @@ CASES = {  # name: module and function; imported in the case's own process
     "stage2": ("steps", "stage2_step"),
     "forms": ("forms", "forms"),
     "service": ("service.case", "under_load"),
+    "updates": ("growth.updates", "updates"),
 }
 LIBRARIES = ("torch", "transformers", "torch-geometric", "vector-quantize-pytorch", "numpy")
 
