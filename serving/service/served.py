@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from recsys.door.times import one_moment
 from recsys.embeddings.embed import load_conditioning_items
