@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from evaluation.table.comparisons import Measured
 from evaluation.table.config import EvaluateConfig
@@ -20,6 +19,7 @@ from evaluation.table.instances import Question, check_instances, sample_instanc
 from evaluation.table.measuring import Checkpoint, Columns, Plan, digest, measure
 from evaluation.table.results import Results, assemble
 from evaluation.table.rows import COSTS, Row
+from recsys.progress import Progress
 from recsys.recommender import ProbabilisticRecommender, Request
 
 Chunk = tuple[int, int, int]  # number of the row, of its replica, and of the first instance
@@ -136,7 +136,7 @@ def _measure_elsewhere(
     }
     left = [chunk for chunk, size in sizes.items() if store.load(*chunk, size) is None]
     total, done = sum(sizes.values()), sum(sizes.values()) - sum(sizes[chunk] for chunk in left)
-    with tqdm(total=total, initial=done, unit="request", disable=quiet, mininterval=1.0) as bar:
+    with Progress(total=total, initial=done, unit="request", disable=quiet, mininterval=1.0) as bar:
         for chunk in elsewhere(left):
             bar.update(sizes[chunk])
 
@@ -149,7 +149,7 @@ def _measure_all(
     quiet: bool,
 ) -> list[Measured]:
     total = sum(len(row.replicas) for row in rows) * len(asked)
-    bar = tqdm(total=total, unit="request", disable=quiet, mininterval=1.0, smoothing=0.05)
+    bar = Progress(total=total, unit="request", disable=quiet, mininterval=1.0, smoothing=0.05)
     chunks: list[list[list[Columns]]] = [[[] for _ in row.replicas] for row in rows]
     # a chunk's requests are made once and every row is asked about them, so that rows may share what they read of them
     for part in _parts(len(asked), config.batch_size):

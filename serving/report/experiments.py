@@ -10,6 +10,7 @@ from llm.methods.tap_per import TapPerConfig
 from recsys.data.splits import TEST
 from recsys.run import Run
 from serving.answering.recommender import Recommender
+from serving.config.run import load_config
 from serving.report.attention import attention_of
 
 # the pictures of each experiment -> its heading in the report, and what the reader must know; a picture is of the first that it fits
@@ -66,12 +67,14 @@ def attention_picture(run: Run) -> bytes | None:
     """
     if not (run.path / "config.yaml").exists():  # stages called one by one, from Python
         return None
-    service = Recommender.load(run.path)
-    trained = service.methods.config.personalize.methods
+    trained = load_config(None, base=run.read_config()).personalize.methods
     method = next((one for one in trained if isinstance(one, TapPerConfig) and one.records), None)
+    if method is None:  # known before anything is loaded
+        return None
+    service = Recommender.load(run.path)
     data = service.methods.dataset
     users = data.users[data.events(TEST)]
-    if method is None or not len(users):
+    if not len(users):
         return None
     lengths = data.offsets[users + 1] - data.offsets[users]
     user = int(users[np.argmax(np.minimum(lengths, LEAST_RECORDS))])

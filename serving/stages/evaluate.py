@@ -26,6 +26,7 @@ from serving.engines.base import Engine, Work
 from serving.stages.costs import measure_costs
 from serving.stages.default_method import choose_default
 from serving.stages.names import COMBINED_STAGES, STAGES
+from serving.stages.people import people_lists
 from serving.stages.prefix_picture import prefix_picture
 from serving.stages.queries import queries_table
 from serving.stages.rows import MATCHED, table_rows
@@ -61,6 +62,8 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False, engine: Engine | 
             if chosen is not None:
                 (folder / "default.json").write_text(json.dumps(chosen, indent=1))
             (folder / "queries.json").write_text(json.dumps(queries_table(methods, chosen), indent=1))
+            people = people_lists(methods, question, chosen)
+            (folder / "people.json").write_text(json.dumps(people, ensure_ascii=False), encoding="utf-8")
             (folder / "prefixes.json").write_text(json.dumps(prefix_picture(methods)))
     return Results.read(run.artifact("evaluate", "results.json"))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from evaluation.audit import groups
 from evaluation.audit.audit import Population, audit_lists
@@ -25,6 +24,7 @@ from recsys.door.sources import read_table
 from recsys.door.tables import find_columns
 from recsys.door.values import ids
 from recsys.embeddings.embed import load_item_vectors
+from recsys.progress import Progress
 from recsys.recommender import Recommender, Request
 from recsys.seeds import rng
 from serving.answering.methods import Methods
@@ -234,7 +234,7 @@ def _lists(
     asked = [asked_as_measured(methods, key) for key in keys]
     found: dict[str, list[np.ndarray]] = {}
     size = methods.config.evaluate.batch_size
-    for start in tqdm(range(0, len(requests), size), unit="block", mininterval=1.0):
+    for start in Progress(range(0, len(requests), size), unit="block", mininterval=1.0):
         block = list(requests[start : start + size])
         for one in asked:
             for at in (0.0, temperature) if one.draws and temperature > 0 else (0.0,):
