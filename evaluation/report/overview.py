@@ -49,7 +49,7 @@ def _dots(
 ) -> str:
     """One panel, the first row at the top. Baselines have a band and a hollow dot, the best row the mark's colour."""
     figure, axis = plt.subplots(figsize=(WIDTH, A_ROW * len(rows) + AROUND), layout="constrained")
-    style(axis, title)
+    style(axis, "")
     for place, row in enumerate(reversed(rows)):
         is_shaded, colour = row["name"] in shaded, MARK if row["name"] == best else SOFT
         if is_shaded:
@@ -73,5 +73,5 @@ def _dots(
     axis.spines[["left", "bottom"]].set_color(SOFT)
     axis.tick_params(colors=INK, length=0, labelsize=LETTERS)
     axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.title.set(color=INK, fontsize=LETTERS)
+    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=LETTERS, color=INK)
     return svg(figure, name)
