@@ -28,11 +28,20 @@ def overview(results: Results) -> list[tuple[str, str]]:
     expected.sort(key=lambda row: -row["value"])
     shaded = {row["name"] for row in results.rows if is_baseline(row)}
     name = None if best is None else best["name"]
-    panels = []
-    if table["figure"].startswith("top"):
-        panels.append((f"Ranked lists: hit-rate@{n}", table["rows"], "ranked"))
+    ranked = table["rows"] if table["figure"].startswith("top") else _lists(results, f"top{n}")
+    panels = [(f"Ranked lists: hit-rate@{n}", ranked, "ranked")]
     panels.append((f"Draws at t = 1: expected hit-rate@{n}", expected, "drawn"))
     return [(title, _dots(title, rows, shaded, name, key)) for title, rows, key in panels if rows]
+
+
+def _lists(results: Results, figure: str) -> list[dict[str, Any]]:
+    """Rows that have a list, where others (`beam_columns` off) have none."""
+    rows = [
+        {"name": row["name"], "value": row[figure], "ci95": row["ci95"] if row["figure"] == figure else None}
+        for row in results.rows
+        if row[figure] is not None
+    ]
+    return sorted(rows, key=lambda row: -row["value"])
 
 
 def _dots(
@@ -40,7 +49,7 @@ def _dots(
 ) -> str:
     """One panel, the first row at the top. Baselines have a band and a hollow dot, the best row the mark's colour."""
     figure, axis = plt.subplots(figsize=(WIDTH, A_ROW * len(rows) + AROUND), layout="constrained")
-    style(axis, title)
+    style(axis, "")
     for place, row in enumerate(reversed(rows)):
         is_shaded, colour = row["name"] in shaded, MARK if row["name"] == best else SOFT
         if is_shaded:
@@ -64,5 +73,5 @@ def _dots(
     axis.spines[["left", "bottom"]].set_color(SOFT)
     axis.tick_params(colors=INK, length=0, labelsize=LETTERS)
     axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.title.set(color=INK, fontsize=LETTERS)
+    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=LETTERS, color=INK)
     return svg(figure, name)

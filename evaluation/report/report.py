@@ -48,13 +48,14 @@ CODES_CAPTION = (
 @dataclass(frozen=True)
 class Section:
     """A part of the report beside the evaluation: sentences, tables (title, columns, rows),
-    pictures (heading, caption, PNG).
+    pictures (heading, caption, PNG). Where there is a `lead`, that is what one reads first, and the sentences are folded.
     """
 
     heading: str
     sentences: Sequence[str]
     tables: Sequence[TitledTable]
     pictures: Sequence[tuple[str, str, bytes]] = ()
+    lead: Sequence[str] = ()
 
 
 def write_report(
@@ -110,6 +111,7 @@ def _section(section: Section) -> dict[str, Any]:
     tables = [_html_table(*table, "") for table in section.tables]
     return {
         "heading": section.heading,
+        "lead": section.lead,
         "sentences": section.sentences,
         "tables": tables,
         "pictures": pictures,

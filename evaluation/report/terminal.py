@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.report.tables import Column, TitledTable, five_columns, verdict
+from evaluation.report.tables import Column, five_columns, verdict
 from evaluation.report.verdict import sentences
 from evaluation.table.results import Results
 from recsys.terminal import shown
@@ -57,15 +57,6 @@ def print_folded(console: Console, title: str, columns: Sequence[Column], rows: 
         cells = [shown(show(row[key])) for _, key, show in columns]
         table.add_row(*cells, style="bold red" if row.get("sampled_agrees") is False else "")
     console.print(table)
-
-
-def print_tables(tables: Sequence[TitledTable], said: Sequence[str], console: Console) -> None:
-    """Print whole tables and sentences, no narrower than the tables."""
-    console = wide(console)
-    for title, columns, rows in tables:
-        print_folded(console, title, columns, rows)
-    for line in said:
-        console.print(shown(line), highlight=False)
 
 
 def wide(console: Console) -> Console:

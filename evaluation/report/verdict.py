@@ -40,7 +40,7 @@ def sentences(results: Results) -> list[Sentence]:
         return found
     n, of = results.protocol["n_instances"], results.protocol["n_instances_available"]
     first = found[0]
-    told = f"Only a sample of the test was measured ({n:,} of {of:,} instances): nothing is shown by it. "
+    told = f"Only a sample of the test was measured ({n:,} of {of:,} instances): it decides nothing. "
     return [Sentence(first.key, first.question, told + first.text, first.shown), *found[1:]]
 
 
@@ -72,11 +72,11 @@ def ranking_of(results: Results) -> Mapping[str, Any]:
 
 
 def is_shown(contrast: Mapping[str, Any], results: Results) -> bool | None:
-    """Does the difference stand apart from chance? None: it could not be tested."""
+    """Does the difference stand apart from chance? None: it could not be tested, or is of a sample, which decides nothing."""
     p = contrast["p_value"] if contrast.get("p_holm") is None else contrast["p_holm"]
     bounds = contrast.get("difference_ci95") or contrast.get("ci95")
     if p is None or bounds is None or results.protocol["is_sample"]:
-        return None if not results.protocol["is_sample"] else False
+        return None
     return p < results.protocol["alpha"] and not bounds[0] <= 0 <= bounds[1]
 
 
@@ -104,7 +104,7 @@ def _best(results: Results) -> Sentence:
         return Sentence("best", question, f"{text}; {said}.", False if own["name"] == POPULARITY else None)
     shown = is_shown(against, results)
     above = f"Popularity has {rate(against['value_b'])}, and the difference of {_change(against)} is "
-    return Sentence("best", question, f"{text}. {above}{_told(shown)}.", shown)
+    return Sentence("best", question, f"{text}. {above}{_told(shown, results)}.", shown)
 
 
 def _next(results: Results) -> Sentence:
@@ -119,8 +119,10 @@ def _next(results: Results) -> Sentence:
             "next", question, f"{text}; these results hold no test of the two. Evaluate again.", None
         )
     shown = is_shown(against, results)
-    close = [one["b"] for one in table["contrasts"] if not is_shown(one, results) and one["b"] != ANOTHERS]
-    text += f": the difference of {_change(against)} is {_told(shown)}"
+    close = [
+        one["b"] for one in table["contrasts"] if is_shown(one, results) is False and one["b"] != ANOTHERS
+    ]
+    text += f": the difference of {_change(against)} is {_told(shown, results)}"
     if len(close) > 1:
         names = ", ".join(close[:4]) + (f" and {len(close) - 4} more" if len(close) > 4 else "")
         text += f". Of {len(others)} others, {len(close)} are not shown to be below the best: {names}"
@@ -139,18 +141,20 @@ def _personal(results: Results) -> Sentence:
     theirs = is_shown(other, results)
     text = (
         f"{OWN} with a person's own vector has an expected hit-rate@{n} of {rate(other['value_a'])}, with another "
-        f"person's {rate(other['value_b'])}: the difference of {_change(other)} is {_told(theirs)}"
+        f"person's {rate(other['value_b'])}: the difference of {_change(other)} is {_told(theirs, results)}"
     )
     has_nobody = nobody["b"] == NOBODYS and nobody.get("difference") is not None
     ours = is_shown(nobody, results) if has_nobody else None
     if has_nobody:
         text += (
-            f"; above one prefix for everybody ({NOBODYS}, {rate(nobody['value_b'])}) by {_change(nobody)}, "
-            f"{_told(ours)}"
+            f"; against one prefix for everybody ({NOBODYS}, {rate(nobody['value_b'])}): {_change(nobody)}, "
+            f"{_told(ours, results)}"
         )
     is_theirs = bool(theirs) and other["difference"] > 0
     is_ours = not has_nobody or (bool(ours) and nobody["difference"] > 0)
-    if is_theirs and is_ours:
+    if theirs is None:
+        head = "Not decided. "
+    elif is_theirs and is_ours:
         head = "Yes. "
     elif is_theirs:
         head = "Not shown: another's vector does harm, but one's own is not shown to help. "
@@ -158,7 +162,7 @@ def _personal(results: Results) -> Sentence:
         head = "No: another's vector does better. "
     else:
         head = "Not shown. "
-    return Sentence("personal", question, f"{head}{text}.", is_theirs and is_ours)
+    return Sentence("personal", question, f"{head}{text}.", None if theirs is None else is_theirs and is_ours)
 
 
 def _query(results: Results) -> Sentence:
@@ -176,7 +180,7 @@ def _query(results: Results) -> Sentence:
     text = (
         f"Asked with {SIDES[side]}, {found['a']} lists the target among {found['depth']} in {rate(found['value_a'])} of "
         f"{results.queries[side]['instances']:,} instances; without, {found['b']} does in {rate(found['value_b'])}. "
-        f"The difference of {_change(found)} is {_told(shown)}."
+        f"The difference of {_change(found)} is {_told(shown, results)}."
     )
     return Sentence("query", question, text, shown)
 
@@ -252,5 +256,7 @@ def _change(contrast: Mapping[str, Any]) -> str:
     return signed(contrast["difference"]) + (f" ({', '.join(inside)})" if inside else "")
 
 
-def _told(shown: bool | None) -> str:
-    return "not tested" if shown is None else "shown" if shown else "not shown"
+def _told(shown: bool | None, results: Results) -> str:
+    if shown is None:
+        return "of a sample, which decides nothing" if results.protocol["is_sample"] else "not tested"
+    return "shown" if shown else "not shown"

@@ -51,7 +51,11 @@ def music_sections(run: Run) -> list[Section]:
         )
         if (run.path / "music" / name).exists()
     ]
-    return [Section("Playlists for queries", sentences, tables, pictures)]
+    lead = [
+        *music_sentences(table),
+        "No person was asked: a predictor stands in for them, and its own quality is told below.",
+    ]
+    return [Section("Playlists for queries", sentences, tables, pictures, lead)]
 
 
 def five_music_columns(table: Mapping[str, Any]) -> TitledTable:

@@ -39,7 +39,7 @@ ORDER = {
         {"align", "streams", "text_tasks"},
     ),
     "evaluation": (
-        {"metrics", "statistics", "softmax", "product", "baselines", "calibration"},
+        {"metrics", "statistics", "softmax", "product", "baselines", "calibration", "projection"},
         {"table", "value"},
         {"report"},
         {"engagement", "text_tasks", "compare", "audit"},

@@ -99,6 +99,8 @@ def test_tables_are_folded_and_open(page):
     table.locator("summary").click()
     assert table.locator("table").is_visible()
     assert "never across" in table.locator(".how").inner_text()
+    tops = {round(cell.bounding_box()["y"]) for cell in table.locator("tr.first > *").all()}
+    assert len(tops) == 1  # the row of the primary comparison is a row
     page.locator("#all").click()
     assert page.locator("details:not([open])").count() == 0
     page.locator("#all").click()

@@ -80,7 +80,7 @@ def test_what_is_personal_is_said_with_both_comparisons(results):
     assert rate(pair["value_a"]) in one.text
     change = f"{signed(-pair['difference'])} ({signed(-high)} to {signed(-low)}, p {p_value(pair['p_holm'])})"
     assert f"{change} is shown" in one.text
-    assert f"by {signed(results.primary['difference'])}" in one.text
+    assert f"{rate(results.primary['value_b'])}): {signed(results.primary['difference'])} (" in one.text
     assert one.shown is True
 
 
