@@ -67,6 +67,8 @@ def serve(
         from serving.service.ray_serve import serve_by_ray
 
         given |= {name: str(Path(given[name]).resolve()) for name in ("run", "config") if given[name]}
+        if url.startswith("sqlite:///"):  # replicas start elsewhere
+            given["state"] = sqlite_url(Path(url.removeprefix("sqlite:///")).resolve())
         serve_by_ray(given, replicas, host, port, settings.most_waiting)
         return
     if workers == 1:
