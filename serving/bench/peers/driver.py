@@ -94,17 +94,20 @@ def _asked(peer: Peer, data: str, split: str, settings: Settings) -> dict[str, A
 def _check_split(peer: Peer, run: Run) -> None:
     """A finished run's rows must not have learned from what is held out here. Raises `ValueError`."""
     given = peer.settings.get("", {}).get("run")
-    if given is None:
-        return
-    here, there = Dataset.load(run), Dataset.load(Run.open(given))
+    if given is not None and not is_same_split(run, Run.open(given)):
+        raise ValueError(
+            f"{given} has other events or holds out others; prepare both alike, or give its folder as --data"
+        )
+
+
+def is_same_split(run: Run, other: Run) -> bool:
+    """Have two runs the same events, and are the same of them validation and test?"""
+    here, there = Dataset.load(run), Dataset.load(other)
     held_out = [np.where(np.isin(one.roles, (VALIDATION, TEST)), one.roles, 0) for one in (here, there)]
     columns = [
         (one.users, one.items, one.times, roles) for one, roles in zip((here, there), held_out, strict=True)
     ]
-    if not all(np.array_equal(a, b) for a, b in zip(*columns, strict=True)):
-        raise ValueError(
-            f"{given} has other events or holds out others; prepare both alike, or give its folder as --data"
-        )
+    return all(np.array_equal(a, b) for a, b in zip(*columns, strict=True))
 
 
 def _is_finished(folder: Path, asked: dict[str, Any]) -> bool:
