@@ -50,6 +50,7 @@ FORM = {
     "head_asks_dims": 5,
 }
 SOFT = {"soft_batch": 6, "soft_bottleneck": 8}
+TAUGHT = {"taught_batch": 6, "validation_instances": 20}
 KEYS = ["no_context_continued", "static_prefix", "e2p", "rag", "oppu_prompt", "per_pcs", "tap_per", "p2p"]
 
 
@@ -57,7 +58,7 @@ KEYS = ["no_context_continued", "static_prefix", "e2p", "rag", "oppu_prompt", "p
 def vector_run(tmp_path_factory):
     def make(folder) -> None:
         values = small_config(folder).model_dump(mode="json")
-        values["adapt"] |= FORM | SOFT | {"prompts": values["adapt"]["prompts"] | {"header": ""}}
+        values["adapt"] |= FORM | SOFT | TAUGHT | {"prompts": values["adapt"]["prompts"] | {"header": ""}}
         named = {one if isinstance(one, str) else one["key"]: one for one in SMALL_METHODS}
         values["personalize"] |= {
             "methods": [named[key] for key in KEYS],
