@@ -27,18 +27,17 @@ class Watch(Callback):
     def __deepcopy__(self, memo: dict) -> Watch:
         return self  # RecTools copies its trainer, and with it this
 
-    def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        if not self.task.kept.exists():
+    def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
+        self.task.clock.start()
+        if trainer.current_epoch or not self.task.kept.exists():
             return
+        # not before: RecTools draws its weights when training starts
         kept = torch.load(self.task.kept, weights_only=True)
         self.done, self.best = kept["epochs"], kept["best"]
         module.torch_model.load_state_dict(kept["model"])
         trainer.optimizers[0].load_state_dict(kept["optimizer"])
         self.task.go_on(kept["progress"])
         torch.manual_seed(self.task.settings["seed"] + self.done)
-
-    def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
-        self.task.clock.start()
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         epochs = self.done + trainer.current_epoch + 1
