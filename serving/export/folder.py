@@ -40,7 +40,9 @@ from recsys.run import Run
 from serving.config.combine import ALONE
 from serving.config.truth import config_of
 from serving.export.plan import REPORTS, ExportPlan, plan_export
-from serving.playlists.plan import LIVE, absorbed_by, identity_of
+from serving.playlists.plan import absorbed_by, identity_of
+from serving.state.place import FOLDER as LIVE
+from serving.state.place import alone, copy_state, file_of
 
 OF_USERS = ("events.parquet", "users.parquet", "queries.parquet")  # of stage prepare
 ABOUT = ("source", "time", "exclude_seen", "held_out_queries")  # what prepare.json keeps without users
@@ -73,7 +75,7 @@ def export_run(
         raise ValueError(f"{out} is inside the run; export to a place outside it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists, and is not overwritten; choose another --out or delete it")
-    with run.lock():
+    with run.lock(), alone(run.home):
         plan = plan_export(run, methods, without_users)
         with _whole(out) as folder:
             _write(run, plan, folder)
@@ -117,7 +119,7 @@ def verify(folder: Path) -> list[str]:
             f"{folder} holds a change of its files that was not finished ({REWRITE}), and it is not run here; if the run is "
             "your own, the next command that writes it (prelude user, update) finishes it, else get it again"
         )
-    again = _remedy(folder)
+    again, later = _remedy(folder), f"export this run: prelude export {folder} --out DIR"
     names: dict[str, str] = {}
     for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
@@ -131,12 +133,15 @@ def verify(folder: Path) -> list[str]:
     for name in _files(folder):
         if name not in (*names, SUMS) and not Path(name).name.startswith("."):
             raise RunError(
-                f"{folder / name} is not in {SUMS}: it came after the export; delete it, or export this run: "
-                f"prelude export {folder} --out DIR"
+                f"{folder / name} is not in {SUMS}: it came after the export; delete it, or {later}"
             )
     for name, digest in names.items():
         if not (folder / name).is_file():
             raise RunError(f"{folder / name} is missing, and {SUMS} names it; {again}")
+        if sha256_of(folder / name) != digest and name.startswith(f"{LIVE}/"):
+            raise RunError(
+                f"{folder / name} is not as {SUMS} has it: feedback came after the export, or it is damaged; {later}"
+            )
         if sha256_of(folder / name) != digest:
             raise RunError(f"{folder / name} does not match its hash in {SUMS} (damaged or edited); {again}")
     run = Run(folder)
@@ -215,10 +220,6 @@ def _files(folder: Path) -> list[str]:
 
 def _write(run: Run, plan: ExportPlan, folder: Path) -> None:
     records = {stage: record for stage in plan.artifacts if (record := run.record(stage))}
-    if run.path != run.home and LIVE in records:  # the journal goes with the version now, and with no other
-        made_from = records[LIVE]["made_from"]
-        stages = {need: hash_json(records[need]["artifacts"]) for need in made_from["stages"]}
-        records[LIVE] = records[LIVE] | {"made_from": made_from | {"stages": stages}}
     changed: dict[str, dict[str, str | None]] = {}
     for stage, names in plan.artifacts.items():
         (folder / stage).mkdir()
@@ -233,6 +234,8 @@ def _write(run: Run, plan: ExportPlan, folder: Path) -> None:
     after = rehashed(records, changed)
     if plan.outside:
         after[OUTSIDE] = _copy_outside(plan, folder / OUTSIDE)
+    if not plan.without_users and file_of(run.home).exists():
+        copy_state(run.home, folder)
     for stage, record in after.items():
         (folder / stage / "stage.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     text = yaml.safe_dump(plan.config, sort_keys=False, width=100)

@@ -24,6 +24,7 @@ from recsys.run import Run
 from serving.cli import app
 from serving.config.run import RunConfig, load_config
 from tests.support.documents import Block, blocks, pages, spans, text_of
+from tests.support.engines import Here
 from tests.support.nights import events_yesterday, items_today, vectors_today
 from tests.support.paths import ROOT
 
@@ -140,6 +141,8 @@ def test_every_block_that_can_run_does(page, small_run, tmp_path, monkeypatch):
     config, run = small_run
     furnish(tmp_path, config, run)
     monkeypatch.chdir(tmp_path)
+    # workers are this process: tests/serving/playlists/test_workers.py and tests/serving/engines start real ones
+    monkeypatch.setattr("serving.engines.choose.LocalEngine", lambda workers: Here())
     for block in blocks(page):
         if block.reason is None:
             print(f"-- {block}")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from evaluation.report.report import print_tables
+from evaluation.report.terminal import print_tables
 from recsys.artifacts.manifest import rehashed, sha256_of
 from recsys.run import Run
 from semantic_ids.quality import print_quality
