@@ -26,7 +26,7 @@ from recsys.recommender import Request
 from recsys.seeds import rng
 from semantic_ids.table import SemanticIdTable
 
-FOLDS, MOST_INSTANCES, MOST_ITEMS = 10, 1000, 2000  # of validation, and of a fold
+FOLDS, MOST_INSTANCES, MOST_ITEMS = 10, 400, 2000  # of validation, and of a fold
 LARGE = 1 << 16  # items from which on a fold's mass is taken to be its share of the items
 RECENT = 0.1  # of the data's training events by time: items that begin there were new there
 RIDGE = 1e-3  # of κ², so that a feature that says nothing has a weight of 0
