@@ -50,7 +50,9 @@ def fit_weights(
             continue
         requests = data.block(mine, False)
         above = _above(recommender, requests, depth)[:, nodes[items]]
-        found = np.concatenate([above[:, :, None], content.features(requests, items)], 2)
+        found = above[:, :, None]
+        if content.readers:
+            found = np.concatenate([found, content.features(requests, content.rows(items))], 2)
         features += list(found.astype(np.float64))
         targets += np.searchsorted(items, data.items[mine]).tolist()
         kept += [len(items)] * len(mine)
