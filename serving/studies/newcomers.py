@@ -79,7 +79,7 @@ def newcomers_study(
 def _questions(methods: Methods, events: Sequence[Event]) -> tuple[list[Request], np.ndarray]:
     """A request for each event of a known item whose user has a history, and its item."""
     data = methods.dataset
-    live = LiveState(methods.run, data).histories.copy()
+    live = LiveState(methods.run, data).histories
     known = [
         (user, item, moment)
         for user, id_, moment in events
