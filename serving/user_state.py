@@ -31,6 +31,7 @@ from recsys.artifacts.user_rows import Columns, Person, forget, rows_of
 from recsys.artifacts.verified import NAME as VERIFIED
 from recsys.data.card import facts, of_dataset
 from recsys.data.dataset import Dataset
+from recsys.data.later_events import TO_COME
 from recsys.data.splits import ROLE_NAMES
 from recsys.run import Run
 from serving.answering.known import checked_id, known_user
@@ -167,8 +168,8 @@ def _person(data: Dataset, run: Run, user_id: str) -> Person:
     # the journal may know somebody whom the data does not
     known = known_user(LiveState(run, data).histories, user_id)
     name = checked_id(user_id, "user_id")
-    if known is None and name and own.held_of(run, name):  # nothing of theirs is history
-        known = name, -1
+    if known is None and name and own.held_of(run, name):
+        known = name, TO_COME  # nothing of theirs is history
     if known is None:
         raise ValueError(
             f"user {user_id!r} is unknown to {run.path}: it holds nothing under that id; ids are those of "
