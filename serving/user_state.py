@@ -77,8 +77,7 @@ def show(run: Run, user_id: str) -> list[Holding]:
     person = _person(data, run, user_id)
     found = [Holding(name, _length(rows), _facts(rows, data)) for name, rows in _holdings(run, person)]
     return found + [
-        Holding(name, len(rows), _facts_of_events(rows))
-        for name, rows in own.held_of(run, person.user_id).items()
+        Holding(name, len(rows), own.facts(rows)) for name, rows in own.held_of(run, person.user_id).items()
     ]
 
 
@@ -198,11 +197,6 @@ def _holdings(run: Run, person: Person) -> Iterator[tuple[str, Columns]]:
             yield name, rows
     if _is_example(run, person):
         yield "config.yaml", {"example.user": [person.user_id]}
-
-
-def _facts_of_events(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    times = [row["time"] for row in rows if "time" in row]
-    return {"first": min(times), "last": max(times)} if times else {}
 
 
 def _length(rows: Columns) -> int:
