@@ -29,7 +29,7 @@ def main(
     share: Annotated[
         float, typer.Option(min=0.1, max=0.95, help="Of the events: the first training has them.")
     ] = 0.7,
-    every: Annotated[int, typer.Option(min=1, help="Nights between two full trainings.")] = 10,
+    every: Annotated[int, typer.Option(min=1, help="Nights between two full trainings.")] = 15,
     each: Annotated[
         int, typer.Option(min=1, help="Events of a user that a night is measured by, at most.")
     ] = 5,
