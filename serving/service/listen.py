@@ -16,7 +16,7 @@ from serving.service.access import is_loopback
 from serving.service.settings import load_settings
 from serving.state.keys import all_keys
 from serving.state.place import url_of
-from serving.state.store import State
+from serving.state.store import State, sqlite_url
 
 
 def serve(
