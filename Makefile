@@ -9,6 +9,7 @@ TWO := --numprocesses 2  # processes of one thread each; tests/conftest.py says 
 
 demo: $(INSTALLED)  ## the main job on the embedded data: table, report, recommendations (5 minutes on 2 cores)
 	$(BIN)/prelude run configs/demo.yaml --run runs/demo
+	$(BIN)/prelude refresh runs/demo --items configs/new_film.csv --absent keep --for-whom
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18

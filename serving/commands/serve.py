@@ -15,7 +15,7 @@ StateUrl = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Where events and lists are kept: sqlite:///FILE, postgresql://… Default: SQLite beside the run.",
+        help="Where events and lists are kept: sqlite:///FILE, postgresql://… Default: the run's own, RUN/live/state.sqlite.",
     ),
 ]
 
@@ -24,7 +24,6 @@ def needs_extra() -> None:
     """Raises `ValueError` naming the extra where a service's packages are missing."""
     try:
         import fastapi  # noqa: F401
-        import sqlalchemy  # noqa: F401
     except ImportError:
         raise ValueError("a service needs more packages: pip install '.[serve]'") from None
 
@@ -98,11 +97,11 @@ def keys(
     if (action == "make") != bool(name and scope) or (action == "revoke") != bool(id_):
         raise ValueError("make needs --name and --scope, revoke needs --id, and nothing else takes them")
     needs_extra()
-    from serving.service.listen import state_of
     from serving.state import keys as kept
+    from serving.state.place import url_of
     from serving.state.store import State
 
-    opened = State(state or state_of(run))
+    opened = State(state or url_of(run))
     try:
         if action == "make":
             typer.echo(

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from recsys.artifacts.paths import inside
 from recsys.artifacts.rewrite import write_text_atomically
+from recsys.progress import Progress
 from recsys.run import Run
 from serving.engines.base import Engine, Work
 from serving.playlists.close import check_and_count, peaks
@@ -55,7 +55,7 @@ def playlists(
     all of it before anything is written or deleted.
     """
     settings, out, requests = settings or Settings(), Path(out), Path(requests)
-    opened = Run.open(run)
+    opened = Run.serving(run)
     if requests.is_dir() and out.resolve().is_relative_to(requests.resolve()):
         raise ValueError(f"{out} lies in {requests}, whose files are the requests; give another --out")
     source = Source(requests, has_clock(opened))
@@ -134,9 +134,9 @@ class _Job:
             for part, first in enumerate(range(0, rows, self.part)):
                 yield (shard, part), min(self.part, rows - first)
 
-    def _bar(self, what: str, unit: str, total: int, done: int = 0) -> tqdm:
+    def _bar(self, what: str, unit: str, total: int, done: int = 0) -> Progress:
         """Progress with rate and time left."""
-        return tqdm(
+        return Progress(
             total=total,
             initial=done,
             unit=unit,

@@ -15,14 +15,8 @@ from recsys.run import Run
 from serving.service.access import is_loopback
 from serving.service.settings import load_settings
 from serving.state.keys import all_keys
+from serving.state.place import url_of
 from serving.state.store import State, sqlite_url
-
-STATE = "service.sqlite"  # beside the run: RUN.service.sqlite
-
-
-def state_of(run: Path) -> str:
-    """The URL of a run's own state: SQLite, beside it."""
-    return sqlite_url(run.resolve().with_name(f"{run.resolve().name}.{STATE}"))
 
 
 def serve(
@@ -41,7 +35,7 @@ def serve(
     """
     Run.open(run)
     settings = load_settings(config)
-    url = state or state_of(run)
+    url = state or url_of(run)
     opened = State(url)
     keys = all_keys(opened)
     opened.close()

@@ -1,7 +1,10 @@
-"""Trainings that are killed between two steps, as a test wants them."""
+"""What is killed where a test wants it: trainings between two steps, and anything before its n-th change of the file system."""
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,3 +34,36 @@ def killed_at_save(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[Non
         patch.setattr(loop, "_save", dying)
         with pytest.raises(KeyboardInterrupt):
             yield
+
+
+class Killed(BaseException):
+    pass
+
+
+class Killer:
+    """An audit hook that stops the process before its n-th change of the file system."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+        self.is_full = (
+            False  # the disk is full from the n-th change on, in place of a kill: nothing new can be made
+        )
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, arguments: tuple) -> None:
+        if self.left is None:
+            return
+        writes = event == "open" and bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if self.is_full:
+            makes = (writes or event == "os.mkdir") and not os.path.lexists(arguments[0])
+            self.left -= makes
+            if makes and self.left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        elif writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                raise Killed(event)
+
+
+KILLER = Killer()

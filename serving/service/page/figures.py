@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from evaluation.product import Product
 from evaluation.softmax import SoftmaxOver
@@ -16,7 +15,7 @@ from serving.answering.propensities import MOST_SUMMED, Distribution
 from serving.answering.untrained import NO_CONTEXT
 from serving.service.answers import Answered, Ask, answer_all, request_of
 from serving.service.forms import CodeForm, RecommendForm
-from serving.service.routes.items import codes_in_words
+from serving.service.routes.items import codes_in_words, nodes_of
 from serving.service.routes.people import history_of
 from serving.service.served import Served
 from serving.state.arms import ArmReport, compare_arms
@@ -166,8 +165,7 @@ def _steps(served: Served, item: int, codes: list[CodeForm], p: np.ndarray) -> l
 
 def path_of(served: Served, item: int) -> list[tuple[int, int]]:
     """Depth and node of each code of an item."""
-    path = served.methods.model.trie.path(torch.tensor([item]))[0].tolist()
-    return list(enumerate(path))[1:]
+    return nodes_of(served, item)
 
 
 def mass_below(served: Served, depth: int, node: int, p: np.ndarray) -> float:
