@@ -28,7 +28,7 @@ from serving.commands import (
     user,
     value,
 )
-from serving.commands.runs import audit, compare, loop
+from serving.commands.finished import audit, compare, loop
 from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(
