@@ -14,7 +14,6 @@ from recsys.training import distributed
 from serving.commands import (
     analyse,
     bench,
-    compare_ids,
     export,
     music,
     online,
@@ -28,7 +27,7 @@ from serving.commands import (
     user,
     value,
 )
-from serving.commands.finished import audit, compare, loop
+from serving.commands.finished import audit, compare, compare_ids, loop
 from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(
