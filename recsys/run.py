@@ -28,7 +28,7 @@ from typing import IO, Any
 
 import yaml
 
-from recsys.artifacts import calls
+from recsys.artifacts import calls, versions
 from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, read_mapping, sha256_of
 from recsys.artifacts.paths import RunError, drop_links, inside, plain_name
 from recsys.artifacts.rewrite import finish, is_committed, no_link, write_text_atomically
@@ -44,6 +44,9 @@ class Run:
 
     def __init__(self, path: Path):
         self.path = path
+        self.home = versions.home_of(
+            path
+        )  # the run that this is a version of, whose lock is theirs; else this run
         self._verified: set[Path] = set()
         self.sha256 = VerifiedHashes(path).sha256
 
@@ -64,11 +67,16 @@ class Run:
             raise RunError(f"{path} is not a run: it has no manifest.json (no stage has finished there)")
         return cls(path)._after_rewrites()
 
+    @classmethod
+    def serving(cls, path: str | Path) -> Run:
+        """The version of a run that answers now (`recsys.artifacts.versions`); a run that was never refreshed is its own."""
+        return cls.open(versions.serving(cls.open(path).path))
+
     def _after_rewrites(self) -> Run:
         """Complete a rewrite that was killed here after its commit; one that came with the folder is refused (`RunError`)."""
 
         def complete() -> None:
-            if is_committed(self.path):
+            if is_committed(self.home):
                 with self.lock():
                     pass
 
@@ -76,13 +84,8 @@ class Run:
         return self
 
     def inside(self, name: str, said_by: str | Path | None = None, folder: str = "") -> Path:
-        """The path of a file or folder of the run (below its `folder`), which lies in the run; `said_by` has the name.
-
-        A variant of compare-ids, RUN/ids/NAME, shares stages of RUN by links and is a part of it. Raises `OutsideError`.
-        """
-        above = self.path.parent.parent
-        is_variant = self.path.parent.name == "ids" and (above / "manifest.json").is_file()
-        root = above if is_variant else self.path
+        """The path of a file or folder of the run (below its `folder`), which lies in it or the run it is of. Raises `OutsideError`."""
+        root = versions.root_of(self.path)
         return inside(root, name, self.path if said_by is None else said_by, self.path / folder)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -97,7 +100,7 @@ class Run:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run against another command that would write it; raises `RunError` if one does."""
-        with open(self.path / ".lock", "a+", opener=no_link) as file:
+        with open(self.home / ".lock", "a+", opener=no_link) as file:
             distributed.by_main(lambda: self._hold(file))
             yield
 
@@ -107,7 +110,7 @@ class Run:
         except BlockingIOError:
             why = "is being written by another prelude process; wait for it to end"
             raise RunError(f"{self.path} {why}") from None
-        finish(self.path)
+        finish(self.home)
 
     # -- stages ----------------------------------------------------------------------------------------------
 
@@ -130,9 +133,7 @@ class Run:
         needs: Sequence[str] = (),
         outside: Mapping[str, str] | None = None,
     ) -> StageRun:
-        """Open stage `name`. `needs` are the stages it reads;
-        `outside` maps names of outside inputs to their hashes.
-        """
+        """Open stage `name`. `needs` are the stages it reads; `outside` maps names of outside inputs to their hashes."""
         upstream = {}
         for need in needs:
             entry = self.record(need)
@@ -213,13 +214,11 @@ class Run:
         return self.manifest().get("deletions", [])
 
     def exported(self) -> dict[str, Any] | None:
-        """What an exported or imported run was exported from, and how (`serving.export.folder`); None for one's own."""
+        """What an exported or imported run was exported from (`serving.export.folder`); None for one's own."""
         return self.manifest().get("exported")
 
     def refuse_if_exported(self) -> None:
-        """Raises `RunError` for a run that was exported:
-        it has what serving needs, and nothing to train with.
-        """
+        """Raises `RunError` for a run that was exported: it has what serving needs, and nothing to train with."""
         if self.exported():
             raise RunError(
                 f"{self.path} was exported for serving: it has what answers need and nothing to train with, so no stage runs "
@@ -261,8 +260,7 @@ class StageRun:
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
-        """Yield the folder to write artifacts into;
-        commit it on a clean exit, keep its `checkpoint/` on any other. Raises `RunError` in an exported run.
+        """Yield the folder to write artifacts into; commit it on a clean exit, keep its `checkpoint/` on any other. Raises `RunError` in an exported run.
 
         A process that is not the main one gets a folder of its own, which is dropped, so that nobody needs to
         ask who writes.
@@ -339,6 +337,7 @@ class StageRun:
             os.rename(self.path, old)
         os.rename(self.partial, self.path)
         shutil.rmtree(old, ignore_errors=True)
+        versions.after_training(self.run.path, self.name)
         self.run._verified.clear()
         self.run.update_manifest()
 

@@ -72,6 +72,10 @@ class SemanticIdTable:
         digest.update(self.codes[: self.n_base].astype("<i8").tobytes())
         return digest.hexdigest()
 
+    def all_hash(self) -> str:
+        """Hex sha256 of the sizes and all items' codes, those of later ones too: which version of a table this is."""
+        return SemanticIdTable(self.codes, self.sizes).content_hash()
+
     def extended(self, codes: np.ndarray) -> SemanticIdTable:
         """This table with items appended at its end; the sizes and the content hash stay."""
         return SemanticIdTable(np.concatenate([self.codes, codes]), self.sizes, self.n_base)
@@ -79,6 +83,10 @@ class SemanticIdTable:
     def save(self, folder: Path) -> None:
         """Write `semantic_ids.safetensors` and `semantic_ids.json` into `folder`."""
         save_file({"codes": self.codes}, folder / "semantic_ids.safetensors")
+        (folder / "semantic_ids.json").write_text(self.facts_text(), encoding="utf-8")
+
+    def facts_text(self) -> str:
+        """What `semantic_ids.json` holds."""
         facts = {
             "format": FORMAT,
             "n_items": self.n_items,
@@ -86,7 +94,7 @@ class SemanticIdTable:
             "sizes": list(self.sizes),
             "content_hash": self.content_hash(),
         }
-        (folder / "semantic_ids.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        return json.dumps(facts, indent=1)
 
     @classmethod
     def load(cls, folder: Path) -> SemanticIdTable:

@@ -20,14 +20,15 @@ from serving.commands import (
     online,
     playlists,
     recommend,
+    refresh,
     report,
     serve,
     stages,
-    summarize,
     task,
     user,
     value,
 )
+from serving.commands.runs import audit, compare, loop
 from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(
@@ -73,7 +74,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report.report,
     "explain": report.explain,
     "recommend": recommend.recommend,
-    "summarize": summarize.summarize,
+    "summarize": task.summarize,
     "export-adapter": export.export_adapter,
     "bench": bench.bench,
     "status": stages.status,
@@ -81,6 +82,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "online": online.online,
     "drift": online.drift,
     "update": online.update,
+    "refresh": refresh.refresh,
     "online-full": online.update_into_new_run,
     "attention": online.attention,
     "engagement": music.engagement,
@@ -90,12 +92,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve.serve,
     "keys": serve.keys,
     "value": value.value,
+    "compare": compare.compare,
+    "audit": audit.audit,
     "compare-ids": compare_ids.compare_ids,
     "export": export.export,
     "import": export.import_,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+analyse.analyses.command()(loop.loop)
 app.add_typer(analyse.analyses, name="analyse")  # a group of commands; groups are shown last
 
 

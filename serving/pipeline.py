@@ -18,6 +18,8 @@ from serving.config.truth import refuse_other_settings
 from serving.engines.base import Engine, workers_of
 from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES, STAGES
 from serving.stages.state import print_timings
+from serving.tracking.track import track_stage
+from serving.tracking.trackers import refuse_without_package
 
 SHARED = ("adapt", "personalize", "align")  # stages that several processes share
 
@@ -32,11 +34,16 @@ def run_stage(
     the rest. `tells`: of `evaluate`, the verdict is printed (a whole run has it at its end). Raises `RunError` where the configuration says of an earlier stage what that was not made from.
     """
     refuse_other_settings(run, config, UPSTREAM[name])
-    work = _work_of(name, config, run, engine, tells)
+    track = config.track
+    if track is not None:
+        refuse_without_package(track)
+    work, before = _work_of(name, config, run, engine, tells), run.record(name)
     if name in SHARED:
         work()
     else:
         distributed.by_main(work)
+    if track is not None and run.record(name) != before:
+        distributed.by_main(lambda: track_stage(track, run, name))
 
 
 def _work_of(

@@ -10,7 +10,6 @@ keeps their integer and their vectors, and finished stages stay finished.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import time
@@ -23,9 +22,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from evaluation.table.kept import BETWEEN
 from evaluation.table.results import Results
+from recsys.artifacts import versions
 from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
-from recsys.artifacts.rewrite import Rewrite, write_text_atomically
+from recsys.artifacts.rewrite import Part, Rewrite, write_text_atomically
 from recsys.artifacts.sums import SUMS, sums_after
 from recsys.artifacts.user_rows import Columns, Person, forget, rows_of
 from recsys.artifacts.verified import NAME as VERIFIED
@@ -33,16 +34,17 @@ from recsys.data.card import facts, of_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.splits import ROLE_NAMES
 from recsys.run import Run
-from serving.answering.known import known_user
-from serving.answering.live import LIVE, LiveState, without_person
+from serving.answering.known import checked_id, known_user
+from serving.answering.live import LiveState
 from serving.answering.recommender import forget_loaded
 from serving.report.publish import with_costs, write_run_report
+from serving.state import own, place
 
 # of stage prepare, which the Dataset itself writes
 OWN = ("events.parquet", "users.parquet", "queries.parquet")
 PICTURE = "evaluate/prefixes.json"  # vectors of sampled users, for the t-SNE picture of the report
 # What killed stages and writes left: nobody's artifacts, but they may have rows.
-LEFT_OVERS = (".partial-*", ".old-*", ".*.tmp", "*/.*.tmp")
+LEFT_OVERS = (".partial-*", "versions/.partial-*", ".old-*", ".*.tmp", "*/.*.tmp")
 
 STAYS = """What stays, because it is no row of anybody's:
   - weights and item vectors that were trained on everyone's events, theirs among them, and figures in results.json that
@@ -72,9 +74,11 @@ def show(run: Run, user_id: str) -> list[Holding]:
     Raises `ValueError` for an id that the run does not know.
     """
     data = Dataset.load(run)
-    return [
-        Holding(name, _length(rows), _facts(rows, data))
-        for name, rows in _holdings(run, _person(data, run, user_id))
+    person = _person(data, run, user_id)
+    found = [Holding(name, _length(rows), _facts(rows, data)) for name, rows in _holdings(run, person)]
+    return found + [
+        Holding(name, len(rows), _facts_of_events(rows))
+        for name, rows in own.held_of(run, person.user_id).items()
     ]
 
 
@@ -94,6 +98,7 @@ def export(run: Run, user_id: str, out: Path) -> int:
     data = Dataset.load(run)
     person = _person(data, run, user_id)
     artifacts = {name: _records(rows, data) for name, rows in _holdings(run, person)}
+    artifacts |= own.held_of(run, person.user_id)
     whole = {
         "user_id": person.user_id,
         "run": run.path.resolve().name,
@@ -111,25 +116,40 @@ def delete(run: Run, user_id: str) -> dict[str, Any]:
     unfinished work of killed stages. Raises `ValueError` for an unknown id, `RunError` for a damaged artifact
     or while the run is written.
     """
-    with run.lock():
+    run = Run(run.home)
+    with run.lock(), place.alone(run.path):
         run.finish_commits()
-        data = Dataset.load(run)
-        person = _person(data, run, user_id)
-        rewrite = Rewrite(run.path)
-        if person.number < data.n_users:  # else only the journal knows them
-            _without_dataset_rows(run, data, person, rewrite)
-        for name in _artifacts(run):
-            if rows_of(run.path / name, person):
-                forget(run.path / name, person, rewrite.new(name))
-        _without_old_picture(run, rewrite)
-        _without_example(run, person, rewrite)
-        for pattern in (*LEFT_OVERS, "report.html", VERIFIED):
-            for path in sorted(run.path.glob(pattern)):
-                rewrite.remove(path.relative_to(run.path).as_posix())
-        record = _record_deletion(run, person, rewrite)
-        rewrite.commit()
+        whole, person = Rewrite(run.path), _person(Dataset.load(run), run, user_id)
+        in_state = own.held_of(run, person.user_id)
+        for number in versions.numbers(run.path):
+            version = Run(versions.folder_of(run.path, number))
+            _delete_from(
+                version, person, whole.below(version.path.relative_to(run.path).as_posix()), in_state
+            )
+        record = _delete_from(run, person, whole.below(""), in_state)
+        if in_state:  # who is to be forgotten there, if this process does not come to it
+            whole.new(place.LEAVING).write_text(json.dumps(person.user_id), encoding="utf-8")
+        whole.commit()
+        if in_state:
+            own.forget(run)
     forget_loaded()  # of this process
     return record
+
+
+def _delete_from(run: Run, person: Person, rewrite: Part, in_state: Collection[str]) -> dict[str, Any]:
+    """The changes of a run, or of one of its versions, without their commit."""
+    data = Dataset.load(run)
+    if person.number < data.n_users:  # else only the state knows them
+        _without_dataset_rows(run, data, person, rewrite)
+    for name in _artifacts(run):
+        if rows_of(run.path / name, person):
+            forget(run.path / name, person, rewrite.new(name))
+    _without_old_picture(run, rewrite)
+    _without_example(run, person, rewrite)
+    for pattern in (*LEFT_OVERS, "report.html", VERIFIED):
+        for path in sorted(run.path.glob(pattern)):
+            rewrite.remove(path.relative_to(run.path).as_posix())
+    return _record_deletion(run, person, rewrite, in_state)
 
 
 def remake_report(run: Run) -> bool:
@@ -147,6 +167,9 @@ def remake_report(run: Run) -> bool:
 def _person(data: Dataset, run: Run, user_id: str) -> Person:
     # the journal may know somebody whom the data does not
     known = known_user(LiveState(run, data).histories, user_id)
+    name = checked_id(user_id, "user_id")
+    if known is None and name and own.held_of(run, name):  # nothing of theirs is history
+        known = name, -1
     if known is None:
         raise ValueError(
             f"user {user_id!r} is unknown to {run.path}: it holds nothing under that id; ids are those of "
@@ -169,12 +192,17 @@ def _artifacts(run: Run) -> Iterator[str]:
 
 
 def _holdings(run: Run, person: Person) -> Iterator[tuple[str, Columns]]:
-    for name in (*(f"prepare/{own}" for own in OWN), *_artifacts(run)):
+    for name in (*(f"prepare/{name}" for name in OWN), *_artifacts(run)):
         rows = rows_of(run.path / name, person)
         if rows:
             yield name, rows
     if _is_example(run, person):
         yield "config.yaml", {"example.user": [person.user_id]}
+
+
+def _facts_of_events(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    times = [row["time"] for row in rows if "time" in row]
+    return {"first": min(times), "last": max(times)} if times else {}
 
 
 def _length(rows: Columns) -> int:
@@ -183,7 +211,7 @@ def _length(rows: Columns) -> int:
 
 def _facts(rows: Columns, data: Dataset) -> dict[str, Any]:
     """First and last time, roles, shapes of vectors;
-    where there is one row, its plain values (a group, a label) and its item, by id and title.
+    where there is one row, its plain values (a group, a label; not a table's figures) and its item, by id and title.
     """
     facts: dict[str, Any] = {}
     for name, values in rows.items():
@@ -197,7 +225,7 @@ def _facts(rows: Columns, data: Dataset) -> dict[str, Any]:
         elif name == "item":
             if len(values) == 1:
                 facts["item"] = f"{data.catalogue.item_ids[values[0]]} ({data.catalogue.titles[values[0]]})"
-        elif len(values) == 1 and name not in ("user", "users", "user_id"):
+        elif len(values) == 1 and name not in ("user", "users", "user_id") and BETWEEN not in name:
             facts[name] = values[0]
     return facts
 
@@ -227,7 +255,7 @@ def _plain(value: Any) -> Any:
 # -- deleting ------------------------------------------------------------------------------------------------
 
 
-def _without_dataset_rows(run: Run, data: Dataset, person: Person, rewrite: Rewrite) -> None:
+def _without_dataset_rows(run: Run, data: Dataset, person: Person, rewrite: Part) -> None:
     """The tombstone, and prepare.json's counts.
 
     Its time range stays: it is the run's clock, and others' moment.
@@ -259,7 +287,7 @@ def _unnamed(value: Any, user_id: str) -> Any:
     return value.replace(f"'{user_id}'", "(deleted)") if isinstance(value, str) else value
 
 
-def _without_old_picture(run: Run, rewrite: Rewrite) -> None:
+def _without_old_picture(run: Run, rewrite: Part) -> None:
     """Runs made before pictures said whose vector is whose: none of them is kept."""
     record = run.record("evaluate")
     if record is None or Path(PICTURE).name not in record["artifacts"] or PICTURE in rewrite.replaced:
@@ -275,7 +303,7 @@ def _is_example(run: Run, person: Person) -> bool:
     return str((run.read_config().get("example") or {}).get("user")) == person.user_id
 
 
-def _without_example(run: Run, person: Person, rewrite: Rewrite) -> None:
+def _without_example(run: Run, person: Person, rewrite: Part) -> None:
     if _is_example(run, person):
         config = run.read_config()
         config["example"]["user"] = None
@@ -283,27 +311,27 @@ def _without_example(run: Run, person: Person, rewrite: Rewrite) -> None:
         rewrite.new("config.yaml").write_text(text, encoding="utf-8")
 
 
-def _record_deletion(run: Run, person: Person, rewrite: Rewrite) -> dict[str, Any]:
+def _record_deletion(run: Run, person: Person, rewrite: Part, in_state: Collection[str]) -> dict[str, Any]:
     """Stage the stages' new records and the manifest, which says when and what was rewritten,
     and not of whom.
     """
     deletion: dict[str, Any] = {
         "unix_s": int(time.time()),
         "people": 1,
-        "rewritten": sorted(rewrite.replaced),
+        "rewritten": sorted([*rewrite.replaced, *in_state]),
         "removed": sorted(rewrite.removed),
     }
     changed: dict[str, dict[str, str | None]] = {}
     for path in list(rewrite.replaced):
         stage, _, name = path.partition("/")
         if name:
-            changed.setdefault(stage, {})[name] = sha256_of(rewrite.folder / "new" / path)
+            changed.setdefault(stage, {})[name] = sha256_of(rewrite.staged(path))
     records = {
         path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in run.path.glob("*/stage.json")
+        for path in sorted(run.path.glob("*/stage.json"))
     }
     after = rehashed(records, changed)
-    _without_batches(after, person, changed.get(LIVE, {}))
+    own.without_batches(run, after, person.user_id)
     for stage, record in after.items():
         if record != records[stage]:
             text = json.dumps(record, indent=1)
@@ -314,24 +342,10 @@ def _record_deletion(run: Run, person: Person, rewrite: Rewrite) -> dict[str, An
     return deletion
 
 
-def _without_batches(records: dict[str, dict], person: Person, rewritten: Collection[str]) -> None:
-    """Ids and hashes of feedback of theirs go, also those that weights say they were trained on (Online-Full)."""
-    if LIVE not in records:
-        return
-    records[LIVE] = copy.deepcopy(records[LIVE])
-    gone = without_person(records[LIVE], person.number, rewritten)
-    for stage, record in records.items():
-        if any(part.get("events") in gone for part in record.get("continued", ())):
-            parts = [
-                part | ({"events": None} if part["events"] in gone else {}) for part in record["continued"]
-            ]
-            records[stage] = record | {"continued": parts}
-
-
-def _new_sums(run: Run, rewrite: Rewrite) -> None:
+def _new_sums(run: Run, rewrite: Part) -> None:
     """An exported or imported run is whole after a deletion as it was before."""
     if not (run.path / SUMS).is_file():
         return
-    changed = {name: sha256_of(rewrite.folder / "new" / name) for name in rewrite.replaced}
+    changed = {name: sha256_of(rewrite.staged(name)) for name in rewrite.replaced}
     text = sums_after(run.inside(SUMS).read_text(encoding="utf-8"), changed | dict.fromkeys(rewrite.removed))
     rewrite.new(SUMS).write_text(text, encoding="utf-8")

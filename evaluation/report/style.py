@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 
 import matplotlib
 
@@ -80,3 +81,15 @@ def svg(figure: Figure, name: str) -> str:
     for colour, variable in BY_NAME.items():
         text = text.replace(colour, variable)
     return text
+
+
+def saved(figure: Figure, folder: Path, stem: str) -> str:
+    """Write the figure as `stem`.svg and `stem`.png; the SVG's text is returned, and the figure closed."""
+    buffer = io.StringIO()
+    with plt.rc_context(
+        {"svg.hashsalt": stem, "svg.fonttype": "none"}
+    ):  # the same bytes, and text that stays text
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    (folder / f"{stem}.svg").write_text(buffer.getvalue(), encoding="utf-8")
+    (folder / f"{stem}.png").write_bytes(png(figure))
+    return buffer.getvalue()

@@ -87,7 +87,7 @@ class KeepsUserStates(Personalizer, ABC):
         trained = self.places(users) >= 0
         if USERS not in self._buffers:
             trained[trained] = self.met[users[trained]]
-        return trained | np.isin(users, list(self.later))
+        return trained | np.array([user in self.later for user in users.tolist()], bool)
 
     def start_states(self, users: np.ndarray) -> Tensor:
         """Rows [n, L·h] from which the users' P_u is trained on: as it is, and for who has none a start.

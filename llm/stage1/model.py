@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm.backbone.adapter import merge_adapter, save_adapter
-from llm.backbone.heads import DepthHead, VectorReader
+from llm.backbone.heads import CodeReader, DepthHead, Reader, VectorReader
 from llm.backbone.leaves import LeafItems, principal
 from llm.backbone.load import Backbone, load_backbone, load_frozen, weights_hash
 from llm.backbone.sid_model import SidModel
@@ -99,8 +99,10 @@ def _model_of(
     """The model in the form that the configuration asks for. Item vectors that are `read` are projected into the prompt, those that
     are `asked` are what the head sees of them.
     """
-    trie = Trie(table.codes, table.sizes).to(backbone.device)
-    reader = VectorReader(rows, np.asarray(table.codes), read) if config.items == "vector" else None
+    trie = Trie(table.codes[: table.n_base], table.sizes).to(backbone.device)  # of what it is trained on
+    reader: Reader = CodeReader(rows, table.codes)  # items that came later are read too
+    if config.items == "vector":
+        reader = VectorReader(rows, np.asarray(table.codes), read)
     items = None if asked is None else LeafItems(trie, asked.to(backbone.device))
     head = DepthHead(rows, config.head_width, config.head_layers, items) if config.head == "depth" else None
     return SidModel(backbone, rows, trie, reader, head)

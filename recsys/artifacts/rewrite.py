@@ -60,6 +60,14 @@ class Rewrite:
         inside(self.root, name, self.root)
         self.removed.append(name)
 
+    def staged(self, name: str) -> Path:
+        """Where what shall stand at `name` was written."""
+        return self.folder / "new" / name
+
+    def below(self, folder: str) -> Part:
+        """The same changes, seen from a folder of the root ("": the root itself)."""
+        return Part(self, folder)
+
     def commit(self) -> None:
         self.folder.mkdir(exist_ok=True)
         for name in self.replaced:
@@ -67,6 +75,26 @@ class Rewrite:
         _write_journal(self.root, {"replace": self.replaced, "remove": self.removed})
         to_disk(self.folder)
         finish(self.root)
+
+
+class Part:
+    """Changes below a folder of a `Rewrite`'s root, by names relative to it; they are committed with all others."""
+
+    def __init__(self, whole: Rewrite, folder: str):
+        self.whole, self.before = whole, f"{folder}/" if folder else ""
+        self.replaced: list[str] = []
+        self.removed: list[str] = []
+
+    def new(self, name: str) -> Path:
+        self.replaced.append(name)
+        return self.whole.new(self.before + name)
+
+    def remove(self, name: str) -> None:
+        self.removed.append(name)
+        self.whole.remove(self.before + name)
+
+    def staged(self, name: str) -> Path:
+        return self.whole.staged(self.before + name)
 
 
 def is_committed(root: Path) -> bool:

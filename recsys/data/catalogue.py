@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,11 @@ from recsys.door.tables import DataError, Table, find_columns, require
 from recsys.door.text_columns import not_words
 from recsys.door.values import NO_WORDS, first, id_array, ids, missing, text_array
 
+RETIRED, TRAINED = (
+    "@retired",
+    "prelude.trained",
+)  # of items.parquet of a refreshed run: a column, and a number beside them
+
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
@@ -30,6 +35,9 @@ class Catalogue:
     item_ids: np.ndarray  # [N] str (object)
     titles: Sequence[str]  # [N]; the id where there is no title
     columns: Mapping[str, Sequence[list[str]]]  # e.g. {"genres": [["Comedy", "Drama"], ...]}
+    # [K] int64, ascending: items that are answered with no more (`prelude refresh`); their integers stay, and they may return
+    retired: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    n_trained: int | None = None  # items from here on came after the training, by refreshes; None: none did
 
     def __post_init__(self) -> None:
         assert len(self.titles) == len(self.item_ids)
@@ -78,7 +86,7 @@ class Catalogue:
         }
         return Catalogue(np.array(list(item_ids), dtype=object), titles, columns)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, name: str = "items.parquet") -> None:
         """Write `items.parquet`: item_id, title, and each text column as a list of strings."""
         table = {
             "item_id": pa.array(list(self.item_ids), pa.string()),
@@ -87,14 +95,25 @@ class Catalogue:
         table |= {
             name: pa.array(list(column), pa.list_(pa.string())) for name, column in self.columns.items()
         }
-        pq.write_table(pa.table(table), folder / "items.parquet")
+        whole = pa.table(table)
+        if self.n_trained is not None:  # a refreshed catalogue; of others the bytes are what they always were
+            gone = np.zeros(len(self), bool)
+            gone[self.retired] = True
+            whole = whole.append_column(RETIRED, pa.array(gone))
+            whole = whole.replace_schema_metadata({TRAINED: str(self.n_trained)})
+        pq.write_table(whole, folder / name)
 
     @classmethod
     def load(cls, folder: Path) -> Catalogue:
         table = pq.ParquetFile(folder / "items.parquet").read()
         item_ids = np.array(table["item_id"].to_pylist(), dtype=object)
-        columns = {name: _values(table[name]) for name in table.column_names if name != "item_id"}
-        return cls(item_ids, columns.pop("title"), columns)
+        own = ("item_id", RETIRED)
+        columns = {name: _values(table[name]) for name in table.column_names if name not in own}
+        trained = (table.schema.metadata or {}).get(TRAINED.encode())
+        if trained is None:
+            return cls(item_ids, columns.pop("title"), columns)
+        retired = np.flatnonzero(table[RETIRED].to_numpy())
+        return cls(item_ids, columns.pop("title"), columns, retired, int(trained))
 
 
 class ArrowValues(Sequence[Any]):

@@ -303,9 +303,10 @@ class Dataset:
     def not_again(self, user: int | None, time: int, history: np.ndarray, exclude_seen: bool) -> np.ndarray:
         """Items that may not be recommended at a moment, each once: the one rule of `Dataset.request` and of all who ask.
 
-        What the user has had (`history`), where `exclude_seen` says so; what they had turned down before, with `exclude_against`.
+        What the user has had (`history`), where `exclude_seen` says so; what they had turned down before, with `exclude_against`;
+        what is retired.
         """
-        parts = [history if exclude_seen else history[:0]]
+        parts = [history if exclude_seen else history[:0], self.catalogue.retired]
         if self.exclude_against and self.against is not None and user is not None:
             parts.append(self.against.before(user, time))
         return np.unique(np.concatenate(parts))

@@ -21,11 +21,14 @@ from serving.answering.live import (
     Update,
     checked,
     checked_batch_id,
+    counted_times,
     digest_of,
     odd_times,
     place_in_list,
+    to_come,
 )
 from serving.answering.methods import Methods
+from serving.state.place import one_at_a_time
 
 
 class Absorbs(Protocol):
@@ -57,33 +60,44 @@ def update(
     started = time.monotonic()
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise ValueError(f"events is {shortly(given)}; expected a list of (user_id, item_id, moment)")
-    is_clock = service.methods.run.read_json("prepare", "prepare.json")["time"] == "unix_seconds"
+    prepared = service.methods.run.read_json("prepare", "prepare.json")
+    is_clock = prepared["time"] == "unix_seconds"
     events = [checked(place(number), event, is_clock) for number, event in enumerate(given)]
     digest = digest_of(events)
     batch_id = digest if batch_id is None else checked_batch_id(batch_id)
-    live, run, config = service.live, service.methods.run, service.methods.config.online
-    with run.lock():
-        live.replay()  # another process may have absorbed feedback since
+    live, config = service.live, service.methods.config.online
+    with one_at_a_time(service.methods.run.home):
         if live.find(batch_id, digest):
             return Update(batch_id, False)
-        feedback = live.check(events, place)
-        before = live.histories
+        live.replay()  # another process may have absorbed feedback since
+        ahead = to_come(events, is_clock)
+        kept = sorted(set(range(len(events))) - set(ahead))
+        taken, place_of = [events[number] for number in kept], lambda number: place(kept[number])
+        feedback = live.check(taken, place_of)
         done = train(service, feedback, config, full)
-        people = set(feedback.user_ids)
-        new_users = sum(before.user_index(user_id) is None for user_id in people)
         answer = Update(
-            batch_id, True, len(feedback), feedback.known, len(people), new_users,
+            batch_id, True, len(feedback), feedback.known, feedback.people, feedback.new_people,
             done.steps if done else 0, config.method if done else None,
-            ignored={} if feedback.unknown_items is None else {"item_id": feedback.unknown_items},
-            odd=odd_times(run.read_json("prepare", "prepare.json"), events, place),
-            seconds=time.monotonic() - started,
+            ignored={
+                what: counted
+                for what, counted in (("item_id", feedback.unknown_items), ("time", counted_times(events, ahead, place)))
+                if counted is not None
+            },
+            odd=odd_times(prepared, taken, place_of), seconds=time.monotonic() - started,
         )  # fmt: skip
-        facts = {"steps": answer.steps, "seconds": round(answer.seconds, 3)}
-        users = done.users if done else feedback.users[:0]
-        live.commit(batch_id, digest, feedback, users, {config.method: done.rows} if done else {}, facts)
-        run.update_manifest()
+        live.commit(batch_id, digest, taken, {config.method: rows_of(done, feedback)} if done else {})
     service.forget_sessions()
     return answer
+
+
+def rows_of(done: Absorbed, feedback: Feedback) -> dict[str, np.ndarray]:
+    """User id -> the row that was trained."""
+    whose = (feedback.after.user_id(user) for user in done.users.tolist())
+    return {
+        user_id: row.cpu().numpy()
+        for user_id, row in zip(whose, done.rows, strict=True)
+        if user_id is not None
+    }
 
 
 def train(service: Absorbs, feedback: Feedback, config: OnlineConfig, full: bool) -> Absorbed | None:
@@ -113,7 +127,7 @@ def train(service: Absorbs, feedback: Feedback, config: OnlineConfig, full: bool
         return None
     requests = [feedback.after.request(f"f{at}", *event) for at, event in enumerate(events.tolist())]
     before = personalizer.later
-    personalizer.later = dict(before)  # what the commit has not written is not served
+    personalizer.later = before.copy()  # what the commit has not written is not served
     try:
         with tempfile.TemporaryDirectory() as checkpoint:
             rate = config.learning_rate or _rate(service, config.method)

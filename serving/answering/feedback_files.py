@@ -13,14 +13,14 @@ from recsys.door.notices import Notices
 from recsys.door.sources import read_table
 from recsys.door.tables import SHARED, Table, require
 from recsys.run import Run
-from serving.answering.live import Event
+from serving.answering.live import Given
 
 
 @dataclass(frozen=True)
 class FeedbackFile:
     """Events in the file's order; `place(number)` is the file and line of one, `left_out` why other rows are none."""
 
-    events: list[Event]
+    events: list[Given]
     place: Callable[[int], str]
     left_out: dict[str, int]
 

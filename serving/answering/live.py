@@ -1,63 +1,55 @@
-"""Feedback that a run has absorbed since it was made: `live/`, a journal that is only ever added to.
+"""Feedback that a run has absorbed since it was made: events in a state (`serving.state`), read a person at a time.
 
-    live/
-      events-000001.parquet       user (integer), user_id, item, time of a batch's events
-      states-000001.safetensors   the users' new rows of P_u, by method; sparse: `users` says whose
-                                  (`user_rows` in its metadata)
-      stage.json                  the batches in order (each with its id, a hash of its events, and `people`:
-                                  the integers of all whose events were given, null where one of them has none),
-                                  the sha256 of each file, what the journal goes with
+    RUN/live/state.sqlite   events in the order in which they came, batches, rows of P_u: what `prelude update` and a service of
+                            this run take in, one truth for both (`serving.state.place`)
 
-A batch's files are written first, under temporary names, flushed and renamed; the rename of `stage.json` is
-the commit. So a batch is absorbed whole or not at all, wherever a process is killed. Replaying the journal
-over the run gives the state.
+An update is one transaction: it is absorbed whole or not at all, wherever a process is killed, and costs the same however much was
+absorbed before. Events have raw ids, so they outlast the run's other artifacts: an event of an item that the catalogue does not
+know is history as soon as a catalogue does. Rows of P_u go with the training that they go on from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from safetensors import safe_open
+import sqlalchemy as sa
 
-from recsys.artifacts.manifest import sha256_of
 from recsys.artifacts.paths import RunError
-from recsys.artifacts.rewrite import to_disk, write_text_atomically
-from recsys.artifacts.user_rows import save_user_rows
-from recsys.config import StageConfig
 from recsys.data.dataset import Dataset
 from recsys.data.later_events import LiveHistories
 from recsys.door.times import one_moment
 from recsys.door.values import CONTROL, shortly
 from recsys.run import Run
+from serving.answering.kept.old_journal import take_over
+from serving.answering.kept.trained_rows import TrainedRows, key_of
 from serving.answering.known import Counted, checked_id
+from serving.state import place
+from serving.state.batches import is_there, put_batch
+from serving.state.events import FEEDBACK, TAKEN, Event, add_events
+from serving.state.histories import StoredHistories, newest
+from serving.state.states import put_states
+from serving.state.store import State, StateError
+from serving.state.tables import ID
 
-LIVE = "live"
-NEEDS = ("prepare", "adapt", "personalize")  # what user integers and rows of P_u are worth nothing without
 # Feedback later than so many days after the run's last event is absorbed, and said: another clock, or a run long out of date
 FAR_DAYS = 366
+AHEAD_S = 86_400  # a clock may be wrong by so much; what is said to have happened later than that has not
 LONGEST_BATCH_ID = 200
-Event = tuple[str, str, int]  # user id, item id, unix seconds
+# integers of people whom the run does not know: far above the run's own; of a state of the run beside a service's, above those
+FIRST_NUMBER, FIRST_BESIDE = 1 << 40, 1 << 41
+Given = tuple[str, str, int, str | None]  # user id, item id, moment, the event's own id
 
 
 def place_in_list(number: int) -> str:
     """How messages name an event of a list."""
     return f"events[{number}]"
-
-
-class _Nothing(StageConfig):
-    """A journal has no settings of its own: each batch says what it cost."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +64,9 @@ class Feedback:
     given: np.ndarray
     known: int  # events that were in the histories before, or given twice, and are not taken again
     after: LiveHistories
-    # integers of all whose events were given, whatever came of those; None: of somebody whom nobody knows
-    people: list[int] | None
-    unknown_items: Counted | None = None  # events of items that the catalogue lacks; they are left out
+    people: int = 0  # whose events were taken
+    new_people: int = 0  # of them: those whom nobody knew
+    unknown_items: Counted | None = None  # events of items that the catalogue lacks; they are no history yet
 
     def __len__(self) -> int:
         return len(self.users)
@@ -92,184 +84,165 @@ class Update:
     new_users: int = 0
     steps: int = 0  # gradient steps on rows of P_u; 0 where the run has no method with such rows
     method: str | None = None  # whose rows
-    ignored: dict[str, Counted] = field(
-        default_factory=dict
-    )  # "item_id": events of items that the run does not know
+    # "item_id": events of items that the run does not know, stored for a catalogue that does; "time": those of a time to come
+    ignored: dict[str, Counted] = field(default_factory=dict)
     # absorbed, but "before" the run's first event, or more than `FAR_DAYS` days "after" its last
     odd: dict[str, Counted] = field(default_factory=dict)
     seconds: float = field(compare=False, default=0.0)
 
 
 class LiveState:
-    """A run's data with its journal replayed."""
+    """A run's data, and on top of it what one or two states hold."""
 
-    def __init__(self, run: Run, dataset: Dataset, only: int | None = None):
-        """`only`: the first so many batches of the journal, whatever is absorbed later; default: all."""
-        self.run, self.histories, self.only = run, LiveHistories(dataset), only
-        self.rows: dict[str, dict[int, torch.Tensor]] = {}  # method key -> user integer -> row [L·h] of P_u
-        self.batches: list[dict[str, Any]] = []
-        self.replay()
+    def __init__(
+        self,
+        run: Run,
+        dataset: Dataset,
+        only: int | None = None,
+        state: State | None = None,
+        taken: tuple[str, ...] = TAKEN,
+    ):
+        """`only`: read up to that event, whatever is absorbed later; None: to the newest.
 
-    def replay(self) -> None:
-        """Take in what the journal holds and this object does not.
-
-        Raises `RunError` for a journal of another run.
+        `state`: a service's; the run's own is read too, where it is another. `taken`: types of events that are history, beside
+        feedback.
         """
-        record = self.run.record(LIVE)
-        if record is None:
-            return
-        if record["made_from"]["stages"] != self._made_from()["stages"]:
-            raise RunError(
-                f"{self.run.path}/{LIVE} was absorbed by other artifacts than the run now has (a stage was "
-                "run again); "
-                f"delete {self.run.path}/{LIVE} and absorb the events again"
-            )
-        for batch in record["batches"][len(self.batches) : self.only]:
-            self._take(batch)
+        self.run, self.only, self.taken = run, only, taken
+        self.histories = LiveHistories(dataset)
+        self.sources: list[StoredHistories] = []
+        self._rows: dict[str, TrainedRows] = {}
+        take_over(run, dataset)
+        is_own = state is not None and state.is_file(place.file_of(run.home))
+        own = None if is_own else place.own_state(run.home)
+        if own is not None:
+            self._read(own, FIRST_NUMBER if state is None else FIRST_BESIDE)
+        if state is not None:
+            self._read(state, FIRST_NUMBER)
 
-    def _take(self, batch: dict[str, Any]) -> None:
-        table = pq.ParquetFile(self.run.artifact(LIVE, batch["events"])).read()
-        ids = table["user_id"].to_pylist()
-        columns = {name: table[name].to_numpy() for name in ("user", "item", "time")}
-        self.histories.add(ids, columns["user"], columns["item"], columns["time"])
-        if batch["states"]:
-            with safe_open(str(self.run.artifact(LIVE, batch["states"])), framework="pt") as file:
-                users = file.get_tensor("users").tolist()
-                for key in json.loads(file.metadata()["user_rows"]):
-                    rows = dict(zip(users, file.get_tensor(key), strict=True))
-                    self.rows.setdefault(key, {}).update(rows)
-        self.batches.append(batch)
+    @property
+    def seq(self) -> int:
+        """Up to which event the state is read that updates go into; 0: nothing was absorbed."""
+        return self.sources[-1].seq if self.sources else 0
 
-    def find(self, batch_id: str, digest: str) -> bool:
-        """Has the batch been absorbed? Raises `ValueError` if its id was used for other events."""
-        for batch in self.batches:
-            if batch["id"] == batch_id:
-                if batch["digest"] != digest:
-                    raise ValueError(
-                        f"batch id {batch_id!r} was used for other events; give this batch its own"
-                    )
-                return True
-        return False
+    def rows(self, method: str) -> TrainedRows:
+        """Rows of P_u that feedback has moved."""
+        if method not in self._rows:
+            self._rows[method] = TrainedRows(key_of(self.run, method), self.histories, self.sources)
+        return self._rows[method]
 
-    def check(self, events: Sequence[Event], place: Callable[[int], str] = place_in_list) -> Feedback:
+    def replay(self, until: int | None = None) -> None:
+        """See what this or another process has stored since (`until`: up to that event)."""
+        if not self.sources and (own := place.own_state(self.run.home)) is not None:
+            self._read(own, FIRST_NUMBER)
+        upto = until if self.only is None else self.only
+        for source in self.sources:
+            limit = upto if source is self.sources[-1] else None
+            before, source.seq = source.seq, newest(source.state) if limit is None else limit
+            if source.seq != before:
+                self.histories.forget(source.since(before))
+        for rows in self._rows.values():
+            rows.forget()
+
+    def check(self, events: Sequence[Given], place: Callable[[int], str] = place_in_list) -> Feedback:
         """`checked` events as integers, by (user, time), without those that the histories hold.
 
         Events of items that the catalogue lacks are left out and counted; whoever has no other is no new
         user.
         """
-        after, catalogue = self.histories.copy(), self.histories.dataset.catalogue
-        rows, seen, unknown = [], set(), []
-        for number, (user_id, item_id, moment) in enumerate(events):
-            item = catalogue.number(item_id)
-            if item is None:
-                unknown.append(number)
-            else:
-                rows.append((user_id, after.number(user_id), item, moment))
-        left_out = None
-        if unknown:
-            left_out = Counted(len(unknown), f"{place(unknown[0])}, {events[unknown[0]][1]!r}")
-        known = {row[1]: after.events(row[1]) for row in rows}
-        held = {user: set(zip(i.tolist(), t.tolist(), strict=True)) for user, (i, t) in known.items()}
+        catalogue = self.histories.dataset.catalogue
+        items = [catalogue.number(item_id) for _, item_id, *_ in events]
+        unknown = [number for number, item in enumerate(items) if item is None]
+        known = {event[0]: self.histories.user_index(event[0]) for event in events}
+        after = self.histories.only(user for user in known.values() if user is not None)
+        rows = [
+            (event[0], after.number(event[0]), item, event[2])
+            for event, item in zip(events, items, strict=True)
+            if item is not None
+        ]
+        held: dict[int, set[tuple[int, int]]] = {}
         fresh = []
         for row in sorted(rows, key=lambda row: (row[1], row[3])):
             _, user, item, moment = row
-            if (item, moment) not in held[user] and row not in seen:
+            if user not in held:
+                held[user] = set(zip(*(part.tolist() for part in after.events(user)), strict=True))
+            if (item, moment) not in held[user]:
+                held[user].add((item, moment))
                 fresh.append(row)
-                seen.add(row)
-        user_ids = [row[0] for row in fresh]
         numbers = np.array([row[1:] for row in fresh], np.int64).reshape(-1, 3)
-        users, items, times = numbers[:, 0], numbers[:, 1], numbers[:, 2]
-        after.add(user_ids, users.tolist(), items, times)
-        given = np.unique(np.array([row[1:] for row in rows], np.int64).reshape(-1, 3)[:, [0, 2, 1]], axis=0)[
-            :, [0, 2, 1]
-        ]
-        people = {after.user_index(events[number][0]) for number in unknown} | known.keys()
-        everyone = None if None in people else sorted(int(user) for user in people if user is not None)
-        return Feedback(
-            user_ids, users, items, times, given, len(rows) - len(fresh), after, everyone, left_out
+        users, taken, times = numbers[:, 0], numbers[:, 1], numbers[:, 2]
+        user_ids = [row[0] for row in fresh]
+        after.add(user_ids, users.tolist(), taken, times)
+        given = np.array([row[1:] for row in rows], np.int64).reshape(-1, 3)
+        given = np.unique(given[:, [0, 2, 1]], axis=0)[:, [0, 2, 1]]
+        left_out = (
+            Counted(len(unknown), f"{place(unknown[0])}, {events[unknown[0]][1]!r}") if unknown else None
         )
+        people = set(user_ids)
+        new = sum(known[user_id] is None for user_id in people)
+        return Feedback(
+            user_ids, users, taken, times, given, len(rows) - len(fresh), after, len(people), new, left_out
+        )
+
+    def writes_into(self) -> State:
+        """The state that updates go into, opened to be written, and made where there was none."""
+        assert self.only is None, "a state that leaves events out cannot take in more"
+        if self.sources and self.sources[-1].state.writes:
+            return self.sources[-1].state
+        state = State(place.url_of(self.run.home))
+        if self.sources:
+            self.sources[-1].state.close()
+            self.sources[-1].state = state
+        else:
+            self._read(state, FIRST_NUMBER)
+        return state
 
     def commit(
         self,
         batch_id: str,
         digest: str,
-        feedback: Feedback,
-        users: np.ndarray,
-        states: dict[str, torch.Tensor],
-        facts: dict[str, Any],
+        events: Sequence[Given],
+        states: Mapping[str, Mapping[str, np.ndarray]],
     ) -> None:
-        """Write a batch: its events, and `states` (method key -> rows [n, L·h] of `users` [n], ascending)."""
-        assert self.only is None, "a state that leaves batches out cannot number the next"
-        folder = self.run.inside(LIVE)
-        folder.mkdir(exist_ok=True)
-        number = len(self.batches) + 1
-        batch = {
-            "id": batch_id,
-            "digest": digest,
-            "events": f"events-{number:06}.parquet",
-            "states": None,
-            "people": feedback.people,
-        } | facts
-        table = pa.table(
-            {
-                "user": feedback.users,
-                "user_id": pa.array(feedback.user_ids, pa.string()),
-                "item": feedback.items,
-                "time": feedback.times,
-            }
-        )
-        write_durably(folder / batch["events"], lambda path: pq.write_table(table, path))
-        if states:
-            batch["states"] = f"states-{number:06}.safetensors"
-            tensors = {key: rows.cpu().contiguous() for key, rows in states.items()}
-            owners = torch.from_numpy(users)
-            write_durably(folder / batch["states"], lambda path: save_user_rows(path, tensors, owners))
-        self.record([*self.batches, batch])
-        self._take(batch)
+        """Store a batch: its events, and `states` (method -> user id -> row [L·h]). All of it, or nothing."""
+        stored = [Event(event[3] or _id_of(event), *event[:2], FEEDBACK, event[2]) for event in events]
 
-    def record(self, batches: list[dict[str, Any]]) -> None:
-        """Write `stage.json`: the commit."""
-        folder, before = self.run.path / LIVE, self.run.record(LIVE) or {"artifacts": {}, "seconds": 0.0}
-        names = [name for batch in batches for name in (batch["events"], batch["states"]) if name]
-        known = before["artifacts"]
-        made_from = self._made_from()
-        record = {
-            "fingerprint": hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest(),
-            "made_from": made_from,
-            "artifacts": {name: known.get(name) or sha256_of(folder / name) for name in names},
-            "seconds": round(before["seconds"] + batches[-1].get("seconds", 0.0), 2),
-            "finished_unix_s": time.time(),
-            "batches": batches,
-        }
-        write_text_atomically(self.run.inside(f"{LIVE}/stage.json"), json.dumps(record, indent=1))
-        to_disk(folder)
+        def write(connection: sa.Connection) -> None:
+            add_events(connection, stored)
+            put_batch(connection, batch_id, digest, (event[0] for event in events))
+            for method, rows in states.items():
+                put_states(connection, key_of(self.run, method), dict(rows))
 
-    def _made_from(self) -> dict[str, Any]:
-        return self.run.stage(LIVE, _Nothing(), needs=NEEDS).made_from
+        try:
+            self.writes_into().write(write)
+        except StateError as error:
+            raise RunError(
+                f"{self.run.home}: the feedback was not absorbed, none of it: {error}; send it again"
+            ) from error
+        self.replay()
+
+    def find(self, batch_id: str, digest: str) -> bool:
+        """Has the batch been absorbed? Raises `ValueError` if its id was used for other events."""
+        try:
+            with self.writes_into().reading() as connection:
+                return is_there(connection, batch_id, digest)
+        except StateError as error:
+            raise RunError(f"{self.run.home}: no feedback can be absorbed: {error}") from error
+
+    def _read(self, state: State, first: int) -> None:
+        number = self.histories.dataset.catalogue.number
+        self.sources.append(StoredHistories(state, number, first, self.taken, self.only))
+        self.histories.later.append(self.sources[-1])
 
 
-def digest_of(events: Sequence[Event]) -> str:
+def _id_of(event: Given) -> str:
+    """The id of an event that has none of its own: sent again, it is the same."""
+    return f"feedback {hashlib.sha256(json.dumps(event[:3]).encode()).hexdigest()[:32]}"
+
+
+def digest_of(events: Sequence[Given]) -> str:
     """A hash of events, whatever their order."""
-    return hashlib.sha256(json.dumps(sorted(map(list, events))).encode()).hexdigest()
-
-
-def without_person(record: dict[str, Any], number: int, rewritten: Collection[str]) -> set[str]:
-    """Take a person's batches out of reach, in place, in the journal's record or in one that is built on it.
-
-    Of each batch that had an event of theirs (new or known before) the id and the hash go: whoever guesses the events
-    could confirm them by either. Its place in the order stays, and so do the ids and hashes of all other batches, by which
-    those are still absorbed once. A batch that does not say whose events it was given counts as touched: one of an older
-    journal, or with events of somebody whom nobody knew. `rewritten`: names of the journal's files that held rows of theirs. Returns the ids that went.
-    """
-    gone = set()
-    for batch in record["batches"]:
-        people = batch.get("people")
-        if people is None or number in people or {batch["events"], batch["states"]} & set(rewritten):
-            gone.add(batch["id"])
-            batch |= {"id": None, "digest": None}
-            if people is not None:
-                batch["people"] = [one for one in people if one != number]
-    return gone - {None}
+    rows = sorted([*event[:3], *filter(None, event[3:])] for event in events)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def checked_batch_id(batch_id: Any) -> str:
@@ -285,9 +258,9 @@ def checked_batch_id(batch_id: Any) -> str:
     return batch_id
 
 
-def checked(place: str, event: Any, is_clock: bool = True) -> Event:
-    """An event as (user id, item id, unix seconds). Raises `ValueError` naming its place."""
-    if not isinstance(event, Sequence) or isinstance(event, str) or len(event) != 3:
+def checked(place: str, event: Any, is_clock: bool = True) -> Given:
+    """An event as (user id, item id, unix seconds, its own id or None). Raises `ValueError` naming its place."""
+    if not isinstance(event, Sequence) or isinstance(event, str) or len(event) not in (3, 4):
         raise ValueError(f"{place}: expected (user_id, item_id, unix seconds), got {shortly(event)}")
     user_id, item_id = (
         checked_id(value, f"{place}: {name}")
@@ -298,11 +271,24 @@ def checked(place: str, event: Any, is_clock: bool = True) -> Event:
         raise ValueError(f"{place}: user_id is blank; feedback belongs to somebody")
     if item_id is None:
         raise ValueError(f"{place}: item_id is blank; feedback is about something")
-    return user_id, item_id, moment
+    own = checked_id(event[3], f"{place}: event_id") if len(event) == 4 else None
+    for name, value in (("user_id", user_id), ("item_id", item_id), ("event_id", own)):
+        if len(value or "") > ID:
+            raise ValueError(f"{place}: {name} is longer than {ID} characters")
+    return user_id, item_id, moment, own
+
+
+def to_come(events: Sequence[Given], is_clock: bool) -> list[int]:
+    """Which events are of more than `AHEAD_S` after this machine's clock.
+
+    They are a clock's mistake, and would move their people's now to a time that nobody has seen.
+    """
+    latest = time.time() + AHEAD_S
+    return [number for number, event in enumerate(events) if is_clock and event[2] > latest]
 
 
 def odd_times(
-    prepared: Mapping[str, Any], events: Sequence[Event], place: Callable[[int], str]
+    prepared: Mapping[str, Any], events: Sequence[Given], place: Callable[[int], str]
 ) -> dict[str, Counted]:
     """How many events lie before the run's first, and how many far after its last, each with the first of them.
 
@@ -315,16 +301,16 @@ def odd_times(
         "after": [number for number, event in enumerate(events) if event[2] > far],
     }
     return {
-        when: Counted(len(numbers), f"{place(numbers[0])}, time {events[numbers[0]][2]}")
+        when: counted
         for when, numbers in found.items()
-        if numbers
+        if (counted := counted_times(events, numbers, place)) is not None
     }
 
 
-def write_durably(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it into place."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)  # what lies there may be a link to somewhere else
-    write(temporary)
-    to_disk(temporary)
-    os.replace(temporary, path)
+def counted_times(
+    events: Sequence[Given], numbers: Sequence[int], place: Callable[[int], str]
+) -> Counted | None:
+    """How many events these are, with the first of them and its time; None: none."""
+    if not numbers:
+        return None
+    return Counted(len(numbers), f"{place(numbers[0])}, time {events[numbers[0]][2]}")

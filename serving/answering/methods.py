@@ -12,7 +12,9 @@ from llm.align.align import load_aligned
 from llm.align.config import AlignRow
 from llm.backbone.sid_model import SidModel
 from llm.decoding.int8 import to_int8
+from llm.decoding.newcomers import Newcomers, load_newcomers
 from llm.decoding.recommender import SidRecommender
+from llm.decoding.with_newcomers import WithNewcomers
 from llm.methods.personalize import load_method
 from llm.methods.stage2 import World
 from llm.prompts.reading import Reading
@@ -29,6 +31,8 @@ from recsys.embeddings.text_search import WordSearch
 from recsys.embeddings.user_vectors import UserVectors
 from recsys.recommender import Recommender
 from recsys.run import Run
+from semantic_ids.table import SemanticIdTable
+from semantic_ids.tokenizer import load_table
 from serving.answering.defaults import reads_queries
 from serving.answering.products import Products
 from serving.answering.untrained import BASELINES, NO_CONTEXT, is_of_nobody, no_such_method, untrained
@@ -197,7 +201,20 @@ class Methods:
         return reading
 
     def recommender(self, name: str, reading: Reading) -> SidRecommender:
-        return SidRecommender(name, reading, self.config.evaluate.memory_mb << 20)
+        budget = self.config.evaluate.memory_mb << 20
+        if self.newcomers is None:
+            return SidRecommender(name, reading, budget)
+        return WithNewcomers(name, reading, self.newcomers, budget)
+
+    @cached_property
+    def table(self) -> SemanticIdTable:
+        """The semantic IDs of all items, those that came after the training too."""
+        return load_table(self.run)
+
+    @cached_property
+    def newcomers(self) -> Newcomers | None:
+        """Items that came after the training, in a version of the run that has some."""
+        return load_newcomers(self.run, self.model.trie)
 
     def _ready(self, model: SidModel) -> SidModel:
         if self.int8:

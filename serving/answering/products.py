@@ -176,5 +176,5 @@ def text_vectors(methods: Builds) -> np.ndarray:
     text = load_item_vectors(methods.run).get("text")
     if text is None:
         raise ValueError("combine.experts has text, but the run has no text vectors; set embed.text_encoder")
-    apart = text - text.mean(0)
+    apart = text - text[: methods.dataset.catalogue.n_trained].mean(0)  # later items move nobody else
     return apart / np.linalg.norm(apart, axis=1, keepdims=True).clip(min=1e-12)

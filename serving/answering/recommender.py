@@ -37,6 +37,8 @@ from serving.answering.requests import (
     why_nothing,
 )
 from serving.config.truth import config_of
+from serving.state.events import TAKEN
+from serving.state.store import State
 
 DEFAULT_RUN = "runs/demo"
 
@@ -95,30 +97,38 @@ class Recommender:
     prompts between calls. To answer several at once, load one in each process.
     """
 
-    def __init__(self, methods: Methods, absorbed: int | None = None):
-        """`absorbed`: read only the first so many batches of feedback; default: all.
+    def __init__(
+        self,
+        methods: Methods,
+        absorbed: int | None = None,
+        state: State | None = None,
+        taken: tuple[str, ...] = TAKEN,
+    ):
+        """`absorbed`: read events of feedback up to that one; default: all.
 
-        (For a job that feedback of meanwhile must not change.)
+        (For a job that feedback of meanwhile must not change.) `state`: what a service keeps, beside the run's own; `taken`: types
+        of its events that are history.
         """
-        self.methods, self.absorbed = methods, absorbed
+        self.methods, self.absorbed, self.state, self.taken = methods, absorbed, state, taken
         self._built: dict[str, AnyRecommender] = {}
         self._one_at_a_time = threading.RLock()
 
     @classmethod
-    def load(cls, run: str | Path, int8: bool = False) -> Recommender:
-        """Open a run.
+    def load(cls, run: str | Path, int8: bool = False, state: str | None = None) -> Recommender:
+        """Open a run. `state`: the URL of a service's state, which is read and written instead of the run's own.
 
         Raises `RunError` for an unknown run; a broken artifact is refused by name when it is read.
 
         `int8` quantises the weights (CPUs only); what that does to the distribution is measured and printed.
         """
-        opened = Run.open(run)
-        return cls(Methods(opened, config_of(opened), int8))
+        opened = Run.serving(run)
+        methods = Methods(opened, config_of(opened), int8)
+        return cls(methods, state=None if state is None else State(state))
 
     @cached_property
     def live(self) -> LiveState:
         """Everybody's history as of now, and the rows of P_u that feedback has moved."""
-        return LiveState(self.methods.run, self.methods.dataset, self.absorbed)
+        return LiveState(self.methods.run, self.methods.dataset, self.absorbed, self.state, self.taken)
 
     def method(self, name: str, strength: float = 1.0) -> AnyRecommender:
         """A method's recommender, as it is now; `strength` scales what it adds to the model."""
@@ -132,7 +142,7 @@ class Recommender:
             built = self.methods.build(name)
             personalizer = built.reading.personalizer if isinstance(built, SidRecommender) else None
             if isinstance(personalizer, TapPer):
-                personalizer.later = self.live.rows.setdefault(name, {})
+                personalizer.later = self.live.rows(name)
             self._built[name] = built
         return self._built[name]
 
@@ -152,10 +162,11 @@ class Recommender:
         """Absorb feedback, events (user id, item id, moment),
         within the budget of the config's `online` section.
 
-        A moment is whole Unix seconds, an ISO text or a datetime. Events of items that the run does not know
-        are left out and counted. Events from before the run's first event, and from more than `live.FAR_DAYS`
-        days after its last, are absorbed and counted: see `Update.ignored` and `Update.odd`. `place(number)`
-        names an event in messages.
+        A moment is whole Unix seconds, an ISO text or a datetime. An event may have an id as its fourth part: with an id twice it
+        is one event, and another event of that id is an error. Events of items that the run does not know are stored and
+        counted, and are history for a catalogue that knows them. Events of more than a day after this machine's clock are left
+        out and counted. Events from before the run's first event, and from more than `live.FAR_DAYS` days after its last, are
+        absorbed and counted: see `Update.ignored` and `Update.odd`. `place(number)` names an event in messages.
 
         Histories hold the events from now on: recent items, user vectors and P_q see them at once. Where the
         run has the method `online.method`, the rows of P_u of these users are trained on them (Online-Emb),
@@ -163,11 +174,11 @@ class Recommender:
         user keeps their row and their recommendations, bit by bit. Users whom the run does not know are taken
         in, with a history and a row of their own. Late events find their place; an event that a history holds
         is not taken again. A batch is absorbed once: `batch_id`, or the hash of its events, says which. It is
-        written to RUN/live, whole or not at all. Other processes that have the run loaded see it once they
-        load it again.
+        written to RUN/live in one transaction, whole or not at all; a service of the run sees it at once, another process that
+        has the run loaded when it absorbs something itself, or loads it again. Updates wait for each other.
 
-        Raises `ValueError` naming the place of a blank user, a bad id or a bad time (then nothing is
-        absorbed), and `RunError` while another process writes the run.
+        Raises `ValueError` naming the place of a blank user, a bad id or a bad time, and `StateError` where there is no room;
+        then nothing is absorbed.
         """
         with self._one_at_a_time:
             return update(self, events, batch_id, place=place)

@@ -39,6 +39,8 @@ CASES = {  # name: module and function; imported in the case's own process
     "stage1": ("steps", "stage1_step"),
     "stage2": ("steps", "stage2_step"),
     "forms": ("forms", "forms"),
+    "service": ("service.case", "under_load"),
+    "updates": ("growth.updates", "updates"),
 }
 LIBRARIES = ("torch", "transformers", "torch-geometric", "vector-quantize-pytorch", "numpy")
 

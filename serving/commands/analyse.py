@@ -58,6 +58,24 @@ def context(
 
 
 @analyses.command()
+def twins(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Finished runs: seeds of one configuration, and other splits of it.")
+    ],
+    instances: Annotated[int, typer.Option(help="Test and validation instances at most.")] = 4000,
+) -> None:
+    """Every row as others measure it too: seen items set aside or not, by item and by code, new items, cold users, calibration."""
+    found = []
+    for path in runs:
+        methods = _methods_of(path)
+        from serving.studies.twins import analyse_twins, print_twins
+
+        with methods.run.lock():
+            found.append(analyse_twins(methods, instances))
+    print_twins(found)
+
+
+@analyses.command()
 def p2p(
     run: RunPath,
     method: Annotated[str, typer.Option(help="Key of a P2P of the run.")] = "p2p",
@@ -83,3 +101,31 @@ def p2p(
         figures = analyse_p2p(methods, method, instances, encoder or (), diversity, oppu_seconds)
     print_p2p(figures)
     typer.echo(escaped(f"Figures and pictures: {run / 'analyses' / method}"))
+
+
+@analyses.command()
+def newcomers(
+    run: RunPath,
+    events: Annotated[Path, typer.Option(help="Later events, as prelude update reads them.")],
+    method: Annotated[
+        list[str] | None, typer.Option(help="Keys of methods. Repeatable. Default: no_context, e2p.")
+    ] = None,
+    instances: Annotated[
+        int, typer.Option(help="Events at most, of new items and of trained ones each.")
+    ] = 2000,
+) -> None:
+    """Recall of items that no training saw, in a run that was refreshed with them, beside trained items and text retrieval."""
+    refuse_no_run(run)
+    from recsys.run import Run
+    from serving.answering.feedback_files import read_feedback
+    from serving.answering.methods import Methods
+    from serving.config.truth import config_of
+    from serving.studies.newcomers import newcomers_study, print_newcomers, save_newcomers
+
+    version = Run.serving(run)
+    file = read_feedback(version, events, {})
+    found = newcomers_study(
+        Methods(version, config_of(version)), file.events, method or ["no_context", "e2p"], instances
+    )
+    print_newcomers(found)
+    typer.echo(escaped(f"Figures: {save_newcomers(found, run)}"))

@@ -11,6 +11,7 @@ from rich.console import Console
 from recsys import terminal
 from recsys.terminal import escaped, shown
 from serving.commands.options import Changes, Moment, RunPath, refuse_no_run
+from serving.commands.serve import StateUrl
 
 if TYPE_CHECKING:  # the command line starts without pandas and torch
     from recsys.run import Run
@@ -66,18 +67,22 @@ def update(
         typer.Option(help="Name of the batch; the same one is absorbed once. Default: a hash of the events."),
     ] = None,
     column: Columns = None,
+    state: StateUrl = None,
 ) -> None:
     """Absorb feedback into a run: histories at once, and rows of TAP-PER's P_u \
 within the budget of online.max_steps.
 
-    Every other user keeps their row and their recommendations, bit by bit. Written to RUN/live, \
-whole or not at all. Columns, times and kinds are read as those of the run's interactions; events of items \
-that the run does not know are left out and counted, and odd times are said.
+    Every other user keeps their row and their recommendations, bit by bit. Written in one transaction to RUN/live, or to the
+    service's --state: one update costs the same at the millionth as at the first, and several wait for each other.
+
+    Columns, times and kinds are read as those of the run's interactions. A late event goes to its place in time, an event that
+    came before (with its event_id, or the same user, item and time) is one, and one of more than a day ahead of this machine's \
+clock is left out. Events of items that the run does not know are stored, for a catalogue that does. All of it is said.
     """
     refuse_no_run(run)
     from serving.answering.recommender import Recommender
 
-    service = Recommender.load(run)
+    service = Recommender.load(run, state=state)
     file = _read(service.methods.run, events, column)
     _print_update(service.update(file.events, batch_id, place=file.place), file)
 
@@ -182,8 +187,12 @@ def _print_update(done: Update, file: FeedbackFile) -> None:
     typer.echo(escaped(said))
     for reason, rows in file.left_out.items():
         typer.echo(escaped(f"left out as prepare leaves them out: {rows:,} rows ({reason})"))
-    for counted in done.ignored.values():
-        typer.echo(escaped(f"ignored, as the run does not know their items: events: {counted}"))
+    why = {
+        "item_id": "stored, but no history until the run knows their items",
+        "time": "left out, as they are more than a day ahead of this machine's clock",
+    }
+    for reason, counted in done.ignored.items():
+        typer.echo(escaped(f"{why[reason]}: events: {counted}"))
     why = {
         "before": "from before the run's first event (are their times right?)",
         "after": f"from more than {FAR_DAYS} days after the run's last event (are their times right, or is the run old?)",

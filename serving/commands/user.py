@@ -56,7 +56,7 @@ def user(
 
     if (out is not None) != (action == "export"):
         raise ValueError("export needs --out FILE, and nothing else takes it")
-    opened = Run.open(run)
+    opened = Run.serving(run)
     if action == "export":
         assert out is not None
         rows = user_state.export(opened, id_, out)

@@ -57,8 +57,8 @@ def value(
     """
     refuse_no_run(run)
     needs_extra()
-    from serving.service.listen import state_of
     from serving.service.settings import TYPES, load_settings
+    from serving.state.place import url_of
     from serving.state.store import State
 
     rewarded = tuple(reward or ("click", "play", "like"))
@@ -68,7 +68,7 @@ def value(
         raise ValueError(
             "--arms compares what was shown; --policy, --temperature and --strength go without it"
         )
-    state = State(log or state_of(run))
+    state = State(log or url_of(run))
     try:
         if arms is not None:
             _arms(state, arms, rewarded, since, until, as_json)
@@ -113,7 +113,7 @@ def _interval(one: Value) -> str:
 def _arms(
     state: Any, name: str, rewarded: tuple[str, ...], since: float, until: float, as_json: bool
 ) -> None:
-    from serving.value.arms import compare_arms
+    from serving.state.arms import compare_arms
 
     report = compare_arms(state, name, rewarded, since, until)
     if as_json:

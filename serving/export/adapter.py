@@ -27,7 +27,7 @@ def export_adapter(
     Raises `ValueError` for a method or a user that the run has not, and for a user without events before the
     moment.
     """
-    opened = Run.open(run)
+    opened = Run.serving(run)
     methods = Methods(opened, config_of(opened))
     if method not in methods.available():
         raise ValueError(f"this run has no method {method!r}; it has {', '.join(methods.available())}")

@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from llm.methods.stage2 import OUTSIDE
+from recsys.artifacts import versions
 from recsys.artifacts.manifest import FORMAT, hash_json, manifest_text, rehashed, sha256_of
 from recsys.artifacts.paths import RunError, inside
 from recsys.artifacts.rewrite import FOLDER as REWRITE
@@ -40,6 +41,8 @@ from serving.config.combine import ALONE
 from serving.config.truth import config_of
 from serving.export.plan import REPORTS, ExportPlan, plan_export
 from serving.playlists.plan import absorbed_by, identity_of
+from serving.state.place import FOLDER as LIVE
+from serving.state.place import alone, copy_state, file_of
 
 OF_USERS = ("events.parquet", "users.parquet", "queries.parquet")  # of stage prepare
 ABOUT = ("source", "time", "exclude_seen", "held_out_queries")  # what prepare.json keeps without users
@@ -67,12 +70,12 @@ def export_run(
     rows of users. Raises `ValueError` for an unknown method or a place that is taken, and `RunError` naming
     an artifact that is damaged.
     """
-    run, out = Run.open(path), Path(out)
-    if out.resolve().is_relative_to(run.path.resolve()):
+    run, out = Run.serving(path), Path(out)
+    if out.resolve().is_relative_to(run.home.resolve()):
         raise ValueError(f"{out} is inside the run; export to a place outside it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists, and is not overwritten; choose another --out or delete it")
-    with run.lock():
+    with run.lock(), alone(run.home):
         plan = plan_export(run, methods, without_users)
         with _whole(out) as folder:
             _write(run, plan, folder)
@@ -116,7 +119,7 @@ def verify(folder: Path) -> list[str]:
             f"{folder} holds a change of its files that was not finished ({REWRITE}), and it is not run here; if the run is "
             "your own, the next command that writes it (prelude user, update) finishes it, else get it again"
         )
-    again = _remedy(folder)
+    again, later = _remedy(folder), f"export this run: prelude export {folder} --out DIR"
     names: dict[str, str] = {}
     for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
@@ -130,12 +133,15 @@ def verify(folder: Path) -> list[str]:
     for name in _files(folder):
         if name not in (*names, SUMS) and not Path(name).name.startswith("."):
             raise RunError(
-                f"{folder / name} is not in {SUMS}: it came after the export; delete it, or export this run: "
-                f"prelude export {folder} --out DIR"
+                f"{folder / name} is not in {SUMS}: it came after the export; delete it, or {later}"
             )
     for name, digest in names.items():
         if not (folder / name).is_file():
             raise RunError(f"{folder / name} is missing, and {SUMS} names it; {again}")
+        if sha256_of(folder / name) != digest and name.startswith(f"{LIVE}/"):
+            raise RunError(
+                f"{folder / name} is not as {SUMS} has it: feedback came after the export, or it is damaged; {later}"
+            )
         if sha256_of(folder / name) != digest:
             raise RunError(f"{folder / name} does not match its hash in {SUMS} (damaged or edited); {again}")
     run = Run(folder)
@@ -228,6 +234,8 @@ def _write(run: Run, plan: ExportPlan, folder: Path) -> None:
     after = rehashed(records, changed)
     if plan.outside:
         after[OUTSIDE] = _copy_outside(plan, folder / OUTSIDE)
+    if not plan.without_users and file_of(run.home).exists():
+        copy_state(run.home, folder)
     for stage, record in after.items():
         (folder / stage / "stage.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     text = yaml.safe_dump(plan.config, sort_keys=False, width=100)
@@ -312,7 +320,7 @@ def _exported(run: Run, plan: ExportPlan) -> dict[str, Any]:
     report, settings = run.read_json("adapt", "adapt.json"), plan.config["adapt"]
     backbone = {"name": settings["backbone"]["name"], "sha256": report["backbone_hash"]}
     facts: dict[str, Any] = {
-        "run": run.path.resolve().name,
+        "run": run.home.resolve().name,
         "identity": identity_of(run, absorbed_by(run)),  # of all that the run answers with
         "prelude": _version(),
         "backbone": backbone | {"weights_are_here": settings["train"] == "full"},
@@ -320,6 +328,8 @@ def _exported(run: Run, plan: ExportPlan) -> dict[str, Any]:
         "without_users": plan.without_users,
         "left_out": plan.left_out,
     }
+    if run.path != run.home:
+        facts["version"] = {"number": int(run.path.name), "table": versions.facts(run.path)["table"]}
     if run.deletions():  # before this export; those that come after it are the export's own
         facts["deletions"] = len(run.deletions())
     if plan.models:

@@ -21,7 +21,6 @@ from recsys.artifacts.paths import RunError
 from recsys.artifacts.settings import NOT_EXPORTED
 from recsys.artifacts.user_rows import is_nothing_but_rows
 from recsys.run import Run
-from serving.answering.live import LIVE
 from serving.answering.untrained import NEEDS_USERS, WHY_USERS, untrained
 from serving.config.combine import CombineConfig, product_key
 from serving.config.run import RunConfig
@@ -82,9 +81,8 @@ def plan_export(run: Run, wanted: Sequence[str] | None = None, without_users: bo
     rows = _with_snapshots([row for row in rows if row.key not in empty], config)
     artifacts = {
         stage: names
-        for stage in (*SERVED, *IF_THERE, LIVE)
+        for stage in (*SERVED, *IF_THERE)
         if (names := _artifacts(run, config, stage, methods, rows)) is not None
-        and not (stage == LIVE and without_users)
         and not (stage == "align" and not rows)
         and not (stage == "combine" and not _has_products(run, config, without_users))
     }

@@ -59,7 +59,7 @@ def start(
 
     Raises `RunError` if the run is not that of the plan.
     """
-    opened = Run.open(run)
+    opened = Run.serving(run)
     if identity_of(opened, absorbed) != identity:
         raise RunError(f"{run} has changed since these playlists were begun; begin them again with --restart")
     chosen = Settings(**settings)

@@ -55,7 +55,7 @@ def playlists(
     all of it before anything is written or deleted.
     """
     settings, out, requests = settings or Settings(), Path(out), Path(requests)
-    opened = Run.open(run)
+    opened = Run.serving(run)
     if requests.is_dir() and out.resolve().is_relative_to(requests.resolve()):
         raise ValueError(f"{out} lies in {requests}, whose files are the requests; give another --out")
     source = Source(requests, has_clock(opened))

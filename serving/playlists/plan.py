@@ -18,12 +18,12 @@ from serving.answering.untrained import is_of_nobody, no_such_method, untrained
 from serving.config.combine import CombineConfig
 from serving.playlists.requests import Source
 from serving.playlists.shards import part_of, shards_of
+from serving.state.place import file_of, own_state
 
 FORMAT = 2
 SERVED = ("prepare", "embed", "tokenize", "adapt")  # stages that an answer depends on
 # and these, where the run has them: methods, rows of labelled lists, products
 IF_THERE = ("personalize", "align", "combine")
-LIVE = "live"  # feedback that the run has absorbed (serving.answering.live), batch by batch
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Settings:
 
 def identity_of(run: Run, absorbed: int) -> str:
     """A hash of all that a run answers with: its configuration, artifacts,
-    and the first `absorbed` batches of feedback.
+    and feedback up to the event `absorbed`.
     """
     made = {"config": run.read_config()}
     for stage in (*SERVED, *IF_THERE):
@@ -69,9 +69,10 @@ def identity_of(run: Run, absorbed: int) -> str:
         elif stage in SERVED:
             raise RunError(f"{run.path} has no finished stage '{stage}'; run: prelude {stage} {run.path}")
     if absorbed:
-        live = run.record(LIVE) or {"artifacts": {}, "batches": []}
-        names = [batch[kind] for batch in live["batches"][:absorbed] for kind in ("events", "states")]
-        made[LIVE] = {name: live["artifacts"][name] for name in names if name}
+        from serving.state.histories import identity
+
+        state = own_state(run.home)
+        made["live"] = None if state is None else identity(state, absorbed)
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
 
@@ -82,8 +83,13 @@ def has_clock(run: Run) -> bool:
 
 
 def absorbed_by(run: Run) -> int:
-    """How many batches of feedback the run has absorbed."""
-    return len((run.record(LIVE) or {"batches": []})["batches"])
+    """Up to which event the run has absorbed feedback; 0: none."""
+    if not file_of(run.home).exists():
+        return 0
+    from serving.state.histories import newest
+
+    state = own_state(run.home)
+    return 0 if state is None else newest(state)
 
 
 def refuse_impossible(run: Run, settings: Settings) -> None:
@@ -145,7 +151,7 @@ def products_of(run: Run, config: dict[str, Any]) -> list[str]:
 def plan_of(run: Run, source: Source, settings: Settings, absorbed: int | None = None) -> dict[str, Any]:
     """What these playlists are made from, as JSON: the same for the same inputs, whatever the engine.
 
-    `absorbed`: of how many batches of feedback; default: of all. What a run absorbs later is left out by all
+    `absorbed`: of feedback up to which event; default: of all. What a run absorbs later is left out by all
     workers.
     """
     absorbed = absorbed_by(run) if absorbed is None else absorbed

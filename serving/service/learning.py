@@ -29,7 +29,7 @@ def learn(served: Served) -> int:
     order = np.lexsort((rows[:, 2], rows[:, 0]))
     rows, ids = rows[order], [ids[at] for at in order]
     users, items, times = rows.T
-    feedback = Feedback(ids, users, items, times, rows, 0, served.histories, None)
+    feedback = Feedback(ids, users, items, times, rows, 0, served.histories)
     done = train(served.recommender, feedback, served.methods.config.online, False)
     if done is None:
         served.to_learn = []

@@ -1,7 +1,7 @@
 """A loaded run as a service answers from it: its data, and on top of it the events that the state has taken in.
 
-Where an event is: what came through HTTP is in the state alone; `RUN/live` holds what `prelude update` absorbed into the run before.
-Neither is copied into the other, and histories are the data, then RUN/live, then the state, each event once.
+Where an event is: in the state, whether it came through HTTP or through `prelude update`; by default that is the run's own, RUN/live. With
+another `--state` histories are the data, then RUN/live, then the state, each event once. Nothing of it is read before somebody is asked about.
 """
 
 from __future__ import annotations
@@ -11,25 +11,35 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from recsys.door.times import one_moment
+from recsys.embeddings.embed import load_conditioning_items
+from recsys.run import Run
+from serving.answering.kept.trained_rows import key_of
 from serving.answering.known import KnownItems, checked_id, known_items, known_user
-from serving.answering.live import FAR_DAYS
+from serving.answering.live import AHEAD_S, FAR_DAYS, FIRST_NUMBER
 from serving.answering.methods import Methods
 from serving.answering.recommender import Recommender
+from serving.config.truth import config_of
 from serving.service.settings import ServiceConfig
-from serving.state.events import Event, Kept, events_after
+from serving.state.events import Event, events_after, last_event
 from serving.state.lists import changes_after, get_list, last_change
-from serving.state.states import states_after
 from serving.state.store import State
 
-# integers of people whom the run does not know: far above the run's own, whatever RUN/live comes to add to those
-FIRST_NUMBER = 1 << 40
 MOST_MINE = 100_000  # events whose coming is waited for
-AHEAD_S = 86_400  # a clock may be wrong by so much, not more
+
+
+class Before(NamedTuple):
+    """The run that was served before: its name, and against it (id, title) of items that are new or have other codes."""
+
+    name: str
+    new: list[tuple[str, str]]
+    moved: list[tuple[str, str]]
+    gone: int
 
 
 class Served:
@@ -38,57 +48,82 @@ class Served:
     def __init__(self, run: Path, state: State, settings: ServiceConfig, until: int | None = None):
         """`until`: read events up to that one; default: all. Raises `RunError` for an unknown or broken run."""
         self.path, self.state, self.settings = run, state, settings
-        self.recommender = Recommender.load(run)
+        opened = Run.open(run)
+        self.recommender = Recommender(
+            Methods(opened, config_of(opened)), state=state, taken=tuple(settings.taken)
+        )
         self.data = self.recommender.methods.dataset
         self.histories = self.recommender.live.histories
         self.is_clock = (
             self.recommender.methods.run.read_json("prepare", "prepare.json")["time"] == "unix_seconds"
         )
-        self.seq, self.change = 0, last_change(state)  # up to which event and change is read
+        self.change = last_change(state)  # up to which change is read
         # people are gone ("") or the run is another (its name): it is loaded again before anything is answered
         self.outdated: str | None = None
+        self.before: Before | None = None  # how items differ from those of the run that was served before
         self._lists: dict[str, KnownItems] = {}
         # ids of events that this process took in, and those of them that rows of P_u have not learned: user id, user, item, time
         self.mine: set[str] = set()
         self.to_learn: list[tuple[str, int, int, int]] = []
-        self._states = 0  # up to which change rows of P_u are read
-        self.catch_up(until)
+        self.recommender.live.replay(until)
 
     @property
     def methods(self) -> Methods:
         return self.recommender.methods
 
+    @property
+    def seq(self) -> int:
+        """Up to which event the state is read."""
+        return self.recommender.live.seq
+
+    @cached_property
+    def conditioning_items(self) -> np.ndarray:
+        """Vectors of items of length 1 in the space of users' vectors, [N, d]."""
+        vectors = load_conditioning_items(self.methods.run)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+
     @cached_property
     def state_key(self) -> str:
-        """What trained rows of P_u are of: the method, and the training that they go on from."""
-        record = self.methods.run.record("personalize") or {"fingerprint": ""}
-        return f"{self.methods.config.online.method}@{record['fingerprint'][:16]}"
+        """What trained rows of P_u are of."""
+        return key_of(self.methods.run, self.methods.config.online.method)
+
+    def codes(self) -> np.ndarray:
+        """The codes of every item, [N, L]."""
+        trie = self.methods.model.trie
+        return trie.codes(trie.path(torch.arange(len(self.data.catalogue)))).cpu().numpy()
+
+    def compare_to(self, other: Served) -> None:
+        """Keep how items differ from those of the run that was served before."""
+        ours, theirs = self.data.catalogue, other.data.catalogue
+        mine, old = self.codes(), other.codes()
+        there = np.array([-1 if (at := theirs.number(id_)) is None else at for id_ in ours.item_ids])
+        moved = there >= 0
+        if mine.shape[1] == old.shape[1]:
+            moved = moved & (mine != old[there]).any(axis=1)
+
+        def named(which: np.ndarray) -> list[tuple[str, str]]:
+            return [(str(ours.item_ids[at]), ours.titles[at]) for at in np.flatnonzero(which).tolist()]
+
+        gone = len(theirs) - int((there >= 0).sum())
+        self.before = Before(other.path.name, named(there < 0), named(moved), gone)
 
     def catch_up(self, until: int | None = None) -> None:
-        """Read what this or another process has stored since (`until`: up to that event)."""
-        while some := events_after(self.state, self.seq, until):
-            self._take(some)
-            self.seq = some[-1].seq
-        if self.seq and not self._states:
-            self._take_states()
-        for change in changes_after(self.state, self.change):
+        """See what this or another process has stored since (`until`: up to that event)."""
+        fresh = self._to_learn(until) if self.mine and self.settings.learn else []
+        moved = last_event(self.state) if until is None else until
+        changes = changes_after(self.state, self.change)
+        trained = any(change.kind == "state" and change.name == self.state_key for change in changes)
+        if moved != self.seq or trained:
+            self.recommender.live.replay(until)
+        if trained:
+            self.recommender.forget_sessions()
+        self.to_learn += fresh
+        for change in changes:
             self.change = change.seq
-            if change.kind == "state" and change.name == self.state_key:
-                self._take_states()
-            elif change.kind == "list":
+            if change.kind == "list":
                 self._lists.pop(change.name, None)
             elif change.kind in ("gone", "run"):
                 self.outdated = change.name or self.outdated or ""
-
-    def _take_states(self) -> None:
-        """Rows that this or another process has trained, into what answers."""
-        kept = self.recommender.live.rows.setdefault(self.methods.config.online.method, {})
-        for one in states_after(self.state, self.state_key, self._states):
-            user = self.histories.user_index(one.user_id)
-            if user is not None:
-                kept[user] = torch.from_numpy(one.row.copy())
-            self._states = max(self._states, one.seq)
-        self.recommender.forget_sessions()
 
     def named(self, name: str, what: str) -> KnownItems:
         """A stored list, looked at once. Raises `ValueError` where there is none of that name."""
@@ -142,31 +177,28 @@ class Served:
         is_timed = given.timestamp is not None
         return Event(given.event_id, user_id, item_id, given.type, moment, given.recommendation_id, is_timed)
 
-    def _take(self, some: Sequence[Kept]) -> None:
-        """Events into histories: of types that are history, of items that the run knows, each once."""
-        ids: list[str] = []
-        rows: list[tuple[int, int, int]] = []
-        held: dict[int, set[tuple[int, int]]] = {}
-        for kept in some:
-            event, item = kept.event, self.data.catalogue.number(kept.event.item_id)
-            if item is None or event.type not in self.settings.taken:
-                continue
-            user = self.histories.user_index(event.user_id)
-            user = FIRST_NUMBER + kept.person if user is None else user
-            if user not in held:
-                items, times = self.histories.events(user)
-                held[user] = set(zip(items.tolist(), times.tolist(), strict=True))
-            if (item, event.time) not in held[user]:
-                held[user].add((item, event.time))
-                if event.event_id in self.mine and self.settings.learn:
-                    self.to_learn.append((event.user_id, user, item, event.time))
-                ids.append(event.user_id)
-                rows.append((user, item, event.time))
+    def _to_learn(self, until: int | None) -> list[tuple[str, int, int, int]]:
+        """What of this process' own events is new history, for rows of P_u; ids of events that were met are let go."""
+        found: list[tuple[str, int, int, int]] = []
+        held: dict[str, set[tuple[int, int]]] = {}
+        at = self.seq
+        while some := events_after(self.state, at, until):
+            at = some[-1].seq
+            for kept in some:
+                event, item = kept.event, self.data.catalogue.number(kept.event.item_id)
+                if item is None or event.event_id not in self.mine or event.type not in self.settings.taken:
+                    continue
+                user = self.histories.user_index(event.user_id)
+                if event.user_id not in held:
+                    items, times = ((), ()) if user is None else self.histories.events(user)
+                    held[event.user_id] = set(zip(map(int, items), map(int, times), strict=True))
+                if (item, event.time) not in held[event.user_id]:
+                    held[event.user_id].add((item, event.time))
+                    user = FIRST_NUMBER + kept.person if user is None else user
+                    found.append((event.user_id, user, item, event.time))
+            self.mine -= {kept.event.event_id for kept in some}
         if (
             len(self.mine) > MOST_MINE
         ):  # sent again, they never come; what is forgotten here is not learned by P_u
             self.mine.clear()
-        self.mine -= {kept.event.event_id for kept in some}
-        if rows:
-            users, items, times = np.array(rows, np.int64).T
-            self.histories.add(ids, users.tolist(), items, times)
+        return found

@@ -171,7 +171,7 @@ def _ours(methods: Methods, default: Mapping[str, Any] | None) -> dict[str, Reco
 def _mean_text(methods: Methods) -> np.ndarray:
     from recsys.embeddings.embed import load_item_vectors
 
-    return load_item_vectors(methods.run)["text"].mean(0)
+    return load_item_vectors(methods.run)["text"][: methods.dataset.catalogue.n_trained].mean(0)
 
 
 def _lists(one: Recommender, requests: Sequence[Request]) -> np.ndarray:

@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from serving.state.store import State
 from serving.state.tables import events, people
 
+# types of events that `prelude update` stores, and those that are history where a service's settings say nothing else
+FEEDBACK, TAKEN = "feedback", ("click", "play", "like")
 SOME = 400  # ids of one statement: SQLite takes at most 32,766 parameters, older ones 999
 
 
@@ -54,7 +56,7 @@ def add_events(connection: sa.Connection, new: Sequence[Event]) -> int:
         for kept in _rows(connection, events.c.event_id.in_(some)):
             _same(kept.event, fresh.pop(kept.event.event_id))
     if fresh:
-        numbers = _people(connection, {event.user_id for event in fresh.values()})
+        numbers = numbers_of(connection, {event.user_id for event in fresh.values()})
         now = time.time()
         connection.execute(
             sa.insert(events),
@@ -98,6 +100,8 @@ def events_of(connection: sa.Connection, user_id: str) -> list[dict[str, Any]]:
 
 
 def _same(old: Event, new: Event) -> None:
+    if FEEDBACK in (old.type, new.type):  # a file of feedback does not say what kind it was
+        new = replace(new, type=old.type, recommendation_id=old.recommendation_id)
     if old != (new if new.is_timed else replace(new, time=old.time)):
         raise EventConflict(f"event id {new.event_id!r} was used for another event; give this one its own")
 
@@ -114,8 +118,8 @@ def _rows(connection: sa.Connection, which: Any, most: int | None = None) -> Ite
         yield Kept(seq, person, Event(*rest))
 
 
-def _people(connection: sa.Connection, user_ids: set[str]) -> dict[str, int]:
-    """The integer of each, made where there was none."""
+def numbers_of(connection: sa.Connection, user_ids: set[str]) -> dict[str, int]:
+    """The integer of each person, made where there was none."""
     found: dict[str, int] = {}
     for some in _parts(sorted(user_ids)):
         query = sa.select(people.c.user_id, people.c.number).where(people.c.user_id.in_(some))

@@ -5,23 +5,35 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 
+from serving.state.batches import forget_batches
 from serving.state.events import events_of
 from serving.state.lists import say
 from serving.state.shown import shown_to
 from serving.state.store import State
-from serving.state.tables import events, people, shown, states
+from serving.state.tables import batch_people, batches, events, people, shown, states
 
 
-def held(state: State, user_id: str) -> dict[str, Any]:
-    """Events, shown lists and trained states of a person."""
+def held(state: State, user_id: str, rows: bool = False) -> dict[str, Any]:
+    """Events, shown lists and trained states of a person; `rows`: and the numbers of these."""
     with state.reading() as connection:
-        rows = connection.execute(sa.select(states.c.method, states.c.seq).where(states.c.user_id == user_id))
+        query = sa.select(states.c.method, sa.func.max(states.c.upto)).where(states.c.user_id == user_id)
+        trained = connection.execute(query.group_by(states.c.method)).all()
+        newest = sa.select(states.c.state).where(states.c.user_id == user_id).order_by(states.c.seq.desc())
+        vectors = {
+            method: np.frombuffer(connection.scalar(newest.where(states.c.method == method)), "<f4").tolist()
+            for method, _ in trained
+            if rows
+        }
         return {
             "events": events_of(connection, user_id),
             "shown": [asdict(one) for one in shown_to(connection, user_id)],
-            "states": [{"method": method, "events_seen": seq} for method, seq in rows],
+            "states": [
+                {"method": method, "events_seen": seq} | ({"row": vectors[method]} if rows else {})
+                for method, seq in trained
+            ],
         }
 
 
@@ -41,6 +53,8 @@ def forget_person(state: State, user_id: str) -> int:
             sa.delete(states).where(states.c.user_id == user_id),
             sa.delete(people).where(people.c.number == number),
         ]
+        if number is not None:
+            forget_batches(connection, number)
         rows = sum(connection.execute(statement).rowcount for statement in statements)
         if rows:
             say(connection, "gone", "")
@@ -59,5 +73,5 @@ def sweep(state: State) -> None:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
     else:
         with state.reading() as connection:
-            for table in (events, shown, states, people):
+            for table in (events, shown, states, batch_people, batches, people):
                 connection.exec_driver_sql(f"VACUUM (FULL) {table.name}")

@@ -1,7 +1,8 @@
-"""Rows of P_u that a service's events have trained: written with news of it, read by every process."""
+"""Rows of P_u that events have trained: written with news of it, read by every process, as they are or as they were."""
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,9 @@ import sqlalchemy as sa
 
 from serving.state.lists import say
 from serving.state.store import State
-from serving.state.tables import changes, states
+from serving.state.tables import changes, events, states
+
+KEPT_S = 7 * 86_400  # how long a row stays after a newer one came: a night's job reads the state as it was
 
 
 class TrainedState(NamedTuple):
@@ -21,22 +24,31 @@ class TrainedState(NamedTuple):
 
 
 def put_states(connection: sa.Connection, method: str, rows: dict[str, np.ndarray]) -> None:
-    """Put users' rows in the place of those that they had."""
+    """Put users' rows on top of those that they had; what was older than `KEPT_S` goes."""
     say(connection, "state", method)
     seq = connection.scalar(sa.select(sa.func.max(changes.c.seq)))
-    connection.execute(sa.delete(states).where(states.c.method == method, states.c.user_id.in_(list(rows))))
-    new = [
-        {"user_id": user_id, "method": method, "seq": seq, "state": np.asarray(row, "<f4").tobytes()}
-        for user_id, row in rows.items()
-    ]
-    connection.execute(sa.insert(states), new)
+    upto = connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
+    now = time.time()
+    newer = states.alias()
+    has_newer = sa.exists().where(
+        newer.c.user_id == states.c.user_id,
+        newer.c.method == states.c.method,
+        newer.c.seq > states.c.seq,
+        newer.c.made < now - KEPT_S,
+    )
+    for user_id, row in rows.items():
+        mine = sa.and_(states.c.method == method, states.c.user_id == user_id)
+        connection.execute(sa.delete(states).where(mine, has_newer))
+        values = {"user_id": user_id, "method": method, "seq": seq, "upto": upto, "made": now}
+        connection.execute(sa.insert(states).values(state=np.asarray(row, "<f4").tobytes(), **values))
 
 
-def states_after(state: State, method: str, seq: int) -> list[TrainedState]:
-    """Rows of a method that came after a change."""
+def states_after(state: State, method: str, seq: int, upto: int | None = None) -> list[TrainedState]:
+    """Rows of a method that came after a change, in order; `upto`: those that knew no later event."""
+    which = sa.and_(states.c.method == method, states.c.seq > seq)
     with state.reading() as connection:
-        query = sa.select(states.c.user_id, states.c.seq, states.c.state)
-        query = query.where(states.c.method == method, states.c.seq > seq).order_by(states.c.seq)
+        query = sa.select(states.c.user_id, states.c.seq, states.c.state).order_by(states.c.seq)
+        query = query.where(which if upto is None else sa.and_(which, states.c.upto <= upto))
         return [
             TrainedState(user_id, number, np.frombuffer(row, "<f4"))
             for user_id, number, row in connection.execute(query)

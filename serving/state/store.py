@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -10,14 +11,13 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
+
+from serving.state.tables import VERSION
 
 MOST_TOGETHER = 256  # writes of one transaction: who waits behind one waits as long as those take
 BUSY_S = 30  # how long a write waits for another process's
@@ -49,11 +49,13 @@ class State:
     FULL) before any of them is answered. One that raises takes nothing of the others with it.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, writes: bool = True):
         """Open `url` (SQLAlchemy's: sqlite:///FILE, postgresql://…) and bring its tables up to date.
 
+        Without `writes` no byte of a SQLite file changes, unless its tables are of an older version.
         Raises `ValueError` for a URL of anything else, `StateError` where it cannot be opened.
         """
+        self.writes = writes
         self.url = sa.make_url(url)
         if self.url.drivername == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
@@ -67,12 +69,18 @@ class State:
             self._migrate()
         self._line: queue.SimpleQueue[tuple[Write, Future] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_all, name="state", daemon=True)
-        self._writer.start()
+        if writes:
+            self._writer.start()
+
+    def is_file(self, path: Path) -> bool:
+        """Is it SQLite's, in that file?"""
+        return self.is_sqlite and Path(self.url.database or "").resolve() == path.resolve()
 
     def close(self) -> None:
         """Write what waits, and close."""
-        self._line.put(None)
-        self._writer.join()
+        if self.writes:
+            self._line.put(None)
+            self._writer.join()
         self.engine.dispose()
 
     def submit(self, write: Write) -> Future:
@@ -80,6 +88,7 @@ class State:
 
         The future's error is what `write` raised, or a `StateError`.
         """
+        assert self.writes, "a state that was opened to be read"
         done: Future = Future()
         self._line.put((write, done))
         return done
@@ -99,7 +108,7 @@ class State:
     def version(self) -> str | None:
         """Which version the tables are of."""
         with self.reading() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+            return _version(connection)
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -107,9 +116,12 @@ class State:
         if not self.is_sqlite:
             return sa.create_engine(self.url, pool_size=4, max_overflow=4, pool_pre_ping=True)
         engine = sa.create_engine(
-            self.url, poolclass=QueuePool, pool_size=4, max_overflow=4,
+            self.url if self.writes else _only_read(Path(self.url.database or "")),
+            poolclass=QueuePool, pool_size=4, max_overflow=4,
             connect_args={"timeout": BUSY_S, "check_same_thread": False, "isolation_level": None},
         )  # fmt: skip
+        if not self.writes:
+            return engine
 
         @sa.event.listens_for(engine, "connect")
         def _pragmas(connection: Any, _: Any) -> None:
@@ -139,13 +151,18 @@ class State:
                     yield connection
 
     def _migrate(self) -> None:
+        with self.engine.connect() as connection:
+            there = _version(connection)
+        if there == VERSION:
+            return
+        if not self.writes:
+            State(self.url.render_as_string(hide_password=False)).close()
+            return
+        from alembic import command
+        from alembic.config import Config
+
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        newest = ScriptDirectory.from_config(config).get_current_head()
-        with self.engine.connect() as connection:
-            there = MigrationContext.configure(connection).get_current_revision()
-        if there == newest:
-            return
         with self._transaction() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -188,6 +205,19 @@ class State:
                 done.set_result(answer)
             else:
                 done.set_exception(failed)
+
+
+def _version(connection: sa.Connection) -> str | None:
+    """Which version the tables are of; None: there are none."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+
+
+def _only_read(path: Path) -> str:
+    """The URL of a SQLite file that is read and nothing else; in a folder where nothing can be written it is nobody's to change."""
+    fixed = "" if os.access(path.parent, os.W_OK) else "&immutable=1"
+    return f"sqlite:///file:{quote(str(path))}?mode=ro{fixed}&uri=true"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The tables of a service's state: events, people, shown lists, states of users, named lists, keys, and what has changed."""
+"""The tables of a state: events, batches of them, people, shown lists, states of users, named lists, keys, and what has changed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 
 ID = 200  # characters of an id that a caller gives, at most
+VERSION = "v0002"  # of `migrations/versions`: the newest
 METADATA = MetaData()
 # SQLite numbers rows by its own 64-bit integer, which it calls INTEGER; a number is never given twice, so that who has read
 # up to one misses nothing
@@ -48,6 +49,26 @@ events = Table(
     sqlite_autoincrement=True,
 )
 
+# batches that `prelude update` was given, by which one is absorbed once; of one that held an event of somebody who is gone,
+# neither id nor hash is left
+batches = Table(
+    "batches",
+    METADATA,
+    Column("number", NUMBER, primary_key=True, autoincrement=True),
+    Column("id", String(ID), unique=True),
+    Column("digest", String(64)),
+    Column("made", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# whose events a batch held, new or known before
+batch_people = Table(
+    "batch_people",
+    METADATA,
+    Column("person", NUMBER, ForeignKey("people.number"), primary_key=True),
+    Column("batch", NUMBER, ForeignKey("batches.number"), primary_key=True),
+)
+
 # every list that was shown: what was asked (JSON), and items with the probability that each was drawn with, given those before
 shown = Table(
     "shown",
@@ -62,13 +83,16 @@ shown = Table(
     Column("items", Text, nullable=False),
 )
 
-# rows of P_u that events have trained: float32, little-endian; `seq`: up to which event
+# rows of P_u that events have trained: float32, little-endian; `seq`: the change that one came with, `upto`: the newest event
+# there was then. Older rows stay for a while, for jobs that read the state as it was
 states = Table(
     "states",
     METADATA,
     Column("user_id", String(ID), primary_key=True),
     Column("method", String(ID), primary_key=True),
-    Column("seq", BigInteger, nullable=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("upto", BigInteger, nullable=False),
+    Column("made", Float, nullable=False),
     Column("state", LargeBinary, nullable=False),
 )
 

@@ -11,15 +11,16 @@ from pathlib import Path
 from llm.decoding.recommender import SidRecommender
 from llm.methods.base import save_personalizer
 from recsys.artifacts.manifest import sha256_of
-from recsys.artifacts.rewrite import write_text_atomically
+from recsys.artifacts.rewrite import to_disk, write_text_atomically
 from recsys.run import Run
 from serving.answering.absorb import update
-from serving.answering.live import Event, Update, checked, digest_of, place_in_list, write_durably
+from serving.answering.live import Given, Update, checked, digest_of, place_in_list
 from serving.answering.recommender import Recommender
+from serving.state.place import FOLDER, copy_state, file_of, one_at_a_time
 
 
 def online_full(
-    path: Path, given: Sequence[Event], out: Path, place: Callable[[int], str] = place_in_list
+    path: Path, given: Sequence[Given], out: Path, place: Callable[[int], str] = place_in_list
 ) -> Update:
     """Train P_u of the events' users, P_q and the bridge on the events, into a new run.
 
@@ -34,7 +35,7 @@ def online_full(
     old = Run.open(path)
     partial = out.with_name(f".partial-{out.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    with old.lock():
+    with old.lock(), one_at_a_time(old.path):
         _link(old.path, partial)
     run = Run.open(partial)
     service = Recommender.load(partial)
@@ -64,10 +65,12 @@ def _link(source: Path, target: Path) -> None:
     }  # at its top; a stage's own results.json is an artifact
 
     def hidden(folder: str, names: list[str]) -> set[str]:
-        top = of_the_run if Path(folder) == source else set()
+        top = {*of_the_run, FOLDER} if Path(folder) == source else set()
         return {name for name in names if name.startswith(".") or name in top}
 
     shutil.copytree(source, target, copy_function=link, ignore=hidden)
+    if file_of(source).exists():  # which is written into
+        copy_state(source, target)
 
 
 def _save_weights(service: Recommender, run: Run, answer: Update) -> None:
@@ -78,7 +81,7 @@ def _save_weights(service: Recommender, run: Run, answer: Update) -> None:
     assert recommender.reading.personalizer is not None
     module, seed = recommender.reading.personalizer, service.methods.config.personalize.seeds[0]
     path = run.path / "personalize" / f"{answer.method}-{seed}.safetensors"
-    write_durably(path, lambda temporary: save_personalizer(module, temporary))
+    _write_durably(path, lambda temporary: save_personalizer(module, temporary))
     record = run.record("personalize")
     assert record is not None
     record["artifacts"] |= {path.name: sha256_of(path)}
@@ -87,4 +90,12 @@ def _save_weights(service: Recommender, run: Run, answer: Update) -> None:
         {"method": answer.method, "events": answer.batch_id, "steps": answer.steps},
     ]
     write_text_atomically(path.with_name("stage.json"), json.dumps(record, indent=1))
-    service.live.record(service.live.batches)
+
+
+def _write_durably(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name, flush it to disk, and rename it into place."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # what lies there may be a link to somewhere else
+    write(temporary)
+    to_disk(temporary)
+    os.replace(temporary, path)

@@ -1,7 +1,9 @@
-"""Trainings that are killed between two steps, as a test wants them."""
+"""What is killed where a test wants it: trainings between two steps, and anything before its n-th change of the file system."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,3 +33,29 @@ def killed_at_save(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[Non
         patch.setattr(loop, "_save", dying)
         with pytest.raises(KeyboardInterrupt):
             yield
+
+
+class Killed(BaseException):
+    pass
+
+
+class Killer:
+    """An audit hook that stops the process before its n-th change of the file system."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+        self.error: BaseException | None = None  # raised in place of `Killed`
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, arguments: tuple) -> None:
+        if self.left is None:
+            return
+        writes = event == "open" and bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                raise self.error or Killed(event)
+
+
+KILLER = Killer()

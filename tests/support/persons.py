@@ -82,6 +82,8 @@ def traces(folder: Path) -> list[str]:
                 for t, m in zip(tensors.values(), mark, strict=True)
                 if t.is_floating_point()
             )
+        elif "sqlite" in name:
+            hits = re.search(rf"\b{PERSON}\b".encode(), path.read_bytes()) is not None
         else:
             text = re.sub(r"base64,[^\"]*", "", path.read_text(encoding="utf-8"))
             hits = re.search(rf"\b{PERSON}\b", text) is not None

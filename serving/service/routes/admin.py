@@ -26,7 +26,9 @@ async def ready(service: TheService) -> dict[str, str]:
     if service.batches.waiting >= service.settings.most_waiting:
         raise Problem(503, "too many requests wait", retry_after_s=1)
     await asyncio.to_thread(service.behind)
-    return {"status": "ready", "run": service.run.name}
+    run = service.served.methods.run
+    version = {} if run.path == run.home else {"version": run.path.name}
+    return {"status": "ready", "run": service.run.name} | version
 
 
 @router.get("/metrics", dependencies=scope("admin"), response_class=Response,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Path, Query
@@ -82,23 +82,25 @@ def item_form(served: Served, item_id: str) -> CatalogueItemForm | None:
 
 def codes_in_words(served: Served, item: int) -> list[CodeForm]:
     """The path of an item's codes from the root: how many items share each node, and in what they differ from the rest."""
-    trie = served.methods.model.trie
-    path, leaf = trie.path(np_to_torch([item]))[0].tolist(), int(trie.item_leaf[item])
-    forms = []
-    for depth in range(1, trie.n_levels + 1):
-        node = path[depth]
+    trie, forms = served.methods.model.trie, []
+    for depth, node in nodes_of(served, item):
         first, last = int(trie.leaf_start[depth][node]), int(trie.leaf_start[depth][node + 1])
-        assert first <= leaf < last
         items = trie.leaf_item[first:last].tolist()
         code = int(trie.code[depth - 1][node])
         forms.append(CodeForm(level=depth, code=code, items=len(items), words=telling(served, tuple(items))))
     return forms
 
 
-def np_to_torch(items: list[int]) -> Any:
-    import torch
-
-    return torch.tensor(items)
+def nodes_of(served: Served, item: int) -> list[tuple[int, int]]:
+    """Depth and node of each code of an item; of one that came after the training, of those codes that the trie knows."""
+    trie, codes = served.methods.model.trie, served.methods.table.codes[item].tolist()
+    found = []
+    for depth in range(1, trie.n_levels + 1):
+        try:
+            found.append((depth, trie.find(codes[:depth])))
+        except KeyError:  # no trained item has it
+            break
+    return found
 
 
 def telling(served: Served, items: tuple[int, ...]) -> list[str]:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from llm.methods.stage2 import lm_loss
 from llm.methods.user_states import OnlineConfig, absorb
-from recsys.artifacts.paths import RunError
-from recsys.data.dataset import Dataset
 from recsys.data.splits import TEST
 from recsys.recommender import Request
 from recsys.run import Run
 from serving import Recommender
-from serving.answering.live import LiveState, digest_of
 from serving.answering.requests import request_of
 from serving.pipeline import run_all
 from serving.report.attention import attention_of
@@ -139,98 +134,30 @@ def test_bad_feedback_is_refused_by_place_and_nothing_is_absorbed(copy, events, 
     assert not (copy.path / "live").exists()
 
 
-class Killed(BaseException):
-    pass
-
-
-def _state(run: Run, data: Dataset):
-    live = LiveState(run, data)
-    histories = [[part.tolist() for part in live.histories.events(user)] for user in (0, 3, 40)]
-    return histories, {user: row.tolist() for user, row in live.rows.get("tap_per", {}).items()}
-
-
-def test_a_kill_at_any_point_leaves_before_or_after(world_run, tmp_path, monkeypatch):
-    """Every fsync and rename of the second batch's commit is killed in turn; the batch is then absorbed again."""
-    data, source = Dataset.load(world_run[1]), tmp_path / "first"
-    source.mkdir()
-    for name in ("prepare", "adapt", "personalize"):
-        (source / name).mkdir()
-        shutil.copy(world_run[1].path / name / "stage.json", source / name)
-
-    def absorb_batch(path, name: str, events, value: float) -> bool:
-        live = LiveState(Run(path), data)
-        if live.find(name, digest_of(events)):
-            return False
-        feedback = live.check(events)
-        rows = torch.full((len(np.unique(feedback.users)), 4), value)
-        live.commit(
-            name, digest_of(events), feedback, np.unique(feedback.users), {"tap_per": rows}, {"seconds": 0.0}
-        )
-        Run(path).update_manifest()
-        return True
-
-    assert absorb_batch(source, "first", NEW[:1], 1.0)
-    shutil.copytree(source, tmp_path / "second")
-    assert absorb_batch(tmp_path / "second", "second", NEW, 2.0)
-    before, after = _state(Run(source), data), _state(Run(tmp_path / "second"), data)
-    assert before != after
-    seen = []
-    for point in range(1, 100):
-        place, calls = tmp_path / f"kill{point}", 0
-        shutil.copytree(source, place)
-
-        def dying(real, point=point):
-            def call(*arguments, **settings):
-                nonlocal calls
-                calls += 1
-                if calls == point:
-                    raise Killed
-                return real(*arguments, **settings)
-
-            return call
-
-        with monkeypatch.context() as patch:
-            for name in ("replace", "fsync"):
-                patch.setattr(os, name, dying(getattr(os, name)))
-            try:
-                absorb_batch(place, "second", NEW, 2.0)
-                break
-            except Killed:
-                pass
-        left = _state(Run(place), data)
-        assert left in (before, after)
-        assert absorb_batch(place, "second", NEW, 2.0) == (left == before)
-        assert _state(Run(place), data) == after
-        seen.append(left == after)
-    assert seen == sorted(seen)  # before, then after, and both occur
-    assert set(seen) == {False, True}
-
-
 def test_a_service_takes_in_what_another_process_absorbed_before_it_writes(copy):
     one, other = Recommender.load(copy.path), Recommender.load(copy.path)
-    assert len(one.live.batches) == len(other.live.batches) == 0
+    assert one.live.seq == other.live.seq == 0
     one.update(NEW[:2])
     other.update(NEW[2:])
-    assert len(other.live.batches) == 2
+    assert other.live.seq == 6
     assert answers(other, ("u0", "u3")) == answers(Recommender.load(copy.path), ("u0", "u3"))
-    with copy.lock(), pytest.raises(RunError, match="another prelude process"):
-        one.update([("u5", "i1", 7)])
 
 
-def test_the_journal_says_whose_rows_it_holds_and_goes_with_its_run(copy):
-    Recommender.load(copy.path).update(NEW)
-    table = pd.read_parquet(copy.path / "live" / "events-000001.parquet")
-    ids = dict(zip(table["user"], table["user_id"], strict=True))
-    assert ids == {0: "u0", 3: "u3", 40: "newcomer"} or set(ids.values()) == {"u0", "u3", "newcomer"}
-    with safe_open(str(copy.path / "live" / "states-000001.safetensors"), framework="pt") as file:
-        assert json.loads(file.metadata()["user_rows"]) == ["tap_per"]
-        assert sorted(set(table["user"])) == file.get_tensor("users").tolist()
-        assert len(file.get_tensor("tap_per")) == 3
+def test_events_outlast_the_runs_training_and_rows_of_p_u_go_with_it(copy):
+    service = Recommender.load(copy.path)
+    service.update(NEW)
+    users = [service.live.histories.user_index(user_id) for user_id in ("u0", "u3", "newcomer")]
+    fresh = Recommender.load(copy.path)
+    assert [fresh.live.histories.user_index(user_id) for user_id in ("u0", "u3", "newcomer")] == users
+    assert all(user in fresh.live.rows("tap_per") for user in users)
+    assert 1 not in fresh.live.rows("tap_per")
     record = json.loads((copy.path / "personalize" / "stage.json").read_text())
-    record["artifacts"]["tap_per-0.safetensors"] = "0" * 64
+    record["finished_unix_s"] += 1.0  # trained again
     (copy.path / "personalize" / "stage.json").write_text(json.dumps(record))
-    with pytest.raises(RunError, match="absorbed by other artifacts"):
-        Recommender.load(copy.path).recommend("u0", method="no_context")
+    again = Recommender.load(copy.path)
+    assert again.live.histories.user_index("newcomer") == users[2]
+    assert not any(user in again.live.rows("tap_per") for user in users)
+    assert len(again.live.histories.events(users[2])[0]) == 3
 
 
 def test_an_update_lowers_the_loss_of_its_events_and_online_full_moves_what_is_shared(copy, tmp_path):

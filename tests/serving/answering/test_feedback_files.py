@@ -79,7 +79,10 @@ def test_the_command_names_lines_and_remembers_the_runs_columns(copy, tmp_path, 
     assert code == 0, err
     said = " ".join(out.split())
     assert "absorbed 3 events of 3 users" in said
-    assert f"ignored, as the run does not know their items: events: 2 (the first: {path}:3, 'NEW-1')" in said
+    assert (
+        f"stored, but no history until the run knows their items: events: 2 (the first: {path}:3, 'NEW-1')"
+        in said
+    )
     assert (
         f"absorbed, but from before the run's first event (are their times right?): events: 1 (the first: {path}:6, time 100)"
         in said

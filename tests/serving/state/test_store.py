@@ -31,7 +31,7 @@ def add(state: State, *some: Event) -> int:
 def test_migrations_make_the_tables_that_the_code_has(state):
     with state.reading() as connection:
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
-    assert state.version() == "v0001"
+    assert state.version() == "v0002"
 
 
 def test_a_state_is_opened_again_as_it_is(state, url):

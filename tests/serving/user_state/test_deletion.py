@@ -8,7 +8,6 @@ import shutil
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 import serving
@@ -23,6 +22,9 @@ from serving.stages.names import STAGES
 from serving.user_state import delete, remake_report, show
 from tests.support.persons import EXTRA, GONE, NUMBER, OWN, PERSON, copy, snapshot, traces
 
+STORED = {"live/state.sqlite: events", "live/state.sqlite: states"}
+
+
 # -- deleting -----------------------------------------------------------------------------------------------------
 
 
@@ -34,7 +36,7 @@ def test_after_a_deletion_no_file_holds_a_trace(crowded, small_run):
     assert snapshot(small_run[1].path) == original  # files were replaced, none was written into
     assert record["people"] == 1
     assert record["rewritten"] == [
-        "config.yaml", "evaluate/prefixes.json", *OWN, "prepare/events.parquet", "prepare/prepare.json", "prepare/queries.parquet",
+        "config.yaml", "evaluate/instances.parquet", "evaluate/prefixes.json", *OWN, "prepare/events.parquet", "prepare/prepare.json", "prepare/queries.parquet",
         "prepare/users.parquet", "rows/method/dense.safetensors", "rows/sparse.safetensors", "stream/events.parquet",
         "stream/groups.parquet",
     ]  # fmt: skip
@@ -194,16 +196,13 @@ def test_a_damaged_artifact_stops_a_deletion_before_it_begins(crowded):
 
 
 def test_feedback_absorbed_later_goes_too_and_the_others_keep_theirs(small_run, tmp_path):
-    """`prelude update` keeps a journal beside the stages: the person's events and row of P_u leave it, the rest stays whole."""
+    """`prelude update` keeps a state beside the stages: the person's events and row of P_u leave it, the rest stays whole."""
     run = copy(small_run[1], tmp_path / "copy")
     now = Dataset.load(run).end
     service = serving.Recommender.load(run.path)
     service.update([(PERSON, "i3", now + 1), ("u3", "i5", now + 2)])
     before = service.recommend("u3", n=8, method="tap_per")
-    assert {holding.artifact for holding in show(run, PERSON)} > {
-        "live/events-000001.parquet",
-        "live/states-000001.safetensors",
-    }
+    assert {holding.artifact for holding in show(run, PERSON)} > STORED
     delete(run, PERSON)
     assert traces(run.path) == []
     again = serving.Recommender.load(run.path)
@@ -215,13 +214,10 @@ def test_somebody_who_came_after_the_run_was_made_can_be_forgotten_too(small_run
     run = copy(small_run[1], tmp_path / "copy")
     now = Dataset.load(run).end
     serving.Recommender.load(run.path).update([("newcomer", "i3", now + 1), ("u3", "i5", now + 2)])
-    assert {holding.artifact for holding in show(run, "newcomer")} == {
-        "live/events-000001.parquet",
-        "live/states-000001.safetensors",
-    }
+    assert {holding.artifact for holding in show(run, "newcomer")} == STORED
     before = serving.Recommender.load(run.path).recommend("u3", n=8, method="tap_per")
     delete(run, "newcomer")
-    assert "newcomer" not in pq.read_table(run.path / "live" / "events-000001.parquet")["user_id"].to_pylist()
+    assert not any(b"newcomer" in path.read_bytes() for path in (run.path / "live").iterdir())
     assert serving.Recommender.load(run.path).recommend("u3", n=8, method="tap_per") == before
     with pytest.raises(ValueError, match="user 'newcomer' is unknown to"):
         show(run, "newcomer")

@@ -61,7 +61,7 @@ def test_what_came_after_the_export_is_still_told_apart(imported):
     now = Dataset.load(imported).end
     Recommender.load(imported.path).update([("u3", "i5", now + 2)])
     delete(imported, PERSON)
-    with pytest.raises(RunError, match=r"live/events-000001\.parquet is not in SHA256SUMS"):
+    with pytest.raises(RunError, match=r"live/state\.sqlite is not in SHA256SUMS"):
         verify(imported.path)
 
 

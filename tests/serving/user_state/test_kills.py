@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -12,34 +11,10 @@ import pytest
 from recsys.artifacts.paths import RunError
 from recsys.run import Run
 from serving.user_state import delete
+from tests.support.dying import KILLER, Killed
 from tests.support.persons import PERSON, add_rows_of_users, copy, snapshot, traces
 
 # -- kills --------------------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    pass
-
-
-class Killer:
-    """An audit hook that stops the process before its n-th change of the file system."""
-
-    def __init__(self) -> None:
-        self.left: int | None = None
-        sys.addaudithook(self)
-
-    def __call__(self, event: str, arguments: tuple) -> None:
-        if self.left is None:
-            return
-        writes = event == "open" and bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-        if writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
-            self.left -= 1
-            if self.left < 0:
-                self.left = None
-                raise Killed(event)
-
-
-KILLER = Killer()
 
 
 def test_a_kill_before_any_step_leaves_the_run_as_it_was_or_completable(small_run, tmp_path, monkeypatch):
