@@ -9,12 +9,18 @@ TWO := --numprocesses 2  # processes of one thread each; tests/conftest.py says 
 
 demo: $(INSTALLED)  ## the main job on the embedded data: table, report, recommendations (5 minutes on 2 cores)
 	$(BIN)/prelude run configs/demo.yaml --run runs/demo
+	$(BIN)/prelude refresh runs/demo --items configs/new_film.csv --absent keep --for-whom
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-test: lint  ## lint, types and the whole test suite, offline
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(TWO)
+test: $(INSTALLED)  ## lint, types and the whole test suite, offline; types are checked beside the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p .mypy_cache
+	$(BIN)/mypy > .mypy_cache/said.txt 2>&1 & types=$$!; \
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(TWO); tests=$$?; \
+	wait $$types; types=$$?; cat .mypy_cache/said.txt; rm -f .mypy_cache/said.txt; exit $$((tests | types))
 
 check: $(INSTALLED)  ## lint, types and the quick tests of the rooms that differ from main (at most 90 seconds for one room)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.check $(TWO)

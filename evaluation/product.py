@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluation.softmax import Scorer, best_temperature, rows_at_once
+from evaluation.softmax import Scorer, best_temperature, rows_at_once, tokens_of
 from recsys.recommender import Request
 from recsys.training.devices import resolve_device
 
@@ -55,6 +55,10 @@ class Product:
             )
         self.name, self.scorers, self.weights = name, list(scorers), [float(weight) for weight in weights]
         self.asked, self.otherwise = list(asked), otherwise
+
+    def context_tokens(self, requests: Sequence[Request]) -> float:
+        """Of all prompts that its scorers read."""
+        return sum(tokens_of(scorer, requests) for scorer in self.scorers)
 
     def scores(self, requests: Sequence[Request]) -> np.ndarray:
         """Scores [R, N] (float32)."""

@@ -59,6 +59,15 @@ class LastScores:
             self._last = last = list(requests), self.scorer.scores(requests)
         return last[1]
 
+    def context_tokens(self, requests: Sequence[Request]) -> float:
+        return tokens_of(self.scorer, requests)
+
+
+def tokens_of(scorer: Scorer, requests: Sequence[Request]) -> float:
+    """Mean tokens of personal context that a scorer's prompt has; 0 for one that reads no prompt."""
+    asked = getattr(scorer, "context_tokens", None)
+    return 0.0 if asked is None else float(asked(requests))
+
 
 class SoftmaxOver:
     """p = softmax(score / (T0 · temperature)) over the allowed items.
@@ -154,8 +163,7 @@ class SoftmaxOver:
         )
 
     def context_tokens(self, requests: Sequence[Request]) -> float:
-        """0: there is no prompt."""
-        return 0.0
+        return tokens_of(self.scorer, requests)
 
     def forget(self) -> None:
         """Drop what was asked last."""

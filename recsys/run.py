@@ -84,10 +84,7 @@ class Run:
         return self
 
     def inside(self, name: str, said_by: str | Path | None = None, folder: str = "") -> Path:
-        """The path of a file or folder of the run (below its `folder`), which lies in the run; `said_by` has the name.
-
-        A version or a variant of a run is a part of that run. Raises `OutsideError`.
-        """
+        """The path of a file or folder of the run (below its `folder`), which lies in it or the run it is of. Raises `OutsideError`."""
         root = versions.root_of(self.path)
         return inside(root, name, self.path if said_by is None else said_by, self.path / folder)
 
@@ -217,7 +214,7 @@ class Run:
         return self.manifest().get("deletions", [])
 
     def exported(self) -> dict[str, Any] | None:
-        """What an exported or imported run was exported from, and how (`serving.export.folder`); None for one's own."""
+        """What an exported or imported run was exported from (`serving.export.folder`); None for one's own."""
         return self.manifest().get("exported")
 
     def refuse_if_exported(self) -> None:
@@ -263,8 +260,7 @@ class StageRun:
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
-        """Yield the folder to write artifacts into;
-        commit it on a clean exit, keep its `checkpoint/` on any other. Raises `RunError` in an exported run.
+        """Yield the folder to write artifacts into; commit it on a clean exit, keep its `checkpoint/` on any other. Raises `RunError` in an exported run.
 
         A process that is not the main one gets a folder of its own, which is dropped, so that nobody needs to
         ask who writes.
@@ -341,6 +337,7 @@ class StageRun:
             os.rename(self.path, old)
         os.rename(self.partial, self.path)
         shutil.rmtree(old, ignore_errors=True)
+        versions.after_training(self.run.path, self.name)
         self.run._verified.clear()
         self.run.update_manifest()
 

@@ -14,6 +14,7 @@ excluded, and with the logarithm of it, never with the catalogue.
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,9 @@ from torch import Tensor
 
 from semantic_ids.trie import Trie
 from semantic_ids.trie_arrays import IntArray
+
+KEPT_FROM = 1000  # items of an allow-list that is worth keeping: to sort a shorter one costs nothing
+MOST_KEPT = 16  # the newest of them
 
 
 class AllowList:
@@ -35,7 +39,8 @@ class AllowList:
         items = _whole_numbers(items, name)
         _refuse_unknown(items, trie.n_items, lambda _: f"{name} holds")
         self.trie = trie
-        nodes = torch.unique(trie.item_leaf[torch.from_numpy(items).to(trie.device)])
+        own = items if items.flags.writeable else items.copy()  # a tensor wants memory that can be written to
+        nodes = torch.unique(trie.item_leaf[torch.from_numpy(own).to(trie.device)])
         self.live = [nodes]
         for depth in range(trie.n_levels - 1, -1, -1):
             nodes = torch.unique_consecutive(trie.parent[depth][nodes])
@@ -47,7 +52,7 @@ class Constraints:
     (all items).
 
     Arrays may be in any order, hold duplicates, and be empty. One array given to several requests (the same
-    object) is stored once; an `AllowList` is also sorted once for all calls. Without `allowed` nobody has an
+    object) is stored once; an `AllowList`, and a long array that cannot be written to, is also sorted once for all calls. Without `allowed` nobody has an
     allow-list. Raises `ValueError` naming the request and the item for an item that the trie does not hold.
 
     Keys number pairs: request · (nodes of the depth) + node in `dead`, list · (nodes of the depth) + node in
@@ -226,7 +231,7 @@ def _distinct_lists(
         if some is None or id(some) in number:
             continue
         if not isinstance(some, AllowList):
-            made = AllowList(trie, some, f"the allow-list of request {row}")
+            made = _looked_at(trie, some, f"the allow-list of request {row}")
         elif some.trie.item_leaf.stored is not trie.item_leaf.stored:
             raise ValueError(
                 f"the allow-list of request {row} was made for another trie, or on another device"
@@ -237,6 +242,18 @@ def _distinct_lists(
         lists.append(made)
     of_row = [-1 if some is None else number[id(some)] for some in allowed]
     return lists, torch.tensor(of_row, dtype=torch.int64, device=trie.device)
+
+
+def _looked_at(trie: Trie, items: np.ndarray, name: str) -> AllowList:
+    """The list of an array; of a long one that nobody may write to, the list of the call before, as long as that array lives."""
+    if not isinstance(items, np.ndarray) or items.flags.writeable or len(items) < KEPT_FROM:
+        return AllowList(trie, items, name)
+    kept = trie.lists.get(id(items))
+    if kept is None or kept[0]() is not items:
+        kept = weakref.ref(items), AllowList(trie, items, name)
+        alive = [(at, one) for at, one in trie.lists.items() if one[0]() is not None and at != id(items)]
+        trie.lists = dict([*alive[-MOST_KEPT + 1 :], (id(items), kept)])
+    return kept[1]
 
 
 def _flat(trie: Trie, excluded: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -83,6 +83,7 @@ class Trie:
         leaf = np.empty_like(order)
         leaf[order] = np.arange(self.n_items)
         self.leaf_item, self.item_leaf = IntArray(order), IntArray(leaf)
+        self.lists: dict[int, tuple] = {}  # allow-lists that are asked for again (`semantic_ids.constraints`)
 
     @property
     def device(self) -> torch.device:
@@ -97,6 +98,7 @@ class Trie:
     def to(self, device: torch.device | str) -> Trie:
         """This trie with its arrays on `device`; the original is left as it is."""
         moved = copy.copy(self)
+        moved.lists = {}
         for name in ("leaf_start", "child_start", "code", "parent"):
             setattr(moved, name, [array.to(device) for array in getattr(self, name)])
         moved.dense = [None if table is None else table.to(device) for table in self.dense]

@@ -21,13 +21,14 @@ from serving.commands import (
     playlists,
     recommend,
     refresh,
+    report,
     serve,
     stages,
-    summarize,
     task,
     user,
     value,
 )
+from serving.commands.finished import audit, compare, loop
 from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(
@@ -70,8 +71,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "personalize": stages.personalize,
     "combine": stages.combine,
     "evaluate": stages.evaluate,
+    "report": report.report,
+    "explain": report.explain,
     "recommend": recommend.recommend,
-    "summarize": summarize.summarize,
+    "summarize": task.summarize,
     "export-adapter": export.export_adapter,
     "bench": bench.bench,
     "status": stages.status,
@@ -89,12 +92,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve.serve,
     "keys": serve.keys,
     "value": value.value,
+    "compare": compare.compare,
+    "audit": audit.audit,
     "compare-ids": compare_ids.compare_ids,
     "export": export.export,
     "import": export.import_,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+analyse.analyses.command()(loop.loop)
 app.add_typer(analyse.analyses, name="analyse")  # a group of commands; groups are shown last
 
 

@@ -18,26 +18,37 @@ from serving.config.truth import refuse_other_settings
 from serving.engines.base import Engine, workers_of
 from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES, STAGES
 from serving.stages.state import print_timings
+from serving.tracking.track import track_stage
+from serving.tracking.trackers import refuse_without_package
 
 SHARED = ("adapt", "personalize", "align")  # stages that several processes share
 
 
-def run_stage(name: str, config: RunConfig, run: Run, engine: Engine | None = None) -> None:
+def run_stage(
+    name: str, config: RunConfig, run: Run, engine: Engine | None = None, tells: bool = True
+) -> None:
     """Run one stage of `STAGES` or `PLAYLIST_STAGES` (its inputs must be there);
     an engine's workers may make ids integers in `prepare`, read texts in `embed`, and measure in `evaluate`.
 
     Of several processes (`recsys.training.distributed`) all train the language model, and the main one does
-    the rest. Raises `RunError` where the configuration says of an earlier stage what that was not made from.
+    the rest. `tells`: of `evaluate`, the verdict is printed (a whole run has it at its end). Raises `RunError` where the configuration says of an earlier stage what that was not made from.
     """
     refuse_other_settings(run, config, UPSTREAM[name])
-    work = _work_of(name, config, run, engine)
+    track = config.track
+    if track is not None:
+        refuse_without_package(track)
+    work, before = _work_of(name, config, run, engine, tells), run.record(name)
     if name in SHARED:
         work()
     else:
         distributed.by_main(work)
+    if track is not None and run.record(name) != before:
+        distributed.by_main(lambda: track_stage(track, run, name))
 
 
-def _work_of(name: str, config: RunConfig, run: Run, engine: Engine | None) -> Callable[[], None]:
+def _work_of(
+    name: str, config: RunConfig, run: Run, engine: Engine | None, tells: bool
+) -> Callable[[], None]:
     """What a stage does; what it needs is imported when it is asked for."""
     match name:
         case "prepare":
@@ -68,7 +79,7 @@ def _work_of(name: str, config: RunConfig, run: Run, engine: Engine | None) -> C
             from serving.report.publish import publish
             from serving.stages.evaluate import evaluate
 
-            return lambda: publish(run, evaluate(config, run, engine=engine))
+            return lambda: publish(run, evaluate(config, run, engine=engine), tells)
         case "engagement":
             from recsys.engagement.label_lists import make_lists
 
@@ -101,9 +112,7 @@ def sized(config: RunConfig, run: Run, console: Console) -> RunConfig:
 
 
 def run_all(config: RunConfig, run: Run, until: str | None = None, console: Console | None = None) -> None:
-    """Every stage up to `until` (None: the last), the time each took,
-    and five recommendations with and without a query.
-    """
+    """Every stage up to `until` (None: the last), the time each took, recommendations with and without a query, and the verdict."""
     console = console or Console(quiet=not distributed.is_main())
     stages, number = stages_of(config, until), 0
     with run.lock():
@@ -114,7 +123,7 @@ def run_all(config: RunConfig, run: Run, until: str | None = None, console: Cons
             console.rule(f"[bold]{number}/{len(stages)} {name}")
             begun = time.monotonic()
             before = run.record(name)
-            run_stage(name, config, run)
+            run_stage(name, config, run, tells=False)
             if name == "prepare":
                 config = sized(config, run, console)
                 stages = stages_of(config, until)
@@ -126,10 +135,18 @@ def run_all(config: RunConfig, run: Run, until: str | None = None, console: Cons
         console.print(f"This call took {time.monotonic() - started:.0f} s.", highlight=False)
     if "evaluate" in stages:
         distributed.by_main(lambda: show_examples(config, run, console))
+        distributed.by_main(lambda: _tell(run, console))
         console.print(
             shown(f"Report: {run.path / 'report.html'}    Figures: {run.path / 'results.json'}"),
             highlight=False,
         )
+
+
+def _tell(run: Run, console: Console) -> None:
+    """How a run ends: the verdict."""
+    from serving.report.publish import tell
+
+    tell(run, console)
 
 
 def show_examples(config: RunConfig, run: Run, console: Console) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from evaluation.table.kept import BETWEEN
 from evaluation.table.results import Results
 from recsys.artifacts import versions
 from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
@@ -205,7 +206,7 @@ def _length(rows: Columns) -> int:
 
 def _facts(rows: Columns, data: Dataset) -> dict[str, Any]:
     """First and last time, roles, shapes of vectors;
-    where there is one row, its plain values (a group, a label) and its item, by id and title.
+    where there is one row, its plain values (a group, a label; not a table's figures) and its item, by id and title.
     """
     facts: dict[str, Any] = {}
     for name, values in rows.items():
@@ -219,7 +220,7 @@ def _facts(rows: Columns, data: Dataset) -> dict[str, Any]:
         elif name == "item":
             if len(values) == 1:
                 facts["item"] = f"{data.catalogue.item_ids[values[0]]} ({data.catalogue.titles[values[0]]})"
-        elif len(values) == 1 and name not in ("user", "users", "user_id"):
+        elif len(values) == 1 and name not in ("user", "users", "user_id") and BETWEEN not in name:
             facts[name] = values[0]
     return facts
 

@@ -29,6 +29,7 @@ def storage(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> bytes | 
             dashes = ("-", "--", ":")[place // len(COLOURS) % 3]
             colour = COLOURS[place % len(COLOURS)]
             axis.loglog(USERS, per_user * USERS + shared, dashes, color=colour, lw=1.6, label=name)
+        axis.minorticks_off()
         axis.set_xlabel("users")
         axis.set_ylabel("numbers stored")
         axis.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
@@ -56,6 +57,7 @@ def admission(lengths: Sequence[int], seconds: Mapping[str, Sequence[float | Non
                 lw=1.4,
                 label=name,
             )
+    axis.minorticks_off()
     axis.set_xlabel("events of the user's history")
     axis.set_ylabel("seconds")
     axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
-from evaluation.report.style import COLOURS, plain, png, style
+from evaluation.projection import MIN_TSNE_USERS, tsne_places
+from evaluation.report.style import COLOURS, panels, plain, png, style
 from evaluation.table.results import Results
 
 MAX_LABELS = 8  # tastes with a colour of their own; the rest are grey
-MIN_TSNE_USERS, MAX_TSNE_USERS = 4, 1500  # more take minutes, and hide one another
+MAX_TSNE_USERS = 1500  # more take minutes, and hide one another
 
 
 def training_curves(curves: Mapping[str, Mapping]) -> bytes | None:
@@ -20,11 +20,7 @@ def training_curves(curves: Mapping[str, Mapping]) -> bytes | None:
     shown = {name: curve for name, curve in curves.items() if curve.get("losses") or curve.get("validation")}
     if not shown:
         return None
-    columns = min(3, len(shown))
-    lines = -(-len(shown) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(4.2 * columns, 2.8 * lines), squeeze=False, layout="constrained"
-    )
+    figure, axes = panels(len(shown), min(3, len(shown)), 4.2, 2.8, right=0.5)
     for axis, (name, curve) in zip(axes.flat, shown.items(), strict=False):
         style(axis, name)
         axis.set_xlabel("step")
@@ -38,8 +34,6 @@ def training_curves(curves: Mapping[str, Mapping]) -> bytes | None:
             )
             right.set_ylabel("validation", color=COLOURS[1])
             right.spines["top"].set_visible(False)
-    for axis in axes.flat[len(shown) :]:
-        axis.remove()
     return png(figure)
 
 
@@ -67,11 +61,15 @@ def code_use(code_counts: Sequence[np.ndarray]) -> bytes | None:
 
 
 def tsne_pair(
-    embeddings: np.ndarray, prefixes: np.ndarray, labels: Sequence[str], seed: int = 0
+    embeddings: np.ndarray,
+    prefixes: np.ndarray,
+    labels: Sequence[str],
+    seed: int = 0,
+    are_places: bool = False,
 ) -> bytes | None:
     """t-SNE of user embeddings [U, d] and of the same users' prefixes [U, h] side by side (E2P, Figure 2).
 
-    `labels` [U] name each user's taste. None for fewer than four users, who have no neighbourhoods to
+    `labels` [U] name each user's taste. `are_places`: both are [U, 2] already, `tsne_places` of the vectors. None for fewer than four users, who have no neighbourhoods to
     show; of very many, a random part is shown.
     """
     embeddings, prefixes, tastes = np.asarray(embeddings), np.asarray(prefixes), np.asarray(labels, dtype=str)
@@ -92,7 +90,7 @@ def tsne_pair(
     for axis, vectors, title in zip(
         axes, (embeddings, prefixes), ("user embeddings", "their prefixes"), strict=True
     ):
-        places = _tsne(vectors.astype(float), seed)
+        places = vectors if are_places else tsne_places(vectors.astype(float), seed)
         style(axis, f"{title} ({len(tastes):,} of {total:,} users)")
         axis.set_xticks([])
         axis.set_yticks([])
@@ -104,21 +102,6 @@ def tsne_pair(
             )
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     return png(figure)
-
-
-def _tsne(vectors: np.ndarray, seed: int) -> np.ndarray:
-    """Two coordinates per row. Rows are scaled to length 1: it is their direction that carries the taste."""
-    from sklearn.manifold import TSNE
-
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = vectors / np.where(norms > 0, norms, 1.0)
-    spread = min(unit.shape) >= 2 and np.ptp(unit) > 0
-    perplexity = min(30.0, (len(unit) - 1) / 3)
-    model = TSNE(
-        2, perplexity=perplexity, init="pca" if spread else "random", random_state=seed, max_iter=500
-    )
-    with threadpool_limits(1):  # on a busy machine its many small barriers cost 100 times the work
-        return model.fit_transform(unit.astype(np.float32))
 
 
 def forest(results: Results) -> bytes | None:
@@ -162,11 +145,7 @@ def by_group(groups: Sequence[Mapping]) -> bytes | None:
         return None
     names = [row["name"] for row in groups[0]["rows"]]
     columns = min(4, len(names))
-    lines = -(-len(names) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(2.9 * columns, 2.3 * lines), squeeze=False, sharex=True, sharey=True,
-        layout="constrained",
-    )  # fmt: skip
+    figure, axes = panels(len(names), columns, 2.9, 2.3, sharex=True, sharey=True)
     places = np.arange(len(groups))
     for axis, at in zip(axes.flat, range(len(names)), strict=False):
         rows = [group["rows"][at] for group in groups]
@@ -182,6 +161,4 @@ def by_group(groups: Sequence[Mapping]) -> bytes | None:
         axis.set_xticks(places, [str(group["group"]) for group in groups], rotation=45)
         axis.tick_params(labelbottom=at + columns >= len(names))  # the last panel of each column
     axes[0, 0].set_ylim(0, None)  # of all, once all are drawn
-    for axis in axes.flat[len(names) :]:
-        axis.remove()
     return png(figure)

@@ -1,4 +1,4 @@
-"""The tables on the terminal, and report.html: one self-contained file with the pictures inside it."""
+"""report.html: one self-contained file; first a verdict and a picture, then the data, five people's lists, and the tables, folded."""
 
 from __future__ import annotations
 
@@ -10,27 +10,15 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
+from evaluation.report.glossary import FIRST_SCREEN, TERMS, term_of
+from evaluation.report.overview import overview
 from evaluation.report.plots import by_group, code_use, forest, training_curves, tsne_pair
-from evaluation.report.tables import (
-    NONE,
-    Column,
-    TitledTable,
-    all_tables,
-    describe,
-    short_table,
-    text,
-    verdict,
-)
+from evaluation.report.reading import P_VALUES, how_to_read
+from evaluation.report.tables import NONE, Column, TitledTable, all_tables, describe, method_table, text
+from evaluation.report.verdict import sentences
 from evaluation.table.results import Results
 from recsys.artifacts.rewrite import write_text_atomically
-from recsys.terminal import shown
-
-SHORT_WIDTH = 100  # of the run's one table
-TERMINAL_WIDTH = 136  # of the widest table; narrower terminals wrap its lines rather than lose its digits
 
 LONGEST_LIST = 12  # longer ones belong to a picture or to the run's json files
 
@@ -60,56 +48,14 @@ CODES_CAPTION = (
 @dataclass(frozen=True)
 class Section:
     """A part of the report beside the evaluation: sentences, tables (title, columns, rows),
-    pictures (heading, caption, PNG).
+    pictures (heading, caption, PNG). Where there is a `lead`, that is what one reads first, and the sentences are folded.
     """
 
     heading: str
     sentences: Sequence[str]
     tables: Sequence[TitledTable]
     pictures: Sequence[tuple[str, str, bytes]] = ()
-
-
-def print_table(results: Results, console: Console | None = None) -> None:
-    """Print one table and what the p-values decide to the terminal; everything else is in the report."""
-    console = console or Console()
-    title, columns, rows = short_table(results)
-    console = Console(file=console.file, width=SHORT_WIDTH)
-    _print(console, title, columns, rows)
-    more = len(results.rows) - len(rows)
-    left = f"{more} more rows, " if more else ""
-    console.print(shown(verdict(results)), highlight=False)
-    console.print(
-        shown(f"In the report: {left}all figures and comparisons, groups, the protocol."), highlight=False
-    )
-
-
-def print_tables(tables: Sequence[TitledTable], sentences: Sequence[str], console: Console) -> None:
-    console = wide(console)
-    for title, columns, rows in tables:
-        _print(console, title, columns, rows)
-    for line in sentences:
-        console.print(shown(line), highlight=False)
-
-
-def wide(console: Console) -> Console:
-    """The same console, no narrower than our tables."""
-    return Console(file=console.file, width=max(console.width, TERMINAL_WIDTH))
-
-
-def _print(console: Console, title: str, columns: Sequence[Column], rows: Sequence[Mapping]) -> None:
-    table = Table(
-        title=shown(title, "bold"),
-        box=SIMPLE_HEAD,
-        title_justify="left",
-        padding=(0, 1),
-        collapse_padding=True,
-    )
-    for place, (heading, _, _) in enumerate(columns):
-        table.add_column(shown(heading), justify="left" if place == 0 else "right", no_wrap=True)
-    for row in rows:
-        cells = [shown(show(row[key])) for _, key, show in columns]
-        table.add_row(*cells, style="bold red" if row.get("sampled_agrees") is False else "")
-    console.print(table)
+    lead: Sequence[str] = ()
 
 
 def write_report(
@@ -124,14 +70,15 @@ def write_report(
     more_pictures: Sequence[tuple[str, str, bytes | None]] = (),
     sections: Sequence[Section] = (),
     data: Section | None = None,
+    people: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one self-contained HTML file.
 
     `curves[name]` = {"losses": [(step, value)], "validation": [(step, value)]}; `code_counts`: per level,
     items per code; `tsne` = {"embeddings" [U, d], "prefixes" [U, h], "labels" [U]}; `quality`: figures of the
     semantic IDs; `timings`: stage -> seconds; `extra`: heading -> text or mapping; `more_pictures`: (heading,
-    caption, PNG); `sections` stand behind them, and `data`, the data card, before all else. What is None is
-    left out.
+    caption, PNG); `sections` stand behind them, and `data`, the data card, and `people`, lists of real users side by side
+    (`heading`, `how`, `people`: name, about, target and columns of items), before all tables. What is None is left out.
     """
     environment = Environment(
         loader=PackageLoader("evaluation.report", "."),
@@ -141,11 +88,16 @@ def write_report(
     )
     html = environment.get_template("report.html.j2").render(
         sentences=describe(results),
+        verdict=sentences(results),
+        dots=overview(results),
+        first_terms=[(name, TERMS[name]) for name in FIRST_SCREEN],
+        p_values=P_VALUES,
+        people=people,
         data=None if data is None else _section(data),
         is_sample=results.protocol["is_sample"],
-        tables=[_html_table(*table, results.primary["a"]) for table in all_tables(results)],
-        methods=[
-            [row["name"], text(row["reads"]), text(row["trained"]), row["n_replicas"]] for row in results.rows
+        tables=[
+            *(_html_table(*table, results.primary["a"]) for table in all_tables(results)),
+            _html_table(*method_table(results), results.primary["a"], sortable=False),
         ],
         pictures=_pictures(results, curves or {}, code_counts or [], tsne, more_pictures),
         sections=[_section(section) for section in sections],
@@ -159,22 +111,47 @@ def _section(section: Section) -> dict[str, Any]:
     tables = [_html_table(*table, "") for table in section.tables]
     return {
         "heading": section.heading,
+        "lead": section.lead,
         "sentences": section.sentences,
         "tables": tables,
         "pictures": pictures,
     }
 
 
-def _html_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping], first: str) -> dict[str, Any]:
+def _html_table(
+    title: str, columns: Sequence[Column], rows: Sequence[Mapping], first: str, sortable: bool = True
+) -> dict[str, Any]:
+    """Cells are (text, number as measured or None); a heading comes with what it means, where a term says so."""
     body = [
         {
-            "cells": [show(row[key]) for _, key, show in columns],
+            "cells": [(show(row[key]), _number(row[key])) for _, key, show in columns],
             "is_first": row.get("name", row.get("a")) == first,
             "is_bad": row.get("sampled_agrees") is False,
         }
         for row in rows
     ]
-    return {"title": title, "heads": [heading for heading, _, _ in columns], "rows": body}
+    heads = [(heading, _meaning(heading)) for heading, _, _ in columns]
+    headed = any(heading for heading, _ in heads)
+    return {
+        "title": title,
+        "how": how_to_read(title),
+        "heads": heads,
+        "headed": headed,
+        "rows": body,
+        "sortable": sortable and headed,
+    }
+
+
+def _meaning(heading: str) -> str | None:
+    term = term_of(heading)
+    if term is None and "users" in heading and "\n" in heading:
+        return "Of this group's own instances, with its users and instances."
+    return None if term is None else f"{term}: {TERMS[term]}"
+
+
+def _number(value: Any) -> str | None:
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return repr(float(value)) if is_number else None
 
 
 def _pictures(

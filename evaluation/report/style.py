@@ -1,18 +1,25 @@
-"""How our pictures look: their colours, a plain axis, and PNG bytes at the end."""
+"""How our pictures look: their colours, a plain axis, and PNG bytes or an inline SVG at the end."""
 
 from __future__ import annotations
 
 import io
+import re
+from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")  # no display is needed
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#3b6fb6", "#d1772f", "#3f8f5b", "#b5486b", "#7a5ca8", "#8a6d3b", "#2e9aa6", "#c2a21c", "#666666")
+
+# colours of an inline picture; the page has its own for light, dark and paper, by these names
+INK, SOFT, MARK, BAND = "#1d2430", "#5c6675", "#3b6fb6", "#eef1f5"
+BY_NAME = {INK: "var(--ink)", SOFT: "var(--soft)", MARK: "var(--mark)", BAND: "var(--band)"}
 
 
 def style(axis: Axes, title: str) -> None:
@@ -22,14 +29,67 @@ def style(axis: Axes, title: str) -> None:
     axis.tick_params(labelsize=8)
 
 
+def panels(
+    count: int, columns: int, width: float, height: float, right: float = 0.0, **shared: bool
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `count` axes [lines, columns], each with room for its labels: inches of one, `right` of them for a second scale.
+
+    The places are fixed, as to look for them costs more than to draw.
+    """
+    lines = -(-count // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(width * columns, height * lines), squeeze=False, **shared
+    )
+    figure.subplots_adjust(
+        left=0.62 / (width * columns),
+        right=1 - (0.12 + right) / (width * columns),
+        top=1 - 0.3 / (height * lines),
+        bottom=0.62 / (height * lines),
+        wspace=(0.25 if shared.get("sharey") else 0.6 + right) / width,
+        hspace=(0.45 if shared.get("sharex") else 0.75) / height,
+    )
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, axes
+
+
 def plain(text: str) -> str:
     """Text that somebody else wrote, for a picture: what stands between dollar signs is no formula."""
     return text.replace("$", r"\$")
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG bytes; it is closed."""
+    """The figure as PNG bytes; it is closed. Its layout has to leave room for all that is drawn (`panels`, or matplotlib's constrained one)."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=130)
     plt.close(figure)
+    return buffer.getvalue()
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` to stand in a page: its letters are letters, its colours the page's; ids begin with `name`. It is closed."""
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text))
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+    for colour, variable in BY_NAME.items():
+        text = text.replace(colour, variable)
+    return text
+
+
+def saved(figure: Figure, folder: Path, stem: str) -> str:
+    """Write the figure as `stem`.svg and `stem`.png; the SVG's text is returned, and the figure closed."""
+    buffer = io.StringIO()
+    with plt.rc_context(
+        {"svg.hashsalt": stem, "svg.fonttype": "none"}
+    ):  # the same bytes, and text that stays text
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    (folder / f"{stem}.svg").write_text(buffer.getvalue(), encoding="utf-8")
+    (folder / f"{stem}.png").write_bytes(png(figure))
     return buffer.getvalue()

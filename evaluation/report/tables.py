@@ -127,6 +127,7 @@ def cost_columns() -> list[Column]:
         ("shared", "shared_parameters", number(0)),
         ("seconds to admit", "seconds_to_admit", number(3)),
         ("latency ratio", "latency_ratio", number(2)),
+        ("ms", "latency_ms", number(2)),
         ("tokens", "context_tokens", number(0)),
     ]
 
@@ -136,6 +137,7 @@ def all_tables(results: Results) -> list[TitledTable]:
     facts, first = results.protocol, results.primary["a"]
     n, base = facts["n_candidates"], facts["baseline"]
     tables: list[TitledTable] = [
+        *ranking_tables(results),
         (f"Hit-rate@{n} and more, means over users", figure_columns(results), results.rows),
         (f"Against {base}", difference_columns(results), results.rows),
     ]
@@ -149,8 +151,37 @@ def all_tables(results: Results) -> list[TitledTable]:
     for grouping, groups in results.groups.items():
         tables += group_tables(grouping, groups, base, n)
     if any(row.get(cost) is not None for row in results.rows for cost in COSTS):
-        tables.append(("What it costs", cost_columns(), results.rows))
+        costs = [dict.fromkeys(COSTS) | row for row in results.rows]
+        tables.append(("What it costs", cost_columns(), costs))
     return tables
+
+
+def ranking_tables(results: Results) -> list[TitledTable]:
+    """All rows by the figure that finds the best, and the best against every other; none for older results."""
+    found = results.ranking
+    if not found or found["best"] is None:
+        return []
+    columns: list[Column] = [
+        ("Row", "name", text),
+        ("value", "value", rate),
+        ("95 % interval", "ci95", interval),
+    ]
+    _, _, *figures = reference_columns()
+    against = [("Against", "b", text), *figures]
+    family = f"p by Holm over {found['n_tests_in_holm_family']} pairs"
+    return [
+        (f"All rows, ranked by {found['figure']}", columns, found["rows"]),
+        (f"Against the best, {found['best']} ({family})", against, found["contrasts"]),
+    ]
+
+
+def method_table(results: Results) -> TitledTable:
+    """What each row reads of a test user, and what it trains."""
+    columns: list[Column] = [
+        ("Row", "name", text), ("reads of a test user’s history", "reads", text), ("trains", "trained", text),
+        ("replicas", "n_replicas", text),
+    ]  # fmt: skip
+    return "What each row reads and trains", columns, results.rows
 
 
 def matched_tables(results: Results) -> list[TitledTable]:
@@ -202,43 +233,32 @@ FIRST_ROWS = (
 )  # those that are always among them
 
 
-def short_table(results: Results) -> TitledTable:
-    """What the terminal shows: the rows that the comparisons are about and the best others, at most 12, in their order."""
+def five_columns(results: Results) -> TitledTable:
+    """What the terminal shows: the rows that the comparisons are about and the best others, at most 12, the best on top."""
     n, rows = results.protocol["n_candidates"], results.rows
     figures = {row["name"]: row[f"top{n}"] or row[f"expected_hit_rate@{n}"] or 0.0 for row in rows}
     wanted = [name for name in (*results.primary_names, *FIRST_ROWS) if name in figures]
     best = sorted(figures, key=lambda name: -figures[name])
-    kept = list(dict.fromkeys([*wanted, *best]))[:MOST_ROWS]
-    matched = {one["name"]: one for one in results.matched.get("rows", [])}
+    kept = list(dict.fromkeys([*best[:2], *wanted, *best]))[:MOST_ROWS]
+    halves = {one["name"]: half_width(one) for one in results.ranking.get("rows", [])}
     shown = [
-        row
-        | {
-            "nats_matched": matched.get(row["name"], {}).get("nats"),
-            "matched": matched.get(row["name"], {}).get(f"expected_hit_rate@{n}"),
-        }
-        for row in rows
-        if row["name"] in kept
+        {"latency_ms": None} | row | {"half": halves.get(row["name"])} for row in rows if row["name"] in kept
     ]
-    k = results.protocol["top_k"][-1]
+    shown.sort(key=lambda row: -figures[row["name"]])
     columns: list[Column] = [
-        ("Row", "name", lambda name: name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"),
-        (f"hits@{n}", f"expected_hit_rate@{n}", rate),
-        ("95 %", "ci95", interval),
-        ("matched", "matched", rate),
-        ("nats", "nats_matched", number(2)),
+        ("Row", "name", text),
         (f"top {n}", f"top{n}", rate),
-        (f"R@{k}", f"recall@{k}", rate),
-        (f"N@{k}", f"ndcg@{k}", rate),
-        ("p", "p_holm", p_value),
+        ("±", "half", rate),
+        ("drawn", f"expected_hit_rate@{n}", rate),
+        ("ms", "latency_ms", lambda ms: NONE if ms is None else f"{ms:,.0f}" if ms >= 10 else f"{ms:.1f}"),
     ]
-    return (
-        f"Hit-rate@{n}, means over users (p: against {results.protocol['baseline']}, by Holm)",
-        columns,
-        shown,
-    )
+    return f"Hit-rate@{n} of ranked lists (± 95 %) and of draws; time of a list", columns, shown
 
 
-LONGEST_NAME = 30
+def half_width(row: Mapping[str, Any]) -> float | None:
+    """Half of a rate's 95 % interval; the wider half where it was cut at 0 or 1."""
+    bounds = row["ci95"]
+    return None if bounds is None else max(row["value"] - bounds[0], bounds[1] - row["value"])
 
 
 def group_tables(grouping: str, groups: Sequence[Mapping], base: str, n: int) -> list[TitledTable]:

@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from evaluation.table.comparisons import Measured
 from evaluation.table.config import EvaluateConfig
@@ -20,11 +19,14 @@ from evaluation.table.instances import Question, check_instances, sample_instanc
 from evaluation.table.measuring import Checkpoint, Columns, Plan, digest, measure
 from evaluation.table.results import Results, assemble
 from evaluation.table.rows import COSTS, Row
+from recsys.progress import Progress
 from recsys.recommender import ProbabilisticRecommender, Request
 
 Chunk = tuple[int, int, int]  # number of the row, of its replica, and of the first instance
 # measures chunks in other processes, each with `chunk_measurer`; yields them as they are finished
 Elsewhere = Callable[[Sequence[Chunk]], Iterator[Chunk]]
+# is given names of rows, what was measured of each, and the instances (`evaluation.table.kept`)
+Keep = Callable[[Sequence[str], Sequence[Measured], Question], None]
 
 
 def evaluate_rows(
@@ -38,6 +40,7 @@ def evaluate_rows(
     quiet: bool = False,
     groups: Mapping[str, Sequence[str]] | None = None,
     elsewhere: Elsewhere | None = None,
+    keep: Keep | None = None,
 ) -> Results:
     """Measure `rows` on the R test instances of `question`.
 
@@ -46,8 +49,9 @@ def evaluate_rows(
     `protocol` is copied into the results; an entry `users_in_data` gives how many users the split began
     with, so that those without a held-out item are counted. `groups` gives each instance a label [R] per
     grouping, as in {"users": ["warm", "ood", …]}: the rows are also reported within each group. `elsewhere`
-    has other processes fill the checkpoint; the results are the same. Raises ValueError for instances that
-    no method could answer rightly.
+    has other processes fill the checkpoint; the results are the same. `keep` is given what was measured of
+    each row and the instances it was measured on. Raises ValueError for instances that no method could
+    answer rightly.
     """
     check_instances(question)
     _check_rows(rows, baseline)
@@ -58,6 +62,8 @@ def evaluate_rows(
     if elsewhere is not None:
         _measure_elsewhere(elsewhere, config, rows, len(asked), store, quiet)
     measured = _measure_all(config, rows, asked, store, quiet=quiet or elsewhere is not None)
+    if keep is not None:
+        keep([row.name for row in rows], measured, asked)
     facts = protocol | _facts(config, question.users, chosen, protocol, primary, baseline)
     labels = {name: [some[at] for at in chosen] for name, some in (groups or {}).items()}
     return assemble(config, rows, measured, asked.users, facts, primary, baseline, labels)
@@ -130,7 +136,7 @@ def _measure_elsewhere(
     }
     left = [chunk for chunk, size in sizes.items() if store.load(*chunk, size) is None]
     total, done = sum(sizes.values()), sum(sizes.values()) - sum(sizes[chunk] for chunk in left)
-    with tqdm(total=total, initial=done, unit="request", disable=quiet, mininterval=1.0) as bar:
+    with Progress(total=total, initial=done, unit="request", disable=quiet, mininterval=1.0) as bar:
         for chunk in elsewhere(left):
             bar.update(sizes[chunk])
 
@@ -143,7 +149,7 @@ def _measure_all(
     quiet: bool,
 ) -> list[Measured]:
     total = sum(len(row.replicas) for row in rows) * len(asked)
-    bar = tqdm(total=total, unit="request", disable=quiet, mininterval=1.0, smoothing=0.05)
+    bar = Progress(total=total, unit="request", disable=quiet, mininterval=1.0, smoothing=0.05)
     chunks: list[list[list[Columns]]] = [[[] for _ in row.replicas] for row in rows]
     # a chunk's requests are made once and every row is asked about them, so that rows may share what they read of them
     for part in _parts(len(asked), config.batch_size):

@@ -15,6 +15,7 @@ from evaluation.table.breakdowns import break_down
 from evaluation.table.comparisons import Measured, MeasuredRows, contrast, corrected, no_contrast
 from evaluation.table.config import EvaluateConfig
 from evaluation.table.matched import matched_calibration
+from evaluation.table.ranking import ranking
 from evaluation.table.rows import COSTS, Row
 from recsys.artifacts.rewrite import write_text_atomically
 
@@ -36,6 +37,10 @@ class Results:
     groups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     # the rows and their tests, each row at its fitted temperature (`evaluation.table.matched`)
     matched: dict[str, Any] = field(default_factory=dict)
+    # all rows by one figure, and the best against every other (`evaluation.table.ranking`)
+    ranking: dict[str, Any] = field(default_factory=dict)
+    # what a query changes (`queries.json` of a run's stage `evaluate`); {} where none was asked
+    queries: dict[str, Any] = field(default_factory=dict)
 
     @property
     def primary_names(self) -> tuple[str, str]:
@@ -105,7 +110,7 @@ def assemble(
     temperatures = {row.name: row.matched for row in rows}
     matched = matched_calibration(table, temperatures, primary, [one for one in REFERENCES if one in names])
     stated = _primary(first, config, protocol["is_sample"])
-    return Results(protocol, rows_out, stated, effects, references, in_groups, matched)
+    return Results(protocol, rows_out, stated, effects, references, in_groups, matched, ranking(table))
 
 
 def _figures(table: MeasuredRows, row: Row) -> dict[str, Any]:
@@ -134,6 +139,7 @@ def _figures(table: MeasuredRows, row: Row) -> dict[str, Any]:
         "n_unreachable": int(np.isneginf(values["log_p"]).any(axis=1).sum()) if "log_p" in values else None,
         "reads": row.reads,
         "trained": row.trained,
+        "is_baseline": row.is_baseline,
         **{name: row.costs.get(name) for name in COSTS},
     }
     return figures | _agreement(table, values)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from recsys.recommender import Recommender
 
-COSTS = ("per_user_parameters", "shared_parameters", "seconds_to_admit", "latency_ratio")
+COSTS = ("per_user_parameters", "shared_parameters", "seconds_to_admit", "latency_ratio", "latency_ms")
 
 
 @dataclass(frozen=True)
@@ -29,3 +29,4 @@ class Row:
         None  # the temperature at which validation's targets are likeliest (evaluation.calibration)
     )
     nats: float | None = None  # log-likelihood of a validation target at `matched`
+    is_baseline: bool = False  # what one would have without this project: retrieval, counts

@@ -33,6 +33,7 @@ from torch import nn
 from llm.backbone import ragged
 from llm.backbone.config import BackboneConfig
 from llm.backbone.llama import Llama, LlamaShape, start_at_random
+from recsys.progress import no_loading_bars
 from recsys.seeds import derive
 from recsys.training.devices import resolve_device
 
@@ -90,14 +91,12 @@ def _quiet() -> Iterator[None]:
 
     level = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), no_loading_bars():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
         logging.set_verbosity(level)
-        logging.enable_progress_bar()
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:

@@ -37,7 +37,7 @@ class WithNewcomers(SidRecommender):
             return [_best(*one, n) for one in zip(known, weights, strict=True)]
         left = super().log_left(self._trained(requests), temperature)
         rows = zip(requests, known, weights, left, strict=True)
-        return [_drawn(request, *one, n, seed) for request, *one in rows]
+        return [_drawn(request, ranked, new, mass, n, seed) for request, ranked, new, mass in rows]
 
     def playlist(
         self,

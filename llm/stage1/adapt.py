@@ -28,6 +28,7 @@ from llm.prompts.reading import Reading
 from llm.stage1.config import AdaptConfig
 from llm.stage1.model import asked_vectors, item_vectors, new_model, prompt_builder, save_adapted
 from llm.stage1.soft import SoftRows, new_phi, save_phi
+from llm.stage1.taught import FITTED, TaughtRows, teacher_of
 from llm.stage1.understanding import known_and_held_out, query_precision
 from llm.stage1.windows import Shares, Window, WindowBatches, WindowBuilder
 from llm.stage1.words import Words, text_loss
@@ -48,7 +49,12 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         raise ValueError(
             "adapt.backbone.name is scratch: a random model has to be trained whole; set adapt.train: full"
         )
-    reads_vectors = config.item_projection or config.head_asks is not None or config.soft_batch > 0
+    reads_vectors = (
+        config.item_projection
+        or config.head_asks is not None
+        or config.soft_batch > 0
+        or config.taught_batch > 0
+    )
     needs = ["prepare", "tokenize", *(["embed"] if reads_vectors else [])]
     wanted, stage = _trainable(config), run.stage("adapt", config, needs=needs)
     if stage.is_done():
@@ -73,7 +79,8 @@ def adapt(config: AdaptConfig, run: Run) -> None:
         prefix = None
         if config.soft_batch:
             prefix = new_phi(model, load_user_vectors(run), config.soft_bottleneck, config.seed)
-        curves = train_on_windows(config, model, builder, phrases, head, stage.checkpoint, prefix)
+        taught = _taught(config, run, model, dataset, report) if config.taught_batch else None
+        curves = train_on_windows(config, model, builder, phrases, head, stage.checkpoint, prefix, taught)
         reading = Reading(model.eval(), builder)
         save_adapted(model, folder)
         if prefix is not None:
@@ -100,6 +107,26 @@ def adapt(config: AdaptConfig, run: Run) -> None:
             f"adapt: {found['queries']} {name.replace('_', '-')} queries: {found['with_query']:.1%} of the first ten items carry their "
             f"words, {found['without_query']:.1%} without the query, {found['chance']:.1%} by chance"
         )
+
+
+def _taught(
+    config: AdaptConfig, run: Run, model: SidModel, dataset: Dataset, report: dict[str, Any]
+) -> TaughtRows:
+    """Rows that learn the retrievers' product, which validation weighs (and `report` says how)."""
+    whole = config.prompts.model_copy(update={"recent_items": config.window_items})
+    builder = prompt_builder(config.model_copy(update={"prompts": whole}), model, dataset)
+    teacher, events = teacher_of(run), validation_events(dataset, config.validation_instances, config.seed)
+    some = events[:: -(-len(events) // FITTED)]
+    nats = teacher.fit(dataset.block(some, dataset.exclude_seen), dataset.items[some])
+    report["taught_by"] = teacher.as_dict() | {"nats": nats, "instances": len(some)}
+    longest = config.prompts.recent_items if config.soft_items is None else config.soft_items
+    rows = TaughtRows(
+        dataset, builder, teacher, config.seed, config.taught_batch, config.taught_draws, longest, events
+    )
+    print(
+        f"adapt: {len(rows.requests):,} histories are taught by {', '.join(teacher.experts)} together ({nats:.2f} nats a target)"
+    )
+    return rows
 
 
 def _trainable(config: AdaptConfig) -> BackboneConfig:
@@ -131,6 +158,7 @@ def train_on_windows(
     head: torch.Tensor | None,
     checkpoint: Path,
     prefix: UserPrefix | None = None,
+    taught: TaughtRows | None = None,
 ) -> loop.Curves:
     """Train LoRA and rows on windows of FIT events and on words;
     the best validated state is left in the model (and in `prefix`).
@@ -168,6 +196,8 @@ def train_on_windows(
                 loss = loss + config.title_weight * text_loss(model, head, words.titles(index))
             if soft is not None and prefix is not None:
                 loss = loss + config.soft_weight * soft.loss(model, prefix, index)
+            if taught is not None:
+                loss = loss + config.taught_weight * taught.loss(model, prefix, index)
         return loss, sum(len(window.items) for window in windows)
 
     def validate() -> float:

@@ -62,6 +62,14 @@ class AdaptConfig(StageConfig):
     )  # the most items that such a row shows; null: prompts.recent_items
     soft_weight: float = Field(1.0, gt=0)
     soft_bottleneck: int = Field(142, ge=1)  # d_c of φ₀; Stage 2's φ starts from it where it has the same
+    # rows a step that learn the whole distribution of the retrievers' product at the ends of training histories, of which no retriever has
+    # seen what follows (llm.stage1.taught); 0: none. Their loss, a mean over rows, weighs `taught_weight` beside the windows'. Half of them
+    # stand behind a soft token where soft_batch is set
+    taught_batch: int = Field(0, ge=0)
+    taught_weight: float = Field(1.0, gt=0)
+    taught_draws: int = Field(
+        4, ge=1
+    )  # items drawn a row: the nodes on the way to them are asked below the root
     learning_rate: float = 1e-3  # of the LoRA, or of all weights (AdamW)
     rows_learning_rate: float = 5e-3  # of the semantic-ID rows, which start from nothing
     weight_decay: float = 0.01
@@ -84,6 +92,10 @@ class AdaptConfig(StageConfig):
             raise ValueError(
                 "items: vector and head: tokens do not go together: an item that is one position has no place "
                 "for the codes that the backbone would write; set head: depth, or items: codes"
+            )
+        if self.taught_batch and self.head != "depth":
+            raise ValueError(
+                "taught_batch is of the head over the levels; set head: depth, or taught_batch: 0"
             )
         if self.head_asks and self.head != "depth":
             raise ValueError("head_asks is of the head over the levels; set head: depth, or leave it out")

@@ -12,6 +12,7 @@ What a run was trained on stands in RUN and is read there by every stage; who an
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,15 @@ from recsys.artifacts.paths import RunError
 from recsys.artifacts.rewrite import to_disk, write_text_atomically
 
 FOLDER, POINTER, FACTS = "versions", "current.json", "version.json"
+ANSWERING = (
+    "prepare",
+    "embed",
+    "tokenize",
+    "adapt",
+    "personalize",
+    "align",
+    "combine",
+)  # stages that versions have
 SHARED = "live"  # what all versions have in common: the journal of feedback
 
 
@@ -94,6 +104,17 @@ def serving(path: Path) -> Path:
             f"as it is now: prelude refresh {path} --back-to 0, then prelude refresh {path} …"
         )
     return found
+
+
+def after_training(home: Path, stage: str) -> None:
+    """Have the run itself serve, where a stage that answers depend on was made again: its versions are of what it was before."""
+    if stage in ANSWERING and (home / FOLDER / POINTER).exists() and (now := pointer(home)).serves:
+        point(home, 0, ())
+        print(
+            f"{home}: stage '{stage}' was made again, so the run as it is trained now serves, and no more version {now.serves}, which was "
+            "refreshed from what it was before; refresh it again",
+            file=sys.stderr,
+        )
 
 
 def facts(folder: Path) -> dict[str, Any]:

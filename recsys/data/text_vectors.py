@@ -21,9 +21,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from recsys.elsewhere import Elsewhere, put
+from recsys.progress import Progress, no_loading_bars
 from recsys.training.devices import resolve_device
 
 Batches = Literal["listed", "alike"]
@@ -62,9 +62,10 @@ class TextEncoder:
         self._tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-        model = AutoModel.from_pretrained(
-            str(folder), local_files_only=True, dtype=torch.float32, trust_remote_code=False
-        )
+        with no_loading_bars():
+            model = AutoModel.from_pretrained(
+                str(folder), local_files_only=True, dtype=torch.float32, trust_remote_code=False
+            )
         self._model = model.to(device).eval().requires_grad_(False)
         self._folder = folder
         self.dim: int = model.config.hidden_size
@@ -125,7 +126,7 @@ class TextEncoder:
         names = [kept.name([texts[at] for at in unit]) for unit in units]
         left = [at for at, found in enumerate(kept.get(names)) if not _put(result, units[at], found)]
         groups = [[at] for at in left] if not alike else self._of_one_length(texts, left, alike)
-        bar = tqdm(total=len(texts), desc=label, unit="text", mininterval=1.0, disable=label is None)
+        bar = Progress(total=len(texts), desc=label, unit="text", mininterval=1.0, disable=label is None)
         bar.update(len(texts) - sum(len(units[at]) for at in left))
         places = [[row for at in group for row in units[at]] for group in groups]
         read = self.read_by([[texts[row] for row in rows] for rows in places])

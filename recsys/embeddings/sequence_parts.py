@@ -133,6 +133,14 @@ def load_users(run: Run, space: str) -> SequenceVectors:
     return load_sequence_vectors(weights, settings, space, unit_length=True)
 
 
+def load_user_logits(run: Run) -> SequenceVectors | None:
+    """The SASRec that learned from FIT alone, such that u(t) · items are its logits; None where the run trained none."""
+    if USERS not in run.read_json("embed", "embed.json"):
+        return None
+    weights, settings = (run.artifact("embed", f"{USERS}.{kind}") for kind in ("safetensors", "json"))
+    return load_sequence_vectors(weights, settings, USERS, unit_length=False)
+
+
 def load_sasrec(run: Run, dataset: Dataset, index: IndexKind = "auto") -> SasRecRetrieval:
     """The SASRec row: of RETRIEVAL, or of USERS where `embed.sasrec_row` shares it. Raises `RunError` where the run has none."""
     report = run.read_json("embed", "embed.json")

@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tqdm import tqdm
 
+from recsys.progress import Progress
 from recsys.training import distributed
 
 State = Mapping[str, torch.Tensor]
@@ -130,7 +130,7 @@ def fit(
     training = _Training(label, state, optimizer, step, checkpoint)
     training.load()
     start, saved_at, writes = training.index, time.monotonic(), distributed.is_main()
-    bar = tqdm(
+    bar = Progress(
         total=steps,
         initial=start,
         desc=label,
@@ -215,7 +215,7 @@ class _Training:
         self.pending.append(value)
         self.index += 1
 
-    def log(self, bar: tqdm) -> None:
+    def log(self, bar: Progress) -> None:
         """A row of the curve: the mean loss since the last one."""
         self.curves.losses.append((self.index, sum(self.pending) / len(self.pending)))
         loss, best = self.curves.losses[-1][1], self.curves.best_value

@@ -50,8 +50,17 @@ class KnownItems:
 
     @cached_property
     def unique(self) -> np.ndarray:
-        """The items, ascending and each once: one array for all requests that share the list."""
-        return np.unique(self.numbers)
+        """The items, ascending and each once: one array for all requests that share the list, which nobody may write to."""
+        found = np.unique(self.numbers)
+        found.flags.writeable = False
+        return found
+
+    def holds(self, items: np.ndarray) -> np.ndarray:
+        """Bool, the shape of `items`: which of them are in the list? By binary search."""
+        if not len(self.unique):
+            return np.zeros(np.shape(items), bool)
+        at = np.searchsorted(self.unique, items).clip(max=len(self.unique) - 1)
+        return self.unique[at] == items
 
     @property
     def ignored(self) -> Counted | None:

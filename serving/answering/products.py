@@ -65,6 +65,9 @@ class LikelyNodes:
     def scores(self, requests: Sequence[Request]) -> np.ndarray:
         return self.looked_at(requests)[0]
 
+    def context_tokens(self, requests: Sequence[Request]) -> float:
+        return self.generator.context_tokens(requests)
+
 
 class Products:
     """The products of a run whose stage `combine` is finished, as recommenders."""

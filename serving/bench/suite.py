@@ -15,10 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
+from recsys.progress import Progress
+from recsys.terminal import shown
 from serving.bench.case import Result
 
 CASES = {  # name: module and function; imported in the case's own process
@@ -37,6 +39,7 @@ CASES = {  # name: module and function; imported in the case's own process
     "stage1": ("steps", "stage1_step"),
     "stage2": ("steps", "stage2_step"),
     "forms": ("forms", "forms"),
+    "service": ("service.case", "under_load"),
     "updates": ("growth.updates", "updates"),
 }
 LIBRARIES = ("torch", "transformers", "torch-geometric", "vector-quantize-pytorch", "numpy")
@@ -49,7 +52,7 @@ def run_cases(names: Iterable[str], quick: bool) -> Iterator[Result]:
         if name not in CASES:
             raise ValueError(f"there is no case {name!r}; expected some of {', '.join(CASES)}")
     context = multiprocessing.get_context("spawn")
-    for name in tqdm(names, unit="case", desc="bench"):
+    for name in Progress(names, unit="case", desc="bench"):
         # a process of its own: neither memory nor threads of one case reach into the next
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             yield from pool.submit(_run, name, quick).result()
@@ -92,15 +95,20 @@ def _processor() -> str:
 
 
 def print_results(results: list[Result], console: Console) -> None:
-    table = Table(title="Ratios, measured in one run", show_lines=True)
-    for column in ("case", "against", "ours", "peer", "ratio (range)", "target", "what limits ours"):
-        table.add_column(column, overflow="fold")
+    """Five columns that fit 80, and below them what each case was held against, what limits it, and what else was measured."""
+    table = Table(title="Ratios, measured in one run", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("case", overflow="fold")
+    for column in ("ours", "peer", "ratio (range)", "target"):
+        table.add_column(column, justify="right", no_wrap=True)
     for result in results:
-        table.add_row(*cells(result), style=None if result.met else "red")
+        name, _, ours, peer, _, target, _ = cells(result)
+        low, high = result.spread
+        ratio = f"{result.ratio:.3g} ({low:.3g}–{high:.3g})"
+        table.add_row(shown(name), ours, peer, ratio, target, style=None if result.met else "red")
     console.print(table)
     for result in results:
-        if result.notes:
-            console.print(f"{result.name}: {_notes(result)}", highlight=False, style="dim")
+        said = f"{result.name}: against {result.peer}, {result.repeats} runs; limited by {result.limit}"
+        console.print(shown(said + (f"; {_notes(result)}" if result.notes else "")), highlight=False)
 
 
 def cells(result: Result) -> tuple[str, ...]:

@@ -58,6 +58,24 @@ def context(
 
 
 @analyses.command()
+def twins(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Finished runs: seeds of one configuration, and other splits of it.")
+    ],
+    instances: Annotated[int, typer.Option(help="Test and validation instances at most.")] = 4000,
+) -> None:
+    """Every row as others measure it too: seen items set aside or not, by item and by code, new items, cold users, calibration."""
+    found = []
+    for path in runs:
+        methods = _methods_of(path)
+        from serving.studies.twins import analyse_twins, print_twins
+
+        with methods.run.lock():
+            found.append(analyse_twins(methods, instances))
+    print_twins(found)
+
+
+@analyses.command()
 def p2p(
     run: RunPath,
     method: Annotated[str, typer.Option(help="Key of a P2P of the run.")] = "p2p",

@@ -48,6 +48,9 @@ def refresh(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
     ] = False,
+    for_whom: Annotated[
+        bool, typer.Option("--for-whom", help="Say to whom the newest items are recommended.")
+    ] = False,
     back: Annotated[bool, typer.Option("--back", help="Have the version before serve again.")] = False,
     back_to: Annotated[
         int | None, typer.Option(help="… or this one; 0 is the run as it was trained.")
@@ -98,6 +101,12 @@ def refresh(
         )
     else:
         _print(run, found, dry_run)
+    if for_whom and not dry_run:
+        from serving.answering.recommender import Recommender
+        from serving.refresh.audience import audience
+
+        for line in audience(Recommender.load(run)):
+            typer.echo(escaped(line))
     if found.refused:
         raise typer.Exit(1)
 

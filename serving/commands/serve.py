@@ -39,6 +39,15 @@ def serve(
         Path | None, typer.Option("--config", "-c", help="YAML of the service's settings.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; each loads the run.")] = 1,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(
+            metavar="local|ray", help="ray: Ray Serve, on this machine or the cluster of RAY_ADDRESS."
+        ),
+    ] = "local",
+    replicas: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Of --engine ray; each loads the run.")
+    ] = None,
 ) -> None:
     """Serve a finished run over HTTP: lists, events, users, named lists.
 
@@ -46,6 +55,7 @@ def serve(
     For other machines:  prelude keys runs/demo make --name shop --scope recommend --scope events
                          prelude serve runs/demo --host 0.0.0.0
     Several processes:   prelude serve runs/demo --workers 2 --state postgresql://prelude@db/prelude
+    Under Ray Serve:     prelude serve runs/demo --engine ray --replicas 4
 
     A call:              curl -s localhost:8000/v1/recommend -H 'Content-Type: application/json' \
 -d '{"user_id": "42", "n": 5}'
@@ -53,10 +63,14 @@ def serve(
     refuse_no_run(run)
     if config is not None and not config.is_file():
         raise ValueError(f"--config {config}: there is no such file")
+    if engine == "local" and replicas is not None:
+        raise ValueError("--replicas are of --engine ray; of --engine local there are --workers")
+    if engine == "ray" and workers != 1:
+        raise ValueError("--workers are of --engine local; of --engine ray there are --replicas")
     needs_extra()
     from serving.service.listen import serve as listen
 
-    listen(run, host, port, state, config, workers)
+    listen(run, host, port, state, config, workers, (replicas or 1) if engine == "ray" else None)
 
 
 def keys(

@@ -126,6 +126,10 @@ neighbours, scores. With --data, the data instead."""
 
     print_quality(opened.read_json("tokenize", "quality.json"))
     print_scores(scores_of(opened))
+    from serving.refresh.health import ids_told
+
+    for sentence in ids_told(opened):
+        typer.echo(terminal.escaped(sentence))
 
 
 def adapt(run: RunPath, config: ConfigPath = None, set_: Changes = None) -> None:
@@ -161,12 +165,13 @@ def status(run: RunPath) -> None:
 else of them, and what answers by default."""
     from recsys.run import Run
     from serving.answering.defaults import default_sentences
+    from serving.refresh.health import versions_told
     from serving.stages.state import print_differences, print_timings
 
     opened = Run.open(run)
     print_timings(opened, Console())
     print_differences(opened, Console())
-    for sentence in default_sentences(opened):
+    for sentence in (*default_sentences(opened), *versions_told(opened)):
         typer.echo(terminal.escaped(sentence))
 
 

@@ -1,4 +1,4 @@
-"""`prelude task`: run a personalized text task from a config, into a run directory of its own."""
+"""The commands of texts: `prelude task` and `prelude summarize`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from recsys.terminal import escaped
+from serving.commands.options import RunPath, refuse_no_run
 
 
 def task(
@@ -30,3 +33,19 @@ def task(
     changes = [*([f"data.path={str(data)!r}"] if data is not None else []), *(set_ or [])]
     base = Run(run).read_config() if config is None and (run / "config.yaml").exists() else None
     run_task(validated(TextTaskConfig, *read_values(config, changes, base)), Run.create(run))
+
+
+def summarize(
+    run: RunPath,
+    out: Annotated[Path, typer.Option(help="Parquet file to write: user_id, timestamp, summary.")],
+    model: Annotated[
+        str, typer.Option(help="smollm2, a folder or a hub name: a model that follows instructions.")
+    ] = "smollm2",
+    titles: Annotated[int, typer.Option(help="Titles that the model is told, the latest ones.")] = 12,
+    tokens: Annotated[int, typer.Option(help="Longest summary, in tokens.")] = 40,
+) -> None:
+    """Have a language model describe every user in a sentence, for PAG and P2P. A killed call goes on."""
+    refuse_no_run(run)
+    from serving.studies import summaries
+
+    typer.echo(escaped(summaries.summarize(run, out, model, titles, tokens)))

@@ -113,7 +113,7 @@ def _interval(one: Value) -> str:
 def _arms(
     state: Any, name: str, rewarded: tuple[str, ...], since: float, until: float, as_json: bool
 ) -> None:
-    from serving.value.arms import compare_arms
+    from serving.state.arms import compare_arms
 
     report = compare_arms(state, name, rewarded, since, until)
     if as_json:

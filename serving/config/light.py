@@ -20,6 +20,7 @@ from recsys.engagement.config import EngagementConfig
 from semantic_ids.config import TokenizeConfig
 from serving.config.combine import CombineConfig
 from serving.config.music import MusicConfig
+from serving.config.track import TrackConfig
 
 
 class ExampleConfig(StageConfig):
@@ -51,6 +52,8 @@ class LightConfig(StageConfig):
     online: OnlineConfig = OnlineConfig()
     drift: DriftConfig = DriftConfig()
     example: ExampleConfig = ExampleConfig()
+    # tensorboard, mlflow or wandb, or {to, folder, project}: curves and final figures go there too; null: nowhere
+    track: TrackConfig | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -42,8 +42,8 @@ class RayEngine:
             return
         import ray
 
-        with _cluster(self.wanted):
-            self.workers = min(self._room(), len(tasks))
+        with cluster(self.wanted):
+            self.workers = min(self.room(), len(tasks))
             _quiet()
             items = [{"task": json.dumps(task)} for task in tasks]
             done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -60,7 +60,8 @@ class RayEngine:
             except ray.exceptions.RayError as error:
                 raise EngineError(_reason(error)) from error
 
-    def _room(self) -> int:
+    def room(self) -> int:
+        """How many workers: as wanted, or as many as the cluster has room for. Raises `ValueError` where it has not."""
         import ray
 
         has = ray.cluster_resources()
@@ -142,7 +143,7 @@ def _tries(workers: int) -> Any:
 
 
 @contextlib.contextmanager
-def _cluster(workers: int | None) -> Iterator[None]:
+def cluster(workers: int | None) -> Iterator[None]:
     """The cluster that this process is connected to, that of RAY_ADDRESS,
     or one of its own until the job ends.
     """

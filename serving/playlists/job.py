@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from recsys.artifacts.paths import inside
 from recsys.artifacts.rewrite import write_text_atomically
+from recsys.progress import Progress
 from recsys.run import Run
 from serving.engines.base import Engine, Work
 from serving.playlists.close import check_and_count, peaks
@@ -134,9 +134,9 @@ class _Job:
             for part, first in enumerate(range(0, rows, self.part)):
                 yield (shard, part), min(self.part, rows - first)
 
-    def _bar(self, what: str, unit: str, total: int, done: int = 0) -> tqdm:
+    def _bar(self, what: str, unit: str, total: int, done: int = 0) -> Progress:
         """Progress with rate and time left."""
-        return tqdm(
+        return Progress(
             total=total,
             initial=done,
             unit=unit,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -84,16 +84,17 @@ def between(before: Catalogue, today: Catalogue, titled: bool, absent: Absent) -
     rows = np.flatnonzero(known)  # of today's, that were known
     items = place.drop_null().to_numpy().astype(np.int64)  # their integers
     fresh = np.flatnonzero(~known)
+    theirs_at, fresh_at = rows.tolist(), fresh.tolist()
     n = len(before)
     different = np.zeros(len(rows), bool)
     titles = list(before.titles)
     if titled:
-        different |= _differ([titles[item] for item in items], [today.titles[row] for row in rows])
+        different |= _differ([titles[item] for item in items], [today.titles[row] for row in theirs_at])
     columns: dict[str, list[Any]] = {}
     for name, values in before.columns.items():
         columns[name] = list(values)
         if name in today.columns:
-            theirs = [today.columns[name][row] for row in rows]
+            theirs = [today.columns[name][row] for row in theirs_at]
             different |= _differ(
                 ["\x1f".join(columns[name][item]) for item in items], ["\x1f".join(one) for one in theirs]
             )
@@ -104,9 +105,9 @@ def between(before: Catalogue, today: Catalogue, titled: bool, absent: Absent) -
         for name in columns:
             if name in today.columns:
                 columns[name][item] = today.columns[name][row]
-    titles += [today.titles[row] for row in fresh]
+    titles += [today.titles[row] for row in fresh_at]
     for name, values in columns.items():
-        values += [today.columns[name][row] if name in today.columns else [] for row in fresh]
+        values += [today.columns[name][row] if name in today.columns else [] for row in fresh_at]
     gone = np.zeros(n + len(fresh), bool)
     gone[before.retired] = True
     was = gone.copy()
@@ -134,7 +135,7 @@ def between(before: Catalogue, today: Catalogue, titled: bool, absent: Absent) -
     )
 
 
-def _texts(values: Sequence[str]) -> pa.Array:
+def _texts(values: Iterable[str]) -> pa.Array:
     return pa.array(list(values), pa.string())
 
 

@@ -90,6 +90,8 @@ def refresh(
     home = Run.open(Run.open(run).home)
     given = dict(zip(INPUTS, (items, events, user_embeddings, item_embeddings), strict=True))
     files = {name: Path(path) for name, path in given.items() if path is not None}
+    if home.exported():
+        raise RunError(f"{home.path} was exported; refresh the run that it comes from, and export that again")
     if not files:
         raise ValueError(
             "nothing to refresh from: give --items, --events, --user-embeddings or --item-embeddings"
@@ -190,6 +192,7 @@ class _Night:
         started = time.monotonic()
         config = config_of(draft.parent)
         changes, coded, brought = self._build(draft, config)
+        before = versions.facts(draft.parent.path)["since_training"] if now.serves else {}
         facts: dict[str, Any] = {
             "made_from": made,
             "parent": now.serves,
@@ -199,7 +202,11 @@ class _Night:
             "changes": changes.counts(),
             "coded": coded.facts,
             "embeddings": brought.facts,
+            "since_training": {
+                name: coded.facts[name] + before.get(name, 0) for name in ("coded", "not_their_own_codes")
+            },
             "table": coded.table.all_hash(),
+            "table_items": coded.table.n_items,
         }
         number = max(versions.numbers(self.home.path), default=0) + 1
         verdict = self._judge(draft, changes, coded, facts, number)

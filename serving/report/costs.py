@@ -23,7 +23,7 @@ def cost_pictures(costs: dict[str, Any]) -> list[tuple[str, str, bytes | None]]:
     """
     alike: dict[tuple[float, float], list[str]] = {}
     for name, row in costs["rows"].items():
-        if row["per_user_parameters"] or row["shared_parameters"]:
+        if row["shared_parameters"] is not None and (row["per_user_parameters"] or row["shared_parameters"]):
             alike.setdefault((row["per_user_parameters"], row["shared_parameters"]), []).append(name)
     panels = {
         "this run": {" = ".join(names[:2]) + " …" * (len(names) > 2): pair for pair, names in alike.items()},

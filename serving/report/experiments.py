@@ -1,6 +1,8 @@
-"""Pictures of a run's experiments (`online`, `drift`, `analyse p2p`, `attention`), for its report."""
+"""Pictures of a run's experiments (`online`, `drift`, `audit`, `analyse`, `attention`), for its report."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 
@@ -8,21 +10,36 @@ from llm.methods.tap_per import TapPerConfig
 from recsys.data.splits import TEST
 from recsys.run import Run
 from serving.answering.recommender import Recommender
+from serving.config.run import load_config
 from serving.report.attention import attention_of
 
-# where each experiment writes -> its heading in the report, and what the reader must know
+# the pictures of each experiment -> its heading in the report, and what the reader must know; a picture is of the first that it fits
 EXPERIMENTS = {
-    "online": (
+    "online/*": (
         "TAP-PER online",
         "Streamed feedback in chunks, each predicted before it is absorbed; 95 % intervals over users. "
         "Figures: online/online.json.",
     ),
-    "drift": (
+    "drift/*": (
         "E2P over time",
         "φ stays frozen while embeddings go on: stale, refreshed, and of a retrained GNN with and without "
         "alignment; 95 % intervals over users. Figures: drift/drift.json.",
     ),
-    "analyses/*": (
+    "analyses/audit/*": (
+        "Beyond accuracy",
+        "What the lists do to people and to the catalogue; 95 % intervals over people. Figures, groups and definitions: "
+        "analyses/audit/audit.json and docs/audit.md.",
+    ),
+    "analyses/loop/*": (
+        "The feedback loop",
+        "Simulated people choose from the lists, and the run learns from it; 95 % intervals over seeds. Figures and the choice model: "
+        "analyses/loop/loop.json.",
+    ),
+    "analyses/context-*/*": (
+        "What a vector is worth",
+        "Expected hit-rate by items shown, with a user's own vector, another's and none. Figures: analyses/context-*/context.json.",
+    ),
+    "analyses/*/*": (
         "P2P's analyses",
         "Profiles at test time of one trained hypernetwork. Figures: analyses/*/p2p.json.",
     ),
@@ -36,12 +53,12 @@ LEAST_RECORDS = 20  # of the user whose attention is shown, where somebody has t
 
 def experiment_pictures(run: Run) -> list[tuple[str, str, bytes | None]]:
     """(heading, caption, PNG) of every picture there is."""
-    left = [
-        (f"{heading}: {picture.stem.replace('_', ' ')}", caption, picture.read_bytes())
-        for place, (heading, caption) in EXPERIMENTS.items()
-        for picture in sorted(run.path.glob(f"{place}/*.png"))
-    ]
-    return [*left, ("What P_q attends to", ATTENTION_CAPTION, attention_picture(run))]
+    left: dict[Path, tuple[str, str, bytes | None]] = {}
+    for place, (heading, caption) in EXPERIMENTS.items():
+        for picture in sorted(run.path.glob(f"{place}.png")):
+            title = f"{heading}: {picture.stem.replace('_', ' ')}"
+            left.setdefault(picture, (title, caption, picture.read_bytes()))
+    return [*left.values(), ("What P_q attends to", ATTENTION_CAPTION, attention_picture(run))]
 
 
 def attention_picture(run: Run) -> bytes | None:
@@ -50,12 +67,14 @@ def attention_picture(run: Run) -> bytes | None:
     """
     if not (run.path / "config.yaml").exists():  # stages called one by one, from Python
         return None
-    service = Recommender.load(run.path)
-    trained = service.methods.config.personalize.methods
+    trained = load_config(None, base=run.read_config()).personalize.methods
     method = next((one for one in trained if isinstance(one, TapPerConfig) and one.records), None)
+    if method is None:  # known before anything is loaded
+        return None
+    service = Recommender.load(run.path)
     data = service.methods.dataset
     users = data.users[data.events(TEST)]
-    if method is None or not len(users):
+    if not len(users):
         return None
     lengths = data.offsets[users + 1] - data.offsets[users]
     user = int(users[np.argmax(np.minimum(lengths, LEAST_RECORDS))])

@@ -8,7 +8,17 @@ from typing import Any
 from evaluation.engagement.tables import describe_predictor, predictor_tables
 from evaluation.music.table import describe_music, music_tables
 from evaluation.report.report import Section
-from evaluation.report.tables import Column, TitledTable, number, rate, text
+from evaluation.report.tables import (
+    Column,
+    TitledTable,
+    number,
+    p_value,
+    percent,
+    rate,
+    signed,
+    signed_interval,
+    text,
+)
 from recsys.run import Run
 
 RELIABILITY_CAPTION = (
@@ -41,7 +51,43 @@ def music_sections(run: Run) -> list[Section]:
         )
         if (run.path / "music" / name).exists()
     ]
-    return [Section("Playlists for queries", sentences, tables, pictures)]
+    lead = [
+        *music_sentences(table),
+        "No person was asked: a predictor stands in for them, and its own quality is told below.",
+    ]
+    return [Section("Playlists for queries", sentences, tables, pictures, lead)]
+
+
+def five_music_columns(table: Mapping[str, Any]) -> TitledTable:
+    """What the terminal shows of the music table."""
+
+    def of(key: str, show: Callable[[Any], str]) -> Callable[[Any], str]:
+        return lambda figure: show(None if figure is None else figure.get(key))
+
+    columns: list[Column] = [
+        ("Row", "name", text),
+        ("engaged", "engagement", of("value", rate)),
+        ("against", "engagement", of("relative_pct", percent)),
+        ("p", "engagement", of("p_holm", p_value)),
+        ("affinity", "affinity", of("value", rate)),
+    ]
+    title = f"Playlists for queries: predicted engagement, against {table['baseline']}, p by Holm"
+    return title, columns, table["rows"]
+
+
+def music_sentences(table: Mapping[str, Any]) -> list[str]:
+    """The comparisons named before the run, and whether they are shown."""
+    said = []
+    for one in table["primary"]:
+        bounds, p = one["difference_ci95"], one["p_holm"]
+        told = "not tested"
+        if bounds is not None and p is not None:
+            told = "shown" if p < 0.05 and not bounds[0] <= 0 <= bounds[1] else "not shown"
+        said.append(
+            f"{one['a']} against {one['b']}: predicted engagement {signed(one['difference'])} "
+            f"({signed_interval(bounds)}, p {p_value(p)}), {told}."
+        )
+    return said
 
 
 def _how(table: Mapping[str, Any]) -> list[str]:

@@ -10,21 +10,22 @@ import numpy as np
 from rich.console import Console
 
 from evaluation.report.data_card import HEADING, card_sentences, card_tables
-from evaluation.report.report import Section, print_table, print_tables, write_report
+from evaluation.report.report import Section, write_report
+from evaluation.report.terminal import print_folded, print_table
 from evaluation.table.results import Results
-from recsys import terminal
 from recsys.run import Run
-from serving.answering.defaults import default_sentences
+from recsys.terminal import shown
+from serving.answering.defaults import default_sentences, of_evaluate
 from serving.report.choices import choice_sections
 from serving.report.costs import cost_pictures
 from serving.report.experiments import experiment_pictures
-from serving.report.music import music_sections
+from serving.report.music import five_music_columns, music_sections, music_sentences
+from serving.report.people import people_section
 from serving.stages.names import COMBINED_STAGES, PLAYLIST_STAGES
 
 
-def publish(run: Run, results: Results) -> None:
-    """Write `results.json` with what the methods cost at the top of the run, `report.html` beside it,
-    and print the table.
+def publish(run: Run, results: Results, tells: bool = True) -> None:
+    """Write `results.json` with what the methods cost at the top of the run, `report.html` beside it, and print the verdict, if it `tells`.
 
     Costs are timings, so they are kept apart from the figures until here:
     those are the same bytes whenever they are made.
@@ -32,15 +33,32 @@ def publish(run: Run, results: Results) -> None:
     results = with_costs(run, results)
     results.write(run.path / "results.json")
     write_run_report(run, results)
-    print_table(results)
+    if tells:
+        tell(run)
+
+
+def tell(run: Run, console: Console | None = None) -> None:
+    """Print the verdict of a run's results.json, its table, and what answers by default."""
+    console = console or Console()
+    print_table(Results.read(run.path / "results.json"), console)
     for sentence in default_sentences(run):
-        print(terminal.escaped(sentence))
+        console.print(shown(sentence), highlight=False)
 
 
 def with_costs(run: Run, results: Results) -> Results:
-    """The figures, with what each method costs in its row."""
+    """The figures, with what each method costs in its row, and what a query changes."""
     costs = run.read_json("evaluate", "costs.json")["rows"]
-    return replace(results, rows=[row | costs.get(row["name"], {}) for row in results.rows])
+    rows = [row | costs.get(row["name"], {}) for row in results.rows]
+    return replace(results, rows=rows, queries=of_evaluate(run, "queries.json") or {})
+
+
+def remake(run: Run) -> None:
+    """Write `results.json` and `report.html` of an evaluated run again, and print the verdict. Raises `ValueError` for a run that is not evaluated."""
+    if run.record("evaluate") is None:
+        raise ValueError(
+            f"{run.path} is not evaluated, so there is nothing to report; prelude evaluate {run.path}"
+        )
+    publish(run, Results.read(run.artifact("evaluate", "results.json")))
 
 
 def write_run_report(run: Run, results: Results) -> None:
@@ -73,13 +91,17 @@ def write_run_report(run: Run, results: Results) -> None:
         [*cost_pictures(run.read_json("evaluate", "costs.json")), *experiment_pictures(run)],
         [*choice_sections(run), *music_sections(run)],
         Section(HEADING, card_sentences(prepared), card_tables(prepared, embedded)),
+        people_section(of_evaluate(run, "people.json")),
     )
 
 
 def publish_music(run: Run, found: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the table and the predictor's quality, and draw the run's report again."""
-    section = music_sections(run)[0]
-    print_tables(section.tables, section.sentences, console or Console())
+    """Print the music table's five columns and the comparisons named before the run, and draw the run's report again."""
+    console = console or Console()
+    print_folded(console, *five_music_columns(found["table"]))
+    where = run.path / ("report.html" if run.record("evaluate") is not None else "music/music.json")
+    for line in [*music_sentences(found["table"]), f"All tables, and how good the predictor is: {where}"]:
+        console.print(shown(line), highlight=False)
     if run.record("evaluate") is not None:
         results = Results.read(run.artifact("evaluate", "results.json"))
         write_run_report(run, with_costs(run, results))

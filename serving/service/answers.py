@@ -198,7 +198,9 @@ def _told(
         for item, score in zip(items, ranked.scores.tolist(), strict=True)
     ]
     shown = ShownList(ready.ask.id, user_id, time.time(), ready.ask.arm, recommender.name, path, asked, rows)
-    legal = ready.request.available(ranked.items)
+    legal = ~np.isin(ranked.items, ready.request.exclude)
+    if ready.asked.allowed is not None:
+        legal &= ready.asked.allowed.holds(ranked.items)
     return Answered(
         shown,
         [catalogue.titles[item] for item in items],

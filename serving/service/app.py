@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -23,7 +21,6 @@ from serving.service.settings import load_settings
 
 LOG = logging.getLogger("prelude.service")
 ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
-GIVEN = "PRELUDE_SERVICE"  # where a worker finds what `prelude serve` was given
 
 
 @dataclass(frozen=True)
@@ -63,16 +60,6 @@ class Counted:
             self.metrics.latency.labels(route, method).observe(seconds)
             self.metrics.answers.labels(route, status).inc()
             LOG.info("%s %s %d %.1f ms", scope["method"], route, status, 1000 * seconds)
-
-
-def from_environment() -> FastAPI:
-    """The app of a worker: uvicorn's factory."""
-    return create_app(Given(**json.loads(os.environ[GIVEN])))
-
-
-def to_environment(given: Given) -> None:
-    """For workers of this process."""
-    os.environ[GIVEN] = json.dumps(asdict(given))
 
 
 def create_app(given: Given) -> FastAPI:

@@ -48,6 +48,11 @@ class Batches:
         self._thread.start()
 
     @property
+    def is_alive(self) -> bool:
+        """Is there the thread that has the model?"""
+        return self._thread.is_alive()
+
+    @property
     def waiting(self) -> int:
         """How many requests are in the line."""
         return self._line.qsize()

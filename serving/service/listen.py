@@ -6,26 +6,35 @@ import logging
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from recsys.run import Run
 from serving.service.access import is_loopback
-from serving.service.app import Given, create_app, to_environment
 from serving.service.settings import load_settings
 from serving.state.keys import all_keys
 from serving.state.place import url_of
-from serving.state.store import State
+from serving.state.store import State, sqlite_url
 
 
-def serve(run: Path, host: str, port: int, state: str | None, config: Path | None, workers: int) -> None:
-    """Listen until stopped.
+def serve(
+    run: Path,
+    host: str,
+    port: int,
+    state: str | None,
+    config: Path | None,
+    workers: int = 1,
+    replicas: int | None = None,
+) -> None:
+    """Listen until stopped: with `workers` processes, or with `replicas` of Ray Serve.
 
     Raises `RunError` for what is no run, `ValueError` for an address that is not loopback while there is no
     key, and for settings that mean nothing.
     """
     Run.open(run)
-    load_settings(config)
+    settings = load_settings(config)
     url = state or url_of(run)
     opened = State(url)
     keys = all_keys(opened)
@@ -36,11 +45,8 @@ def serve(run: Path, host: str, port: int, state: str | None, config: Path | Non
             f"--host {host} can be reached from other machines, and no key was made; "
             f"make one first: prelude keys {run} make --name NAME --scope recommend"
         )
-    given = Given(str(run), url, str(config) if config else None, loopback)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    options = {
-        "host": host,
-        "port": port,
+    options: dict[str, Any] = {
         "access_log": False,
         "server_header": False,
         "log_level": "warning",
@@ -51,10 +57,37 @@ def serve(run: Path, host: str, port: int, state: str | None, config: Path | Non
         "h11_max_incomplete_event_size": 64 << 10,
     }
     logging.getLogger("prelude.service").info("http://%s:%d serves %s", host, port, run)
-    if workers == 1:
-        uvicorn.run(create_app(given), **options)  # type: ignore[arg-type]
+    given: dict[str, Any] = {
+        "run": str(run),
+        "state": url,
+        "config": str(config) if config else None,
+        "loopback": loopback,
+    }
+    if replicas is not None:
+        from serving.service.ray_serve import serve_by_ray
+
+        given |= {name: str(Path(given[name]).resolve()) for name in ("run", "config") if given[name]}
+        if url.startswith("sqlite:///"):  # replicas start elsewhere
+            given["state"] = sqlite_url(Path(url.removeprefix("sqlite:///")).resolve())
+        serve_by_ray(given, replicas, host, port, settings.most_waiting)
         return
-    to_environment(given)
+    if workers == 1:
+        uvicorn.run(_app(given), host=host, port=port, **options)
+        return
     with tempfile.TemporaryDirectory(prefix="prelude-metrics-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        uvicorn.run("serving.service.app:from_environment", factory=True, workers=workers, **options)  # type: ignore[arg-type]
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # before anything counts
+        import serving.service.app  # noqa: F401  # once, for all workers
+        from serving.service.workers import bound, serve_by
+
+        with bound(host, port) as listening:
+            serve_by(
+                workers,
+                listening,
+                lambda one: uvicorn.Server(uvicorn.Config(_app(given), **options)).run([one]),
+            )
+
+
+def _app(given: dict[str, Any]) -> FastAPI:
+    from serving.service.app import Given, create_app
+
+    return create_app(Given(**given))

@@ -11,10 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from recsys.door.times import one_moment
+from recsys.embeddings.embed import load_conditioning_items
 from recsys.run import Run
 from serving.answering.kept.trained_rows import key_of
 from serving.answering.known import KnownItems, checked_id, known_items, known_user
@@ -30,13 +33,22 @@ from serving.state.store import State
 MOST_MINE = 100_000  # events whose coming is waited for
 
 
+class Before(NamedTuple):
+    """The run that was served before: its name, and against it (id, title) of items that are new or have other codes."""
+
+    name: str
+    new: list[tuple[str, str]]
+    moved: list[tuple[str, str]]
+    gone: int
+
+
 class Served:
     """One run, loaded, and the state on top of it. One thread at a time may ask it (`serving.service.batches`)."""
 
     def __init__(self, run: Path, state: State, settings: ServiceConfig, until: int | None = None):
         """`until`: read events up to that one; default: all. Raises `RunError` for an unknown or broken run."""
         self.path, self.state, self.settings = run, state, settings
-        opened = Run.open(run)
+        opened = Run.serving(run)
         self.recommender = Recommender(
             Methods(opened, config_of(opened)), state=state, taken=tuple(settings.taken)
         )
@@ -48,6 +60,7 @@ class Served:
         self.change = last_change(state)  # up to which change is read
         # people are gone ("") or the run is another (its name): it is loaded again before anything is answered
         self.outdated: str | None = None
+        self.before: Before | None = None  # how items differ from those of the run that was served before
         self._lists: dict[str, KnownItems] = {}
         # ids of events that this process took in, and those of them that rows of P_u have not learned: user id, user, item, time
         self.mine: set[str] = set()
@@ -64,9 +77,35 @@ class Served:
         return self.recommender.live.seq
 
     @cached_property
+    def conditioning_items(self) -> np.ndarray:
+        """Vectors of items of length 1 in the space of users' vectors, [N, d]."""
+        vectors = load_conditioning_items(self.methods.run)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+
+    @cached_property
     def state_key(self) -> str:
         """What trained rows of P_u are of."""
         return key_of(self.methods.run, self.methods.config.online.method)
+
+    def codes(self) -> np.ndarray:
+        """The codes of every item, [N, L]."""
+        trie = self.methods.model.trie
+        return trie.codes(trie.path(torch.arange(len(self.data.catalogue)))).cpu().numpy()
+
+    def compare_to(self, other: Served) -> None:
+        """Keep how items differ from those of the run that was served before."""
+        ours, theirs = self.data.catalogue, other.data.catalogue
+        mine, old = self.codes(), other.codes()
+        there = np.array([-1 if (at := theirs.number(id_)) is None else at for id_ in ours.item_ids])
+        moved = there >= 0
+        if mine.shape[1] == old.shape[1]:
+            moved = moved & (mine != old[there]).any(axis=1)
+
+        def named(which: np.ndarray) -> list[tuple[str, str]]:
+            return [(str(ours.item_ids[at]), ours.titles[at]) for at in np.flatnonzero(which).tolist()]
+
+        gone = len(theirs) - int((there >= 0).sum())
+        self.before = Before(other.path.name, named(there < 0), named(moved), gone)
 
     def catch_up(self, until: int | None = None) -> None:
         """See what this or another process has stored since (`until`: up to that event)."""
@@ -149,6 +188,8 @@ class Served:
                 event, item = kept.event, self.data.catalogue.number(kept.event.item_id)
                 if item is None or event.event_id not in self.mine or event.type not in self.settings.taken:
                     continue
+                if item >= (self.data.catalogue.n_trained or len(self.data.catalogue)):
+                    continue  # the generator can be asked for no newcomer
                 user = self.histories.user_index(event.user_id)
                 if event.user_id not in held:
                     items, times = ((), ()) if user is None else self.histories.events(user)

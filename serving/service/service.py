@@ -158,6 +158,8 @@ class Service:
             ):
                 if isinstance(answer, Exception):
                     raise answer
+            if path != self.run:
+                served.compare_to(self.served)
             return served
 
     def held(self, user_id: str) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from evaluation.product import Differences, Weights, remainder
 from evaluation.softmax import LastScores, Scorer
@@ -29,6 +28,7 @@ from llm.decoding.whole_catalogue import inner_nodes
 from llm.stage1.adapt import validation_events
 from recsys.embeddings.retrieval import retrieval_hits
 from recsys.embeddings.user_vectors import HistoryVectors
+from recsys.progress import Progress
 from recsys.recommender import Request
 from recsys.run import Run
 from recsys.seeds import rng
@@ -73,7 +73,7 @@ def combine(config: RunConfig, run: Run, quiet: bool = False) -> None:
         scores.mkdir(parents=True)
         asked = Differences(scores, requests, targets, data.n_items)
         of_experts = [asked.add(expert.scorer) for expert in experts]
-        for name, generator in tqdm(
+        for name, generator in Progress(
             _generators(methods, settings), desc="combine", disable=quiet, unit="product"
         ):
             scorer = generator if generator is None or width is None else LikelyNodes(generator, width)

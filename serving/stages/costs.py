@@ -9,29 +9,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from evaluation.softmax import SoftmaxOver
 from llm.decoding.recommender import SidRecommender
 from llm.methods.base import MethodConfig
 from llm.prompts.reading import Reading
 from recsys.data.dataset import Dataset
 from recsys.data.splits import PERSONALIZE
-from recsys.recommender import Request
+from recsys.progress import Progress
+from recsys.recommender import Recommender, Request
 from recsys.seeds import rng
 from serving.answering.methods import Methods
+from serving.answering.requests import answer
+from serving.answering.untrained import BASELINES
+from serving.config.combine import ALONE, PRODUCT
 
 ADMITTED, ASKED = 5, 6  # users whose admission is timed; requests whose latency is
+LISTED, TIMED = 10, 5  # items of a timed single request, timed requests
 LENGTHS = (5, 20, 50, 100, 200, 500)  # events of a new user, in the plot of time against history
 
 
 def measure_costs(methods: Methods, requests: Sequence[Request], quiet: bool = False) -> dict[str, Any]:
-    """`rows`: row name -> per_user_parameters, shared_parameters, seconds_to_admit, latency_ratio (medians).
+    """`rows`: row name -> per_user_parameters, shared_parameters, seconds_to_admit, latency_ratio (medians), and latency_ms, of a single
+    request for ten items (None: not measured; a baseline keeps nothing of a user beside the history, a product what its generator keeps).
 
     `admission`: `lengths`, and row name -> seconds to admit a user with that many
     events (None where nobody has them).
@@ -41,7 +48,7 @@ def measure_costs(methods: Methods, requests: Sequence[Request], quiet: bool = F
     rows = {"No Context": _row(0, 0, 0.0, 1.0)}
     curves: dict[str, list[float | None]] = {}
     admitted, by_length = _users(methods, ADMITTED), [_users(methods, 1, least) for least in LENGTHS]
-    for method in tqdm(methods.config.personalize.methods, desc="costs", disable=quiet, unit="method"):
+    for method in Progress(methods.config.personalize.methods, desc="costs", disable=quiet, unit="method"):
         reading = methods.reading(method.key)
         ratio = _latency_ratio(methods.recommender(method.name, reading), base, some)
         seconds = [admission_seconds(methods, method, reading, user) for user in admitted]
@@ -52,15 +59,49 @@ def measure_costs(methods: Methods, requests: Sequence[Request], quiet: bool = F
             admission_seconds(methods, method, reading, users[0], least) if users else None
             for least, users in zip(LENGTHS, by_length, strict=True)
         ]
+    for key in _answering(methods):
+        name, generator = (
+            methods.name(key),
+            methods.name(key.removesuffix(PRODUCT)) if _has_generator(methods, key) else None,
+        )
+        kept = 0 if generator is None else rows.get(generator, {}).get("per_user_parameters")
+        row = rows.setdefault(name, _row(kept, None, None, None))
+        row["latency_ms"] = 1000 * single_seconds(methods.build(key), list(requests[: TIMED + 1]))
     return {"rows": rows, "admission": {"lengths": LENGTHS, "seconds": curves}}
 
 
-def _row(per_user: int, shared: int, seconds: float | None, ratio: float) -> dict[str, Any]:
+def _answering(methods: Methods) -> list[str]:
+    """Keys of the rows of the table that answer by themselves: all but softmaxes and controls."""
+    words = [] if methods.products is None else methods.products.for_queries()
+    rows = [key for key in methods.available() if key not in BASELINES or BASELINES[key].trained is not None]
+    return [key for key in rows if key not in words]
+
+
+def _has_generator(methods: Methods, key: str) -> bool:
+    return key in methods.product_names and key != ALONE
+
+
+def single_seconds(one: Recommender, requests: Sequence[Request]) -> float:
+    """Median of single requests for ten items, the first of which is not counted: it loads what is loaded once."""
+    taken = []
+    for request in requests[: TIMED + 1]:
+        started = time.perf_counter()
+        answer(one, [replace(request)], LISTED)  # a copy: nothing of it is kept from before
+        taken.append(time.perf_counter() - started)
+    if isinstance(one, SoftmaxOver):
+        one.forget()
+    return median(taken[1:] or taken)
+
+
+def _row(
+    per_user: int | None, shared: int | None, seconds: float | None, ratio: float | None
+) -> dict[str, Any]:
     return {
         "per_user_parameters": per_user,
         "shared_parameters": shared,
         "seconds_to_admit": seconds,
         "latency_ratio": ratio,
+        "latency_ms": None,
     }
 
 

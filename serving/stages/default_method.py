@@ -7,27 +7,24 @@ that `recommend` returns, each method's on the same instances. Of generative row
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import replace
-from statistics import median
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from evaluation.metrics import ndcg_at_k, pad_lists
-from evaluation.softmax import SoftmaxOver
 from evaluation.table.rows import Row
 from llm.stage1.adapt import validation_events
+from recsys.progress import Progress
 from recsys.recommender import Recommender, Request
 from serving.answering.defaults import FOR_WORDS, reads_queries
 from serving.answering.methods import Methods
 from serving.answering.queries import as_nobody, asked_about
 from serving.answering.requests import answer
 from serving.answering.untrained import BASELINES, NO_CONTEXT
+from serving.stages.costs import single_seconds
 
-DEPTH, LISTED, TIMED = 30, 10, 5  # items measured, items of a timed request, timed requests
+DEPTH = 30  # items measured
 GENERATORS = 2  # generative rows that are asked
 MEASURE = f"NDCG@{DEPTH}"
 
@@ -45,10 +42,10 @@ def choose_default(methods: Methods, rows: Sequence[Row], quiet: bool = False) -
         "cold with a query": (as_nobody(asked), wanted),
     }
     built = {key: methods.build(key) for key in _candidates(methods, rows)}
-    seconds = {key: _seconds(one, plain) for key, one in built.items()}
+    seconds = {key: single_seconds(one, plain) for key, one in built.items()}
     for_queries = list(methods.products.for_queries()) if methods.products is not None else []
     found: dict[str, Any] = {}
-    with tqdm(total=4 * len(built), desc="default method", unit="method", disable=quiet) as bar:
+    with Progress(total=4 * len(built), desc="default method", unit="method", disable=quiet) as bar:
         for kind, (requests, items) in kinds.items():
             ranked = []
             for key, one in built.items():
@@ -83,15 +80,3 @@ def _lists(one: Recommender, requests: Sequence[Request]) -> np.ndarray:
     lists = [ranked.items for ranked in answer(one, [requests[at] for at in distinct], DEPTH)]
     place = {keys[at]: number for number, at in enumerate(distinct)}
     return pad_lists([lists[place[key]] for key in keys], DEPTH)
-
-
-def _seconds(one: Recommender, requests: Sequence[Request]) -> float:
-    """Median of single requests, the first of which is not counted: it loads what is loaded once."""
-    taken = []
-    for request in requests[: TIMED + 1]:
-        started = time.perf_counter()
-        answer(one, [replace(request)], LISTED)  # a copy: nothing of it is kept from before
-        taken.append(time.perf_counter() - started)
-    if isinstance(one, SoftmaxOver):
-        one.forget()
-    return median(taken[1:] or taken)

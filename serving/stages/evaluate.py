@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.softmax import SoftmaxOver
+from evaluation.table.comparisons import Measured
 from evaluation.table.instances import Question
-from evaluation.table.job import Chunk, Elsewhere, chunk_measurer, evaluate_rows
+from evaluation.table.job import Chunk, Elsewhere, Keep, chunk_measurer, evaluate_rows
+from evaluation.table.kept import save_instances
 from evaluation.table.results import Results
 from evaluation.table.rows import Row
+from recsys.data.dataset import Dataset
 from recsys.data.splits import TEST, WARM
 from recsys.recommender import Request
 from recsys.run import Run
@@ -23,6 +26,7 @@ from serving.engines.base import Engine, Work
 from serving.stages.costs import measure_costs
 from serving.stages.default_method import choose_default
 from serving.stages.names import COMBINED_STAGES, STAGES
+from serving.stages.people import people_lists
 from serving.stages.prefix_picture import prefix_picture
 from serving.stages.queries import queries_table
 from serving.stages.rows import MATCHED, table_rows
@@ -50,7 +54,7 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False, engine: Engine | 
             groups = _groups(data.user_groups, question.requests, question.users, new)
             results = evaluate_rows(
                 config.evaluate, rows, question, stage.checkpoint, facts, quiet=quiet, groups=groups,
-                elsewhere=elsewhere,
+                elsewhere=elsewhere, keep=_keeper(folder, data),
             )  # fmt: skip
             results.write(folder / "results.json")
             (folder / "costs.json").write_text(json.dumps(measure_costs(methods, question.requests, quiet)))
@@ -58,8 +62,17 @@ def evaluate(config: RunConfig, run: Run, quiet: bool = False, engine: Engine | 
             if chosen is not None:
                 (folder / "default.json").write_text(json.dumps(chosen, indent=1))
             (folder / "queries.json").write_text(json.dumps(queries_table(methods, chosen), indent=1))
+            people = people_lists(methods, question, chosen)
+            (folder / "people.json").write_text(json.dumps(people, ensure_ascii=False), encoding="utf-8")
             (folder / "prefixes.json").write_text(json.dumps(prefix_picture(methods)))
     return Results.read(run.artifact("evaluate", "results.json"))
+
+
+def _keeper(folder: Path, data: Dataset) -> Keep:
+    def keep(names: Sequence[str], measured: Sequence[Measured], asked: Question) -> None:
+        save_instances(folder, names, measured, asked, data.user_ids, data.catalogue.item_ids)
+
+    return keep
 
 
 def _elsewhere(

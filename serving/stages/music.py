@@ -24,7 +24,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
-from tqdm import tqdm
 
 from evaluation.engagement.plots import engagement_forest, reliability_plot
 from evaluation.metrics import expected_hit, pad_lists
@@ -38,6 +37,7 @@ from llm.prompts.reading import OfAnother, Reading
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.embeddings.user_vectors import partners_of_other_users
 from recsys.engagement.shown_lists import GENERATOR_VALIDATION, ShownLists
+from recsys.progress import Progress
 from recsys.recommender import Request
 from recsys.run import Run
 from recsys.seeds import rng
@@ -242,7 +242,7 @@ class MusicTable:
         """
         parts, recommender = [], None
         label = source.name if replica == 0 else f"{source.name}, {replica + 1}"
-        bar = tqdm(total=len(self.requests), desc=label, unit="list", disable=self.quiet, mininterval=1.0)
+        bar = Progress(total=len(self.requests), desc=label, unit="list", disable=self.quiet, mininterval=1.0)
         for start in range(0, len(self.requests), BLOCK):
             path = self.checkpoint / f"{source.key}-{replica}-{start}.safetensors"
             if path.exists():

@@ -1,4 +1,4 @@
-"""The data of the report's picture of E2P: users' vectors and their prefixes, by taste."""
+"""The data of the report's picture of E2P: places of users' vectors and of their prefixes, by taste."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import torch
 
+from evaluation.projection import tsne_places
 from recsys.recommender import Request
 from recsys.seeds import rng
 from serving.answering.methods import Methods
@@ -15,8 +16,9 @@ TSNE_USERS = 600
 
 
 def prefix_picture(methods: Methods) -> dict | None:
-    """Vectors of users as of the end of the data and their E2P prefixes,
-    with each user's most peculiar taste.
+    """Places [U, 2] of users' vectors as of the end of the data and of their E2P prefixes, with each user's most peculiar taste.
+
+    What is kept of a person is two points, and no vector; they are found here, so that a report is drawn in a moment.
     """
     if "e2p" not in methods.available():
         return None
@@ -35,8 +37,9 @@ def prefix_picture(methods: Methods) -> dict | None:
     prefixes = prefix[:, 0].float().cpu().numpy()
     return {
         "users": chosen[known].tolist(),  # whose rows these are: `prelude user … delete` must find them
-        "embeddings": vectors[known].round(5).tolist(),
-        "prefixes": prefixes.round(5).tolist(),
+        "embeddings": tsne_places(vectors[known].astype(float)).astype(float).round(3).tolist(),
+        "prefixes": tsne_places(prefixes.astype(float)).astype(float).round(3).tolist(),
+        "are_places": True,
         "labels": _tastes(methods, requests),
     }
 

@@ -9,6 +9,7 @@ baseline that validation finds best: both are chosen before the test is looked a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from evaluation.metrics import hits, pad_lists
 from evaluation.product import Product, fit_weights
 from evaluation.softmax import LastScores, Scorer, SoftmaxOver
-from evaluation.statistics import mean_interval, paired_test, user_means
+from evaluation.statistics import holm, mean_interval, paired_test, user_means
 from evaluation.table.instances import sample_instances
 from llm.stage1.adapt import validation_events
 from recsys.data.phrases import Phrases
@@ -37,8 +38,9 @@ RETRIEVERS = ("sasrec", "embedding_retrieval", "item_knn")
 
 
 def queries_table(methods: Methods, default: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`seen` and `held_out`: instances, users, `rows` (name, hit-rate@30 with its 95 % interval over users, precision@10), and the
-    default's difference from the best baseline. {} in a run trained without words, or where no target has any.
+    """`seen` and `held_out`: instances, users, `rows` (name, hit-rate@30 with its 95 % interval over users, precision@10), the
+    default's difference from the best baseline, and the `change` by the query: what answers by default with it, less what does for the same
+    requests without. p-values of these, at most four, are corrected by Holm. {} in a run trained without words, or where no target has any.
     """
     config, data = methods.config.evaluate, methods.dataset
     if not methods.reads_words or not config.query_instances:
@@ -55,12 +57,45 @@ def queries_table(methods: Methods, default: Mapping[str, Any] | None) -> dict[s
         default_name = fastest_of(default, "known with a query")["name"]
     events = data.instances(TEST)
     events = events[sample_instances(data.users[events], config.query_instances, config.seed)]
+    has_known = default is not None and "known" in default["kinds"]
+    ours = [key for key in ("e2p", NO_CONTEXT) if key in methods.available()]
+    without = methods.build(fastest_of(default, "known")["key"] if default and has_known else ours[0])
+    asking = default_name or methods.name(ours[0])
     found: dict[str, Any] = {}
     for side in ("seen", "held_out"):
         requests, targets = asked_about(methods.phrases, events, config.seed, side == "held_out")
         if len(requests):
             found[side] = _side(rows, requests, targets, methods.phrases, default_name, best)
+            found[side]["change"] = _change(rows[asking], asking, without, requests, targets)
+    tests = [
+        some[key] for some in found.values() for key in ("difference", "change") if some[key] is not None
+    ]
+    for test, p in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
+        test["p_holm"] = p
     return found
+
+
+def _change(
+    one: Recommender, name: str, without: Recommender, requests: list[Request], targets: np.ndarray
+) -> dict[str, Any]:
+    """What `one` finds of the targets with the query, less what `without` does for the same requests without it: like a contrast of the table."""
+    users = np.array([-1 if asked.user is None else asked.user for asked in requests])
+    silent = [replace(asked, query=None) for asked in requests]
+    asked, alone = (
+        user_means(_hits(who, some, targets), users)[1] for who, some in ((one, requests), (without, silent))
+    )
+    test = paired_test(asked, alone)
+    return {
+        "a": name,
+        "b": without.name,
+        "depth": DEPTH,
+        "value_a": float(asked.mean()),
+        "value_b": float(alone.mean()),
+        "n_users": test.n_users,
+        "difference": test.difference,
+        "difference_ci95": None if test.interval is None else list(test.interval),
+        "p_value": test.p_value,
+    }
 
 
 def _side(

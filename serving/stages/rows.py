@@ -105,7 +105,9 @@ def _ranking_rows(
         return rows
     if _wanted(config, baseline.name):
         replicas = [methods.build(baseline.key)]
-        rows.append(Row(baseline.name, replicas, reads=baseline.reads, trained=baseline.trained))
+        rows.append(
+            Row(baseline.name, replicas, reads=baseline.reads, trained=baseline.trained, is_baseline=True)
+        )
     name = f"{baseline.name} (softmax)"
     if baseline.grid is not None and _wanted(config, name):
         scorer = methods.scorer(baseline.key)
@@ -115,7 +117,18 @@ def _ranking_rows(
             f"T0 = {t0:g} chosen on validation",
         )
         matched = found.temperature if validation.chosen else found.temperature / t0
-        rows.append(Row(name, [softmax], 1.0, baseline.reads, trained, matched=matched, nats=found.nats))
+        rows.append(
+            Row(
+                name,
+                [softmax],
+                1.0,
+                baseline.reads,
+                trained,
+                matched=matched,
+                nats=found.nats,
+                is_baseline=True,
+            )
+        )
     return rows
 
 

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from evaluation.metrics import expected_hit, ndcg_at_k, pad_lists, recall_at_k
 from evaluation.report.curves import named_points
-from evaluation.report.report import wide
+from evaluation.report.terminal import wide
 from evaluation.statistics import mean_interval, rank_correlation, user_means
 from llm.decoding.recommender import SidRecommender
 from llm.prompts.reading import Reading

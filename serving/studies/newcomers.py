@@ -54,10 +54,10 @@ def newcomers_study(
     new = is_new[kept]
     rows: dict[str, Any] = {}
     text_new = None
-    lists = (
-        {TEXT: [text_retrieval(methods, half_life) for half_life in HALF_LIVES]} if _has_text(methods) else {}
-    )
-    lists |= {methods.name(key): [methods.build(key)] for key in keys}  # type: ignore[dict-item]
+    lists: dict[str, list[Recommender]] = {}
+    if methods.config.embed.text_encoder is not None:
+        lists[TEXT] = [text_retrieval(methods, half_life) for half_life in HALF_LIVES]
+    lists |= {methods.name(key): [methods.build(key)] for key in keys}
     for name, candidates in lists.items():
         found = [_hits(one, asked, wanted) for one in candidates]
         hits = max(found, key=lambda one: float(_by_user(one[new], of[new]).mean()))
@@ -76,14 +76,10 @@ def newcomers_study(
     }
 
 
-def _has_text(methods: Methods) -> bool:
-    return methods.config.embed.text_encoder is not None
-
-
 def _questions(methods: Methods, events: Sequence[Event]) -> tuple[list[Request], np.ndarray]:
     """A request for each event of a known item whose user has a history, and its item."""
     data = methods.dataset
-    live = LiveState(methods.run, data).histories.copy()
+    live = LiveState(methods.run, data).histories
     known = [
         (user, item, moment)
         for user, id_, moment in events

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluation.report.curves import bars, with_intervals
-from evaluation.report.report import wide
+from evaluation.report.terminal import wide
 from evaluation.statistics import mean_interval, paired_test, user_means
 from llm.methods.personalize import load_method
 from llm.methods.stage2 import World

@@ -11,8 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.report.report import wide
 from evaluation.report.style import COLOURS
+from evaluation.report.terminal import wide
 from recsys import terminal
 from recsys.terminal import shown
 

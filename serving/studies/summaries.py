@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from llm.backbone.load import BackboneConfig
 from llm.text_tasks.model import TextModel, load_text_model
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, TEST
+from recsys.progress import Progress
 from recsys.run import Run
 
 BATCH = 8  # users a call of the model
@@ -53,7 +53,7 @@ def summarize(run: Path, out: Path, model: str = "smollm2", titles: int = 12, to
         done = kept["summaries"] if kept["settings"] == settings else {}
     users = [user for user in told if user not in done]
     started, written = time.monotonic(), load_text_model(BackboneConfig(name=model)) if users else None
-    bar = tqdm(total=len(told), initial=len(done), desc="summaries", unit="user")
+    bar = Progress(total=len(told), initial=len(done), desc="summaries", unit="user")
     for start in range(0, len(users), BATCH):
         some = users[start : start + BATCH]
         assert written is not None

@@ -108,6 +108,26 @@ def test_one_list_of_many_requests_is_held_once():
     assert Constraints(trie, nothing, [made] * 40).live[-1] is made.live[-1]
 
 
+def test_a_long_list_that_nobody_writes_to_is_sorted_once_for_all_calls():
+    trie, n = Trie(np.arange(4000)[:, None], (4000,)), 2000
+    nothing = [np.array([])] * 2
+    stock = np.arange(n)
+    stock.flags.writeable = False
+    first = Constraints(trie, nothing, [stock, stock]).live[-1]
+    assert Constraints(trie, nothing, [None, stock]).live[-1] is first
+    other = np.arange(1, n + 1)  # may be written to between two calls
+    before = Constraints(trie, nothing, [other, other]).live[-1]
+    other[:] = np.arange(n)
+    assert Constraints(trie, nothing, [other, other]).live[-1].tolist() == first.tolist() != before.tolist()
+    assert len(trie.lists) == 1
+    for start in range(1, 20):  # what lives no longer is not kept, whoever has its address now
+        one = np.arange(start, n + start)
+        one.flags.writeable = False
+        assert Constraints(trie, nothing, [one, None]).live[-1].tolist() == one.tolist()
+        del one
+    assert len(trie.lists) <= 2
+
+
 def test_what_is_held_does_not_grow_with_the_catalogue():
     """100 excluded items keep no more than 100 numbers a depth, among a thousand items as among a hundred thousand."""
     for n in (10, 100):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,7 +79,21 @@ def test_files_hold_the_table_and_nothing_half_written(tmp_path):
         "| a case | a \\| peer | 1 s | 2.5 s | 2.5 (2–3, 3 runs) | ≥ 2 met | FLOPs |"
         in (tmp_path / "bench.md").read_text()
     )
-    suite.print_results([RESULT], Console(quiet=True))
+
+
+def test_the_table_fits_eighty_columns_and_leaves_nothing_out():
+    out, long = (
+        io.StringIO(),
+        replace(RESULT, peer="what one would otherwise pick, " * 5, limit="memory, " * 20),
+    )
+    suite.print_results([RESULT, long], Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.split()[:2] == ["a", "case"] for line in lines) == 2  # a line a case
+    words = " ".join(out.getvalue().split())
+    assert "1 s 2.5 s 2.5 (2–3) ≥ 2 met" in words
+    assert "a case: against a | peer, 3 runs; limited by FLOPs; kl 0.5" in words
+    assert ("memory, " * 20).strip() in words
 
 
 def test_an_unknown_case_and_a_file_that_cannot_be_written_are_refused_before_anything_runs(tmp_path):

@@ -106,6 +106,8 @@ OF_A_RUN = {
     "serve": (),
     "keys": ("list",),
     "value": (),
+    "compare": ("another",),
+    "audit": (),
 }
 
 

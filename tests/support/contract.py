@@ -99,8 +99,8 @@ def _check_repeatable(recommender, requests, temperature, tolerance) -> None:
     for other in (again, alone, backwards):
         _assert_equal(whole, other, tolerance)
     if recommender.draws and temperature > 0:
-        others = [recommender.recommend(requests, 5, temperature, seed=seed) for seed in range(4, 12)]
-        first = [answer.items.tolist() for answer in whole]
+        others = (recommender.recommend(requests, 5, temperature, seed=seed) for seed in range(4, 12))
+        first = [answer.items.tolist() for answer in whole]  # others are made until one differs
         assert any([answer.items.tolist() for answer in other] != first for other in others), (
             "the seed is unused"
         )
@@ -145,11 +145,10 @@ def check_distribution(
 
 
 def _log_table(recommender, requests, n_items, temperature) -> np.ndarray:
-    """Log-probabilities [R, N] of the whole catalogue."""
-    columns = [
-        recommender.log_prob(requests, np.full(len(requests), item), temperature) for item in range(n_items)
-    ]
-    return np.stack(columns, axis=1)
+    """Log-probabilities [R, N] of the whole catalogue: one call, in which each request asks about every item."""
+    asked = [request for request in requests for _ in range(n_items)]
+    log_p = recommender.log_prob(asked, np.tile(np.arange(n_items), len(requests)), temperature)
+    return np.asarray(log_p).reshape(len(requests), n_items)
 
 
 def check_lists_contract(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,13 +10,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from serving.service.client import Client, ServiceError
+from serving.state.events import events_after
+from serving.state.store import State
 from tests.support.paths import ROOT
 
 
@@ -25,14 +30,89 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def check_events(url: str, acknowledged: list[str]) -> None:
+    """Every acknowledged event is in the state once, and none twice."""
+    state, found, at = State(url), Counter[str](), 0
+    while some := events_after(state, at):
+        found.update(kept.event.event_id for kept in some)
+        at = some[-1].seq
+    state.close()
+    assert not [id_ for id_ in acknowledged if found[id_] != 1]
+    assert set(found.values()) <= {1}
+
+
+WARM = """
+import json, os, signal, sys
+import serving.service.app, serving.service.listen
+from serving.cli import main
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in sys.stdin:
+    log, *words = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (1, 2):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        sys.argv = ["prelude", *words]
+        main()
+        os._exit(0)
+    print(pid, flush=True)
+"""
+
+
+class Forked:
+    """A server that `warm_starter` has forked, as far as `ServiceProcess` asks a `Popen`."""
+
+    def __init__(self, pid: int):
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        return None if Path(f"/proc/{self.pid}").exists() else -1
+
+    def wait(self, timeout: float | None = None) -> int:
+        until = time.monotonic() + (timeout or 60)
+        while self.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return -1
+
+
+@contextmanager
+def warm_starter() -> Iterator[Callable[[Path, list[str]], Forked]]:
+    """Starts servers by forking a process that has imported everything: one that is to be killed a hundred times."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def start(log: Path, words: list[str]) -> Forked:
+        process.stdin.write(json.dumps([str(log), *words]) + "\n")
+        process.stdin.flush()
+        return Forked(int(process.stdout.readline()))
+
+    yield start
+    process.stdin.close()
+    process.wait(60)
+
+
 class ServiceProcess:
     """A server on loopback, started, killed, started again on the same port."""
 
-    def __init__(self, run: Path, folder: Path, *options: str, state: str | None = None):
-        self.folder, self.port = folder, free_port()
+    def __init__(
+        self,
+        run: Path,
+        folder: Path,
+        *options: str,
+        state: str | None = None,
+        starter: Callable[[Path, list[str]], Forked] | None = None,
+    ):
+        self.folder, self.port, self.starter = folder, free_port(), starter
         self.state = state or f"sqlite:///{folder}/state.sqlite"
         self.words = [sys.executable, "-m", "serving.cli", "serve", str(run), "--port", str(self.port), "--state", self.state, *options]  # fmt: skip
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen | Forked | None = None
 
     @property
     def url(self) -> str:
@@ -43,6 +123,10 @@ class ServiceProcess:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        if self.starter is not None:
+            self.process = self.starter(self.folder / "log", self.words[3:])
+            self.wait()
+            return
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
                 self.words,
@@ -68,7 +152,7 @@ class ServiceProcess:
         """Processes of workers (children that serve), by id."""
         assert self.process is not None
         found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [int(pid) for pid in found]
 
     def kill(self) -> None:
         """kill -9 all of it."""
@@ -80,16 +164,16 @@ class ServiceProcess:
     def stop(self) -> int:
         """Ask it to end; its exit code."""
         assert self.process is not None
-        self.process.terminate()
+        os.kill(self.process.pid, signal.SIGTERM)
         code = self.process.wait(60)
         self.process = None
         return code
 
 
 @contextmanager
-def running(run: Path, folder: Path, *options: str, state: str | None = None) -> Iterator[ServiceProcess]:
+def running(run: Path, folder: Path, *options: str, **more: Any) -> Iterator[ServiceProcess]:
     """A server that lives as long as the block."""
-    server = ServiceProcess(run, folder, *options, state=state)
+    server = ServiceProcess(run, folder, *options, **more)
     server.start()
     try:
         yield server

@@ -24,6 +24,8 @@ from recsys.run import Run
 from serving.cli import app
 from serving.config.run import RunConfig, load_config
 from tests.support.documents import Block, blocks, pages, spans, text_of
+from tests.support.engines import Here
+from tests.support.nights import events_yesterday, items_today, vectors_today
 from tests.support.paths import ROOT
 
 CALLED = {"42": "u1", "dark comedy": "even", "genres": "kind", "296": "i4", "593": "i7", "tap_per": "tap_per"}
@@ -139,6 +141,10 @@ def test_every_block_that_can_run_does(page, small_run, tmp_path, monkeypatch):
     config, run = small_run
     furnish(tmp_path, config, run)
     monkeypatch.chdir(tmp_path)
+    # which take seconds, and are drawn of the small run itself
+    monkeypatch.setattr("evaluation.report.report._pictures", lambda *given: [])
+    # workers are this process: tests/serving/playlists/test_workers.py and tests/serving/engines start real ones
+    monkeypatch.setattr("serving.engines.choose.LocalEngine", lambda workers: Here())
     for block in blocks(page):
         if block.reason is None:
             print(f"-- {block}")
@@ -197,6 +203,9 @@ def furnish(folder: Path, config: RunConfig, run: Run) -> None:
     }  # fmt: skip
     for name, columns in frames.items():
         pd.DataFrame(columns).to_parquet(folder / name)
+    items_today(demo, folder / "today.csv")
+    vectors_today(demo, folder / "today_vectors.parquet")
+    events_yesterday(folder / "yesterday.csv")
     later = [(user, names[at], 2_000_000 + at) for at, user in enumerate(users[:3])]
     pd.DataFrame(later, columns=["user_id", "item_id", "timestamp"]).to_csv(folder / "new.csv", index=False)
     pd.DataFrame(

@@ -35,6 +35,7 @@ from serving.studies.context_length import (
     folder_of,
     print_context,
 )
+from serving.studies.twins import analyse_twins, together
 from tests.support.alignment import E2P, QUICK, STATIC
 from tests.support.contract import check_contract
 from tests.support.dying import killed_at_save, save_at_every_step
@@ -50,6 +51,7 @@ FORM = {
     "head_asks_dims": 5,
 }
 SOFT = {"soft_batch": 6, "soft_bottleneck": 8}
+TAUGHT = {"taught_batch": 6, "validation_instances": 20}
 KEYS = ["no_context_continued", "static_prefix", "e2p", "rag", "oppu_prompt", "per_pcs", "tap_per", "p2p"]
 
 
@@ -57,7 +59,7 @@ KEYS = ["no_context_continued", "static_prefix", "e2p", "rag", "oppu_prompt", "p
 def vector_run(tmp_path_factory):
     def make(folder) -> None:
         values = small_config(folder).model_dump(mode="json")
-        values["adapt"] |= FORM | SOFT | {"prompts": values["adapt"]["prompts"] | {"header": ""}}
+        values["adapt"] |= FORM | SOFT | TAUGHT | {"prompts": values["adapt"]["prompts"] | {"header": ""}}
         named = {one if isinstance(one, str) else one["key"]: one for one in SMALL_METHODS}
         values["personalize"] |= {
             "methods": [named[key] for key in KEYS],
@@ -186,6 +188,42 @@ def test_an_imported_export_answers_to_the_bit_and_lists_in_sequence(vector_run,
     for ranked, values in zip(found, scored, strict=True):
         assert len(set(ranked.items.tolist())) == 4
         np.testing.assert_allclose(values, ranked.scores, atol=1e-4)
+
+
+def test_twins_are_the_tables_figures_measured_in_other_ways(vector_run, tmp_path):
+    """In this data what was had comes again, so the table sets nothing aside."""
+    config, run = vector_run
+    methods = Methods(Run.open(shutil.copytree(run.path, tmp_path / "run")), config)
+    found = analyse_twins(methods)
+    table = {row["name"]: row for row in json.loads((run.path / "results.json").read_text())["rows"]}
+    assert found["instances"] == table["No Context"]["n_instances"]
+    for row in found["rows"]:
+        if row["name"] in (
+            "Popularity",
+            "Item-kNN",
+        ):  # ties, which lists order and ranks count against the target
+            continue
+        for figure in ("recall@10", "ndcg@10"):
+            assert row["not set aside"][figure] == pytest.approx(table[row["name"]][figure], abs=1e-9)
+            assert row["by code"][figure] >= row["not set aside"][figure]
+    assert found["items_that_share_codes"] > 0
+    assert any(row["by code"]["recall@10"] > row["not set aside"]["recall@10"] for row in found["rows"])
+    data = methods.dataset
+    events = data.events(TEST)[~data.is_repeat[data.events(TEST)]]
+    lists = methods.build("no_context").recommend(data.block(events, True), 10)
+    first = [float(item in one.items) for one, item in zip(lists, data.items[events], strict=True)]
+    no_context = next(row for row in found["rows"] if row["name"] == "No Context")
+    assert no_context["set aside"]["recall@10"] == pytest.approx(
+        user_means(np.array(first), data.users[events])[1].mean()
+    )
+    assert json.loads((methods.run.path / "analyses/twins.json").read_text()) == json.loads(json.dumps(found))
+    other = json.loads(json.dumps(found))
+    for row in other["rows"]:
+        row["set aside"]["recall@10"] += 0.02
+    both = {row["name"]: row for row in together([found, other])}
+    own = next(row for row in found["rows"] if row["name"] == "E2P")["set aside"]
+    assert both["E2P"]["set aside"][0] == pytest.approx((own["recall@10"] + 0.01, 0.02 / 2**0.5))
+    assert both["E2P"]["set aside"][1] == pytest.approx((own["ndcg@10"], 0.0))
 
 
 def test_an_outsiders_few_lines_on_the_raw_file_find_the_figures_of_the_table(vector_run):

@@ -22,7 +22,7 @@ ROOMS = ("recsys", "semantic_ids", "llm", "evaluation", "serving")
 # of each room, from the ground up: a folder (or a module that stands in the room itself) imports from lower lines, and from its own
 ORDER = {
     "recsys": (
-        {"seeds", "config", "recommender", "terminal", "elsewhere"},
+        {"seeds", "config", "recommender", "terminal", "elsewhere", "progress"},
         {"artifacts", "door"},
         {"training", "run", "requests"},
         {"data"},
@@ -39,17 +39,17 @@ ORDER = {
         {"align", "streams", "text_tasks"},
     ),
     "evaluation": (
-        {"metrics", "statistics", "softmax", "product", "baselines", "calibration"},
+        {"metrics", "statistics", "softmax", "product", "baselines", "calibration", "projection"},
         {"table", "value"},
         {"report"},
-        {"engagement", "text_tasks"},
+        {"engagement", "text_tasks", "compare", "audit"},
         {"music"},
     ),
     "serving": (
         {"config", "engines", "state"},
         {"answering"},
         {"stages"},
-        {"report"},
+        {"report", "tracking"},
         {"pipeline", "playlists"},
         {"export", "refresh", "studies", "text_tasks", "user_state", "bench"},
         {"service"},

@@ -20,11 +20,11 @@ from typing import Literal
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
 from llm.prompts.builder import PromptBuilder
 from llm.prompts.contexts import RecordSearch, Summaries
 from recsys.data.dataset import Dataset
+from recsys.progress import Progress
 from recsys.recommender import EMPTY, Request
 from recsys.seeds import rng
 from recsys.training import distributed
@@ -173,7 +173,7 @@ class ProfileVectors:
             for start in range(0, len(requests), CHUNK)
         }
         quiet = not distributed.is_main()
-        bar = tqdm(total=len(requests), desc=label, unit="profile", disable=quiet, mininterval=1.0)
+        bar = Progress(total=len(requests), desc=label, unit="profile", disable=quiet, mininterval=1.0)
         for turn, (path, some) in enumerate(chunks.items()):
             if turn % distributed.processes() == distributed.number() and not path.exists():
                 self._write(path, some)

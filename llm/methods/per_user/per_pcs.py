@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from tqdm import tqdm
 
 from llm.decoding.scoring import log_likelihood
 from llm.methods.per_user.adapters import ROWS, LoraForm, UserTable, write_rows
@@ -42,6 +41,7 @@ from llm.methods.per_user.training import Course, Diaries, Lessons, groups, trai
 from llm.methods.stage2 import World
 from llm.prompts.reading import Reading
 from recsys.artifacts.rewrite import write_text_atomically
+from recsys.progress import Progress
 from recsys.recommender import Request
 
 POOL, ASSEMBLED, NEWCOMERS = "pool.safetensors", "users.safetensors", "newcomers.safetensors"
@@ -172,7 +172,9 @@ class PerPcsConfig(OnePerUser):
         weights = torch.zeros(pieces.shape)
         sharers = torch.from_numpy(pool.sharers)
         label = f"{self.name}, assembly"
-        with tqdm(total=len(recent.users), desc=label, unit="user", disable=quiet, mininterval=1.0) as bar:
+        with Progress(
+            total=len(recent.users), desc=label, unit="user", disable=quiet, mininterval=1.0
+        ) as bar:
             for places in groups(world, course, recent, self.memory_mb << 20, self.assembly_events):
                 lessons = Lessons(world, recent.some(places), course.context)
                 codes = world.model.target_tokens[lessons.targets].tolist()

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from llm.backbone.conditions import NOTHING, Condition
 from llm.methods.per_user.adapters import ROWS, Form, UserAdapters, UserTable, gather, write_rows
@@ -28,6 +27,7 @@ from llm.methods.stage2 import World
 from llm.prompts.builder import Context
 from llm.prompts.reading import Reading
 from recsys.data.dataset import Dataset
+from recsys.progress import Progress
 from recsys.training import loop
 from recsys.training.rows import rows_of_epoch
 
@@ -191,7 +191,7 @@ def train_users(
         raise ValueError(f"{label}: nobody has own events to learn from")
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
-    with tqdm(total=len(diaries.users), desc=label, unit="user", disable=quiet, mininterval=1.0) as bar:
+    with Progress(total=len(diaries.users), desc=label, unit="user", disable=quiet, mininterval=1.0) as bar:
         for number, places in enumerate(groups(world, course, diaries, budget)):
             path, checkpoint = folder / f"{number:05d}.safetensors", folder / f".group-{number}"
             if not path.exists():

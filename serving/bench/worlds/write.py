@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from recsys.artifacts.rewrite import write_text_atomically
+from recsys.progress import Progress
 from recsys.seeds import derive, uniforms_at
 from serving.bench.worlds.planted import START_UNIX_S, TRUTH, Settings, World
 from serving.bench.worlds.words import item_rows, name
@@ -56,7 +56,7 @@ def write_world(
     world = World(settings)
     rows = settings.events + 2 * settings.items + settings.users + requests
     try:
-        with tqdm(total=rows, unit="row", unit_scale=True, desc=f"world {folder}", disable=quiet) as bar:
+        with Progress(total=rows, unit="row", unit_scale=True, desc=f"world {folder}", disable=quiet) as bar:
             _write_events(world, partial, queries, part, block, bar)
             _write_parts(partial / "items", settings.items, part, lambda a, b: _items(world, a, b, text), bar)
             _write_parts(partial / "requests", requests, part, lambda a, b: _requests(world, a, b), bar)
@@ -82,7 +82,7 @@ def named(letter: str, numbers: np.ndarray) -> pa.Array:
     return pc.binary_join_element_wise(letter, pa.array(numbers).cast(pa.string()), "")
 
 
-def _write_events(world: World, folder: Path, queries: int, part: int, block: int, bar: tqdm) -> None:
+def _write_events(world: World, folder: Path, queries: int, part: int, block: int, bar: Progress) -> None:
     last, settings = world.nothing_yet(), world.settings
     asked = np.array(derive(settings.seed, "worlds", "query"), np.uint64)
     names = pa.array([name(cluster).lower() for cluster in range(settings.clusters)], pa.string())
@@ -106,7 +106,7 @@ def _write_events(world: World, folder: Path, queries: int, part: int, block: in
 
 
 def _write_parts(
-    folder: Path, count: int, part: int, rows: Callable[[int, int], pa.Table], bar: tqdm
+    folder: Path, count: int, part: int, rows: Callable[[int, int], pa.Table], bar: Progress
 ) -> None:
     for number, start in enumerate(range(0, count, part)):
         stop = min(start + part, count)

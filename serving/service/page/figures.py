@@ -1,7 +1,8 @@
-"""What stands on the page: lists of all methods for one request, the path to an item with its probabilities, nodes of the tree."""
+"""What stands on the page: lists of all methods for one request, the path to an item with its probabilities, arms of experiments."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +15,14 @@ from serving.answering.propensities import MOST_SUMMED, Distribution
 from serving.answering.untrained import NO_CONTEXT
 from serving.service.answers import Answered, Ask, answer_all, request_of
 from serving.service.forms import CodeForm, RecommendForm
-from serving.service.routes.items import codes_in_words, nodes_of, telling
+from serving.service.routes.items import codes_in_words, nodes_of
 from serving.service.routes.people import history_of
 from serving.service.served import Served
+from serving.state.arms import ArmReport, compare_arms
+from serving.state.store import State
 
+NEAR = 8  # items that a user's vector is near to
 FIRST = (NO_CONTEXT, "e2p")  # methods that stand side by side first: what does E2P change?
-MOST_CHILDREN = 256  # of a node that are shown
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Side:
     is_clock: bool  # times of the history are Unix seconds, not an order
     history: list[dict[str, Any]]
     columns: list[Column]
+    near: list[dict[str, Any]]  # items whose vectors are nearest to the user's, by cosine
 
 
 def methods_in_order(served: Served) -> list[str]:
@@ -50,7 +54,7 @@ def methods_in_order(served: Served) -> list[str]:
 
 def side_by_side(served: Served, form: RecommendForm) -> Side:
     """The lists of all methods for a request. Raises `ValueError` for a request that no method can be asked."""
-    request_of(served, form, "page")
+    asked = request_of(served, form, "page")
     keys = methods_in_order(served)
     answers = answer_all(served, [Ask(form.model_copy(update={"method": key})) for key in keys])
     columns = []
@@ -67,7 +71,22 @@ def side_by_side(served: Served, form: RecommendForm) -> Side:
         else:
             raise answer
     known, history = history_of(served, str(form.user_id)) if form.user_id is not None else (False, [])
-    return Side(known, served.is_clock, history, columns)
+    return Side(known, served.is_clock, history, columns, near(served, asked.request))
+
+
+def near(served: Served, request: Request) -> list[dict[str, Any]]:
+    """The items that the user's vector of the moment is nearest to; none without a vector, or where items have none in its space."""
+    vectors, known = served.methods.users.vectors([request])
+    items = served.conditioning_items
+    if not known[0] or items.shape[1] != vectors.shape[1]:
+        return []
+    user = vectors[0] / max(float(np.linalg.norm(vectors[0])), 1e-12)
+    cosines = items @ user
+    catalogue = served.data.catalogue
+    return [
+        {"item_id": str(catalogue.item_ids[at]), "title": catalogue.titles[at], "cosine": float(cosines[at])}
+        for at in np.argsort(-cosines, kind="stable")[:NEAR].tolist()
+    ]
 
 
 def _row(answer: Answered, place: int, before: dict[str, int]) -> dict[str, Any]:
@@ -188,75 +207,9 @@ def _removed(served: Served, recommender: Any, form: RecommendForm, request: Req
     ]
 
 
-@dataclass(frozen=True)
-class Child:
-    """A node of the tree, or an item at its end."""
-
-    node: int
-    code: int
-    items: int
-    words: list[str]
-    probability: float | None
-    item_id: str | None = None
-    title: str | None = None
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A node, the way to it, and its children, the most probable first."""
-
-    depth: int
-    node: int
-    trail: list[tuple[int, int, int]]  # depth, node, code
-    children: list[Child]
-    items: int
-    levels: list[dict[str, Any]]
-    collisions: int
-    unseen: int  # items that no event of the run's data has
-
-
-def tree(served: Served, depth: int, node: int, form: RecommendForm) -> Tree | None:
-    """A node with its children for a request; None where there is no such node."""
-    trie, catalogue = served.methods.model.trie, served.data.catalogue
-    if not 0 <= depth < trie.n_levels or not 0 <= node < trie.n_nodes[depth]:
+def arms(state: State, experiment: str, rewarded: Collection[str]) -> ArmReport | None:
+    """What the arms of an experiment have earned so far; None where no list was shown in one."""
+    try:
+        return compare_arms(state, experiment, rewarded)
+    except ValueError:
         return None
-    p = None
-    key = form.method or next((key for key in reversed(FIRST) if key in served.methods.available()), None)
-    if key is not None and len(catalogue) <= MOST_SUMMED:
-        recommender = served.recommender.method(key, form.strength)
-        if isinstance(recommender, Distribution):
-            request = request_of(served, form, "page").request
-            p = np.exp(recommender.log_probs([request], form.temperature or 1.0)[0])
-    first, last = int(trie.child_start[depth][node]), int(trie.child_start[depth][node + 1])
-    children = [_child(served, depth + 1, one, p) for one in range(first, min(last, first + MOST_CHILDREN))]
-    children.sort(key=lambda child: -(child.probability or 0.0))
-    trail, at = [], node
-    for above in range(depth, 0, -1):
-        trail.append((above, at, int(trie.code[above - 1][at])))
-        at = int(trie.parent[above - 1][at])
-    levels = [
-        {"level": level + 1, "nodes": int(trie.n_nodes[level + 1]), "codes": int(size),
-         "used": len(np.unique(trie.code[level][:].cpu().numpy()))}
-        for level, size in enumerate(trie.sizes)
-    ]  # fmt: skip
-    seen = np.zeros(len(catalogue), bool)
-    seen[served.data.items] = True
-    inner = len(items_below(served, depth, node))
-    collisions = len(catalogue) - int(trie.n_nodes[-1])
-    return Tree(depth, node, trail[::-1], children, inner, levels, collisions, int((~seen).sum()))
-
-
-def _child(served: Served, depth: int, node: int, p: np.ndarray | None) -> Child:
-    trie, catalogue = served.methods.model.trie, served.data.catalogue
-    items = items_below(served, depth, node)
-    probability = None if p is None else float(p[items].sum())
-    one = items[0] if len(items) == 1 else None
-    return Child(
-        node,
-        int(trie.code[depth - 1][node]),
-        len(items),
-        telling(served, tuple(items)),
-        probability,
-        None if one is None else str(catalogue.item_ids[one]),
-        None if one is None else catalogue.titles[one],
-    )

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from serving.service.access import COOKIE, needs
 from serving.service.forms import RecommendForm
-from serving.service.page import figures
+from serving.service.page import figures, tree
 from serving.service.problems import Problem, of
 from serving.service.routes.common import TheService
 from serving.service.service import Service
@@ -139,22 +139,34 @@ async def ids_page(
     found, wrong = None, "there is no such node"
     try:
         found = await service.wait(
-            service.batches.do(lambda served: figures.tree(served, depth, node, asked.form))
+            service.batches.do(lambda served: tree.tree(served, depth, node, asked.form))
         )
     except Exception as error:
         wrong = of(error).detail
     status = 200 if found else 404
     return shown(
-        "ids.html.j2", status, asked=asked.values, tree=found, wrong=wrong, run=service.run.name, here="ids"
+        "ids.html.j2",
+        status,
+        asked=asked.values,
+        tree=found,
+        before=service.served.before,
+        wrong=wrong,
+        run=service.run.name,
+        here="ids",
     )
 
 
 @router.get("/state", dependencies=signed_in)
 async def state_page(service: TheService) -> Response:
-    """Requests, latency, the cold share, events."""
+    """Requests, latency, the cold share, events, and what the arms of experiments have earned."""
     behind = await asyncio.to_thread(service.behind)
+    names = service.settings.experiments
+    arms = {
+        name: await asyncio.to_thread(figures.arms, service.state, name, service.settings.taken)
+        for name in names
+    }
     return shown("state.html.j2", figures=service.metrics.summary(), behind=behind, waiting=service.batches.waiting,
-                 experiments=service.settings.experiments, run=service.run.name, here="state")  # fmt: skip
+                 experiments=arms, taken=service.settings.taken, run=service.run.name, here="state")  # fmt: skip
 
 
 @router.get("/static/{name}")

@@ -8,7 +8,6 @@ from typing import Annotated
 import numpy as np
 from fastapi import APIRouter, Path, Query
 
-from semantic_ids.trie import UnknownPrefix
 from serving.answering.known import checked_id
 from serving.service.forms import CatalogueItemForm, CodeForm, NeighbourForm
 from serving.service.problems import Problem
@@ -99,7 +98,7 @@ def nodes_of(served: Served, item: int) -> list[tuple[int, int]]:
     for depth in range(1, trie.n_levels + 1):
         try:
             found.append((depth, trie.find(codes[:depth])))
-        except UnknownPrefix:
+        except KeyError:  # no trained item has it
             break
     return found
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from evaluation.report.report import print_tables
+from evaluation.report.terminal import print_folded
 from recsys.artifacts.manifest import rehashed, sha256_of
 from recsys.run import Run
 from semantic_ids.quality import print_quality
@@ -114,7 +114,7 @@ def test_a_batch_id_with_control_characters_is_refused_without_them(run, tmp_pat
 def test_tables_of_every_report(small_run, tmp_path):
     """Names of rows are the configuration's, texts of other stages' files."""
     console = Console(file=io.StringIO(), width=1000)
-    print_tables([(EVIL, [(EVIL, "name", str)], [{"name": EVIL}])], [EVIL], console)
+    print_folded(console, EVIL, [(EVIL, "name", str)], [{"name": EVIL}])
     quality = small_run[1].read_json("tokenize", "quality.json")
     print_quality(quality | {"warnings": [EVIL], "new_items": {"reason": EVIL, "measured": False}}, console)
     variants = [{"name": EVIL, "scores": {}, RECALL: 0.1}]

@@ -55,6 +55,8 @@ def test_a_newer_run_takes_over_without_a_request_lost(world_run, tmp_path):
             assert client.reload("newer") == "newer"
             assert all(len(future.result().items) == 3 for future in asked)
         assert service_of(client).served.path.name == "newer"
+        assert service_of(client).served.before == ("run", [], [], 0)  # a copy: no item has moved
+        assert "Against run: 0 items are new" in client.http.get("/ids").text
         assert [item.item_id for item in client.recommend(user_id="new").items] == before
         for wrong in ("broken", "not-there"):
             with pytest.raises(ServiceError, match="409") as refused:

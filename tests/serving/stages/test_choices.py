@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -211,6 +212,16 @@ def test_the_table_of_queries_counts_what_it_says(methods):
     fits = [methods.phrases.matching(request.query) for request in requests]
     share = [mask[ranked.items[:10]].mean() for mask, ranked in zip(fits, lists, strict=True)]
     assert row["precision@10"] == pytest.approx(np.mean(share))
+    change = seen["change"]  # no default was chosen: E2P, with the query and without
+    assert (change["a"], change["b"]) == ("E2P", "E2P")
+    assert change["value_a"] == pytest.approx(row["hit_rate@30"])
+    silent = methods.build("e2p").recommend([replace(one, query=None) for one in requests], 30)
+    hit = [target in ranked.items for target, ranked in zip(targets, silent, strict=True)]
+    without = {user: np.mean([h for h, r in zip(hit, requests, strict=True) if r.user == user])
+               for user in {r.user for r in requests}}  # fmt: skip
+    assert change["value_b"] == pytest.approx(np.mean(list(without.values())))
+    assert change["difference"] == pytest.approx(change["value_a"] - change["value_b"])
+    assert change["p_holm"] >= change["p_value"]
 
 
 # -- the default ------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def test_after_a_deletion_no_file_holds_a_trace(crowded, small_run):
     assert snapshot(small_run[1].path) == original  # files were replaced, none was written into
     assert record["people"] == 1
     assert record["rewritten"] == [
-        "config.yaml", "evaluate/prefixes.json", *OWN, "prepare/events.parquet", "prepare/prepare.json", "prepare/queries.parquet",
+        "config.yaml", "evaluate/instances.parquet", "evaluate/prefixes.json", *OWN, "prepare/events.parquet", "prepare/prepare.json", "prepare/queries.parquet",
         "prepare/users.parquet", "rows/method/dense.safetensors", "rows/sparse.safetensors", "stream/events.parquet",
         "stream/groups.parquet",
     ]  # fmt: skip

@@ -23,7 +23,7 @@ from tests.support.persons import MARK, NUMBER, OWN, PERSON, snapshot, traces
 def test_show_lists_every_artifact_that_holds_a_row(crowded):
     held = {holding.artifact: holding for holding in show(crowded, PERSON)}
     assert list(held) == [
-        "prepare/events.parquet", "prepare/users.parquet", "prepare/queries.parquet", "evaluate/prefixes.json", *OWN,
+        "prepare/events.parquet", "prepare/users.parquet", "prepare/queries.parquet", "evaluate/instances.parquet", "evaluate/prefixes.json", *OWN,
         "rows/method/dense.safetensors", "rows/sparse.safetensors", "stream/events.parquet", "stream/groups.parquet", "config.yaml",
     ]  # fmt: skip
     assert held["personalize/tap_per-0.safetensors"].facts == {"p_u": "128 values"}

@@ -107,6 +107,15 @@ def test_an_item_leads_to_its_reason_and_back(page):
 
 def test_the_tree_can_be_walked_to_an_item(page):
     page.get_by_role("navigation", name="Pages").get_by_role("link", name="The IDs").click()
+    page.goto(f"{page.address}/ids?user=u1")
+    picture(page, "ids")
+    cell = page.locator(".picture a").first
+    name = cell.get_attribute("aria-label")
+    cell.focus()
+    page.keyboard.press("Enter")  # a cell leads to its node, whose picture begins with what is below it
+    page.wait_for_url(re.compile("depth=1"))
+    assert f"code {name.split(':')[0]}" in page.get_by_role("navigation", name="The way here").inner_text()
+    page.go_back()
     for _ in range(6):
         branch = page.locator(".tree li a").first
         text = branch.inner_text()

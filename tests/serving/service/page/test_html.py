@@ -15,9 +15,10 @@ import pytest
 from evaluation.product import Product
 from evaluation.softmax import SoftmaxOver
 from recsys.artifacts.manifest import manifest_text, rehashed, sha256_of
+from recsys.embeddings.embed import load_conditioning_items
 from serving.service.answers import request_of
 from serving.service.forms import RecommendForm
-from serving.service.page import figures
+from serving.service.page import figures, tree
 from serving.service.page.views import STATIC, TYPES
 from serving.state import keys
 from tests.support.serving_http import in_turn, served, service_of
@@ -135,15 +136,51 @@ def test_the_tree_holds_every_item_once_and_all_of_the_probability(client):
     form = RecommendForm(user_id="u1")
 
     def items(depth: int, node: int) -> list[str]:
-        found = on_page(client, figures.tree, depth, node, form)
+        found = on_page(client, tree.tree, depth, node, form)
         assert sum(child.items for child in found.children) == found.items
         below = [items(depth + 1, child.node) for child in found.children if child.item_id is None]
         here = [child.item_id for child in found.children if child.item_id is not None]
         return [*here, *(one for some in below for one in some)]
 
     assert sorted(items(0, 0)) == sorted(f"i{n}" for n in range(60))
-    root = on_page(client, figures.tree, 0, 0, form)
+    root = on_page(client, tree.tree, 0, 0, form)
     assert sum(child.probability for child in root.children) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_picture_is_the_node_and_two_rows_of_what_is_below_it(client):
+    found = on_page(client, tree.tree, 0, 0, RecommendForm(user_id="u1"))
+    first = [cell for cell in found.picture if cell.row == 0]
+    assert [cell.child for cell in first] == found.children
+    assert sum(cell.width for cell in first) == pytest.approx(tree.WIDE)
+    assert all(cell.width == pytest.approx(tree.WIDE * cell.child.items / found.items) for cell in first)
+    assert max(cell.darkness for cell in first) == first[0].darkness == 1
+    below = [cell for cell in found.picture if cell.row == 1]
+    assert below
+    for cell in below:
+        (above,) = [one for one in first if one.x - 1e-6 <= cell.x < one.x + one.width - 1e-6]
+        assert cell.x + cell.width <= above.x + above.width + 1e-6
+        assert cell.child.items <= above.child.items
+        assert cell.child.probability <= above.child.probability + 1e-6
+    text = client.http.get("/ids?user=u1").text
+    assert text.count("<rect ") == len(found.picture)
+
+
+def test_arms_stand_on_the_page_with_both_intervals(world_run, tmp_path):
+    arms = {"cold": {"temperature": 0.5}, "warm": {"temperature": 1.5}}
+    with served(world_run[1].path, tmp_path, experiments={"warmth": {"salt": "s1", "arms": arms}}) as client:
+        assert "No list was shown" in client.http.get("/state").text
+        for n in range(24):
+            answer = client.recommend(user_id=f"u{n}", n=2)
+            if n % 3:
+                client.send({"event_id": str(n), "user_id": f"u{n}", "item_id": answer.items[n % 2].item_id,
+                             "type": "like", "recommendation_id": answer.recommendation_id})  # fmt: skip
+        text = client.http.get("/state").text
+        report = figures.arms(service_of(client).state, "warmth", ["like"])
+        (pair,) = report.pairs.values()
+        assert "warm − cold" in text
+        for interval in (pair.interval, pair.always):
+            assert f"{interval[0]:+.4f} to {interval[1]:+.4f}" in text
+        assert pair.always[0] < pair.interval[0]
 
 
 def test_side_by_side_says_what_e2p_changes(client):
@@ -155,6 +192,23 @@ def test_side_by_side_says_what_e2p_changes(client):
         expected = plain.index(item["item_id"]) - place if item["item_id"] in plain else "new"
         assert item["moved"] == expected
     assert plain != ours
+
+
+def test_what_a_users_vector_is_near_is_by_cosine(client):
+    side = on_page(client, figures.side_by_side, RecommendForm(user_id="u1", seed=0))
+
+    def told(served_run):
+        methods = served_run.methods
+        request = request_of(served_run, RecommendForm(user_id="u1"), "x").request
+        items = load_conditioning_items(methods.run)
+        return methods.users.vectors([request])[0][0], items, methods.dataset.catalogue.item_ids
+
+    user, items, ids = in_turn(client, told)
+    cosines = [user @ one / np.linalg.norm(user) / np.linalg.norm(one) for one in items]
+    best = sorted(cosines, reverse=True)[: figures.NEAR]
+    assert [one["cosine"] for one in side.near] == pytest.approx(best, abs=1e-5)
+    assert side.near[0]["item_id"] == ids[np.argmax(cosines)]
+    assert on_page(client, figures.side_by_side, RecommendForm(seed=0)).near == []
 
 
 def test_what_experts_add_is_what_sets_the_item_apart_from_the_mean(client):

@@ -1,0 +1,1 @@
+"""Tests of what another policy would have earned."""

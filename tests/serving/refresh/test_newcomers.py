@@ -1,0 +1,98 @@
+"""Newcomers beside the frozen trie: one distribution, exactly normalised, whatever is asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llm.decoding.newcomers import Weights
+from llm.decoding.with_newcomers import WithNewcomers
+from recsys.recommender import Request
+from serving import Recommender
+
+
+@pytest.fixture(scope="module")
+def both(refreshed) -> tuple[WithNewcomers, list[Request]]:
+    """E2P over trained items and newcomers, which weigh a lot here, and requests with exclusions and an allow-list."""
+    service = Recommender.load(refreshed.run.path)
+    found: Any = service.method("e2p")
+    assert isinstance(found, WithNewcomers)
+    weights = found.newcomers.weights
+    found.newcomers = replace(
+        found.newcomers, weights=Weights(weights.node, weights.content, weights.offset + 3)
+    )
+    data = service.methods.dataset
+    plain = data.block(data.events(3)[:3], False)
+    first = found.newcomers.first
+    return found, [
+        plain[0],
+        replace(plain[1], exclude=np.array([1, 2, first])),
+        replace(plain[2], allow=np.array([0, 4, 5, first + 1, first + 2])),
+    ]
+
+
+def test_probabilities_sum_to_one(both):
+    found, requests = both
+    p = np.exp(found.log_probs(requests))
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-6)
+    for row, request in zip(p, requests, strict=True):
+        assert row[~request.available(np.arange(len(row)))].sum() == 0
+    assert (p[:, found.newcomers.first :].sum(1) > 0.01).all()
+
+
+def test_one_item_is_as_probable_as_among_all(both):
+    found, requests = both
+    p = found.log_probs(requests)
+    first = found.newcomers.first
+    for items in ([7, 8, 4], [first, first + 1, first + 2]):
+        got = found.log_prob(requests, np.array(items))
+        np.testing.assert_allclose(got, p[np.arange(3), items], atol=1e-5)
+
+
+def test_scores_are_of_lists_and_of_all_alike(both):
+    found, requests = both
+    scores = found.scores(requests)
+    assert scores.shape == (3, found.newcomers.n_items)
+    for row, ranked in zip(scores, found.recommend(requests, 5), strict=True):
+        np.testing.assert_allclose(row[ranked.items], ranked.scores, atol=1e-4)
+    left = found.log_left(requests)
+    p = found.log_probs(requests)
+    np.testing.assert_allclose((scores - left[:, None])[np.isfinite(p)], p[np.isfinite(p)], atol=1e-4)
+
+
+def test_draws_are_of_it(both):
+    found, requests = both
+    p = np.exp(found.log_probs(requests))
+    items, values = found.draw(requests, 4000, seed=1)
+    np.testing.assert_allclose(values, np.log(p[np.arange(3)[:, None], items]), atol=1e-4)
+    for row, mine in zip(p, items, strict=True):
+        share = np.bincount(mine, minlength=len(row)) / 4000
+        assert np.abs(share - row).max() < 0.035
+
+
+def test_the_first_drawn_without_replacement_is_a_draw(both):
+    found, requests = both
+    p, counts = np.exp(found.log_probs(requests[:1]))[0], np.zeros(found.newcomers.n_items)
+    for start in range(0, 400, 100):
+        some = [replace(requests[0], request_id=f"draw {number}") for number in range(start, start + 100)]
+        for ranked in found.recommend(some, 3, temperature=1.0, seed=3):
+            assert len(set(ranked.items.tolist())) == 3
+            counts[ranked.items[0]] += 1
+    new = found.newcomers.items
+    share, expected = counts[new].sum() / 400, p[new].sum()
+    assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / 400) + 1e-9
+
+
+def test_caps_hold_across_old_and_new(both, refreshed):
+    service = Recommender.load(refreshed.run.path)
+    found = service.recommend("u1", n=4, method="no_context", caps={"kind": 1})
+    kinds = [
+        service.methods.dataset.catalogue.columns["kind"][
+            service.methods.dataset.catalogue.index_of(one.item_id)
+        ]
+        for one in found
+    ]
+    assert sorted(map(tuple, kinds)) == [("Even",), ("Odd",)]

@@ -1,0 +1,74 @@
+"""`prelude serve --engine ray`: replicas under Ray Serve, one of which is killed under load; and what is refused."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from serving.cli import app
+from tests.support.service_process import Senders, check_events, running
+
+
+def replicas_of(folder: Path) -> list[int]:
+    """Processes of replicas whose temporary files are in `folder`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            is_replica = b"ServeReplica:prelude" in (process / "cmdline").read_bytes()
+            if is_replica and str(folder).encode() in (process / "environ").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [10, 100])
+def test_a_replica_killed_under_load_has_lost_nothing_and_is_replaced(
+    world_run, tmp_path, monkeypatch, times
+):
+    pytest.importorskip("ray.serve", exc_type=ImportError)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    chance = random.Random(4)
+    with running(world_run[1].path, tmp_path, "--engine", "ray", "--replicas", "2") as server:
+        until = time.monotonic() + 120
+        while len(replicas_of(tmp_path)) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        senders = Senders(server.url)
+        for _ in range(times):
+            before = len(senders.acknowledged)
+            while len(senders.acknowledged) < before + 5:
+                time.sleep(0.02)
+            time.sleep(chance.random())
+            while not (alive := replicas_of(tmp_path)):
+                time.sleep(0.05)
+            os.kill(chance.choice(alive), signal.SIGKILL)
+        server.wait()
+        before = len(senders.acknowledged)
+        while len(senders.acknowledged) < before + 5:
+            time.sleep(0.02)
+        senders.stop()
+        print(f"{times} replicas killed: {len(senders.acknowledged):,} acknowledged, {senders.sent:,} sent")
+        with server.client() as client:
+            assert client.recommend(user_id="s0-1").path == "personalized"
+        check_events(server.state, senders.acknowledged)
+        assert server.stop() in (0, -15)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--replicas", "2"), "--replicas are of --engine ray"),
+        (("--engine", "ray", "--workers", "2"), "--workers are of --engine local"),
+    ],
+)
+def test_processes_of_the_other_engine_are_refused(world_run, words, said):
+    with pytest.raises(ValueError, match=said):
+        CliRunner().invoke(app, ["serve", str(world_run[1].path), *words], catch_exceptions=False)
