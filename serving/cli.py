@@ -20,7 +20,6 @@ from serving.commands import (
     online,
     playlists,
     recommend,
-    refresh,
     report,
     serve,
     stages,
@@ -28,7 +27,7 @@ from serving.commands import (
     user,
     value,
 )
-from serving.commands.runs import audit, compare, loop
+from serving.commands.runs import audit, compare, loop, refresh
 from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(
