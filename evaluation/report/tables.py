@@ -257,8 +257,8 @@ def five_columns(results: Results) -> TitledTable:
 
 def half_width(row: Mapping[str, Any]) -> float | None:
     """Half of a rate's 95 % interval; the wider half where it was cut at 0 or 1."""
-    bounds = row["ci95"]
-    return None if bounds is None else max(row["value"] - bounds[0], bounds[1] - row["value"])
+    value, bounds = row["value"], row["ci95"]
+    return None if bounds is None else max(value - bounds[0], bounds[1] - value)
 
 
 def group_tables(grouping: str, groups: Sequence[Mapping], base: str, n: int) -> list[TitledTable]:
@@ -280,16 +280,13 @@ def group_tables(grouping: str, groups: Sequence[Mapping], base: str, n: int) ->
 
 
 def _own(row: Mapping) -> str:
-    return rate(row["value"]) + _half(row["value"], row["ci95"])
+    half = half_width(row)
+    return rate(row["value"]) + ("" if half is None else f" ±{rate(half)}")
 
 
 def _change(row: Mapping) -> str:
-    return signed(row["difference"]) + _half(row["difference"], row["difference_ci95"])
-
-
-def _half(value: float, bounds: Sequence[float] | None) -> str:
-    """Half the width of an interval; the wider half where a rate's interval was cut at 0 or 1."""
-    return "" if bounds is None else f" ±{rate(max(value - bounds[0], bounds[1] - value))}"
+    half = half_width({"value": row["difference"], "ci95": row["difference_ci95"]})
+    return signed(row["difference"]) + ("" if half is None else f" ±{rate(half)}")
 
 
 def describe(results: Results) -> list[str]:
