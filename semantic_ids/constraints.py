@@ -25,6 +25,7 @@ from semantic_ids.trie import Trie
 from semantic_ids.trie_arrays import IntArray
 
 KEPT_FROM = 1000  # items of an allow-list that is worth keeping: to sort a shorter one costs nothing
+MOST_KEPT = 16  # the newest of them
 
 
 class AllowList:
@@ -250,7 +251,8 @@ def _looked_at(trie: Trie, items: np.ndarray, name: str) -> AllowList:
     kept = trie.lists.get(id(items))
     if kept is None or kept[0]() is not items:
         kept = weakref.ref(items), AllowList(trie, items, name)
-        trie.lists = {at: one for at, one in trie.lists.items() if one[0]() is not None} | {id(items): kept}
+        alive = [(at, one) for at, one in trie.lists.items() if one[0]() is not None and at != id(items)]
+        trie.lists = dict([*alive[-MOST_KEPT + 1 :], (id(items), kept)])
     return kept[1]
 
 

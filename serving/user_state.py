@@ -32,6 +32,7 @@ from recsys.artifacts.user_rows import Columns, Person, forget, rows_of
 from recsys.artifacts.verified import NAME as VERIFIED
 from recsys.data.card import facts, of_dataset
 from recsys.data.dataset import Dataset
+from recsys.data.later_events import TO_COME
 from recsys.data.splits import ROLE_NAMES
 from recsys.run import Run
 from serving.answering.known import checked_id, known_user
@@ -77,8 +78,7 @@ def show(run: Run, user_id: str) -> list[Holding]:
     person = _person(data, run, user_id)
     found = [Holding(name, _length(rows), _facts(rows, data)) for name, rows in _holdings(run, person)]
     return found + [
-        Holding(name, len(rows), _facts_of_events(rows))
-        for name, rows in own.held_of(run, person.user_id).items()
+        Holding(name, len(rows), own.facts(rows)) for name, rows in own.held_of(run, person.user_id).items()
     ]
 
 
@@ -168,8 +168,8 @@ def _person(data: Dataset, run: Run, user_id: str) -> Person:
     # the journal may know somebody whom the data does not
     known = known_user(LiveState(run, data).histories, user_id)
     name = checked_id(user_id, "user_id")
-    if known is None and name and own.held_of(run, name):  # nothing of theirs is history
-        known = name, -1
+    if known is None and name and own.held_of(run, name):
+        known = name, TO_COME  # nothing of theirs is history
     if known is None:
         raise ValueError(
             f"user {user_id!r} is unknown to {run.path}: it holds nothing under that id; ids are those of "
@@ -198,11 +198,6 @@ def _holdings(run: Run, person: Person) -> Iterator[tuple[str, Columns]]:
             yield name, rows
     if _is_example(run, person):
         yield "config.yaml", {"example.user": [person.user_id]}
-
-
-def _facts_of_events(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    times = [row["time"] for row in rows if "time" in row]
-    return {"first": min(times), "last": max(times)} if times else {}
 
 
 def _length(rows: Columns) -> int:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,18 +58,22 @@ class Content:
 
     def __init__(self, spaces: Mapping[str, np.ndarray]):
         """`spaces`: name -> vectors [N, d] of all items, unit rows; zero where an item has none."""
-        self.vectors = [vectors for vectors in spaces.values() for _ in HALF_LIVES]
+        self.spaces = list(spaces.values())
         self.readers = [
-            HistoryVectors(vectors, half_life, "") for vectors in spaces.values() for half_life in HALF_LIVES
+            HistoryVectors(vectors, half_life, "") for vectors in self.spaces for half_life in HALF_LIVES
         ]
 
-    def features(self, requests: Sequence[Request], items: np.ndarray) -> np.ndarray:
-        """[R, K, F] (float32) of `items` [K]; zeros where the history says nothing."""
+    def rows(self, items: np.ndarray) -> list[np.ndarray]:
+        """The vectors [K, d] of some items in each space."""
+        return [vectors[items] for vectors in self.spaces]
+
+    def features(self, requests: Sequence[Request], rows: Sequence[np.ndarray]) -> np.ndarray:
+        """[R, K, F] (float32) of the items whose `rows` they are; zeros where the history says nothing."""
         found = [
-            reader.vectors(requests)[0] @ vectors[items].T
-            for reader, vectors in zip(self.readers, self.vectors, strict=True)
+            reader.vectors(requests)[0] @ rows[number // len(HALF_LIVES)].T
+            for number, reader in enumerate(self.readers)
         ]
-        return np.stack(found, 2) if found else np.zeros((len(requests), len(items), 0), np.float32)
+        return np.stack(found, 2) if found else np.zeros((len(requests), 0, 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,11 @@ class Newcomers:
     def __len__(self) -> int:
         return len(self.nodes)
 
+    @cached_property
+    def rows(self) -> list[np.ndarray]:
+        """The items' vectors in each content space."""
+        return self.content.rows(self.items)
+
     @property
     def again(self) -> np.ndarray:
         """Trained items that were coded anew."""
@@ -99,8 +109,11 @@ class Newcomers:
     ) -> np.ndarray:
         """log w [B, K] (float64) for the requests of a session; at a temperature t each part is divided by it, as logits are."""
         above = node_log_probs(session, self.depth, temperature).double().cpu().numpy()[:, self.nodes]
-        said = self.content.features(requests, self.items).astype(np.float64) @ np.array(self.weights.content)
-        return self.weights.node * above + (said + self.weights.offset) / temperature
+        found = self.weights.node * above + self.weights.offset / temperature
+        if self.content.readers:
+            said = self.content.features(requests, self.rows)
+            found += said.astype(np.float64) @ np.array(self.weights.content) / temperature
+        return found
 
 
 def depth_of(trie: Trie, head: Any) -> int:

@@ -94,6 +94,46 @@ def softmax_loss(
         return _SoftmaxLoss.apply(queries, outputs, targets, scale / max(1, len(queries)), smoothing)
 
 
+class _SampledLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: torch.Tensor,
+        aimed: torch.Tensor,
+        others: torch.Tensor,
+        log_expected: torch.Tensor,
+        hits: torch.Tensor,
+    ) -> torch.Tensor:
+        n, size = len(queries), max(MIN_CHUNK, CHUNK_BYTES // (4 * max(1, len(others))))
+        own = (queries * aimed).sum(1)
+        masses, rest = queries.new_empty((n, len(others))), torch.zeros_like(own)
+        highest = torch.zeros_like(own)  # taken from a position's scores before their exponential
+        longest = torch.maximum(others.norm(dim=1).max(), aimed.norm(dim=1).max()) if n else own.sum()
+        is_small = n > 0 and bool(queries.norm(dim=1).max() * longest < SMALL)
+        inverse = torch.exp(-log_expected)  # 1 / π, which is never in an array of positions × negatives
+        for start in range(0, n, size):
+            rows = slice(start, start + size)
+            chunk = torch.mm(queries[rows], others.T, out=masses[rows]).masked_fill_(hits[rows], -torch.inf)
+            if not is_small:
+                highest[rows] = torch.maximum(chunk.amax(1), own[rows])
+                chunk.sub_(highest[rows, None])
+            torch.mv(chunk.exp_(), inverse, out=rest[rows])
+        total = rest + (own - highest).exp()
+        ctx.save_for_backward(queries, aimed, others, inverse[:, None], masses, rest, total)
+        return functional.softplus(rest.log() + highest - own)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, *gradients: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
+        queries, aimed, others, inverse, masses, rest, total = ctx.saved_tensors
+        shared = (gradients[0] / total)[:, None]  # what a mass is multiplied with to be a share
+        missed = rest[:, None] * shared
+        of_queries = torch.addcmul(shared * (masses @ (inverse * others)), missed, aimed, value=-1)
+        return of_queries, -missed * queries, inverse * (masses.T @ (shared * queries)), None, None
+
+
 def sampled_softmax_losses(
     queries: torch.Tensor,
     aimed: torch.Tensor,
@@ -101,13 +141,14 @@ def sampled_softmax_losses(
     log_expected: torch.Tensor,
     hits: torch.Tensor,
 ) -> torch.Tensor:
-    """−log(e^(s_t) / Ẑ) of each position [n]; see the module.
+    """−log(e^(s_t) / Ẑ) of each position [n]; see the module. As precise as its tensors, whatever autocast says.
 
     `queries` and `aimed` [n, d]: states and their targets' vectors. `others` [M, d], shared negatives; `log_expected` [M]
-    is log π; `hits` [n, M] says which negative is a position's own target.
+    is log π; `hits` [n, M] says which negative is a position's own target. Memory: n × M, once.
     """
-    scores = torch.addmm(-log_expected, queries, others.T).float().masked_fill(hits, -torch.inf)
-    return functional.softplus(torch.logsumexp(scores, 1) - (queries * aimed).sum(-1).float())
+    with torch.autocast(queries.device.type, enabled=False):
+        sides = (side if side.dtype == torch.float64 else side.float() for side in (queries, aimed, others))
+        return _SampledLosses.apply(*sides, log_expected, hits)
 
 
 class Negatives:

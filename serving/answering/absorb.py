@@ -123,6 +123,8 @@ def train(service: Absorbs, feedback: Feedback, config: OnlineConfig, full: bool
     assert isinstance(personalizer, TapPer)
     fresh = np.stack([feedback.users, feedback.items, feedback.times], 1)
     events = feedback.given if full else fresh
+    if (trained := methods.dataset.catalogue.n_trained) is not None:
+        events = events[events[:, 1] < trained]  # the generator can be asked for no other
     if not len(events):
         return None
     requests = [feedback.after.request(f"f{at}", *event) for at, event in enumerate(events.tolist())]

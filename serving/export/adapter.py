@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm.methods import peft_export
+from recsys.artifacts import versions
 from recsys.door.times import one_moment
 from recsys.recommender import Request
 from recsys.run import Run
@@ -41,7 +42,14 @@ def export_adapter(
     request = Request("export", index, moment, *data.before(index, moment), query=query)
     facts = peft_export.export_adapter(methods.reading(method, seed), request, out)
     return (
-        f"{out}: {methods.name(method)} for user {user}: rank {facts['rank']} on {facts['layers']} layers, "
+        f"{out}: {methods.name(method)} for user {user}{_version_of(opened)}: rank {facts['rank']} on {facts['layers']} layers, "
         f"{facts['parameters']:,} parameters; load it onto the merged Stage 1 model "
         f"(PeftModel.from_pretrained(load_adapted(run, config.adapt).inner, folder))"
     )
+
+
+def _version_of(run: Run) -> str:
+    """Which version of a refreshed run an adapter was made of, and its table of semantic IDs."""
+    if run.path == run.home:
+        return ""
+    return f", of version {int(run.path.name)} (semantic IDs {versions.facts(run.path)['table'][:12]})"

@@ -26,7 +26,7 @@ from recsys.recommender import Request
 from recsys.seeds import rng
 from semantic_ids.table import SemanticIdTable
 
-FOLDS, MOST_INSTANCES, MOST_ITEMS = 10, 1000, 2000  # of validation, and of a fold
+FOLDS, MOST_INSTANCES, MOST_ITEMS = 10, 400, 2000  # of validation, and of a fold
 LARGE = 1 << 16  # items from which on a fold's mass is taken to be its share of the items
 RECENT = 0.1  # of the data's training events by time: items that begin there were new there
 RIDGE = 1e-3  # of κ², so that a feature that says nothing has a weight of 0
@@ -50,7 +50,9 @@ def fit_weights(
             continue
         requests = data.block(mine, False)
         above = _above(recommender, requests, depth)[:, nodes[items]]
-        found = np.concatenate([above[:, :, None], content.features(requests, items)], 2)
+        found = above[:, :, None]
+        if content.readers:
+            found = np.concatenate([found, content.features(requests, content.rows(items))], 2)
         features += list(found.astype(np.float64))
         targets += np.searchsorted(items, data.items[mine]).tolist()
         kept += [len(items)] * len(mine)

@@ -86,7 +86,7 @@ def code_items(
     if len(fresh):
         latent = tokenizer.quantizer.latent_of(inputs)
         codes = place_new(table, latent, tokenizer.quantizer.codebooks)
-        own = (tokenizer.quantizer.encode(inputs) == codes[:, : inputs_levels(tokenizer)]).all(1)
+        own = (tokenizer.quantizer.encode(inputs) == codes[:, : len(tokenizer.quantizer.sizes)]).all(1)
     else:
         codes, own = np.zeros((0, table.n_levels), np.int64), np.zeros(0, bool)
     moved_again = {int(item): code.tolist() for item, code in zip(again, codes[: len(again)], strict=True)}
@@ -96,12 +96,14 @@ def code_items(
         "not_their_own_codes": int((~own).sum()),
         "with_a_brought_vector": int(has[changes.new].sum()),
     }
-    _write_items(draft, run, changes, vectors, extended, inputs[len(again) :])
+    if changes:
+        _write_catalogue(draft, run, changes)
+    if len(fresh) or (brought is not None and brought.any()):
+        draft.write("embed", "item_vectors.safetensors", lambda path: save_file(vectors, path))
+        _extend_tables(draft, run, before["collaborative"], vectors, changes.new)
+    if len(changes.new):
+        _write_codes(draft, run, extended, inputs[len(again) :])
     return Coded(extended, vectors, moved_again, facts)
-
-
-def inputs_levels(tokenizer: Any) -> int:
-    return len(tokenizer.quantizer.sizes)
 
 
 def _texts_of(catalogue: Catalogue, items: np.ndarray) -> list[str]:
@@ -128,26 +130,19 @@ def _inputs(run: Run, tokenizer: Any, vectors: dict[str, np.ndarray], items: np.
     return tokenizer.inputs.apply(collaborative, None if text is None else text[items])
 
 
-def _write_items(
-    draft: Draft,
-    run: Run,
-    changes: Changes,
-    vectors: dict[str, np.ndarray],
-    table: SemanticIdTable,
-    inputs: np.ndarray,
-) -> None:
+def _write_catalogue(draft: Draft, run: Run, changes: Changes) -> None:
     draft.write("prepare", "items.parquet", lambda path: _save_catalogue(changes.after, path))
     report = run.read_json("prepare", "prepare.json")
     report["counts"] = report["counts"] | {"items": len(changes.after)}
     draft.write("prepare", "prepare.json", lambda path: _save_json(report, path))
-    draft.write("embed", "item_vectors.safetensors", lambda path: save_file(vectors, path))
-    if not len(changes.new):
-        return
+
+
+def _write_codes(draft: Draft, run: Run, table: SemanticIdTable, inputs: np.ndarray) -> None:
+    """The longer table, and what the model reads of new items."""
     draft.write("tokenize", "semantic_ids.safetensors", lambda path: save_file({"codes": table.codes}, path))
     draft.write(
         "tokenize", "semantic_ids.json", lambda path: path.write_text(table.facts_text(), encoding="utf-8")
     )
-    _extend_tables(draft, run, vectors, changes.new)
     record = run.record("adapt")
     if record is not None and HEAD in record["artifacts"]:
         head = load_file(run.artifact("adapt", HEAD))
@@ -164,7 +159,9 @@ def _save_json(value: Any, path: Path) -> None:
     path.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
-def _extend_tables(draft: Draft, run: Run, vectors: dict[str, np.ndarray], new: np.ndarray) -> None:
+def _extend_tables(
+    draft: Draft, run: Run, before: np.ndarray, vectors: dict[str, np.ndarray], new: np.ndarray
+) -> None:
     """Rows for new items in the tables of the stage embed: of a table of items what their text says (or their brought vector), of a
     table of messages nothing: what no graph has seen says nothing of who had it, until the graph is trained again.
     """
@@ -173,9 +170,15 @@ def _extend_tables(draft: Draft, run: Run, vectors: dict[str, np.ndarray], new: 
     told = Told(text, vectors["collaborative"], has, new)
     if "user_messages.safetensors" in artifacts:
         messages = load_file(run.artifact("embed", "user_messages.safetensors"))
-        more = vectors["collaborative"][new] if _of_items(messages["messages"], vectors) else None
-        whole = {name: _longer(rows, len(new), more) for name, rows in messages.items()}
-        draft.write("embed", "user_messages.safetensors", lambda path: save_file(whole, path))
+        if np.array_equal(
+            messages["messages"], before
+        ):  # they are the items' vectors, as where those were brought
+            messages["messages"] = vectors["collaborative"]
+        else:
+            messages = {name: _longer(rows, len(new)) for name, rows in messages.items()}
+        draft.write("embed", "user_messages.safetensors", _saver(messages))
+    if not len(new):
+        return
     if "retrieval.safetensors" in artifacts:
         arrays = load_file(run.artifact("embed", "retrieval.safetensors"))
         rows = told(arrays["items"])
@@ -193,13 +196,6 @@ def _extend_tables(draft: Draft, run: Run, vectors: dict[str, np.ndarray], new: 
 
 def _saver(arrays: dict[str, np.ndarray]) -> Callable[[Path], Any]:
     return lambda path: save_file(arrays, path)
-
-
-def _of_items(messages: np.ndarray, vectors: dict[str, np.ndarray]) -> bool:
-    """Are a run's messages its item vectors (as where these were brought)?"""
-    return messages.shape[1] == vectors["collaborative"].shape[1] and bool(
-        np.array_equal(messages, vectors["collaborative"][: len(messages)])
-    )
 
 
 def _longer(rows: np.ndarray, n: int, more: np.ndarray | None = None) -> np.ndarray:

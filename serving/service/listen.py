@@ -16,7 +16,7 @@ from serving.service.access import is_loopback
 from serving.service.settings import load_settings
 from serving.state.keys import all_keys
 from serving.state.place import url_of
-from serving.state.store import State
+from serving.state.store import State, sqlite_url
 
 
 def serve(
@@ -67,6 +67,8 @@ def serve(
         from serving.service.ray_serve import serve_by_ray
 
         given |= {name: str(Path(given[name]).resolve()) for name in ("run", "config") if given[name]}
+        if url.startswith("sqlite:///"):  # replicas start elsewhere
+            given["state"] = sqlite_url(Path(url.removeprefix("sqlite:///")).resolve())
         serve_by_ray(given, replicas, host, port, settings.most_waiting)
         return
     if workers == 1:

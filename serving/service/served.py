@@ -48,7 +48,7 @@ class Served:
     def __init__(self, run: Path, state: State, settings: ServiceConfig, until: int | None = None):
         """`until`: read events up to that one; default: all. Raises `RunError` for an unknown or broken run."""
         self.path, self.state, self.settings = run, state, settings
-        opened = Run.open(run)
+        opened = Run.serving(run)
         self.recommender = Recommender(
             Methods(opened, config_of(opened)), state=state, taken=tuple(settings.taken)
         )
@@ -188,6 +188,8 @@ class Served:
                 event, item = kept.event, self.data.catalogue.number(kept.event.item_id)
                 if item is None or event.event_id not in self.mine or event.type not in self.settings.taken:
                     continue
+                if item >= (self.data.catalogue.n_trained or len(self.data.catalogue)):
+                    continue  # the generator can be asked for no newcomer
                 user = self.histories.user_index(event.user_id)
                 if event.user_id not in held:
                     items, times = ((), ()) if user is None else self.histories.events(user)

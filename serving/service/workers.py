@@ -46,30 +46,22 @@ def serve_by(count: int, listening: socket.socket, work: Callable[[socket.socket
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal ending
         ending = True
-        for pid in alive:
-            os.kill(pid, signal.SIGTERM)
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     gc.freeze()  # what all have stays in pages that all share
     try:
-        while True:
+        while not ending:
             while len(alive) < count and not ending:
                 alive[_fork(listening, work)] = time.monotonic()
-            if not alive:
-                return
             pid, _ = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 time.sleep(0.05)
                 continue
-            lived = time.monotonic() - alive.pop(pid, 0.0)
+            early = early + 1 if time.monotonic() - alive.pop(pid, 0.0) < EARLY_S else 0
             multiprocess.mark_process_dead(pid)
-            if ending:
-                continue
-            early = early + 1 if lived < EARLY_S else 0
-            LOG.warning("a worker (%d) ended and is replaced", pid)
             if early > MOST_EARLY:
-                end(signal.SIGTERM, None)
                 raise RuntimeError("workers end as soon as they are started; what they said is above")
+            LOG.warning("a worker (%d) ended and is replaced", pid)
             time.sleep(min(0.05 * early, 1.0))
     finally:
         _end_all(alive)
@@ -109,16 +101,16 @@ def _end_with(parent: int) -> None:
 
 
 def _end_all(alive: dict[int, float]) -> None:
-    until = time.monotonic() + WAIT_S
+    """Ask all to end, and wait; who has not ended after `WAIT_S` is killed."""
+    asked, until = set[int](), time.monotonic() + WAIT_S
     while alive:
         late = time.monotonic() > until
         for pid in list(alive):
-            try:
-                if late:
-                    os.kill(pid, signal.SIGKILL)
-                ended, _ = os.waitpid(pid, 0 if late else os.WNOHANG)
-            except (ChildProcessError, ProcessLookupError):
-                ended = pid
-            if ended:
+            if late or pid not in asked:
+                os.kill(
+                    pid, signal.SIGKILL if late else signal.SIGTERM
+                )  # not waited for yet, so it is still ours
+                asked.add(pid)
+            if os.waitpid(pid, 0 if late else os.WNOHANG)[0]:
                 del alive[pid]
-        time.sleep(0.05)
+        time.sleep(0.02)

@@ -27,6 +27,12 @@ def held_of(run: Run, user_id: str) -> dict[str, list[dict[str, Any]]]:
     return {f"{FILE}: {name}": rows for name, rows in found.items() if rows}
 
 
+def facts(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """First and last time of a table's rows, where they have some."""
+    times = [row["time"] for row in rows if "time" in row]
+    return {"first": min(times), "last": max(times)} if times else {}
+
+
 def forget(run: Run) -> None:
     """Forget whom the run's files have no longer (`place.LEAVING`); an exported run is whole afterwards by its own sums."""
     place.finish_leaving(run.home)

@@ -18,7 +18,7 @@ from recsys.data.prepare import prepare
 from recsys.data.splits import SplitConfig
 from recsys.run import Run
 from serving.bench.peers.catalogue import HERE, PEERS, Peer, of_run
-from serving.bench.peers.contract import LISTS, REPORT, K, Requests, Split, Task, best_of_scores
+from serving.bench.peers.contract import KEPT, LISTS, REPORT, K, Requests, Split, Task, best_of_scores
 from serving.bench.peers.driver import Settings, prepared, run_peers
 from serving.bench.peers.environments import PeerError, python_of, run_script
 from serving.bench.peers.judge import Question, figures, seconds_to
@@ -261,6 +261,24 @@ def test_a_peer_goes_the_whole_way_and_is_not_run_twice(run, tmp_path):
 
     pq.write_table(lists.set_column(0, "user", pa.array([5, 6, 7])), folder / LISTS)
     assert "answers other requests" in one([COUNTING], run, tmp_path, seconds=7.0)[0]["failed"]
+
+
+def test_a_training_that_was_killed_goes_on_if_it_is_asked_the_same(run, tmp_path):
+    dying = replace(COUNTING, key="dying", settings={"": {"dies": True}})
+    folder = tmp_path / "events" / "peers" / "dying"
+    assert "told to die" in one([dying], run, tmp_path)[0]["failed"]
+    first = json.loads((folder / KEPT).read_text())
+    assert [row["epochs"] for row in first["curve"]] == [1]
+    (folder / "rubbish").write_text("left behind")
+    (found,) = one([dying], run, tmp_path)
+    assert [row["epochs"] for row in found["curve"]] == [1, 2]
+    assert found["curve"][0] == first["curve"][0]
+    assert found["cpu_seconds"] > first["cpu_seconds"]
+    assert {path.name for path in folder.iterdir()} == {"asked.json", "begun.json", "log.txt", LISTS, REPORT}
+
+    assert (
+        "told to die" in one([dying], run, tmp_path, seconds=7.0)[0]["failed"]
+    )  # asked otherwise: from the start
 
 
 def test_a_finished_run_of_another_split_is_refused(run, tmp_path):

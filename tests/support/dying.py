@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -44,18 +45,25 @@ class Killer:
 
     def __init__(self) -> None:
         self.left: int | None = None
-        self.error: BaseException | None = None  # raised in place of `Killed`
+        self.is_full = (
+            False  # the disk is full from the n-th change on, in place of a kill: nothing new can be made
+        )
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple) -> None:
         if self.left is None:
             return
         writes = event == "open" and bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-        if writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+        if self.is_full:
+            makes = (writes or event == "os.mkdir") and not os.path.lexists(arguments[0])
+            self.left -= makes
+            if makes and self.left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        elif writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
             self.left -= 1
             if self.left < 0:
                 self.left = None
-                raise self.error or Killed(event)
+                raise Killed(event)
 
 
 KILLER = Killer()

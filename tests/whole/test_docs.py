@@ -141,6 +141,8 @@ def test_every_block_that_can_run_does(page, small_run, tmp_path, monkeypatch):
     config, run = small_run
     furnish(tmp_path, config, run)
     monkeypatch.chdir(tmp_path)
+    # which take seconds, and are drawn of the small run itself
+    monkeypatch.setattr("evaluation.report.report._pictures", lambda *given: [])
     # workers are this process: tests/serving/playlists/test_workers.py and tests/serving/engines start real ones
     monkeypatch.setattr("serving.engines.choose.LocalEngine", lambda workers: Here())
     for block in blocks(page):

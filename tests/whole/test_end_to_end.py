@@ -188,11 +188,18 @@ def test_an_evaluation_killed_halfway_ends_in_the_same_figures(small_run, tmp_pa
         return draw(self, *arguments, **settings)
 
     monkeypatch.setattr(SidRecommender, "draw", dying)
+    # costs are timings, which no two evaluations share
+    monkeypatch.setattr("serving.stages.evaluate.measure_costs", lambda *given: {"rows": {}})
     with pytest.raises(Killed):
         run_stage("evaluate", config, other)
     run_stage("evaluate", config, other)
     figures = [where.path / "evaluate" / "results.json" for where in (other, run)]
     assert figures[0].read_bytes() == figures[1].read_bytes()
+
+
+def short_sasrec(config):
+    """For tests of the stage `embed` that are not about it."""
+    return config.embed.sasrec.model_copy(update={"steps": 4, "validate_every": 4})
 
 
 # -- leaks and refusals -----------------------------------------------------------------------------------------
@@ -215,7 +222,7 @@ def test_the_leak_check_stops_a_run_whose_vectors_hold_their_targets(small_run, 
                 made[at] = replace(made[at], history=np.concatenate([made[at].history, target]))
         return made
 
-    leaky = config.embed.model_copy(update={"user_half_lives": (None,)})
+    leaky = config.embed.model_copy(update={"user_half_lives": (None,), "sasrec": short_sasrec(config)})
     monkeypatch.setattr("recsys.embeddings.embed.K", 3)
     embed(leaky, other)  # without the leak the same settings pass
     shutil.rmtree(other.path / "embed")
@@ -270,6 +277,7 @@ def test_brought_embeddings_replace_the_gnn(small_run, tmp_path):
             "user_embeddings": tmp_path / "u.parquet",
             "item_embeddings": tmp_path / "i.parquet",
             "embedding_space": "v7",
+            "sasrec": short_sasrec(config),
         }
     )
     embed(brought, other)

@@ -54,6 +54,11 @@ class TrainedRows(dict[int, torch.Tensor]):
         self[user] = row
         return True
 
+    def __missing__(self, user: int) -> torch.Tensor:
+        if user in self:
+            return self[user]
+        raise KeyError(user)
+
     def _has_any(self) -> bool:
         if self._any is None:
             self._any = False

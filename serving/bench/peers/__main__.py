@@ -18,9 +18,10 @@ from typing import Annotated
 import typer
 
 from recsys.artifacts.paths import RunError
-from serving.bench.peers.catalogue import BEAUTY, ML, PEERS, of_run
+from recsys.run import Run
+from serving.bench.peers.catalogue import BEAUTY, ML, PEERS, SECONDS, Peer, of_run
 from serving.bench.peers.contract import whole
-from serving.bench.peers.driver import Settings, prepared, run_peers
+from serving.bench.peers.driver import Settings, is_same_split, prepared, run_peers
 from serving.bench.peers.table import markdown
 from serving.bench.suite import machine
 
@@ -34,12 +35,16 @@ def main(
         list[str] | None, typer.Option(help=f"Repeatable; default all: {', '.join(PEERS)}.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="A finished run of the same split: its generator and product too.")
+        list[Path] | None,
+        typer.Option(help="A finished run of one of the splits: its generator and product too. Repeatable."),
     ] = None,
     seconds: Annotated[
-        float,
-        typer.Option(help="CPU seconds of training a peer; it ends with the epoch in which they are spent."),
-    ] = 1200,
+        float | None,
+        typer.Option(
+            help="CPU seconds of training a peer; it ends with the epoch in which they are spent. "
+            f"Default: {SECONDS[BEAUTY]:g} on {BEAUTY}, elsewhere {SECONDS['']:g}."
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(help="Of every peer.")] = os.cpu_count() or 1,
     reach: Annotated[
         float, typer.Option(help="R@10 on validation, the seconds to which are a column.")
@@ -51,17 +56,17 @@ def main(
         if name not in PEERS:
             raise SystemExit(f"there is no peer {name!r}; expected some of {', '.join(PEERS)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the peer at work is ended too
-    settings = Settings(seconds=seconds, threads=threads, validation=validation)
-    home = os.environ.get("PRELUDE_DATA")
+    home, placed = os.environ.get("PRELUDE_DATA"), set[Path]()
     for one in data or [ML, *([BEAUTY] if home else [])]:
-        work = out / Path(one).name
+        work, given = out / Path(one).name, seconds or SECONDS.get(one, SECONDS[""])
+        settings = Settings(seconds=given, threads=threads, validation=validation)
         try:
             prepared_run = prepared(one, work, Path(home) / "amazon2014" / "Beauty" if home else None)
             rows = [PEERS[name] for name in peer or PEERS]
-            if run is not None:
-                from serving.bench.peers.from_run import methods_of
-
-                rows += of_run(run.absolute(), methods_of(run))
+            for finished in run or ():
+                if is_same_split(prepared_run, Run.open(finished)):
+                    rows += _rows_of(finished)
+                    placed.add(finished)
             found = list(run_peers(rows, one, prepared_run, out, settings, typer.echo))
         except (ValueError, RunError) as error:
             raise SystemExit(f"{one}: {error}") from None
@@ -70,6 +75,16 @@ def main(
         whole(work / "table.json", lambda path, table=table: path.write_text(json.dumps(table, indent=1)))  # type: ignore[misc]
         whole(work / "table.md", lambda path, text=text: path.write_text(text))  # type: ignore[misc]
         typer.echo(f"\n{one}, {datetime.now(UTC):%Y-%m-%d}, {threads} threads\n\n{text}")
+    if other := sorted(set(run or ()) - placed):
+        raise SystemExit(
+            f"{other[0]} has other events or holds out others than every data set here; give its folder as --data"
+        )
+
+
+def _rows_of(run: Path) -> list[Peer]:
+    from serving.bench.peers.from_run import methods_of
+
+    return of_run(run.absolute(), methods_of(run))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 K = 10  # items of a list
 REPORT, LISTS, SAID = "report.json", "lists.parquet", "peer: "  # `SAID` begins a line that the driver shows
+KEPT = "kept.pt"  # where a script that was killed goes on from, if it keeps one
 STATUS = Path("/proc/self/status")
 
 
@@ -180,6 +181,21 @@ class Task:
         return recall > best
 
     @property
+    def kept(self) -> Path:
+        """A file that outlives a kill: the training's state and `progress`, by `whole`."""
+        return self.out / KEPT
+
+    def progress(self) -> dict[str, Any]:
+        return {"curve": self.curve, "seconds": self.clock.wall, "cpu_seconds": self.clock.cpu}
+
+    def go_on(self, progress: dict[str, Any]) -> None:
+        """Take over what a killed training had spent and found. Time since its last validation is lost, and not counted."""
+        self.curve = list(progress["curve"])
+        self.clock.wall += progress["seconds"]
+        self.clock.cpu += progress["cpu_seconds"]
+        say(f"goes on after {self.clock.cpu:.0f} CPU s")
+
+    @property
     def stop(self) -> str:
         """Why training ends here: its CPU seconds are spent, or validations have brought nothing; "" if it goes on."""
         if self.clock.cpu >= self.settings["seconds"]:
@@ -205,9 +221,7 @@ class Task:
         }
         whole(self.out / LISTS, lambda path: pq.write_table(pa.table(rows), path))
         report = {
-            "curve": self.curve,
-            "seconds": self.clock.wall,
-            "cpu_seconds": self.clock.cpu,
+            **self.progress(),
             "stopped": stopped,
             "asked": {"users": len(self.split.test), "seconds": asking.wall, "cpu_seconds": asking.cpu},
             "peak_bytes": peak_bytes(),
@@ -215,6 +229,7 @@ class Task:
             **self.said,
         }
         whole(self.out / REPORT, lambda path: path.write_text(json.dumps(report, indent=1)))
+        self.kept.unlink(missing_ok=True)
         say(f"{len(self.split.test)} users asked in {asking.wall:.2f} s ({asking.cpu:.2f} CPU)")
 
 

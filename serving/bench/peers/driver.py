@@ -19,12 +19,12 @@ from recsys.data.prepare import prepare
 from recsys.data.splits import TEST, VALIDATION, SplitConfig
 from recsys.run import Run
 from serving.bench.peers.catalogue import BEAUTY, ML, Peer
-from serving.bench.peers.contract import REPORT, whole
+from serving.bench.peers.contract import KEPT, REPORT, whole
 from serving.bench.peers.environments import ROOT, PeerError, python_of, run_script
 from serving.bench.peers.judge import Question, judge
 from serving.bench.peers.split import write_split, write_vectors
 
-ASKED = "asked.json"  # what a finished peer was run with
+ASKED, BEGUN = "asked.json", "begun.json"  # what a finished peer was run with, and one that has begun
 
 
 @dataclass(frozen=True)
@@ -94,30 +94,46 @@ def _asked(peer: Peer, data: str, split: str, settings: Settings) -> dict[str, A
 def _check_split(peer: Peer, run: Run) -> None:
     """A finished run's rows must not have learned from what is held out here. Raises `ValueError`."""
     given = peer.settings.get("", {}).get("run")
-    if given is None:
-        return
-    here, there = Dataset.load(run), Dataset.load(Run.open(given))
-    held_out = [np.where(np.isin(one.roles, (VALIDATION, TEST)), one.roles, 0) for one in (here, there)]
-    columns = [
-        (one.users, one.items, one.times, roles) for one, roles in zip((here, there), held_out, strict=True)
-    ]
-    if not all(np.array_equal(a, b) for a, b in zip(*columns, strict=True)):
+    if given is not None and not is_same_split(run, Run.open(given)):
         raise ValueError(
             f"{given} has other events or holds out others; prepare both alike, or give its folder as --data"
         )
 
 
+def is_same_split(run: Run, other: Run) -> bool:
+    """Have two runs the same events, and are the same of them validation and test?"""
+    here, there = Dataset.load(run), Dataset.load(other)
+    held_out = [np.where(np.isin(one.roles, (VALIDATION, TEST)), one.roles, 0) for one in (here, there)]
+    columns = [
+        (one.users, one.items, one.times, roles) for one, roles in zip((here, there), held_out, strict=True)
+    ]
+    return all(np.array_equal(a, b) for a, b in zip(*columns, strict=True))
+
+
 def _is_finished(folder: Path, asked: dict[str, Any]) -> bool:
-    note = folder / ASKED
-    return (folder / REPORT).exists() and note.exists() and json.loads(note.read_text()) == asked
+    return (folder / REPORT).exists() and _says(folder / ASKED, asked)
+
+
+def _says(note: Path, asked: dict[str, Any]) -> bool:
+    return note.exists() and json.loads(note.read_text()) == asked
+
+
+def _clear(folder: Path, asked: dict[str, Any]) -> None:
+    """Of a peer that was killed or asked otherwise nothing is left but where it goes on, if it was asked the same."""
+    goes_on = _says(folder / BEGUN, asked)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name == KEPT and goes_on:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    whole(folder / BEGUN, lambda path: path.write_text(json.dumps(asked, indent=1)))
 
 
 def _run(
     peer: Peer, folder: Path, split: Path, venvs: Path, asked: dict[str, Any], settings: Settings,
     show: Callable[[str], None],
 ) -> None:  # fmt: skip
-    shutil.rmtree(folder, ignore_errors=True)  # of a peer that was killed, or asked otherwise
-    folder.mkdir(parents=True)
+    _clear(folder, asked)
     python = python_of(peer.pins, venvs.absolute(), show)
     arguments = [str(split.absolute()), str(folder.absolute()), json.dumps(asked["settings"])]
     run_script(

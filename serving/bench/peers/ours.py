@@ -1,4 +1,4 @@
-"""Prelude's own rows in the peers' table: SASRec by ids alone, LightGCN, item-kNN and popularity, trained here and now."""
+"""Prelude's own rows in the peers' table: SASRec by ids alone and with texts, LightGCN, item-kNN and popularity, trained here and now."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def sasrec(task: Task) -> Recommender:
     def train() -> SasRec:
         return train_sasrec(
             split.users, split.items, split.places, split.n_items, config, task.settings["seed"],
-            task.out / "checkpoint", held_out,
+            task.out / "checkpoint", held_out, split.vectors() if config.text else None,
         )[0]  # fmt: skip
 
     model = held_out.watch.trained(train)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from recbole.data.utils import create_dataset, create_samplers, get_dataloader
 from recbole.trainer import Trainer
 from recbole.utils import get_model, init_seed
 
-from serving.bench.peers.contract import K, Requests, Split, Task
+from serving.bench.peers.contract import K, Requests, Split, Task, whole
 
 CHUNK = 512  # requests scored at once: 512 × 12,000 float32 are 25 MB
 NAME = "given"
@@ -100,8 +101,8 @@ def write_atomic_files(split: Split, folder: Path) -> None:
         )
 
 
-def _epochs(task: Task, peer: Peer) -> Iterator[int]:
-    for epoch in range(task.settings["epochs"]):
+def _epochs(task: Task, peer: Peer, done: int) -> Iterator[int]:
+    for epoch in range(done, task.settings["epochs"]):
         with task.clock.running():
             peer.trainer._train_epoch(peer.batches, epoch)
         yield epoch + 1
@@ -109,15 +110,25 @@ def _epochs(task: Task, peer: Peer) -> Iterator[int]:
 
 def main() -> None:
     logging.disable(logging.WARNING)
-    task = Task.from_command_line()
+    task, done = Task.from_command_line(), 0
     with task.clock.running():  # its way from events to training rows is part of its training
         peer = Peer(task)
     best: dict[str, torch.Tensor] = {}
-    for epochs in _epochs(task, peer):
+    if task.kept.exists():
+        kept = torch.load(task.kept, weights_only=True)
+        done, best = kept["epochs"], kept["best"]
+        peer.model.load_state_dict(kept["model"])
+        peer.trainer.optimizer.load_state_dict(kept["optimizer"])
+        task.go_on(kept["progress"])
+        torch.manual_seed(task.settings["seed"] + done)
+    for epochs in _epochs(task, peer, done) if not task.stop else ():
         if epochs % task.settings["validate_every_epochs"] and not task.stop:
             continue
         if task.validate(epochs, recommend=peer.recommend):
             best = {name: value.detach().clone() for name, value in peer.model.state_dict().items()}
+        state = {"epochs": epochs, "best": best, "model": peer.model.state_dict(), "progress": task.progress(),
+                 "optimizer": peer.trainer.optimizer.state_dict()}  # fmt: skip
+        whole(task.kept, partial(torch.save, state))
         if task.stop:
             break
     peer.model.load_state_dict(best)

@@ -14,7 +14,7 @@ from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 from rectools.models.nn.transformers.ligr import LiGRLayers
 
-from serving.bench.peers.contract import K, Requests, Task
+from serving.bench.peers.contract import K, Requests, Task, whole
 
 
 class Watch(Callback):
@@ -22,22 +22,35 @@ class Watch(Callback):
 
     def __init__(self, task: Task, peer: Peer, every: int):
         self.task, self.peer, self.every, self.best = task, peer, every, dict[str, torch.Tensor]()
+        self.done = 0  # epochs before a kill
 
     def __deepcopy__(self, memo: dict) -> Watch:
         return self  # RecTools copies its trainer, and with it this
 
     def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
         self.task.clock.start()
+        if trainer.current_epoch or not self.task.kept.exists():
+            return
+        # not before: RecTools draws its weights when training starts
+        kept = torch.load(self.task.kept, weights_only=True)
+        self.done, self.best = kept["epochs"], kept["best"]
+        module.torch_model.load_state_dict(kept["model"])
+        trainer.optimizers[0].load_state_dict(kept["optimizer"])
+        self.task.go_on(kept["progress"])
+        torch.manual_seed(self.task.settings["seed"] + self.done)
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
-        epochs = trainer.current_epoch + 1
+        epochs = self.done + trainer.current_epoch + 1
         self.task.clock.stop()
         if epochs % self.every == 0 or self.task.stop:
             self.peer.model.is_fitted = True  # so that it answers
             if self.task.validate(epochs, recommend=self.peer.recommend):
                 self.best = {k: v.detach().clone() for k, v in module.torch_model.state_dict().items()}
             module.train()
-        trainer.should_stop = bool(self.task.stop)
+            state = {"epochs": epochs, "best": self.best, "model": module.torch_model.state_dict(),
+                     "optimizer": trainer.optimizers[0].state_dict(), "progress": self.task.progress()}  # fmt: skip
+            whole(self.task.kept, lambda path: torch.save(state, path))
+        trainer.should_stop = bool(self.task.stop) or epochs >= self.task.settings["epochs"]
 
 
 class Peer:

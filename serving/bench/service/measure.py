@@ -59,6 +59,8 @@ def measured(
         "requests_a_second": ours_rates,
         "plain_handler": plain_rates,
         "playlists_a_second": batch_rates,
+        "ratio_to_plain": statistics.median(o / p for o, p in zip(ours_rates, plain_rates, strict=True)),
+        "ratio_to_playlists": statistics.median(o / p for o, p in zip(ours_rates, batch_rates, strict=True)),
         "half_rate": {"rate": half.rate, "p50_ms": 1e3 * half.quantile(0.5), "p99_ms": 1e3 * half.quantile(0.99),
                       "p99_over_p50": half.quantile(0.99) / half.quantile(0.5), "failed": half.failed},
         "events": beside,

@@ -131,5 +131,5 @@ def test_the_same_by_another_library(library):
         "distance": measures.intra_list_distance(lists, vectors).mean(),
         "gini": measures.gini(measures.exposures(lists, 30)),
     }
-    assert theirs == pytest.approx({name: ours[name] for name in theirs}, rel=1e-6)
+    assert theirs == pytest.approx({name: float(ours[name]) for name in theirs}, rel=1e-6)
     assert theirs

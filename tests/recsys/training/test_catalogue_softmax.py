@@ -71,6 +71,33 @@ def test_with_all_items_drawn_loss_and_gradients_are_those_of_the_whole_softmax(
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "scale", [1, 40]
+)  # of logits up to about 10, and far beyond what an exponential holds
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+def test_sampled_losses_and_gradients_are_those_of_the_formula(scale, chunk, monkeypatch):
+    monkeypatch.setattr(catalogue_softmax, "MIN_CHUNK", 1)
+    monkeypatch.setattr(catalogue_softmax, "CHUNK_BYTES", chunk)
+    drawn = torch.from_numpy(Negatives(np.arange(N), 9, 0.5, seed=0).draw(0))
+    weights = torch.rand(POSITIONS, generator=torch_generator(1), dtype=torch.float64)
+    log_expected = torch.linspace(-3, 0, 9, dtype=torch.float64)
+    found = []
+    for by_formula in (True, False):
+        queries, outputs, targets = a_batch(torch.float64)
+        far, hits = scale * queries, targets[:, None] == drawn
+        hits[0] = True  # a position without a negative
+        if by_formula:
+            scores = (far @ outputs[drawn].T - log_expected).masked_fill(hits, -torch.inf)
+            own = (far * outputs[targets]).sum(1)
+            losses = torch.logsumexp(torch.cat([scores, own[:, None]], 1), 1) - own
+        else:
+            losses = sampled_softmax_losses(far, outputs[targets], outputs[drawn], log_expected, hits)
+        (losses * weights).sum().backward()
+        found.append((losses.detach(), queries.grad, outputs.grad))
+    for got, want in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("power", [0.0, 1.0])
 def test_the_estimate_of_the_normaliser_is_right_on_average_and_wrong_without_the_correction(power):
     """E Ẑ = Z whatever the draw; the same draws uncorrected, scaled to the whole, are far off where popularity draws."""

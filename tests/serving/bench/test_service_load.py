@@ -11,6 +11,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from serving.bench.service.case import allow_list, of_figures
 from serving.bench.service.load import at_rate, waiting
 
 
@@ -49,6 +50,28 @@ def test_callers_that_wait_and_callers_of_a_rate(echo):
     assert load.rate == pytest.approx(len(load.latencies) / load.seconds)
     load = asyncio.run(at_rate(echo, "/x", [b"{}"], rate=100, seconds=0.5))
     assert 20 <= len(load.latencies) + load.failed <= 90
+
+
+def test_the_lines_of_the_bench_are_ratios_in_turn():
+    figures = {
+        "requests_a_second": [30.0, 20.0, 24.0], "plain_handler": [5.0, 5.0, 4.0], "playlists_a_second": [40.0, 25.0, 24.0],
+        "half_rate": {"rate": 12.0, "p50_ms": 20.0, "p99_ms": 90.0, "p99_over_p50": 4.5, "failed": 0},
+        "events": {"events_a_second": 1990.0, "failed": 0, "p99_ms": 9.0, "requests_a_second": 20.0, "request_p99_ms": 50.0},
+        "memory": {"requests": 5000, "mib_before": 700.0, "mib_after": 760.0},
+    }  # fmt: skip
+    plain, batch, tail, events, memory = of_figures(figures)
+    assert (plain.ratio, plain.spread, plain.met) == (6.0, (4.0, 6.0), True)
+    assert (batch.ratio, batch.met) == (0.8, True)
+    assert (tail.ratio, tail.met) == (4.5, False)
+    assert events.met
+    assert (memory.ratio, memory.met) == (0.6, True)
+
+
+@pytest.mark.slow
+def test_half_of_a_catalogue_allowed_costs_little(tmp_path):
+    found = allow_list(True, 200_000, 1)
+    assert found.notes["p50_with"] < 2 * found.notes["p50_without"]
+    assert found.notes["first_s"] > 0
 
 
 @pytest.mark.slow

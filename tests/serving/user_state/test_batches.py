@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recsys.artifacts.sums import SUMS
+from recsys.data.dataset import Dataset
 from recsys.run import Run
 from serving import Recommender
 from serving.answering.live import digest_of
@@ -49,7 +50,9 @@ def texts(folder: Path) -> str:
 def batches(run: Run) -> list[tuple[str | None, list[str]]]:
     """Ids of batches, and whose events each held."""
     with sqlite3.connect(run.path / "live" / "state.sqlite") as state:
-        found = [(number, id_) for number, id_ in state.execute("select number, id from batches")]
+        found = [
+            (number, id_) for number, id_ in state.execute("select number, id from batches order by number")
+        ]
         whose = "select user_id from batch_people join people on person = number where batch = ? order by 1"
         return [(id_, [user for (user,) in state.execute(whose, (number,))]) for number, id_ in found]
 
@@ -131,5 +134,10 @@ def test_events_that_were_left_out_count_as_given(small_run, tmp_path):
     for name, events in zip(("known", "unknown"), left_out, strict=True):
         assert service.update(events, name).events == 1
     assert batches(run) == [("known", ["u3", PERSON]), ("unknown", ["stranger", "u3"])]
-    delete(run, PERSON)
-    assert not [digest for digest in map(digest_of, left_out) if digest in texts(run.path)]
+    for user, gone in ((PERSON, 1), ("stranger", 2)):
+        last = Dataset.load(run).user_ids[-1]
+        delete(run, user)
+        left = [digest in texts(run.path) for digest in map(digest_of, left_out)]
+        assert left == [False] * gone + [True] * (2 - gone)
+        assert Dataset.load(run).user_ids[-1] == last
+    assert b"stranger" not in (run.path / "live" / "state.sqlite").read_bytes()

@@ -169,10 +169,11 @@ def test_arms_stand_on_the_page_with_both_intervals(world_run, tmp_path):
     arms = {"cold": {"temperature": 0.5}, "warm": {"temperature": 1.5}}
     with served(world_run[1].path, tmp_path, experiments={"warmth": {"salt": "s1", "arms": arms}}) as client:
         assert "No list was shown" in client.http.get("/state").text
-        for n in range(12):
+        for n in range(24):
             answer = client.recommend(user_id=f"u{n}", n=2)
-            client.send({"event_id": str(n), "user_id": f"u{n}", "item_id": answer.items[n % 2].item_id, "type": "like",
-                         "recommendation_id": answer.recommendation_id})  # fmt: skip
+            if n % 3:
+                client.send({"event_id": str(n), "user_id": f"u{n}", "item_id": answer.items[n % 2].item_id,
+                             "type": "like", "recommendation_id": answer.recommendation_id})  # fmt: skip
         text = client.http.get("/state").text
         report = figures.arms(service_of(client).state, "warmth", ["like"])
         (pair,) = report.pairs.values()
