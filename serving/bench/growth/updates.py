@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -33,15 +34,9 @@ def updates(quick: bool) -> list[Result]:
         for size in sizes:
             live = LiveState(run, data)
             _fill(live, data, size)
-            kinds: dict[str, Callable[[int], None]] = {
-                "new": lambda number, live=live, size=size: _update(
-                    live, data, f"new {size} {number}", number
-                ),
-                "known": lambda number, live=live: _update(live, data, str(data.user_ids[number]), number),
-                "opened": lambda number: _opened(run, data, number),
-            }
-            for name, call in kinds.items():
-                took[name].append(_cpu_ms(call, repeats))
+            for kind, name in (("new", f"new {size} "), ("known", None)):
+                took[kind].append(_cpu_ms(_updating(live, data, name), repeats))
+            took["opened"].append(_cpu_ms(partial(_opened, run, data), repeats))
     titles = {
         "new": "update of one event, somebody new",
         "known": "update of one event, somebody known",
@@ -86,6 +81,13 @@ def _fill(live: LiveState, data: Dataset, size: int) -> None:
         )
         state.commit()
     live.replay()
+
+
+def _updating(live: LiveState, data: Dataset, name: str | None) -> Callable[[int], None]:
+    """An update of the n-th person of the data, or of one of a new `name` and the number."""
+    return lambda number: _update(
+        live, data, str(data.user_ids[number]) if name is None else f"{name}{number}", number
+    )
 
 
 def _update(live: LiveState, data: Dataset, user_id: str, number: int) -> None:
