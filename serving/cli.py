@@ -14,13 +14,11 @@ from recsys.training import distributed
 from serving.commands import (
     analyse,
     bench,
-    compare_ids,
     export,
     music,
     online,
     playlists,
     recommend,
-    refresh,
     report,
     serve,
     stages,
@@ -28,7 +26,7 @@ from serving.commands import (
     user,
     value,
 )
-from serving.commands.finished import audit, compare, loop
+from serving.commands.finished import audit, compare, compare_ids, loop, refresh
 from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(

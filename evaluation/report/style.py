@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -37,8 +38,9 @@ def panels(
     The places are fixed, as to look for them costs more than to draw.
     """
     lines = -(-count // columns)
+    settings: dict[str, Any] = dict(shared)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(width * columns, height * lines), squeeze=False, **shared
+        lines, columns, figsize=(width * columns, height * lines), squeeze=False, **settings
     )
     figure.subplots_adjust(
         left=0.62 / (width * columns),
@@ -61,7 +63,7 @@ def plain(text: str) -> str:
 def png(figure: Figure) -> bytes:
     """The figure as PNG bytes; it is closed. Its layout has to leave room for all that is drawn (`panels`, or matplotlib's constrained one)."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    figure.savefig(buffer, format="png", dpi=100, pil_kwargs={"compress_level": 3})
     plt.close(figure)
     return buffer.getvalue()
 
