@@ -31,7 +31,8 @@ def audit(
         str | None, typer.Option(metavar="COLUMN", help="Group items by this column of the catalogue too.")
     ] = None,
     kinds: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of a taste. Default: the first with few values.")
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of a taste. Default: the first with few values."),
     ] = None,
 ) -> None:
     """Coverage, Gini of exposure, popularity lift, calibration, novelty, diversity: of all rows, by groups of people and items.
@@ -47,6 +48,14 @@ def audit(
     opened = Run.open(run)
     with opened.lock():
         audit_run(
-            Methods(opened, config_of(opened)), rows, n, temperature, instances, users, users_by, items_by, kinds
+            Methods(opened, config_of(opened)),
+            rows,
+            n,
+            temperature,
+            instances,
+            users,
+            users_by,
+            items_by,
+            kinds,
         )
     typer.echo(escaped(f"Figures, table and pictures: {run / 'analyses' / FOLDER}"))

@@ -15,9 +15,12 @@ def loop(
     run: RunPath,
     method: Annotated[str, typer.Option(help="Key of the generator that goes on training.")] = "e2p",
     world: Annotated[
-        Path | None, typer.Option(help="Folder of the made world of the events: its truth is what people choose by.")
+        Path | None,
+        typer.Option(help="Folder of the made world of the events: its truth is what people choose by."),
     ] = None,
-    people: Annotated[int, typer.Option(min=10, help="Simulated people, a seeded sample of test users.")] = 300,
+    people: Annotated[
+        int, typer.Option(min=10, help="Simulated people, a seeded sample of test users.")
+    ] = 300,
     rounds: Annotated[int, typer.Option(min=2, help="Lists shown, chosen from, and learned from.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions; intervals are over them.")] = 5,
     n: Annotated[int, typer.Option(min=2, max=1000, help="Items of a list.")] = 10,
