@@ -14,7 +14,6 @@ from recsys.training import distributed
 from serving.commands import (
     analyse,
     bench,
-    compare_ids,
     export,
     music,
     online,
@@ -27,7 +26,7 @@ from serving.commands import (
     user,
     value,
 )
-from serving.commands.runs import audit, compare, loop, refresh
+from serving.commands.finished import audit, compare, compare_ids, loop, refresh
 from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(

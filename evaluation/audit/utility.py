@@ -1,9 +1,10 @@
 """A model of what items are worth to people, for simulations where the truth is not known; no row of a table.
 
 PureSVD (Cremonesi, Koren and Turrin 2010) of who had what, the held-out events among it, and popularity, weighed as a conditional
-logit: u(person, item) = β1 · svd(person, item) + β2 · log(1 + count). Rank and β are fitted on held-out events, each against items drawn by
-popularity that the person has not had, by an SVD that has not seen those events: half of the people choose, the other half says how good
-the model is.
+logit: u(person, item) = β1 · svd(person, item) + β2 · log(1 + count). Rank and β are fitted on held-out events, each against items that the
+person has not had, drawn alike (a sample of the whole catalogue's softmax, McFadden 1978), by an SVD that has not seen those events: half of the
+people choose, the other half says how good the model is. So exp(u) is in proportion to what is had next, and what was shown to people is
+taken for what they like: with alternatives drawn by popularity β2 comes out below 0 on MovieLens, and people would seek what nobody has had.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from recsys.recommender import Request
 from recsys.seeds import rng
 
 RANKS = (8, 16, 32, 64)
-AGAINST = 49  # items drawn by popularity, beside the one that was had
+AGAINST = 99  # items drawn alike, beside the one that was had
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FittedUtilities:
     figures: dict[str, float]
 
     def of_all(self, requests: Sequence[Request]) -> np.ndarray:
-        return self.values[[request.user for request in requests]]
+        return self.values[np.array([request.user for request in requests], np.int64)]
 
 
 def fit_utilities(
@@ -39,7 +40,7 @@ def fit_utilities(
     known = ~held_out
     counts = np.log1p(np.bincount(items[known], minlength=n_items))
     who, what = users[held_out], items[held_out]
-    drawn = _against(counts, len(who), seed)
+    drawn = rng(seed, "utility", "against").integers(0, n_items, (len(who), AGAINST))
     sets = np.concatenate([what[:, None], drawn], axis=1)  # the first was had
     left = ~np.isin(who[:, None] * n_items + sets, users[known] * n_items + items[known])
     left[:, 0] = True
@@ -71,16 +72,11 @@ def fit_utilities(
         "nats_gained_over_chance": likelihood - chance,
     }
     said = (
-        f"utility: PureSVD of rank {rank} and log popularity, weighed on held-out events against up to {AGAINST} others drawn by popularity; on the "
+        f"utility: PureSVD of rank {rank} and log popularity, weighed on held-out events against up to {AGAINST} others; on the "
         f"other half of the people it puts what was had above another item {above:.0%} of the time"
     )
     whole = _pure_svd(users, items, n_users, n_items, rank, seed)
     return FittedUtilities(weights[0] * whole + weights[1] * counts, said, figures)
-
-
-def _against(counts: np.ndarray, rows: int, seed: int) -> np.ndarray:
-    weights = np.expm1(counts) + 1e-9
-    return rng(seed, "utility", "against").choice(len(counts), (rows, AGAINST), p=weights / weights.sum())
 
 
 def _pure_svd(

@@ -20,7 +20,7 @@ def training_curves(curves: Mapping[str, Mapping]) -> bytes | None:
     shown = {name: curve for name, curve in curves.items() if curve.get("losses") or curve.get("validation")}
     if not shown:
         return None
-    figure, axes = panels(len(shown), min(3, len(shown)), 4.2, 2.8, right=0.5)
+    figure, axes = panels(len(shown), min(3, len(shown)), 4.2, 2.8, right=0.7)
     for axis, (name, curve) in zip(axes.flat, shown.items(), strict=False):
         style(axis, name)
         axis.set_xlabel("step")

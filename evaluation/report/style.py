@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -37,8 +38,9 @@ def panels(
     The places are fixed, as to look for them costs more than to draw.
     """
     lines = -(-count // columns)
+    settings: dict[str, Any] = dict(shared)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(width * columns, height * lines), squeeze=False, **shared
+        lines, columns, figsize=(width * columns, height * lines), squeeze=False, **settings
     )
     figure.subplots_adjust(
         left=0.62 / (width * columns),

@@ -15,7 +15,7 @@ import numpy as np
 from evaluation.statistics import mean_interval
 from recsys.recommender import Request
 from recsys.seeds import rng
-from serving.answering.live import Event
+from serving.answering.live import Given
 from serving.answering.recommender import Recommender
 from serving.answering.requests import answer, path_of
 from serving.refresh.items import Coded
@@ -77,7 +77,7 @@ def judge_answers(
     verdict: Verdict,
     before: Recommender,
     after: Recommender,
-    events: Sequence[Event],
+    events: Sequence[Given],
     method: str | None,
     bounds: Bounds,
 ) -> None:
@@ -116,7 +116,7 @@ def judge_answers(
         )
 
 
-def _questions(service: Recommender, events: Sequence[Event], at_most: int) -> list[Event]:
+def _questions(service: Recommender, events: Sequence[Given], at_most: int) -> list[Given]:
     """A seeded sample of the events of items that the version serves."""
     catalogue = service.methods.dataset.catalogue
     known = [event for event in events if catalogue.number(event[1]) is not None]
@@ -127,13 +127,13 @@ def _questions(service: Recommender, events: Sequence[Event], at_most: int) -> l
 
 
 def _asked(
-    service: Recommender, events: Sequence[Event], method: str | None
+    service: Recommender, events: Sequence[Given], method: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each event: was its item among the first `K` [E], and was the answer one of nobody [E]."""
     data, live = service.methods.dataset, service.live.histories
     requests: list[Request] = []
     targets: list[int | None] = []
-    for number, (user_id, item_id, moment) in enumerate(events):
+    for number, (user_id, item_id, moment, *_) in enumerate(events):
         user, item = live.user_index(user_id), data.catalogue.number(item_id)
         targets.append(item)
         history, times = (np.zeros(0, np.int64),) * 2 if user is None else live.before(user, moment)
