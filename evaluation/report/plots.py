@@ -41,9 +41,7 @@ def code_use(code_counts: Sequence[np.ndarray]) -> bytes | None:
     """One panel a level: items per code, most used first; share in use and perplexity in the title."""
     if not len(code_counts):
         return None
-    figure, axes = plt.subplots(
-        1, len(code_counts), figsize=(3.6 * len(code_counts), 2.8), squeeze=False, layout="constrained"
-    )
+    figure, axes = panels(len(code_counts), len(code_counts), 3.6, 2.8)
     for level, (axis, counts) in enumerate(zip(axes[0], code_counts, strict=True), start=1):
         counts = np.sort(np.asarray(counts, dtype=float))[::-1]
         share = counts[counts > 0] / max(counts.sum(), 1.0)

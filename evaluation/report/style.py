@@ -63,7 +63,7 @@ def plain(text: str) -> str:
 def png(figure: Figure) -> bytes:
     """The figure as PNG bytes; it is closed. Its layout has to leave room for all that is drawn (`panels`, or matplotlib's constrained one)."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    figure.savefig(buffer, format="png", dpi=100, pil_kwargs={"compress_level": 3})
     plt.close(figure)
     return buffer.getvalue()
 

@@ -1,4 +1,4 @@
-"""`prelude analyse loop RUN`: does exposure narrow when people choose from the lists and the run learns from it? For whom, and what helps?"""
+"""`prelude analyse loop RUN`: whether exposure narrows when people choose from the lists and the run learns from it; for whom, and what helps."""
 
 from __future__ import annotations
 
