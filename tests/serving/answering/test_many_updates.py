@@ -44,7 +44,9 @@ def stored(run: Path) -> list[tuple[str, str, int]]:
 
 def child(work: Callable[[], None]) -> int:
     """`work` in a process of its own (a fork: it has the run loaded); its id."""
-    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports much at the first time; not in every child
+    torch.optim.AdamW(
+        [torch.nn.Parameter(torch.zeros(1))]
+    )  # imports much at the first time; not in every child
     pid = os.fork()
     if pid == 0:
         code = 1
