@@ -28,7 +28,7 @@ K = 30
 SAMPLES = 2000  # of the bootstrap
 TEXT = "text retrieval"
 BATCH = 128  # requests asked at once
-HALF_LIVES = (None, 10.0, 5.0)  # of text retrieval's user: the one that is best here, which favours it
+HALF_LIVES = (None, 10.0, 5.0, 2.0)  # of text retrieval's user: the one that is best here, which favours it
 
 
 def newcomers_study(
