@@ -24,7 +24,8 @@ class Progress(tqdm):
         self.began = self.told = monotonic()
         if self.in_log:
             settings["delay"] = float("inf")  # tqdm itself shows nothing
-        super().__init__(*args, file=out, **settings)
+        init: Any = super().__init__  # tqdm's stubs have an overload for every number of arguments
+        init(*args, file=out, **settings)
 
     def __iter__(self) -> Iterator[Any]:
         if not self.in_log:

@@ -19,7 +19,6 @@ from serving.commands import (
     online,
     playlists,
     recommend,
-    refresh,
     report,
     serve,
     stages,
@@ -27,7 +26,7 @@ from serving.commands import (
     user,
     value,
 )
-from serving.commands.finished import audit, compare, compare_ids, loop
+from serving.commands.finished import audit, compare, compare_ids, loop, refresh
 from serving.engines.base import COLLECT_AFTER
 
 app = typer.Typer(

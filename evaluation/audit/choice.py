@@ -21,7 +21,10 @@ from recsys.recommender import Request
 class Utilities(Protocol):
     """What items are worth to people."""
 
-    said: str  # which model it is, in a sentence
+    @property
+    def said(self) -> str:
+        """Which model it is, in a sentence."""
+        ...
 
     def of_all(self, requests: Sequence[Request]) -> np.ndarray:
         """Utility [R, N] (nats) of every item to each of these people, as of their requests' histories."""

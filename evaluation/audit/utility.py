@@ -30,7 +30,7 @@ class FittedUtilities:
     figures: dict[str, float]
 
     def of_all(self, requests: Sequence[Request]) -> np.ndarray:
-        return self.values[[request.user for request in requests]]
+        return self.values[np.array([request.user for request in requests], np.int64)]
 
 
 def fit_utilities(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import EngFormatter
 
 from evaluation.report.style import COLOURS, png, style
 
@@ -30,6 +31,8 @@ def storage(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> bytes | 
             colour = COLOURS[place % len(COLOURS)]
             axis.loglog(USERS, per_user * USERS + shared, dashes, color=colour, lw=1.6, label=name)
         axis.minorticks_off()
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.yaxis.set_major_formatter(EngFormatter(sep=""))
         axis.set_xlabel("users")
         axis.set_ylabel("numbers stored")
         axis.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
@@ -58,6 +61,8 @@ def admission(lengths: Sequence[int], seconds: Mapping[str, Sequence[float | Non
                 label=name,
             )
     axis.minorticks_off()
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.yaxis.set_major_formatter(EngFormatter("s"))
     axis.set_xlabel("events of the user's history")
     axis.set_ylabel("seconds")
     axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))

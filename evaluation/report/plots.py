@@ -20,7 +20,7 @@ def training_curves(curves: Mapping[str, Mapping]) -> bytes | None:
     shown = {name: curve for name, curve in curves.items() if curve.get("losses") or curve.get("validation")}
     if not shown:
         return None
-    figure, axes = panels(len(shown), min(3, len(shown)), 4.2, 2.8, right=0.5)
+    figure, axes = panels(len(shown), min(3, len(shown)), 4.2, 2.8, right=0.7)
     for axis, (name, curve) in zip(axes.flat, shown.items(), strict=False):
         style(axis, name)
         axis.set_xlabel("step")
@@ -33,6 +33,7 @@ def training_curves(curves: Mapping[str, Mapping]) -> bytes | None:
                 *np.array(curve["validation"], dtype=float).T, color=COLOURS[1], lw=1.4, marker="o", ms=3
             )
             right.set_ylabel("validation", color=COLOURS[1])
+            right.locator_params(axis="y", nbins=4)
             right.spines["top"].set_visible(False)
     return png(figure)
 
@@ -41,9 +42,7 @@ def code_use(code_counts: Sequence[np.ndarray]) -> bytes | None:
     """One panel a level: items per code, most used first; share in use and perplexity in the title."""
     if not len(code_counts):
         return None
-    figure, axes = plt.subplots(
-        1, len(code_counts), figsize=(3.6 * len(code_counts), 2.8), squeeze=False, layout="constrained"
-    )
+    figure, axes = panels(len(code_counts), len(code_counts), 4.2, 2.8)
     for level, (axis, counts) in enumerate(zip(axes[0], code_counts, strict=True), start=1):
         counts = np.sort(np.asarray(counts, dtype=float))[::-1]
         share = counts[counts > 0] / max(counts.sum(), 1.0)

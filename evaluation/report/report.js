@@ -27,7 +27,10 @@ for (const button of all("button.sort")) {
 
 // what a column means, beside the heading that the mouse or the keyboard is on; Escape puts it away
 const tip = document.getElementById("tip");
+let about = null;
 function show(on) {
+  if (about && about !== on) hide();
+  about = on;
   tip.textContent = on.dataset.tip;
   tip.hidden = false;
   on.setAttribute("aria-describedby", "tip");
@@ -37,7 +40,8 @@ function show(on) {
 }
 function hide() {
   tip.hidden = true;
-  for (const one of all("[aria-describedby=tip]")) one.removeAttribute("aria-describedby");
+  about?.removeAttribute("aria-describedby");
+  about = null;
 }
 for (const one of all("[data-tip]")) {
   one.addEventListener("mouseenter", () => show(one));
@@ -46,7 +50,7 @@ for (const one of all("[data-tip]")) {
   one.addEventListener("blur", hide);
 }
 addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-addEventListener("scroll", hide, { passive: true, capture: true });
+addEventListener("scroll", () => { if (about) show(about); }, { passive: true, capture: true });
 
 // CSV: the digits as they were measured, not as they are rounded here; a text is never taken for a formula
 function quoted(cell) {

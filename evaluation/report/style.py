@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -25,6 +26,7 @@ BY_NAME = {INK: "var(--ink)", SOFT: "var(--soft)", MARK: "var(--mark)", BAND: "v
 def style(axis: Axes, title: str) -> None:
     """A title at the left, small tick labels, and no frame above or to the right."""
     axis.set_title(title, fontsize=10, loc="left")
+    axis.locator_params(nbins=4)  # of linear scales: to lay out a tick costs more than to draw a line
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
 
@@ -37,16 +39,19 @@ def panels(
     The places are fixed, as to look for them costs more than to draw.
     """
     lines = -(-count // columns)
+    settings: dict[str, Any] = dict(shared)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(width * columns, height * lines), squeeze=False, **shared
+        lines, columns, figsize=(width * columns, height * lines), squeeze=False, **settings
     )
+    across = 0.25 if shared.get("sharey") else 0.74 + right  # inches between two axes
+    down = 0.45 if shared.get("sharex") else 0.92
     figure.subplots_adjust(
         left=0.62 / (width * columns),
         right=1 - (0.12 + right) / (width * columns),
         top=1 - 0.3 / (height * lines),
         bottom=0.62 / (height * lines),
-        wspace=(0.25 if shared.get("sharey") else 0.6 + right) / width,
-        hspace=(0.45 if shared.get("sharex") else 0.75) / height,
+        wspace=across / (width - across),
+        hspace=down / (height - down),
     )
     for axis in axes.flat[count:]:
         axis.remove()
@@ -61,7 +66,7 @@ def plain(text: str) -> str:
 def png(figure: Figure) -> bytes:
     """The figure as PNG bytes; it is closed. Its layout has to leave room for all that is drawn (`panels`, or matplotlib's constrained one)."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    figure.savefig(buffer, format="png", dpi=100, pil_kwargs={"compress_level": 3})
     plt.close(figure)
     return buffer.getvalue()
 

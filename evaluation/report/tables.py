@@ -223,44 +223,6 @@ def _nats_interval(bounds: Sequence[float] | None) -> str:
     return NONE if bounds is None else f"{bounds[0]:.3f}, {bounds[1]:.3f}"
 
 
-MOST_ROWS = 12  # of the table on the terminal
-FIRST_ROWS = (
-    "No Context",
-    "E2P",
-    "Static Prefix",
-    "E2P-Random",
-    "Popularity",
-)  # those that are always among them
-
-
-def five_columns(results: Results) -> TitledTable:
-    """What the terminal shows: the rows that the comparisons are about and the best others, at most 12, the best on top."""
-    n, rows = results.protocol["n_candidates"], results.rows
-    figures = {row["name"]: row[f"top{n}"] or row[f"expected_hit_rate@{n}"] or 0.0 for row in rows}
-    wanted = [name for name in (*results.primary_names, *FIRST_ROWS) if name in figures]
-    best = sorted(figures, key=lambda name: -figures[name])
-    kept = list(dict.fromkeys([*best[:2], *wanted, *best]))[:MOST_ROWS]
-    halves = {one["name"]: half_width(one) for one in results.ranking.get("rows", [])}
-    shown = [
-        {"latency_ms": None} | row | {"half": halves.get(row["name"])} for row in rows if row["name"] in kept
-    ]
-    shown.sort(key=lambda row: -figures[row["name"]])
-    columns: list[Column] = [
-        ("Row", "name", text),
-        (f"top {n}", f"top{n}", rate),
-        ("±", "half", rate),
-        ("drawn", f"expected_hit_rate@{n}", rate),
-        ("ms", "latency_ms", lambda ms: NONE if ms is None else f"{ms:,.0f}" if ms >= 10 else f"{ms:.1f}"),
-    ]
-    return f"Hit-rate@{n} of ranked lists (± 95 %) and of draws; time of a list", columns, shown
-
-
-def half_width(row: Mapping[str, Any]) -> float | None:
-    """Half of a rate's 95 % interval; the wider half where it was cut at 0 or 1."""
-    bounds = row["ci95"]
-    return None if bounds is None else max(row["value"] - bounds[0], bounds[1] - row["value"])
-
-
 def group_tables(grouping: str, groups: Sequence[Mapping], base: str, n: int) -> list[TitledTable]:
     """Two tables, a column a group: the rows' own figures, and their differences to the baseline."""
     heads = [f"{one['group']}\n{one['n_users']:,} users\n{one['n_instances']:,} inst." for one in groups]

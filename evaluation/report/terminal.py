@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.report.tables import Column, five_columns, verdict
+from evaluation.report.tables import NONE, Column, TitledTable, rate, text, verdict
 from evaluation.report.verdict import sentences
 from evaluation.table.results import Results
 from recsys.terminal import shown
@@ -17,6 +18,44 @@ NARROWEST = 40  # of the table of five columns; what is narrower gets lines of t
 TERMINAL_WIDTH = (
     136  # of the widest other table; narrower terminals wrap its lines rather than lose its digits
 )
+
+
+MOST_ROWS = 12  # of the table on the terminal
+FIRST_ROWS = (
+    "No Context",
+    "E2P",
+    "Static Prefix",
+    "E2P-Random",
+    "Popularity",
+)  # those that are always among them
+
+
+def five_columns(results: Results) -> TitledTable:
+    """What the terminal shows: the rows that the comparisons are about and the best others, at most 12, the best on top."""
+    n, rows = results.protocol["n_candidates"], results.rows
+    figures = {row["name"]: row[f"top{n}"] or row[f"expected_hit_rate@{n}"] or 0.0 for row in rows}
+    wanted = [name for name in (*results.primary_names, *FIRST_ROWS) if name in figures]
+    best = sorted(figures, key=lambda name: -figures[name])
+    kept = list(dict.fromkeys([*best[:2], *wanted, *best]))[:MOST_ROWS]
+    halves = {one["name"]: half_width(one) for one in results.ranking.get("rows", [])}
+    shown = [
+        {"latency_ms": None} | row | {"half": halves.get(row["name"])} for row in rows if row["name"] in kept
+    ]
+    shown.sort(key=lambda row: -figures[row["name"]])
+    columns: list[Column] = [
+        ("Row", "name", text),
+        (f"top {n}", f"top{n}", rate),
+        ("±", "half", rate),
+        ("drawn", f"expected_hit_rate@{n}", rate),
+        ("ms", "latency_ms", lambda ms: NONE if ms is None else f"{ms:,.0f}" if ms >= 10 else f"{ms:.1f}"),
+    ]
+    return f"Hit-rate@{n} of ranked lists (± 95 %) and of draws; time of a list", columns, shown
+
+
+def half_width(row: Mapping[str, Any]) -> float | None:
+    """Half of a rate's 95 % interval; the wider half where it was cut at 0 or 1."""
+    bounds = row["ci95"]
+    return None if bounds is None else max(row["value"] - bounds[0], bounds[1] - row["value"])
 
 
 def print_table(results: Results, console: Console | None = None) -> None:

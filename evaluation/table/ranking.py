@@ -21,7 +21,7 @@ def ranking(table: MeasuredRows, controls: Collection[str] = CONTROLS) -> dict[s
     ranked = all("top" in row for row in table.measured.values())
     figure = "top" if ranked or not any("expected" in row for row in table.measured.values()) else "expected"
     names = [name for name, row in table.measured.items() if figure in row]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in names:
         value, bounds = table.mean_and_interval(name, figure)
         inside = None if bounds is None else [max(0.0, bounds[0]), min(1.0, bounds[1])]

@@ -57,7 +57,11 @@ def read_feedback(run: Run, path: Path, columns: Mapping[str, str]) -> FeedbackF
     if prepare.min_rating is not None and "rating" in frame:
         rows = rows.keep(rows.frame["rating"] >= prepare.min_rating, "min_rating")
     kept = rows.frame
-    events = list(zip(kept["user_id"], kept["item_id"], kept["timestamp"].astype(int).tolist(), strict=True))
+    moments_of = kept["timestamp"].astype(int).tolist()
+    events: list[Given] = [
+        (user, item, moment, None)
+        for user, item, moment in zip(kept["user_id"], kept["item_id"], moments_of, strict=True)
+    ]
     lines = kept.index.to_numpy()
     return FeedbackFile(events, lambda number: rows.place(int(lines[number])), rows.dropped)
 

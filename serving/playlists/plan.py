@@ -62,7 +62,7 @@ def identity_of(run: Run, absorbed: int) -> str:
     """A hash of all that a run answers with: its configuration, artifacts,
     and feedback up to the event `absorbed`.
     """
-    made = {"config": run.read_config()}
+    made: dict[str, Any] = {"config": run.read_config()}
     for stage in (*SERVED, *IF_THERE):
         if record := run.record(stage):
             made[stage] = record["artifacts"]

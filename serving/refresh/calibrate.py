@@ -29,6 +29,7 @@ from semantic_ids.table import SemanticIdTable
 FOLDS, MOST_INSTANCES, MOST_ITEMS = 10, 400, 2000  # of validation, and of a fold
 LARGE = 1 << 16  # items from which on a fold's mass is taken to be its share of the items
 RECENT = 0.1  # of the data's training events by time: items that begin there were new there
+LEAST_RHO, MOST_RHO = 0.25, 2.0
 RIDGE = 1e-3  # of κ², so that a feature that says nothing has a weight of 0
 
 
@@ -122,7 +123,7 @@ def _offset(features: list[np.ndarray], theta: np.ndarray, others: np.ndarray, s
 def popularity_of_new(data: Dataset) -> float:
     """ρ: events an item that began in the last tenth of the training events' time had there, over events an older one had there.
 
-    1 where nothing began there; at most 1, for a catalogue that is filling up says nothing of one that is full.
+    Within `LEAST_RHO` and `MOST_RHO`, for a k-core leaves of the new those that were taken at once; 1 where nothing began there.
     """
     training = np.flatnonzero(np.isin(data.roles, (FIT, PERSONALIZE, VALIDATION)))
     if len(training) < 10:
@@ -136,4 +137,4 @@ def popularity_of_new(data: Dataset) -> float:
     new &= first < np.iinfo(np.int64).max
     if not new.any() or not counts[old].any():
         return 1.0
-    return float(min(1.0, counts[new].mean() / counts[old].mean()))
+    return float(np.clip(counts[new].mean() / counts[old].mean(), LEAST_RHO, MOST_RHO))

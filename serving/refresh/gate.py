@@ -15,7 +15,7 @@ import numpy as np
 from evaluation.statistics import mean_interval
 from recsys.recommender import Request
 from recsys.seeds import rng
-from serving.answering.live import Event
+from serving.answering.live import Given
 from serving.answering.recommender import Recommender
 from serving.answering.requests import answer, path_of
 from serving.refresh.items import Coded
@@ -31,7 +31,7 @@ class Bounds:
     hit_rate: float = 0.1  # share of the hits lost, where the interval of the difference is below 0 too
     cold: float = 0.05  # more of the answers (a share of them) that are of nobody
     retired: float = 0.2  # share of the items that were served and are no more: a file that was cut short
-    not_own_codes: float = 0.5  # share of the new items whose own codes were taken: the table is crowded
+    crowded: float = 0.2  # share of the new items that found no room below their node
     room: float = 0.02  # least share of the semantic IDs that is free
     questions: int = 300  # of yesterday's events, a seeded sample
 
@@ -59,17 +59,17 @@ def judge_items(verdict: Verdict, counts: dict[str, int], served: int, coded: Co
         )
     table, fresh = coded.table, coded.facts["coded"]
     room = 1 - table.n_items / float(np.prod(np.array(table.sizes, float)))
-    crowded = coded.facts["not_their_own_codes"] / max(fresh, 1)
-    verdict.figures |= {"free_ids": room, "share_not_their_own_codes": crowded}
+    crowded = coded.facts["beside_their_node"] / max(fresh, 1)
+    verdict.figures |= {"free_ids": room, "share_beside_their_node": crowded}
     if room < bounds.room:
         verdict.refused["room"] = (
             f"{room:.1%} of the semantic IDs are free (at least {bounds.room:.0%}): it pays to code all items anew and train "
             "(prelude inspect RUN)"
         )
-    if fresh >= LEAST and crowded > bounds.not_own_codes:
-        verdict.refused["not_own_codes"] = (
-            f"{crowded:.0%} of {fresh:,} new items got others' neighbourhoods, their own codes being taken (at most "
-            f"{bounds.not_own_codes:.0%}): it pays to code all items anew and train (prelude inspect RUN)"
+    if fresh >= LEAST and crowded > bounds.crowded:
+        verdict.refused["crowded"] = (
+            f"{crowded:.0%} of {fresh:,} new items found no room below their node (at most {bounds.crowded:.0%}) and stand among items "
+            "that they are not like: it pays to code all items anew and train (prelude inspect RUN)"
         )
 
 
@@ -77,7 +77,7 @@ def judge_answers(
     verdict: Verdict,
     before: Recommender,
     after: Recommender,
-    events: Sequence[Event],
+    events: Sequence[Given],
     method: str | None,
     bounds: Bounds,
 ) -> None:
@@ -116,7 +116,7 @@ def judge_answers(
         )
 
 
-def _questions(service: Recommender, events: Sequence[Event], at_most: int) -> list[Event]:
+def _questions(service: Recommender, events: Sequence[Given], at_most: int) -> list[Given]:
     """A seeded sample of the events of items that the version serves."""
     catalogue = service.methods.dataset.catalogue
     known = [event for event in events if catalogue.number(event[1]) is not None]
@@ -127,13 +127,13 @@ def _questions(service: Recommender, events: Sequence[Event], at_most: int) -> l
 
 
 def _asked(
-    service: Recommender, events: Sequence[Event], method: str | None
+    service: Recommender, events: Sequence[Given], method: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each event: was its item among the first `K` [E], and was the answer one of nobody [E]."""
     data, live = service.methods.dataset, service.live.histories
     requests: list[Request] = []
     targets: list[int | None] = []
-    for number, (user_id, item_id, moment) in enumerate(events):
+    for number, (user_id, item_id, moment, *_) in enumerate(events):
         user, item = live.user_index(user_id), data.catalogue.number(item_id)
         targets.append(item)
         history, times = (np.zeros(0, np.int64),) * 2 if user is None else live.before(user, moment)

@@ -39,25 +39,21 @@ def ids_told(run: Run) -> Iterator[str]:
     coded = beside = 0
     facts = versions.facts(versions.folder_of(run.home, now.serves))
     table = run.read_json("tokenize", "semantic_ids.json")
-    quality = run.read_json("tokenize", "quality.json")
-    coded, beside = facts["since_training"]["coded"], facts["since_training"]["not_their_own_codes"]
+    coded, beside = facts["since_training"]["coded"], facts["since_training"]["beside_their_node"]
     ids = 1
     for size in table["sizes"]:
         ids *= size
     served, trained = facts["table_items"], table["n_items"]
-    moved = quality["collisions"]["items_moved"] / max(quality["n_items"], 1)
     share, room = (served - trained) / served, 1 - served / ids
     yield (
-        f"since the training: {served - trained:,} new items ({share:.1%} of all), {beside:,} of {coded:,} coded beside their own codes, "
-        f"which were taken (when the table was made: {moved:.1%}); {room:.1%} of the semantic IDs are free"
+        f"since the training: {served - trained:,} new items ({share:.1%} of all), {beside:,} of {coded:,} coded beside their node, which "
+        f"was full; {room:.1%} of the semantic IDs are free"
     )
     why = []
     if share > MOST_SHARE:
         why.append(f"more than {MOST_SHARE:.0%} of the items came since")
-    if coded >= LEAST and beside / coded > MOST_BESIDE * moved:
-        why.append(
-            f"new items miss their own codes more than {MOST_BESIDE:g} times as often as when the table was made"
-        )
+    if coded >= LEAST and beside / coded > MOST_BESIDE:
+        why.append(f"more than {MOST_BESIDE:.0%} of the new items found no room below their node")
     if room < LEAST_ROOM:
         why.append(f"less than {LEAST_ROOM:.0%} of the semantic IDs are free")
     if why:

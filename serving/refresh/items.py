@@ -86,14 +86,15 @@ def code_items(
     if len(fresh):
         latent = tokenizer.quantizer.latent_of(inputs)
         codes = place_new(table, latent, tokenizer.quantizer.codebooks)
-        own = (tokenizer.quantizer.encode(inputs) == codes[:, : len(tokenizer.quantizer.sizes)]).all(1)
+        above = table.n_levels - 1  # an item's last code only tells it from its neighbours
+        own = (tokenizer.quantizer.encode(inputs)[:, :above] == codes[:, :above]).all(1)
     else:
         codes, own = np.zeros((0, table.n_levels), np.int64), np.zeros(0, bool)
     moved_again = {int(item): code.tolist() for item, code in zip(again, codes[: len(again)], strict=True)}
     extended = table.extended(codes[len(again) :]) if len(changes.new) else table
     facts = {
         "coded": len(fresh),
-        "not_their_own_codes": int((~own).sum()),
+        "beside_their_node": int((~own).sum()),
         "with_a_brought_vector": int(has[changes.new].sum()),
     }
     if changes:

@@ -203,7 +203,7 @@ class _Night:
             "coded": coded.facts,
             "embeddings": brought.facts,
             "since_training": {
-                name: coded.facts[name] + before.get(name, 0) for name in ("coded", "not_their_own_codes")
+                name: coded.facts[name] + before.get(name, 0) for name in ("coded", "beside_their_node")
             },
             "table": coded.table.all_hash(),
             "table_items": coded.table.n_items,

@@ -48,8 +48,8 @@ def _changes(facts: dict[str, Any]) -> Iterator[str]:
     coded = facts.get("coded", {})
     if coded.get("coded"):
         yield (
-            f"semantic IDs: {coded['coded']:,} items coded, {coded['not_their_own_codes']:,} of them beside their own codes, which were "
-            f"taken; {coded['with_a_brought_vector']:,} have a vector that was brought"
+            f"semantic IDs: {coded['coded']:,} items coded, {coded['beside_their_node']:,} of them beside their node, which is full; "
+            f"{coded['with_a_brought_vector']:,} have a vector that was brought"
         )
     if counts.get("changed"):
         yield "changed titles or words are shown and searched; codes stay (--recode codes them anew)"

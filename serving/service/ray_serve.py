@@ -67,7 +67,7 @@ def serve_by_ray(given: dict[str, Any], replicas: int, host: str, port: int, mos
         )
         # figures of all replicas of a machine are one page; what they know of themselves is in files of this folder
         environment = {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": folder}}
-        deployment = serve.deployment(
+        deployment: Any = serve.deployment(
             serve.ingress()(Replica),
             name=NAME,
             num_replicas=replicas,

@@ -22,7 +22,9 @@ def is_there(connection: sa.Connection, batch_id: str, digest: str) -> bool:
 def put_batch(connection: sa.Connection, batch_id: str, digest: str, user_ids: Iterable[str]) -> None:
     """Say that a batch was taken in, and whose events it held; for use in the transaction that stores these."""
     values = {"id": batch_id, "digest": digest, "made": time.time()}
-    number = connection.execute(sa.insert(batches).values(**values)).inserted_primary_key[0]
+    key = connection.execute(sa.insert(batches).values(**values)).inserted_primary_key
+    assert key is not None  # of one row
+    number = key[0]
     rows = [{"person": one, "batch": number} for one in numbers_of(connection, set(user_ids)).values()]
     for start in range(0, len(rows), SOME):
         connection.execute(sa.insert(batch_people), rows[start : start + SOME])

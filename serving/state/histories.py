@@ -77,6 +77,6 @@ def identity(state: State, upto: int) -> str:
     with state.reading() as connection:
         for row in connection.execute(done.order_by(events.c.seq)):
             digest.update(repr(tuple(row)).encode())
-        for row in connection.execute(rows.order_by(states.c.seq, states.c.user_id, states.c.method)):
-            digest.update(repr(tuple(row)).encode())
+        for state_row in connection.execute(rows.order_by(states.c.seq, states.c.user_id, states.c.method)):
+            digest.update(repr(tuple(state_row)).encode())
     return digest.hexdigest()

@@ -23,7 +23,9 @@ def held(state: State, user_id: str, rows: bool = False) -> dict[str, Any]:
         trained = connection.execute(query.group_by(states.c.method)).all()
         newest = sa.select(states.c.state).where(states.c.user_id == user_id).order_by(states.c.seq.desc())
         vectors = {
-            method: np.frombuffer(connection.scalar(newest.where(states.c.method == method)), "<f4").tolist()
+            method: np.frombuffer(
+                connection.scalar(newest.where(states.c.method == method)) or b"", "<f4"
+            ).tolist()
             for method, _ in trained
             if rows
         }

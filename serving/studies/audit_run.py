@@ -185,7 +185,9 @@ def population(
         of_users[users_by[1]] = _column_of_users(data, users, *users_by)
     of_items = {"popularity": groups.shares_of_labels(groups.by_popularity(counts))}
     for column in dict.fromkeys(one for one in (items_by, kinds) if one is not None):
-        of_items[column] = groups.shares_of_values(data.catalogue.columns[kinds_column(data, column)], counts)
+        known = kinds_column(data, column)
+        assert known is not None  # it is named
+        of_items[column] = groups.shares_of_values(data.catalogue.columns[known], counts)
     return Population(
         targets,
         had,

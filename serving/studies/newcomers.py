@@ -20,7 +20,7 @@ from recsys.artifacts.rewrite import write_text_atomically
 from recsys.recommender import Recommender, Request
 from recsys.seeds import rng
 from recsys.terminal import title
-from serving.answering.live import Event, LiveState
+from serving.answering.live import Given, LiveState
 from serving.answering.methods import Methods
 from serving.answering.products import text_retrieval
 
@@ -28,11 +28,11 @@ K = 30
 SAMPLES = 2000  # of the bootstrap
 TEXT = "text retrieval"
 BATCH = 128  # requests asked at once
-HALF_LIVES = (None, 10.0, 5.0)  # of text retrieval's user: the one that is best here, which favours it
+HALF_LIVES = (None, 10.0, 5.0, 2.0)  # of text retrieval's user: the one that is best here, which favours it
 
 
 def newcomers_study(
-    methods: Methods, events: Sequence[Event], keys: Sequence[str], at_most: int, seed: int = 0
+    methods: Methods, events: Sequence[Given], keys: Sequence[str], at_most: int, seed: int = 0
 ) -> dict[str, Any]:
     """`methods` are a refreshed version's; `keys`: which of them are asked. Of old and of new items `at_most` events each.
 
@@ -76,13 +76,13 @@ def newcomers_study(
     }
 
 
-def _questions(methods: Methods, events: Sequence[Event]) -> tuple[list[Request], np.ndarray]:
+def _questions(methods: Methods, events: Sequence[Given]) -> tuple[list[Request], np.ndarray]:
     """A request for each event of a known item whose user has a history, and its item."""
     data = methods.dataset
     live = LiveState(methods.run, data).histories
     known = [
         (user, item, moment)
-        for user, id_, moment in events
+        for user, id_, moment, *_ in events
         if (item := data.catalogue.number(id_)) is not None
     ]
     numbers = [live.number(user) for user, _, _ in known]

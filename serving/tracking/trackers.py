@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,7 +48,11 @@ def tracker(config: TrackConfig, run: Path) -> Tracker:
     refuse_without_package(config)
     folder = Path(config.folder) if config.folder else run / "tracking" / config.to
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = {"tensorboard": TensorBoard, "mlflow": MlFlow, "wandb": WandB}
+    kinds: dict[str, Callable[[Path, Path, str], Tracker]] = {
+        "tensorboard": TensorBoard,
+        "mlflow": MlFlow,
+        "wandb": WandB,
+    }
     return kinds[config.to](folder.absolute(), run.absolute(), config.project)
 
 

@@ -77,7 +77,7 @@ def music_config(folder) -> RunConfig:
                 "steps": 120,
                 "batch": 32,
                 "learning_rates": [1e-2],
-                "validate_every": 40,
+                "validate_every": 20,
                 "watched_requests": 20,
             },
             "music": {
@@ -85,7 +85,7 @@ def music_config(folder) -> RunConfig:
                 "text_encoder": "backbone",
                 "rerank_from": 15,
                 "validation_instances": 400,
-                "random_permutations": 2,
+                "random_permutations": 5,
             },
         }
     )

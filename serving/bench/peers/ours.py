@@ -1,4 +1,4 @@
-"""Prelude's own rows in the peers' table: SASRec by ids alone and with texts, LightGCN, item-kNN and popularity, trained here and now."""
+"""Prelude's own rows in the peers' table: SASRec, LightGCN, item-kNN and popularity, trained here and now."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def main() -> None:
             best = {name: value.detach().clone() for name, value in peer.model.state_dict().items()}
         state = {"epochs": epochs, "best": best, "model": peer.model.state_dict(), "progress": task.progress(),
                  "optimizer": peer.trainer.optimizer.state_dict()}  # fmt: skip
-        whole(task.kept, lambda path, state=state: torch.save(state, path))
+        whole(task.kept, partial(torch.save, state))
         if task.stop:
             break
     peer.model.load_state_dict(best)

@@ -89,15 +89,16 @@ async def lists(service: TheService, asked: Annotated[Asked, Depends()]) -> Resp
 
 
 async def _lists(service: Service, asked: Asked, page: str) -> Response:
-    side, wrong = None, ""
+    side, wrong, status = None, "", 200
     try:
         side = await service.wait(service.batches.do(lambda served: figures.side_by_side(served, asked.form)))
     except Exception as error:
-        wrong = of(error).detail
+        problem = of(error)
+        wrong, status = problem.detail, problem.status
     users = await service.wait(service.batches.do(some_users))
     return shown(
         page,
-        422 if wrong else 200,
+        status,
         asked=asked.values,
         side=side,
         wrong=wrong,

@@ -203,9 +203,10 @@ class GeneratorArm:
 
     def lists(self, requests: Sequence[Request], n: int, seed: int) -> np.ndarray:
         self.reading.model.kept_session = None  # its weights have moved
-        asked: Recommender = SidRecommender(self.name, replace(self.reading, strength=self.strength))
+        generator = SidRecommender(self.name, replace(self.reading, strength=self.strength))
+        asked: Recommender = generator
         if self.methods.config.evaluate.whole_catalogue:
-            asked = SoftmaxOver(asked, 1.0, self.name, self.methods.dataset.n_items)
+            asked = SoftmaxOver(generator, 1.0, self.name, self.methods.dataset.n_items)
         with torch.no_grad():
             if self.caps is None:
                 return _listed(asked, requests, n, self.temperature, seed)

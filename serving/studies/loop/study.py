@@ -1,4 +1,4 @@
-"""`prelude analyse loop RUN`: does exposure narrow when people choose from the lists and the run learns from it, for whom, and what helps."""
+"""`prelude analyse loop RUN`: whether exposure narrows when people choose from the lists and the run learns from it; for whom, and what helps."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def analyse_loop(
     seeds = {arm.name: [_simulated(folder, arm, requests, setting, seed, plan) for seed in range(plan.seeds)]
              for arm in arms}  # fmt: skip
     learned = next((arm.name for arm in arms if isinstance(arm, GeneratorArm)), None)
-    found = {
+    found: dict[str, Any] = {
         "plan": plan.__dict__,
         "people": len(requests),
         "choice": f"p ∝ log2(1 + place)^−{plan.position:g} · exp(utility), {plan.choices} choices of {plan.n}; "

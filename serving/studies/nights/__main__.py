@@ -29,7 +29,7 @@ def main(
     share: Annotated[
         float, typer.Option(min=0.1, max=0.95, help="Of the events: the first training has them.")
     ] = 0.7,
-    every: Annotated[int, typer.Option(min=1, help="Nights between two full trainings.")] = 15,
+    every: Annotated[int, typer.Option(min=0, help="Nights between two full trainings; 0: none.")] = 15,
     each: Annotated[
         int, typer.Option(min=1, help="Events of a user that a night is measured by, at most.")
     ] = 5,
@@ -45,10 +45,9 @@ def main(
     first = out / "first"
     if not (first / "personalize" / "stage.json").exists():
         typer.echo(f"first training: {train(config, world, 0, first).seconds:.0f} CPU s")
-    arms: list[Arm] = [
-        *(kind(world, first, out) for kind in (Never, Events, Refreshed)),
-        Trained(world, first, out, config, every),
-    ]
+    arms: list[Arm] = [kind(world, first, out) for kind in (Never, Events, Refreshed)]
+    if every:
+        arms.append(Trained(world, first, out, config, every))
     rows, took = [], []
     for number in range(nights):
         asked, during = world.asked(number, each), world.during(number)

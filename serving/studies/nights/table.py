@@ -51,7 +51,7 @@ def summary(rows: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, Any]]:
 def stretches(rows: pd.DataFrame, arms: Sequence[str], n_nights: int) -> list[dict[str, Any]]:
     """Expected hit-rate@30 of each arm in `PARTS` stretches of the nights, and the share of new items among the targets."""
     found = []
-    for part in np.array_split(np.arange(n_nights), PARTS):
+    for part in np.array_split(np.arange(n_nights), min(PARTS, n_nights)):
         some = rows[rows["night"].isin(part)]
         one = some[some["arm"] == arms[0]]
         line: dict[str, Any] = {

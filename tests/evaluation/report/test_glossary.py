@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from evaluation.report.glossary import ALIASES, FIRST_SCREEN, PATTERNS, TERMS, explain, term_of
-from evaluation.report.tables import all_tables, five_columns
+from evaluation.report.tables import all_tables
+from evaluation.report.terminal import five_columns
 from tests.support.small_results import small_results
 
 

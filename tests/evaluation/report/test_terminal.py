@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from evaluation.report.tables import five_columns, rate
-from evaluation.report.terminal import print_table
+from evaluation.report.tables import rate
+from evaluation.report.terminal import five_columns, print_table
 from evaluation.report.verdict import sentences
 from evaluation.table.results import Results
 from tests.support.small_results import small_results

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,9 @@ def stored(run: Path) -> list[tuple[str, str, int]]:
 
 def child(work: Callable[[], None]) -> int:
     """`work` in a process of its own (a fork: it has the run loaded); its id."""
+    torch.optim.AdamW(
+        [torch.nn.Parameter(torch.zeros(1))]
+    )  # imports much at the first time; not in every child
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -50,6 +54,8 @@ def child(work: Callable[[], None]) -> int:
             torch.set_num_threads(1)
             work()
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return pid

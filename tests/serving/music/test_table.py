@@ -107,8 +107,8 @@ def test_nothing_is_run_twice_and_a_killed_table_goes_on_to_the_same_bytes(music
         run_stage("music", config, again)
     assert again.record("music") is None
     run_stage("music", config, again)
-    # align's rows, two E2P-Random of two permutations, No Context and Embedding Reranking
-    replicas = 5 + 2 * 2 + 2
+    # align's rows, two E2P-Random of five permutations, No Context and Embedding Reranking
+    replicas = 5 + 2 * 5 + 2
     blocks = -(-table_of(run)["n_requests"] // BLOCK)
     assert len(calls) == replicas * blocks + 1  # only the block that died is measured again
     assert again.record("music")["artifacts"] == run.record("music")["artifacts"]

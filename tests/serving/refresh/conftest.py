@@ -13,7 +13,7 @@ def night(world_run, tmp_path) -> Night:
     return night_of(world_run[1], tmp_path)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def refreshed(world_run, tmp_path_factory) -> Night:
     """A run after its first night; no test may change it."""
     from serving.refresh.refresh import refresh

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from recsys.artifacts.user_rows import Person, forget, forget_everyone, rows_of
 from recsys.data.dataset import Dataset
 from recsys.data.splits import TEST
 from serving.report.people import people_section
@@ -51,3 +54,17 @@ def test_the_page_shows_them(people, small_run):
         )
     assert people_section(None) is None
     assert people_section(people | {"users": []}) is None
+
+
+def test_a_person_can_be_taken_out_of_it(people, small_run, tmp_path):
+    path, number = small_run[1].artifact("evaluate", "people.json"), people["users"][2]
+    person = Person(people["user_id"][2], number)
+    assert rows_of(path, person)["target"] == [people["target"][2]]
+    forget(path, person, tmp_path / "people.json")
+    left = json.loads((tmp_path / "people.json").read_text())
+    assert left["users"] == [user for user in people["users"] if user != number]
+    assert left["rows"] == people["rows"]
+    assert {len(value) for name, value in left.items() if name != "rows"} == {PEOPLE - 1}
+    assert len(people_section(left)["people"]) == PEOPLE - 1
+    forget_everyone(path, tmp_path / "nobody.json")
+    assert people_section(json.loads((tmp_path / "nobody.json").read_text())) is None

@@ -12,7 +12,7 @@ if (form && part) {
     try {
       const answer = await fetch(form.dataset.part + "?" + address);
       const text = await answer.text();
-      if (number === asked && (answer.ok || answer.status === 422)) {
+      if (number === asked && answer.headers.get("Content-Type").startsWith("text/html")) { // an error says what it is
         part.innerHTML = text; // written by the server, which escapes every title
         history.replaceState(null, "", "?" + address);
       }
