@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
-from scipy.special import logsumexp
 from torch import Tensor
 
 from llm.backbone.sid_model import SidModel
@@ -97,6 +95,9 @@ class Teacher:
         requests: Sequence[Request],
         targets: np.ndarray,
     ) -> tuple[float, np.ndarray]:
+        from scipy.optimize import minimize  # an answer needs neither: imported where training is
+        from scipy.special import logsumexp
+
         of = np.stack(
             [users.vectors(requests)[0] @ items.T for users, items in experts.values()]
         )  # [K, R, N]

@@ -130,7 +130,9 @@ class Batches:
 
     def _again(self, name: str) -> None:
         try:
-            self.served = self._load(name)
+            served = self._load(name)
+            served.succeed(self.served)
+            self.served = served
         except Exception as error:
             if not name:  # somebody is gone: nothing is answered by what still knows them
                 raise

@@ -92,8 +92,11 @@ class Served:
         trie = self.methods.model.trie
         return trie.codes(trie.path(torch.arange(len(self.data.catalogue)))).cpu().numpy()
 
-    def compare_to(self, other: Served) -> None:
-        """Keep how items differ from those of the run that was served before."""
+    def succeed(self, other: Served) -> None:
+        """Keep how items differ from those of the run that was served before: `other`'s, or, of the same run read again, those that it kept."""
+        if self.path == other.path:
+            self.before = other.before
+            return
         ours, theirs = self.data.catalogue, other.data.catalogue
         mine, old = self.codes(), other.codes()
         there = np.array([-1 if (at := theirs.number(id_)) is None else at for id_ in ours.item_ids])

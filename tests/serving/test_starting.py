@@ -108,11 +108,13 @@ OF_A_RUN = {
     "value": (),
     "compare": ("another",),
     "audit": (),
+    "report": (),
+    "refresh": ("--items", "a.csv"),
 }
 
 
 def test_every_command_that_asks_a_run_is_tried():
-    makes = {"task", "run", "bench", "compare-ids", "import"}
+    makes = {"task", "run", "bench", "compare-ids", "import", "explain"}
     stages = {
         "prepare",
         "embed",

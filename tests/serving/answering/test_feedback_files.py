@@ -115,11 +115,11 @@ def test_feedback_means_what_the_runs_kinds_and_ratings_mean(tmp_path):
         return SimpleNamespace(read_config=lambda: {"prepare": settings})
 
     everything = read_feedback(run(), path, {})
-    assert everything.events == [("1", str(item), item - 2) for item in (7, 8, 9, 10, 11)]
+    assert everything.events == [("1", str(item), item - 2, None) for item in (7, 8, 9, 10, 11)]
     assert everything.left_out == {}
     kinds = {"buy": 1.0, "dislike": "against", "view": "context"}
     meant = read_feedback(run(events=kinds, min_rating=3), path, {})
-    assert meant.events == [("1", "7", 5)]
+    assert meant.events == [("1", "7", 5, None)]
     assert meant.left_out == {"events": 2, "min_rating": 2}
     kept = read_feedback(run(keep_events=["buy"]), path, {})
     assert [kept.place(number) for number in range(3)] == [f"{path}:{line}" for line in (2, 5, 6)]

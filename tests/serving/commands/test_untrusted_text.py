@@ -135,7 +135,7 @@ def test_tables_of_every_report(small_run, tmp_path):
     print_results({"facts": [EVIL], "task": EVIL, "rows": rows}, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert CONTROL & set(text) == set()
-    assert text.count(PLAIN) == 4 + 2 + 2 + 3 + 4  # one title is folded at its table's width
+    assert text.count(PLAIN) == 3 + 2 + 2 + 3 + 4
 
 
 def test_an_export_of_such_a_run_is_whole(run, tmp_path):

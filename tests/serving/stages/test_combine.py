@@ -249,6 +249,9 @@ def test_rows_of_an_evaluation_ask_a_generator_and_an_expert_once_about_a_reques
         update={"rows": ("No Context", "No Context × experts", "E2P", "E2P × experts", "Experts alone"),
                 "whole_catalogue": True, "batch_size": 8, "max_instances": 20}
     )  # fmt: skip
+    # the lists of a few people, which the report shows, and what a list costs are asked for apart from the rows
+    monkeypatch.setattr("serving.stages.evaluate.measure_costs", lambda *_: {})
+    monkeypatch.setattr("serving.stages.evaluate.people_lists", lambda *_: None)
     evaluate(config.model_copy(update={"evaluate": settings}), Run.open(tmp_path / "run"), quiet=True)
     data = Methods(run, config).dataset
     tested = {f"e{event}" for event in data.events(TEST)}

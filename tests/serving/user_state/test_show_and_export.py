@@ -43,7 +43,9 @@ def test_an_export_is_what_the_source_said(crowded, small_run, tmp_path):
     text = (tmp_path / "u7.json").read_text()
     whole = json.loads(text)
     assert whole["user_id"] == PERSON
-    assert n == sum(len(rows) for rows in whole["artifacts"].values()) == 24 + 1 + 1 + 1 + len(OWN) + 4 + 1
+    assert (
+        n == sum(len(rows) for rows in whole["artifacts"].values()) == 24 + 1 + 1 + 1 + len(OWN) + 4 + 1 + 2
+    )
     source = pd.read_csv(small_run[0].prepare.interactions)
     source = source[source["uid"] == PERSON].sort_values("ts")
     events = whole["artifacts"]["prepare/events.parquet"]
@@ -112,7 +114,7 @@ def test_the_command_shows_exports_asks_and_deletes(crowded, tmp_path, monkeypat
     code, _, error = prelude(monkeypatch, capsys, *arguments, "export")
     assert (code, "export needs --out FILE" in error) == (2, True)
     code, out, _ = prelude(monkeypatch, capsys, *arguments, "export", "--out", tmp_path / "out.json")
-    assert (code, f"{32 + len(OWN)} rows" in out) == (0, True)
+    assert (code, f"{34 + len(OWN)} rows" in out) == (0, True)
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115 (nobody answers)
     before = snapshot(crowded.path)
     code, out, _ = prelude(monkeypatch, capsys, *arguments, "delete")
