@@ -28,17 +28,17 @@ class Replica:
 
     def __init__(self, given: dict[str, Any]):
         self.given = given
-        self.app: FastAPI | None = None
+        self.made: FastAPI | None = None  # `app` is a property of what Ray makes of this class
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         from serving.service.app import Given, create_app
 
-        self.app = create_app(Given(**self.given))
-        return self.app
+        self.made = create_app(Given(**self.given))
+        return self.made
 
     def check_health(self) -> None:
         """Asked by Ray every few seconds; a replica that raises is replaced."""
-        if self.app is not None and not self.app.state.service.batches.is_alive:
+        if self.made is not None and not self.made.state.service.batches.is_alive:
             raise RuntimeError("the thread that has the model is gone")
 
 
