@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from serving.engines.base import EngineError
 from serving.engines.ray_cluster import RayEngine, cluster
 
 NAME = "prelude"
@@ -42,11 +44,19 @@ class Replica:
             raise RuntimeError("the thread that has the model is gone")
 
 
+def _reason(status: Any, error: Exception) -> str:
+    """The last line that a replica which did not start has said; else Ray's own."""
+    found = [part for one in status.applications.values() for part in one.deployments.values()]
+    said = [line for part in found for line in part.message.splitlines() if not line.endswith("last):")]
+    lines = [match[1] for line in said if (match := re.match(r"(?:\w+\.)*(\w+: .*)", line))]
+    return lines[-1] if lines else str(error).splitlines()[0]
+
+
 def serve_by_ray(given: dict[str, Any], replicas: int, host: str, port: int, most_waiting: int) -> None:
     """Serve until SIGTERM or SIGINT. `most_waiting`: calls that one replica holds; the others wait in the proxy.
 
     Raises `ValueError` where Ray or its Serve is not installed, where the cluster has no room, and for a file as the state of
-    several machines.
+    several machines; `EngineError` with what a replica said that cannot start.
     """
     engine = RayEngine(replicas)  # sets Ray's environment
     if any(find_spec(name) is None for name in ("grpc", "aiohttp", "uvicorn")):
@@ -81,7 +91,10 @@ def serve_by_ray(given: dict[str, Any], replicas: int, host: str, port: int, mos
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ended.set())
         try:
-            serve.run(deployment.bind(given), name=NAME, route_prefix="/")
+            try:
+                serve.run(deployment.bind(given), name=NAME, route_prefix="/")
+            except RuntimeError as error:  # Ray says that there was a failure; the replica said which
+                raise EngineError(f"no replica starts: {_reason(serve.status(), error)}") from error
             LOG.info("%d replicas answer; pid %d", replicas, os.getpid())
             while not ended.wait(1.0):
                 pass

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,7 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 from serving.cli import app
-from tests.support.service_process import Senders, check_events, running
+from serving.service.ray_serve import Replica
+from tests.support.paths import ROOT
+from tests.support.service_process import Senders, check_events, free_port, running
 
 
 def replicas_of(folder: Path) -> list[int]:
@@ -29,14 +34,35 @@ def replicas_of(folder: Path) -> list[int]:
     return found
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """The folder of all temporary files: sockets' paths have at most 107 bytes."""
+    pytest.importorskip("ray.serve", exc_type=ImportError)
+    with tempfile.TemporaryDirectory(prefix="rs", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def test_a_replica_uses_no_name_that_is_ray_s():
+    serve = pytest.importorskip("ray.serve", exc_type=ImportError)
+    wrapped = serve.ingress()(Replica)
+    assert not [name for name in vars(Replica({})) if hasattr(wrapped, name)]
+
+
+@pytest.mark.slow
+def test_a_run_that_no_replica_can_load_is_one_line(world_run, tmp_path, short):
+    run = Path(shutil.copytree(world_run[1].path, tmp_path / "run"))
+    (run / "prepare").rename(run / "away")
+    words = [sys.executable, "-m", "serving.cli", "serve", str(run), "--engine", "ray", "--replicas", "1", "--port", str(free_port())]  # fmt: skip
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert "prelude: no replica starts: RunError: " in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [10, 100])
-def test_a_replica_killed_under_load_has_lost_nothing_and_is_replaced(
-    world_run, tmp_path, monkeypatch, times
-):
-    pytest.importorskip("ray.serve", exc_type=ImportError)
-    short = Path(tempfile.mkdtemp(prefix="rs", dir="/tmp"))  # sockets' paths have at most 107 bytes
-    monkeypatch.setenv("TMPDIR", str(short))
+def test_a_replica_killed_under_load_has_lost_nothing_and_is_replaced(world_run, tmp_path, short, times):
     chance = random.Random(4)
     with running(world_run[1].path, tmp_path, "--engine", "ray", "--replicas", "2") as server:
         until = time.monotonic() + 120
