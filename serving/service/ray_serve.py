@@ -44,6 +44,18 @@ class Replica:
             raise RuntimeError("the thread that has the model is gone")
 
 
+def _runs(status: Any, error: Exception) -> bool:
+    """Does a replica run? Raises `EngineError` with what one has said where Ray has given up, and starts none.
+
+    Ray calls a start failed, too, where a replica that ran dies before the others run, and goes on to replace it.
+    """
+    found = [part for one in status.applications.values() for part in one.deployments.values()]
+    states = {state.value for part in found for state, count in part.replica_states.items() if count}
+    if states <= {"STOPPING", "STOPPED"}:
+        raise EngineError(f"no replica starts: {_reason(status, error)}") from error
+    return "RUNNING" in states
+
+
 def _reason(status: Any, error: Exception) -> str:
     """The last line that a replica which did not start has said; else Ray's own."""
     found = [part for one in status.applications.values() for part in one.deployments.values()]
@@ -93,8 +105,9 @@ def serve_by_ray(given: dict[str, Any], replicas: int, host: str, port: int, mos
         try:
             try:
                 serve.run(deployment.bind(given), name=NAME, route_prefix="/")
-            except RuntimeError as error:  # Ray says that there was a failure; the replica said which
-                raise EngineError(f"no replica starts: {_reason(serve.status(), error)}") from error
+            except RuntimeError as error:
+                while not ended.wait(0.5) and not _runs(serve.status(), error):
+                    pass
             LOG.info("%d replicas answer; pid %d", replicas, os.getpid())
             while not ended.wait(1.0):
                 pass
