@@ -24,10 +24,15 @@ def learn(served: Served) -> int:
     some, served.to_learn = served.to_learn[:MOST], served.to_learn[MOST:]
     if not some:
         return 0
-    ids = [user_id for user_id, *_ in some]
-    rows = np.array([[user, item, time] for _, user, item, time in some], np.int64)
-    order = np.lexsort((rows[:, 2], rows[:, 0]))
-    rows, ids = rows[order], [ids[at] for at in order]
+    # integers are asked for now that the events are read: a newcomer has none before
+    who = {user_id: served.histories.user_index(user_id) for user_id, *_ in some}
+    there = [
+        (user_id, user, item, moment) for user_id, item, moment in some if (user := who[user_id]) is not None
+    ]
+    if not there:  # they were deleted meanwhile
+        return 0
+    there.sort(key=lambda row: (row[1], row[3]))  # as of an update (`LiveState.check`)
+    ids, rows = [user_id for user_id, *_ in there], np.array([row for _, *row in there], np.int64)
     users, items, times = rows.T
     feedback = Feedback(ids, users, items, times, rows, 0, served.histories)
     done = train(served.recommender, feedback, served.methods.config.online, False)

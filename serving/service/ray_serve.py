@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from serving.engines.base import EngineError
 from serving.engines.ray_cluster import RayEngine, cluster
 
 NAME = "prelude"
@@ -28,25 +30,45 @@ class Replica:
 
     def __init__(self, given: dict[str, Any]):
         self.given = given
-        self.app: FastAPI | None = None
+        self.made: FastAPI | None = None  # `app` is a property of what Ray makes of this class
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         from serving.service.app import Given, create_app
 
-        self.app = create_app(Given(**self.given))
-        return self.app
+        self.made = create_app(Given(**self.given))
+        return self.made
 
     def check_health(self) -> None:
         """Asked by Ray every few seconds; a replica that raises is replaced."""
-        if self.app is not None and not self.app.state.service.batches.is_alive:
+        if self.made is not None and not self.made.state.service.batches.is_alive:
             raise RuntimeError("the thread that has the model is gone")
+
+
+def _runs(status: Any, error: Exception) -> bool:
+    """Does a replica run? Raises `EngineError` with what one has said where Ray has given up, and starts none.
+
+    Ray calls a start failed, too, where a replica that ran dies before the others run, and goes on to replace it.
+    """
+    found = [part for one in status.applications.values() for part in one.deployments.values()]
+    states = {state.value for part in found for state, count in part.replica_states.items() if count}
+    if states <= {"STOPPING", "STOPPED"}:
+        raise EngineError(f"no replica starts: {_reason(status, error)}") from error
+    return "RUNNING" in states
+
+
+def _reason(status: Any, error: Exception) -> str:
+    """The last line that a replica which did not start has said; else Ray's own."""
+    found = [part for one in status.applications.values() for part in one.deployments.values()]
+    said = [line for part in found for line in part.message.splitlines() if not line.endswith("last):")]
+    lines = [match[1] for line in said if (match := re.match(r"(?:\w+\.)*(\w+: .*)", line))]
+    return lines[-1] if lines else str(error).splitlines()[0]
 
 
 def serve_by_ray(given: dict[str, Any], replicas: int, host: str, port: int, most_waiting: int) -> None:
     """Serve until SIGTERM or SIGINT. `most_waiting`: calls that one replica holds; the others wait in the proxy.
 
     Raises `ValueError` where Ray or its Serve is not installed, where the cluster has no room, and for a file as the state of
-    several machines.
+    several machines; `EngineError` with what a replica said that cannot start.
     """
     engine = RayEngine(replicas)  # sets Ray's environment
     if any(find_spec(name) is None for name in ("grpc", "aiohttp", "uvicorn")):
@@ -81,7 +103,11 @@ def serve_by_ray(given: dict[str, Any], replicas: int, host: str, port: int, mos
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ended.set())
         try:
-            serve.run(deployment.bind(given), name=NAME, route_prefix="/")
+            try:
+                serve.run(deployment.bind(given), name=NAME, route_prefix="/")
+            except RuntimeError as error:
+                while not ended.wait(0.5) and not _runs(serve.status(), error):
+                    pass
             LOG.info("%d replicas answer; pid %d", replicas, os.getpid())
             while not ended.wait(1.0):
                 pass

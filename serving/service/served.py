@@ -21,7 +21,7 @@ from recsys.embeddings.embed import load_conditioning_items
 from recsys.run import Run
 from serving.answering.kept.trained_rows import key_of
 from serving.answering.known import KnownItems, checked_id, known_items, known_user
-from serving.answering.live import AHEAD_S, FAR_DAYS, FIRST_NUMBER
+from serving.answering.live import AHEAD_S, FAR_DAYS
 from serving.answering.methods import Methods
 from serving.answering.recommender import Recommender
 from serving.config.truth import config_of
@@ -62,9 +62,9 @@ class Served:
         self.outdated: str | None = None
         self.before: Before | None = None  # how items differ from those of the run that was served before
         self._lists: dict[str, KnownItems] = {}
-        # ids of events that this process took in, and those of them that rows of P_u have not learned: user id, user, item, time
+        # ids of events that this process took in, and those of them that rows of P_u have not learned: user id, item, time
         self.mine: set[str] = set()
-        self.to_learn: list[tuple[str, int, int, int]] = []
+        self.to_learn: list[tuple[str, int, int]] = []
         self.recommender.live.replay(until)
 
     @property
@@ -180,9 +180,9 @@ class Served:
         is_timed = given.timestamp is not None
         return Event(given.event_id, user_id, item_id, given.type, moment, given.recommendation_id, is_timed)
 
-    def _to_learn(self, until: int | None) -> list[tuple[str, int, int, int]]:
+    def _to_learn(self, until: int | None) -> list[tuple[str, int, int]]:
         """What of this process' own events is new history, for rows of P_u; ids of events that were met are let go."""
-        found: list[tuple[str, int, int, int]] = []
+        found: list[tuple[str, int, int]] = []
         held: dict[str, set[tuple[int, int]]] = {}
         at = self.seq
         while some := events_after(self.state, at, until):
@@ -199,8 +199,7 @@ class Served:
                     held[event.user_id] = set(zip(map(int, items), map(int, times), strict=True))
                 if (item, event.time) not in held[event.user_id]:
                     held[event.user_id].add((item, event.time))
-                    user = FIRST_NUMBER + kept.person if user is None else user
-                    found.append((event.user_id, user, item, event.time))
+                    found.append((event.user_id, item, event.time))
             self.mine -= {kept.event.event_id for kept in some}
         if (
             len(self.mine) > MOST_MINE

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from serving.cli import app
-from tests.support.service_process import Senders, check_events, running
+from serving.engines.base import EngineError
+from serving.service.ray_serve import Replica, _runs
+from tests.support.paths import ROOT
+from tests.support.service_process import Senders, check_events, free_port, running
 
 
 def replicas_of(folder: Path) -> list[int]:
@@ -29,14 +36,53 @@ def replicas_of(folder: Path) -> list[int]:
     return found
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """The folder of all temporary files: sockets' paths have at most 107 bytes."""
+    pytest.importorskip("ray.serve", exc_type=ImportError)
+    with tempfile.TemporaryDirectory(prefix="rs", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def test_a_replica_uses_no_name_that_is_ray_s():
+    serve = pytest.importorskip("ray.serve", exc_type=ImportError)
+    wrapped = serve.ingress()(Replica)
+    assert not [name for name in vars(Replica({})) if hasattr(wrapped, name)]
+
+
+def test_a_start_has_failed_only_where_ray_starts_no_more():
+    states = pytest.importorskip("ray.serve._private.common", exc_type=ImportError).ReplicaState
+
+    def status(said: str = "", **counts: int):
+        found = {states[name]: count for name, count in counts.items()}
+        deployment = SimpleNamespace(replica_states=found, message=said)
+        return SimpleNamespace(applications={"a": SimpleNamespace(deployments={"d": deployment})})
+
+    error = RuntimeError("Deploying failed")
+    assert _runs(status(RUNNING=1, STARTING=1), error)
+    assert not _runs(status(RUNNING=0, STARTING=2), error)
+    said = "Error:\nRuntimeError: Traceback (most recent call last):\n  File\na.b.RunError: no stage\n"
+    with pytest.raises(EngineError, match=r"^no replica starts: RunError: no stage$"):
+        _runs(status(said, STOPPING=2), error)
+    with pytest.raises(EngineError, match=r"^no replica starts: Deploying failed$"):
+        _runs(status(), error)
+
+
+@pytest.mark.slow
+def test_a_run_that_no_replica_can_load_is_one_line(world_run, tmp_path, short):
+    run = Path(shutil.copytree(world_run[1].path, tmp_path / "run"))
+    (run / "prepare").rename(run / "away")
+    words = [sys.executable, "-m", "serving.cli", "serve", str(run), "--engine", "ray", "--replicas", "1", "--port", str(free_port())]  # fmt: skip
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert "prelude: no replica starts: RunError: " in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [10, 100])
-def test_a_replica_killed_under_load_has_lost_nothing_and_is_replaced(
-    world_run, tmp_path, monkeypatch, times
-):
-    pytest.importorskip("ray.serve", exc_type=ImportError)
-    short = Path(tempfile.mkdtemp(prefix="rs", dir="/tmp"))  # sockets' paths have at most 107 bytes
-    monkeypatch.setenv("TMPDIR", str(short))
+def test_a_replica_killed_under_load_has_lost_nothing_and_is_replaced(world_run, tmp_path, short, times):
     chance = random.Random(4)
     with running(world_run[1].path, tmp_path, "--engine", "ray", "--replicas", "2") as server:
         until = time.monotonic() + 120
@@ -47,6 +93,7 @@ def test_a_replica_killed_under_load_has_lost_nothing_and_is_replaced(
         for _ in range(times):
             before = len(senders.acknowledged)
             while len(senders.acknowledged) < before + 5:
+                assert server.process.poll() is None, (tmp_path / "log").read_text()[-3000:]
                 time.sleep(0.02)
             time.sleep(chance.random())
             while not (alive := replicas_of(short)):
