@@ -4,7 +4,7 @@ PureSVD (Cremonesi, Koren and Turrin 2010) of who had what, the held-out events 
 logit: u(person, item) = β1 · svd(person, item) + β2 · log(1 + count). Rank and β are fitted on held-out events, each against items that the
 person has not had, drawn alike (a sample of the whole catalogue's softmax, McFadden 1978), by an SVD that has not seen those events: half of the
 people choose, the other half says how good the model is. So exp(u) is in proportion to what is had next, and what was shown to people is
-taken for what they like: with alternatives drawn by popularity β2 comes out below 0 on MovieLens, and people would seek what nobody has had.
+taken for what they like: with alternatives drawn by popularity β2 may come out below 0, and people would seek what nobody has had.
 """
 
 from __future__ import annotations
