@@ -72,10 +72,10 @@ reco = pd.DataFrame([(u, i, r + 1) for u, row in enumerate(given["lists"]) for r
 before = pd.DataFrame(given["events"], columns=["user_id", "item_id"])
 vectors = np.array(given["vectors"])
 class Cosine(PairwiseDistanceCalculator):
-    def _get_distances(self, a, b):
+    def _get_distances_for_item_pairs(self, a, b):
         return np.array([cosine(vectors[i], vectors[j]) for i, j in zip(a, b)])
     def __getitem__(self, pairs):
-        return self._get_distances(*pairs)
+        return self._get_distances_for_item_pairs(*pairs)
 k = len(given["lists"][0])
 json.dump({
     "coverage": CatalogCoverage(k=k, normalize=True).calc(reco, catalog=range(len(vectors))),
