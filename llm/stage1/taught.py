@@ -54,6 +54,7 @@ class Teacher:
         if not experts:
             raise ValueError("a teacher needs at least one retriever")
         self.experts, self.weights = experts, dict.fromkeys(experts, 1.0)
+        self.items = np.concatenate([items for _, items in experts.values()], 1)  # [N, Σ d]
 
     def as_dict(self) -> dict[str, Any]:
         """Weights, and half-lives of what fades."""
@@ -69,9 +70,7 @@ class Teacher:
         queries = [
             users.vectors(requests)[0] * self.weights[name] for name, (users, _) in self.experts.items()
         ]
-        found = (
-            np.concatenate(queries, 1) @ np.concatenate([items for _, items in self.experts.values()], 1).T
-        )
+        found = np.concatenate(queries, 1) @ self.items.T
         for row, request in zip(found, requests, strict=True):
             row[request.exclude] = -np.inf
         return found

@@ -98,7 +98,7 @@ def _keys(methods: Methods) -> list[str]:
 
 
 def _scorer(methods: Methods, key: str) -> Scorer | None:
-    built = methods.build(key)
+    built = methods.scorer(key).scorer  # made once, whichever figure asks
     scores = built.scorer if isinstance(built, SoftmaxOver) else built
     return cast(Scorer, scores) if hasattr(scores, "scores") else None
 
