@@ -13,12 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from llm.backbone.batching import BUDGET
+from llm.decoding.draws import stream
 from llm.decoding.newcomers import Newcomers
 from llm.decoding.recommender import SidRecommender
 from llm.prompts.reading import Reading
 from recsys.data.caps import Caps, best_within
 from recsys.recommender import Ranked, Request
-from recsys.seeds import rng
 
 
 class WithNewcomers(SidRecommender):
@@ -68,7 +68,7 @@ class WithNewcomers(SidRecommender):
             values[row] += _mass(left[row]) - total
             if not len(new):
                 continue
-            generator = rng(seed, "newcomers", "draw", requests[row].request_id)
+            generator = stream(seed, requests[row], "newcomers drawn")
             is_new = np.log(generator.random(n)) < _total(log_w) - total
             p = np.exp(log_w - _total(log_w))
             chosen = generator.choice(len(new), int(is_new.sum()), p=p / p.sum())
@@ -189,7 +189,7 @@ def _drawn(
     items, log_w = new
     if not len(items):
         return known
-    generator = rng(seed, "newcomers", request.request_id)
+    generator = stream(seed, request, "newcomers")
     order = np.argsort(-(log_w + generator.gumbel(size=len(log_w))), kind="stable")[:n]
     urns = ((known.items, known.scores), (items[order], log_w[order]))
     mass, at = [float(np.exp(_mass(left))), float(np.exp(_total(log_w)))], [0, 0]
