@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from recsys.door.times import one_moment
 from recsys.data.later_events import LiveHistories
+from recsys.door.times import one_moment
 from recsys.embeddings.embed import load_conditioning_items
 from recsys.run import Run
 from serving.answering.kept.trained_rows import key_of

@@ -165,7 +165,9 @@ def test_postgresql_killed_at_a_hundred_moments_under_a_service(world_run, tmp_p
         assert refused <= {503}
         with server.client() as client:
             assert client.recommend(user_id="s0-1").path == "personalized"
-        print(f"100 times PostgreSQL was killed: {len(senders.acknowledged):,} acknowledged, {senders.sent:,} sent")
+        print(
+            f"100 times PostgreSQL was killed: {len(senders.acknowledged):,} acknowledged, {senders.sent:,} sent"
+        )
         check_events(postgres.url, senders.acknowledged)
 
 

@@ -47,7 +47,12 @@ def test_one_that_served_is_replaced_however_often_it_is_killed():
 
 def test_workers_that_cannot_start_are_given_up_in_a_line():
     done = subprocess.run(
-        [sys.executable, "-c", SUPERVISOR, "fails"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", SUPERVISOR, "fails"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("RuntimeError: workers end before they can answer")
