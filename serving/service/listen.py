@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import wait
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -83,6 +84,7 @@ def serve(
 
         def work(listening: socket, serves: Callable[[], None]) -> None:
             app = _app(given)
+            wait([app.state.service.warm])  # until then those who call are the other workers'
             serves()
             uvicorn.Server(uvicorn.Config(app, **options)).run([listening])
 

@@ -22,7 +22,10 @@ from types import FrameType
 
 from prometheus_client import multiprocess
 
+from serving.engines.base import EngineError
+
 MOST_EARLY = 20  # so many in a row that ended before they served, and it is given up
+MISTAKE = 2  # the exit code of a worker that was given what nobody can serve
 WAIT_S = 40.0  # what workers have to finish in after they were asked to end; then they are killed
 BACKLOG = 2048
 LOG = logging.getLogger("prelude.service")
@@ -44,9 +47,10 @@ def serve_by(
     """Have `work(listening, serves)` done in `count` processes until SIGTERM or SIGINT ends them all; each calls `serves()` once it
     can answer. However often one that did is killed, it is replaced.
 
-    Raises `RuntimeError` where workers die before they can.
+    Raises `EngineError` where workers die before they can, one after the other, or where the first says that it never will.
     """
-    ending, alive, early = False, dict[int, int](), 0  # process -> its place among `count`
+    ending, any_served, early = False, 0, 0
+    alive: dict[int, int] = {}  # process -> its place among `count`
     served = mmap.mmap(-1, count)  # whether whoever has the place could answer, shared with all workers
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -60,16 +64,17 @@ def serve_by(
             for place in set(range(count)) - set(alive.values()):
                 served[place] = 0
                 alive[_fork(partial(work, listening, partial(served.__setitem__, place, 1)))] = place
-            pid, _ = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 time.sleep(0.05)
                 continue
             if pid not in alive:  # in a container whoever is process 1 is given orphans
                 continue
-            early = 0 if served[alive.pop(pid)] else early + 1
+            did_serve = served[alive.pop(pid)]
+            any_served, early = any_served or did_serve, 0 if did_serve else early + 1
             multiprocess.mark_process_dead(pid)
-            if early > MOST_EARLY:
-                raise RuntimeError("workers end before they can answer; what they said is above")
+            if early > MOST_EARLY or (not any_served and os.waitstatus_to_exitcode(status) == MISTAKE):
+                raise EngineError("workers end before they can answer; what they said is above")
             LOG.warning("a worker (%d) ended and is replaced", pid)
             time.sleep(min(0.05 * early, 1.0))
     finally:
@@ -93,6 +98,9 @@ def _fork(work: Callable[[], None]) -> int:
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
+    except (ValueError, OSError) as error:
+        print(f"prelude: {error}", file=sys.stderr)
+        code = MISTAKE
     except BaseException:
         traceback.print_exc()
     finally:

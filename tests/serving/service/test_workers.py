@@ -19,6 +19,8 @@ def work(listening, serves):
         serves()
         print(os.getpid(), flush=True)
         time.sleep(600)
+    if sys.argv[1] == "refuses":
+        raise ValueError("no such run")
 with bound("127.0.0.1", 0) as listening:
     serve_by(2, listening, work)
 """
@@ -55,4 +57,12 @@ def test_workers_that_cannot_start_are_given_up_in_a_line():
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("RuntimeError: workers end before they can answer")
+    assert done.stderr.splitlines()[-1].endswith(
+        "EngineError: workers end before they can answer; what they said is above"
+    )
+
+
+def test_what_nobody_can_serve_is_said_by_the_first_and_not_tried_again():
+    done = subprocess.run([sys.executable, "-c", SUPERVISOR, "refuses"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert 1 <= done.stderr.count("prelude: no such run") <= 2
