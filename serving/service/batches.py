@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import torch
+
 from serving.service.answers import Answered, Ask, answer_all
 from serving.service.learning import learn
 from serving.service.served import Served
@@ -44,7 +46,9 @@ class Batches:
         self.served = load("")
         self._line: queue.Queue[tuple[Ask | Callable[[Served], Any], Future] | None]
         self._line = queue.Queue(settings.most_waiting)
-        self._callers = settings.most_together  # who asked at once: those of the last pass, and who waited when it ended
+        self._callers = (
+            settings.most_together
+        )  # who asked at once: those of the last pass, and who waited when it ended
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
@@ -91,6 +95,8 @@ class Batches:
         return done
 
     def _run(self) -> None:
+        if self._settings.threads is not None:
+            torch.set_num_threads(self._settings.threads)  # of the thread that asks for it
         while True:
             try:
                 first = self._line.get(timeout=0.0 if self.served.to_learn else IDLE_S)
