@@ -30,7 +30,7 @@ from evaluation.statistics import mean_interval, user_means
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data.splits import TEST, VALIDATION
 from recsys.progress import Progress
-from recsys.seeds import rng
+from recsys.seeds import sample
 from serving.answering.methods import Methods
 from serving.answering.products import experts_of
 
@@ -51,7 +51,9 @@ def analyse_shares(methods: Methods, instances: int = 2000) -> dict[str, Any]:
     asked_once = experts_of(methods, settings, report["text_half_life_items"])
     experts = {_name(methods, key): one for key, one in zip(settings.experts, asked_once, strict=True)}
     generators = {methods.name(key): methods.scorer(key).scorer for key in settings.generators}
-    fitted_on, events = (_sample(methods, role, instances) for role in (VALIDATION, TEST))
+    fitted_on, events = (
+        sample(data.instances(role), instances, 0, "shares", role) for role in (VALIDATION, TEST)
+    )
     factors: dict[str, Scorer] = generators | experts  # type: ignore[assignment]
     products = [[*experts], *([name, *experts] for name in generators)]
     sets = list(dict.fromkeys(tuple(some) for names in products for some in [names, *_each_left_out(names)]))
@@ -101,13 +103,6 @@ def _name(methods: Methods, key: str) -> str:
 
 def _each_left_out(names: Sequence[str]) -> list[list[str]]:
     return [[other for other in names if other != name] for name in names] if len(names) > 1 else []
-
-
-def _sample(methods: Methods, role: int, at_most: int) -> np.ndarray:
-    events = methods.dataset.instances(role)
-    if len(events) > at_most:
-        events = np.sort(rng(0, "shares", role).choice(events, at_most, replace=False))
-    return events
 
 
 def shares(factors: Sequence[torch.Tensor], weights: Sequence[float], out: torch.Tensor) -> torch.Tensor:
