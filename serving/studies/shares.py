@@ -218,7 +218,7 @@ def picture(found: dict[str, Any]) -> bytes:
 def print_shares(found: dict[str, Any]) -> None:
     """The table, in 80 columns."""
     title = f"What each factor brings; {found['instances']:,} test instances, {found['users']:,} users"
-    table = Table(title=title, box=SIMPLE_HEAD)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     columns = ("product, factor", "weight", "share", "nats lost without", "R@10 lost without")
     for column in columns:
         table.add_column(column, justify="right" if column in columns[1:3] else "left", no_wrap=True)
