@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import proxy
 
 import torch
 
@@ -74,10 +75,13 @@ class Known:
 
 
 class HeadNodes:
-    """Nodes of a head that says of itself what follows them."""
+    """Nodes of a head that says of itself what follows them.
+
+    The session has its nodes, not they the session: what it holds of its prompts goes when it does, and waits for no collector.
+    """
 
     def __init__(self, session: Prompts):
-        self.session = session
+        self.session = proxy(session)
 
     def take_over(self, rows: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
         """No item has been read on the way to it: zeros [A]."""
@@ -111,7 +115,7 @@ class ReadNodes:
     """Nodes that the backbone reads."""
 
     def __init__(self, session: Prompts):
-        self.session = session
+        self.session = proxy(session)
 
     def forget(self) -> None:
         """Drop all that is known; the session's memory is taken back to its prompts by who calls this."""
