@@ -54,7 +54,9 @@ class Layout:
         if alike and device.type == "cpu":
             rising, begin = np.sort(given), 0
             if (given != rising).any():
-                order = np.argsort(given[row], kind="stable")  # tokens by the length of their row, which stays together
+                order = np.argsort(
+                    given[row], kind="stable"
+                )  # tokens by the length of their row, which stays together
                 self.order, self.back = torch.from_numpy(order), torch.from_numpy(np.argsort(order))
             for first, end in _runs(rising):
                 part = Layout(rising[first:end], device)
