@@ -9,8 +9,6 @@ import signal
 import sqlite3
 import threading
 import time
-import traceback
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from serving.export.folder import export_run, import_run
 from serving.state import place
 from serving.user_state import delete
 from tests.support.command_line import prelude
+from tests.support.dying import child, ended
 
 NOW = 2_000_000
 
@@ -40,29 +39,6 @@ def stored(run: Path) -> list[tuple[str, str, int]]:
     with sqlite3.connect(run / "live" / "state.sqlite") as state:
         query = "select user_id, item_id, time from events join people on person = number order by seq"
         return state.execute(query).fetchall()
-
-
-def child(work: Callable[[], None]) -> int:
-    """`work` in a process of its own (a fork: it has the run loaded); its id."""
-    torch.optim.AdamW(
-        [torch.nn.Parameter(torch.zeros(1))]
-    )  # imports much at the first time; not in every child
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            torch.set_num_threads(1)
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return pid
-
-
-def ended(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def batch(number: int) -> list[tuple[str, str, int]]:
