@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -183,6 +184,19 @@ def test_without_room_nothing_is_absorbed_and_one_line_says_so(copy, tmp_path, m
     sa.event.remove(state.engine, "checkout", no_room)
     state.engine.dispose()
     assert service.update(many, "much").absorbed
+
+
+def test_a_state_that_was_begun_without_room_for_its_tables_says_nothing(copy):
+    file = place.file_of(copy.path)
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as state:
+        state.execute("PRAGMA journal_mode=WAL")
+    before = file.read_bytes()
+    service = Recommender.load(copy.path)
+    assert service.live.sources == []  # and it is not for who reads it to make them
+    assert file.read_bytes() == before
+    assert service.update(batch(0)).events == 3
+    assert stored(copy.path) == batch(0)
 
 
 # -- late, double, of a time to come ------------------------------------------------------------------------------
