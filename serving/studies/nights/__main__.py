@@ -12,13 +12,13 @@ import typer
 import recsys.data
 from recsys.artifacts.rewrite import write_text_atomically
 from serving.studies.nights import table
-from serving.studies.nights.arms import Accepted, Arm, Events, Never, Refreshed, Trained, train
+from serving.studies.nights.arms import Arm, Events, Never, Refreshed, Trained, train
 from serving.studies.nights.made import made_nights
 from serving.studies.nights.measure import measure
 from serving.studies.nights.world import Nights
 
 DATA = Path(recsys.data.__file__).parent / "ml-latest-small"
-KINDS = (Never, Events, Refreshed, Accepted, Trained)
+KINDS = (Never, Events, Refreshed, Trained)
 
 
 def main(

@@ -148,7 +148,6 @@ class Refreshed(Arm):
     """`prelude refresh` with the items (and vectors) of today and the events of the night before; nothing is trained."""
 
     name = "refreshed"
-    accept: tuple[str, ...] = ()  # reasons of the gate that do not stop a night
 
     def night(self, number: int) -> Took:
         files = {"items": write(self.nights.catalogue(number), self.file("items", number))}
@@ -165,18 +164,12 @@ class Refreshed(Arm):
         return took
 
     def _refresh(self, files: dict[str, Path]) -> str:
-        found = refresh(self.run, **files, choices=Choices(method="e2p", accept=self.accept))
+        found = refresh(self.run, **files, choices=Choices(method="e2p"))
         return "; ".join(f"{reason}: {why}" for reason, why in found.refused.items())
 
     def service(self) -> Recommender:
         """The version that serves, read anew."""
         return Recommender.load(self.run)
-
-
-class Accepted(Refreshed):
-    """The same with `--accept crowded`: new items that find no room below their node are served all the same."""
-
-    name, accept = "accepted", ("crowded",)
 
 
 class Trained(Arm):
