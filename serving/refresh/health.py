@@ -10,7 +10,7 @@ from recsys.run import Run
 
 # from here on coding anew pays: a rule of thumb, in whose favour speaks that such items share nodes with what they are not like
 MOST_SHARE = 0.2  # newcomers among all items
-MOST_BESIDE = 0.2  # of the newcomers: they found no room below their node, as the gate's bound for one night (`gate.Bounds.crowded`)
+MOST_BESIDE = 0.2  # of the newcomers: they found no room below their node
 LEAST_ROOM = 0.05  # free semantic IDs
 LEAST = 50  # newcomers; fewer say nothing
 
