@@ -12,6 +12,7 @@ import json
 import shutil
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -295,12 +296,13 @@ class _Night:
                 verdict,
                 Recommender.load(self.home.path),
                 after,
-                self._events().events,
+                self._events.events,
                 self.choices.method,
                 bounds,
             )
         return verdict
 
+    @cached_property
     def _events(self) -> FeedbackFile:
         return read_feedback(self.home, self.files["events"], {})
 
@@ -312,7 +314,7 @@ class _Night:
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         if digest in known:
             return Update(f"refresh-{digest[:16]}", False)
-        file = self._events()
+        file = self._events
         done = Recommender.load(self.home.path).update(
             file.events, f"refresh-{digest[:16]}", place=file.place
         )
