@@ -17,11 +17,10 @@ from recsys.door.values import shortly
 from recsys.recommender import Recommender
 from serving.answering.live import (
     Feedback,
-    Given,
     LiveState,
     Update,
-    checked,
     checked_batch_id,
+    checked_events,
     counted_times,
     digest_of,
     odd_times,
@@ -63,7 +62,7 @@ def update(
         raise ValueError(f"events is {shortly(given)}; expected a list of (user_id, item_id, moment)")
     prepared = service.methods.run.read_json("prepare", "prepare.json")
     is_clock = prepared["time"] == "unix_seconds"
-    events = [_checked(number, event, is_clock, place) for number, event in enumerate(given)]
+    events = checked_events(given, place, is_clock)
     digest = digest_of(events)
     batch_id = digest if batch_id is None else checked_batch_id(batch_id)
     live, config = service.live, service.methods.config.online
@@ -89,15 +88,6 @@ def update(
         live.commit(batch_id, digest, taken, {config.method: rows_of(done, feedback)} if done else {})
     service.forget_sessions()
     return answer
-
-
-def _checked(number: int, event: Any, is_clock: bool, place: Callable[[int], str]) -> Given:
-    try:
-        return checked("", event, is_clock)
-    except ValueError:
-        return checked(
-            place(number), event, is_clock
-        )  # a place in a file is looked for: only of what is wrong
 
 
 def rows_of(done: Absorbed, feedback: Feedback) -> dict[str, np.ndarray]:

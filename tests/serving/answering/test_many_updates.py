@@ -248,6 +248,22 @@ def test_an_event_of_2286_moves_nobodys_now(copy, tmp_path, monkeypatch, capsys)
     )
 
 
+def test_a_place_is_looked_for_where_an_event_is_wrong_alone(copy):
+    """A place in a file costs a walk through it: an update of a file would cost the square of its lines."""
+    asked: list[int] = []
+
+    def place_of(number: int) -> str:
+        asked.append(number)
+        return f"file.csv:{number + 2}"
+
+    service = Recommender.load(copy.path)
+    assert service.update(batch(0), place=place_of).events == 3
+    assert asked == []
+    with pytest.raises(ValueError, match=r"^file.csv:4: user_id is blank"):
+        service.update([*batch(1)[:2], ("", "i1", NOW)], place=place_of)
+    assert asked == [2]
+
+
 # -- gone ---------------------------------------------------------------------------------------------------------
 
 
