@@ -35,7 +35,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.splits import ROLE_NAMES, TEST, VALIDATION
 from recsys.embeddings.user_vectors import partners_of_other_users
 from recsys.recommender import Request
-from recsys.seeds import rng
+from recsys.seeds import rng, sample
 from serving.answering.methods import Methods
 
 SHOWN = (0, 1, 2, 5, 20, 50)
@@ -121,8 +121,7 @@ def _sample(data: Dataset, role: int, at_most: int, group: str | None = None) ->
                 f"this run has no {ROLE_NAMES[role]} instance of {group!r} users; its groups are: "
                 f"{', '.join(sorted(set(data.user_groups)))} (prepare.user_split)"
             )
-    if len(events) > at_most:
-        events = np.sort(rng(0, "context length", role).choice(events, at_most, replace=False))
+    events = sample(events, at_most, 0, "context length", role)
     return data.block(events, data.exclude_seen), data.items[events], data.users[events]
 
 
