@@ -24,7 +24,7 @@ def choice_sections(run: Run) -> list[Section]:
             (f"Validation, {kind}", columns, some["ranked"]) for kind, some in record["kinds"].items()
         ]
         said = [
-            f"What `recommend` answers with where no method is named: the best of validation that takes at most {record['latency_ms']:g} ms "
+            f"What “prelude recommend” answers with where no method is named: the best of validation that takes at most {record['latency_ms']:g} ms "
             "for a single request of ten items on the machine that evaluated. The test has no say in it.",
             *default_sentences(run),
         ]
