@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,17 +189,7 @@ def population(
         known = kinds_column(data, column)
         assert known is not None  # it is named
         of_items[column] = groups.shares_of_values(data.catalogue.columns[known], counts)
-    return Population(
-        targets,
-        had,
-        counts,
-        first.users_of_item,
-        first.n_users,
-        first.vectors,
-        first.kinds,
-        of_users,
-        of_items,
-    )
+    return replace(first, user_groups=of_users, item_groups=of_items)
 
 
 def _column_of_users(data: Dataset, users: np.ndarray, path: Path | None, column: str) -> np.ndarray:

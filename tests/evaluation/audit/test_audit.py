@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from evaluation.audit import groups
-from evaluation.audit.audit import Population, audit_lists
+from evaluation.audit.audit import Population, _worst_items, audit_lists
 from evaluation.audit.tables import as_csv, worst_groups
 
 N, PEOPLE = 60, 240
@@ -52,6 +52,14 @@ def test_the_worst_off_are_named_where_that_is_known():
     assert item["group"] == "tail"
     assert item["value"] < 0.6  # ten of its forty items are shown
     assert item["shown"]
+
+
+def test_the_worst_of_many_groups_of_items_takes_more_than_the_worst_of_two():
+    draws = np.concatenate([np.full(990, 0.8), np.full(10, 1.1)])  # a hundredth is not below 1
+    few = {"a": (0.8, draws), "b": (1.2, draws + 0.4)}
+    many = few | {f"c{at}": (1.2, draws + 0.4) for at in range(8)}
+    assert _worst_items(few) == [{"group": "a", "value": 0.8, "shown": True}]
+    assert _worst_items(many) == [{"group": "a", "value": 0.8, "shown": False}]
 
 
 def test_intervals_hold_the_figure_and_nothing_is_shown_of_nothing():
