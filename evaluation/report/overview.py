@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from matplotlib.collections import PatchCollection
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.report.style import BAND, INK, MARK, SOFT, framed, plain, style, svg, widest
@@ -51,21 +54,18 @@ def _dots(
     left, height = widest(names, LETTERS) + 0.12, A_ROW * len(rows) + 2 * AROUND
     figure, axis = framed(WIDTH, height, left, top=AROUND, bottom=AROUND)
     style(axis, "")
-    for place, row in enumerate(reversed(rows)):
-        is_shaded, colour = row["name"] in shaded, MARK if row["name"] == best else SOFT
-        if is_shaded:
-            axis.axhspan(place - 0.5, place + 0.5, color=BAND, lw=0, zorder=0)
-        if row["ci95"] is not None:
-            axis.plot(row["ci95"], [place, place], color=colour, lw=2)
-        axis.plot(
-            row["value"],
-            place,
-            "o",
-            ms=6,
-            mec=colour,
-            mew=1.6,
-            mfc=BAND if is_shaded else colour,
-        )
+    places = np.arange(len(rows))
+    colours = [MARK if one == best else SOFT for one in names]
+    is_shaded = np.array([one in shaded for one in names])
+    values = np.array([row["value"] for row in reversed(rows)])
+    ends = np.array([row["ci95"] or [row["value"]] * 2 for row in reversed(rows)])
+    axis.add_collection(
+        PatchCollection([Rectangle((0, at - 0.5), 1, 1) for at in places[is_shaded]], color=BAND, lw=0, zorder=0,
+                        transform=axis.get_yaxis_transform())
+    )  # fmt: skip
+    axis.hlines(places, *ends.T, colors=colours, lw=2)
+    inside = [BAND if one else colour for one, colour in zip(is_shaded, colours, strict=True)]
+    axis.scatter(values, places, 36, inside, edgecolors=colours, linewidths=1.6, zorder=3)
     axis.set_yticks(range(len(rows)), [plain(one) for one in names], fontsize=LETTERS)
     axis.set_ylim(-0.5, len(rows) - 0.5)
     axis.set_xlim(left=0)

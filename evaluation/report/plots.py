@@ -114,11 +114,11 @@ def tsne_pair(
         axis.set_xticks([])
         axis.set_yticks([])
         rest = ~np.isin(tastes, named)
-        axis.scatter(*places[rest].T, s=12, color="#c9c9c9", label="other" if rest.any() else None)
+        if rest.any():
+            axis.plot(*places[rest].T, "o", ms=3.5, color="#c9c9c9", label="other", mew=0)
         for name, colour in zip(named, COLOURS, strict=False):
-            axis.scatter(
-                *places[tastes == name].T, s=14, color=colour, label=plain(str(name)), alpha=0.8, linewidths=0
-            )
+            of_taste = places[tastes == name].T
+            axis.plot(*of_taste, "o", ms=3.7, color=colour, label=plain(str(name)), alpha=0.8, mew=0)
     axes[0, 1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=SMALL)
     return png(figure)
 
@@ -147,10 +147,12 @@ def forest(results: Results) -> bytes | None:
     figure, axis = framed(8.4, 0.42 * len(effects) + 1.0, widest(names, SMALL) + 0.2)
     style(axis, f"relative effect against {base}, and the primary comparison; 95 % interval over users")
     axis.axvline(0, color="#888888", lw=1)
-    for place, (_, centre, (low, high), colour, figure_name) in enumerate(reversed(effects)):
-        ranked = figure_name.startswith("top")
-        axis.plot([low, high], [place, place], color=colour, lw=2, alpha=0.45 if ranked else 0.9)
-        axis.plot(centre, place, "D" if ranked else "o", color=colour, ms=6)
+    places = np.arange(len(effects))
+    _, centres, ends, colours, figures = (np.array(one) for one in zip(*reversed(effects), strict=True))
+    ranked = np.array([one.startswith("top") for one in figures])
+    axis.hlines(places, *ends.T, colors=colours, lw=2, alpha=np.where(ranked, 0.45, 0.9))
+    for some, marker in ((~ranked, "o"), (ranked, "D")):
+        axis.scatter(centres[some], places[some], 36, colours[some], marker)
     axis.set_yticks(range(len(effects)), names)
     axis.set_xlabel("%   (circles: expected hit-rate; diamonds: ranked list, where a row has no draws)")
     axis.set_ylim(-0.6, len(effects) - 0.4)
@@ -171,19 +173,22 @@ def by_group(groups: Sequence[Mapping]) -> bytes | None:
     apart = len(groups) + 0.5
     for line, axis in enumerate(axes[:, 0]):
         style(axis, "")
-        for column, at in enumerate(range(line * columns, min((line + 1) * columns, len(names)))):
-            rows = [group["rows"][at] for group in groups]
-            places = column * apart + np.arange(len(groups))
-            values = np.array([row["value"] for row in rows])
-            ends = np.array([row["ci95"] or [row["value"]] * 2 for row in rows])
-            base = [np.nan if row["baseline_value"] is None else row["baseline_value"] for row in rows]
-            axis.plot(places, base, color="#b0b0b0", lw=1.2)
-            marker = "D" if rows[0]["figure"].startswith("top") else "o"
-            axis.plot(places, values, color=COLOURS[0], lw=1.4, marker=marker, ms=4)
-            axis.vlines(places, *ends.T, color=COLOURS[0], lw=1.4)
-            axis.text(places[0] - 0.4, 1.02, plain(names[at]), fontsize=9, transform=axis.get_xaxis_transform())
-            if column:
-                axis.axvline(column * apart - 0.75, color="#dfe3e8", lw=1)
+        mine = range(line * columns, min((line + 1) * columns, len(names)))
+        rows = [[group["rows"][at] for group in groups] for at in mine]
+        # [panels, groups + 1]: the last of each is nothing, so that no line goes from panel to panel
+        places = np.arange(len(mine))[:, None] * apart + np.arange(len(groups) + 1)
+        values = _padded([[row["value"] for row in some] for some in rows])
+        base = _padded([[row["baseline_value"] for row in some] for some in rows])
+        ends = np.array([[row["ci95"] or [row["value"]] * 2 for row in some] for some in rows])
+        axis.plot(places.flat, base.flat, color="#b0b0b0", lw=1.2)
+        ranked = np.array([some[0]["figure"].startswith("top") for some in rows])
+        for kind, marker in ((~ranked, "o"), (ranked, "D")):
+            if kind.any():
+                axis.plot(places[kind].flat, values[kind].flat, color=COLOURS[0], lw=1.4, marker=marker, ms=4)
+        axis.vlines(places[:, :-1].ravel(), *ends.reshape(-1, 2).T, color=COLOURS[0], lw=1.4)
+        axis.vlines(places[1:, 0] - 0.75, 0, 1, color="#dfe3e8", lw=1, transform=axis.get_xaxis_transform())
+        for at, left in zip(mine, places[:, 0], strict=True):
+            axis.text(left - 0.4, 1.02, plain(names[at]), fontsize=9, transform=axis.get_xaxis_transform())
     for axis in axes[:-1, 0]:
         axis.xaxis.set_visible(False)
     every = [column * apart + place for column in range(columns) for place in range(len(groups))]
@@ -191,3 +196,8 @@ def by_group(groups: Sequence[Mapping]) -> bytes | None:
     axes[-1, 0].set_xlim(-0.75, columns * apart - 0.75)
     axes[0, 0].set_ylim(0, None)  # of all, once all are drawn
     return png(figure)
+
+
+def _padded(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
+    """[panels, groups + 1]: what does not exist, and the last of each, NaN."""
+    return np.array([[*some, None] for some in rows], dtype=float)
