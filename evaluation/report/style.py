@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.ticker import MaxNLocator
 from matplotlib.textpath import text_to_path
 
 COLOURS = ("#3b6fb6", "#d1772f", "#3f8f5b", "#b5486b", "#7a5ca8", "#8a6d3b", "#2e9aa6", "#c2a21c", "#666666")
@@ -31,7 +32,9 @@ BY_NAME = {INK: "var(--ink)", SOFT: "var(--soft)", MARK: "var(--mark)", BAND: "v
 def style(axis: Axes, title: str) -> None:
     """A title at the left, small tick labels, and no frame above or to the right."""
     axis.set_title(title, fontsize=10, loc="left", y=1.0)
-    axis.locator_params(nbins=3)  # of linear scales: to lay out a tick costs more than to draw a line
+    for one in (axis.xaxis, axis.yaxis):
+        if isinstance(locator := one.get_major_locator(), MaxNLocator):  # and not names that were given
+            locator.set_params(nbins=4)  # to lay out a tick costs more than to draw a line
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=SMALL)
 
