@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RESAMPLES, RECOUNTS = 1000, 200  # of people: for means, and for figures that count items anew each time
 FEWEST = 20  # people in a group, and targets in a group of items, of which something is said
 LEVEL = 0.05
+ROUNDING = 1e-9  # where all have one list, groups differ by no more than the order of a sum
 # name -> (in words, which way is worse: +1 higher, −1 lower)
 MEASURES = {
     "hit": ("next item in the list", -1),
@@ -203,7 +204,7 @@ def _worst(measure: str, groups: Mapping[str, tuple[float, np.ndarray, np.ndarra
     if measure in COUNTED:
         rest = np.mean([other[1] for key, other in known.items() if key != name], axis=0)
     gap = sign * (own - rest)
-    shown = bool(np.nanquantile(gap, LEVEL / 2 / len(known)) > 0)
+    shown = bool(np.nanquantile(gap, LEVEL / 2 / len(known)) > ROUNDING)
     others = float(np.nanmean(rest))
     return {"measure": measure, "group": name, "value": value, "others": others, "shown": shown}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from evaluation.audit import groups
 from evaluation.audit.audit import Population, audit_lists
-from evaluation.audit.pictures import exposure_of_items, figures_of_rows, lift_by_group
+from evaluation.audit.pictures import by_group, exposure_of_items, figures_of_rows
 from evaluation.audit.tables import as_csv, print_audit
 from evaluation.metrics import pad_lists
 from evaluation.report.style import saved
@@ -94,8 +94,8 @@ def draw(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     shown = [row for row in rows if row["name"] not in (NEXT, OWN)]
     pictures = {
         "audit": figures_of_rows(rows),
-        "lift": lift_by_group(shown, "taste"),
-        "miscalibration": lift_by_group(shown, "activity", "miscalibration"),
+        "lift": by_group(shown, "taste", "lift"),
+        "miscalibration": by_group(shown, "activity", "miscalibration"),
     }
     pictures |= {
         f"exposure-{number}": exposure_of_items(shown, grouping)

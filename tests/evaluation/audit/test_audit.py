@@ -7,7 +7,8 @@ import pytest
 from scipy import sparse
 
 from evaluation.audit import groups
-from evaluation.audit.audit import Population, _worst_items, audit_lists
+from evaluation.audit.audit import Population, _worst, _worst_items, audit_lists
+from evaluation.audit.pictures import by_group
 from evaluation.audit.tables import as_csv, worst_groups
 
 N, PEOPLE = 60, 240
@@ -77,6 +78,20 @@ def test_intervals_hold_the_figure_and_nothing_is_shown_of_nothing():
     lines = as_csv([found]).splitlines()
     assert lines[0].startswith("row,of,grouping")
     assert any(line.startswith("Popular,people,kind,rare,120,lift,") for line in lines)
+
+
+def test_where_all_have_one_list_no_group_is_worse_off_by_rounding():
+    groups = {"a": (4.0, np.full(9, 4.0 - 1e-12), np.full(9, 4.0)), "b": (4.1, np.full(9, 4.0), np.full(9, 4.0))}
+    assert not _worst("novelty", groups)["shown"]
+    groups["a"] = (4.0, np.full(9, 3.9), np.full(9, 4.0))
+    assert _worst("novelty", groups)["shown"]
+
+
+def test_a_measure_that_no_row_has_has_no_picture():
+    lists, people = population()
+    found = audit_lists("Popular", lists, people)
+    assert by_group([found], "kind", "novelty") is not None
+    assert by_group([found], "kind", "calm") is None
 
 
 def test_groups_of_people_and_items():
