@@ -55,7 +55,10 @@ def _named(rows: Sequence[str]) -> str:
 
 def _measure(figure: str) -> str:
     """A figure of results.json in words: top30 → hit-rate@30 of the list."""
-    for beginning, words in (("top", "hit-rate@{} of the list"), ("expected_hit_rate@", "hit-rate@{} of draws")):
+    for beginning, words in (
+        ("top", "hit-rate@{} of the list"),
+        ("expected_hit_rate@", "hit-rate@{} of draws"),
+    ):
         if figure.startswith(beginning):
             return words.format(figure.removeprefix(beginning))
     return figure

@@ -96,7 +96,10 @@ def labels_at(axis: Axes, width: float, height: float) -> None:
 def widest(names: Iterable[str], size: float) -> float:
     """How wide the longest of some names is in letters of `size` points, in inches."""
     font = FontProperties(size=size)
-    return max((text_to_path.get_text_width_height_descent(name, font, False)[0] for name in names), default=0) / 72
+    return (
+        max((text_to_path.get_text_width_height_descent(name, font, False)[0] for name in names), default=0)
+        / 72
+    )
 
 
 def plain(text: str) -> str:

@@ -81,7 +81,10 @@ def test_intervals_hold_the_figure_and_nothing_is_shown_of_nothing():
 
 
 def test_where_all_have_one_list_no_group_is_worse_off_by_rounding():
-    groups = {"a": (4.0, np.full(9, 4.0 - 1e-12), np.full(9, 4.0)), "b": (4.1, np.full(9, 4.0), np.full(9, 4.0))}
+    groups = {
+        "a": (4.0, np.full(9, 4.0 - 1e-12), np.full(9, 4.0)),
+        "b": (4.1, np.full(9, 4.0), np.full(9, 4.0)),
+    }
     assert not _worst("novelty", groups)["shown"]
     groups["a"] = (4.0, np.full(9, 3.9), np.full(9, 4.0))
     assert _worst("novelty", groups)["shown"]

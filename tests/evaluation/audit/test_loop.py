@@ -120,7 +120,9 @@ def test_for_whom_is_said_where_a_group_goes_further_than_everybody():
     apart = over_seeds([rounds(0.30, 0.10), rounds(0.31, 0.11), rounds(0.32, 0.10)])
     beside = apart["groups"]["taste"]["niche"]["miscalibration"]["beside"]
     assert beside["value"] == pytest.approx((0.1 + 0.1 + 0.11) / 3)
-    half = 6.2053 * np.std([0.1, 0.1, 0.11], ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom at 1 − .05 / 2 / 2
+    half = (
+        6.2053 * np.std([0.1, 0.1, 0.11], ddof=1) / np.sqrt(3)
+    )  # t of 2 degrees of freedom at 1 − .05 / 2 / 2
     assert beside["ci95"] == pytest.approx([beside["value"] - half, beside["value"] + half], abs=1e-5)
     assert "from niche people's most" in said(rounds(0.30, 0.10), rounds(0.31, 0.11), rounds(0.32, 0.10))
     alike = said(rounds(0.30, 0.20), rounds(0.20, 0.30), rounds(0.26, 0.25))

@@ -184,7 +184,9 @@ def test_training_curves_say_from_where_to_where_and_ring_the_kept_state(monkeyp
     ]  # fmt: skip
     losses, values, kept = axis.lines[:3]
     assert np.diff(losses.get_xdata()) == pytest.approx([3.4 / 4, 3.4 / 2])
-    assert np.ptp(losses.get_ydata()) == pytest.approx(np.ptp(values.get_ydata()))  # each from its least to its largest
+    assert np.ptp(losses.get_ydata()) == pytest.approx(
+        np.ptp(values.get_ydata())
+    )  # each from its least to its largest
     assert (kept.get_xdata(), kept.get_ydata()) == (values.get_xdata()[1], values.get_ydata()[1])
 
 
