@@ -69,9 +69,8 @@ def attention_picture(run: Run) -> bytes | None:
     method = next((one for one in trained if isinstance(one, TapPerConfig) and one.records), None)
     if method is None:  # known before anything is loaded
         return None
-    from serving.answering.recommender import (
-        Recommender,
-    )  # a quarter of a second, for the few runs that need it
+    # a quarter of a second, for the few runs that need it
+    from serving.answering.recommender import Recommender
     from serving.report.attention import attention_of
 
     service = Recommender.load(run.path)
