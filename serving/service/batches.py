@@ -44,7 +44,9 @@ class Batches:
         self.served = load("")
         self._line: queue.Queue[tuple[Ask | Callable[[Served], Any], Future] | None]
         self._line = queue.Queue(settings.most_waiting)
-        self._callers = settings.most_together  # who asked at once: those of the last pass, and who waited when it ended
+        self._callers = (
+            settings.most_together
+        )  # who asked at once: those of the last pass, and who waited when it ended
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 

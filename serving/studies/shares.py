@@ -56,7 +56,7 @@ def analyse_shares(methods: Methods, instances: int = 2000) -> dict[str, Any]:
     fitted_on, events = (
         sample(data.instances(role), instances, 0, "shares", role) for role in (VALIDATION, TEST)
     )
-    factors: dict[str, Scorer] = generators | experts  # type: ignore[assignment]
+    factors: dict[str, Scorer] = generators | experts
     products = [[*experts], *([name, *experts] for name in generators)]
     sets = list(dict.fromkeys(tuple(some) for names in products for some in [names, *_each_left_out(names)]))
     with tempfile.TemporaryDirectory() as folder:
@@ -82,8 +82,8 @@ def analyse_shares(methods: Methods, instances: int = 2000) -> dict[str, Any]:
         out = torch.zeros(len(some), data.n_items, dtype=torch.bool)
         for row, request in zip(out, requests, strict=True):
             row[:] = torch.from_numpy(~request.available(np.arange(data.n_items)))
-        for names, found in measured.items():
-            found.add([scores[name] for name in names], weights[names], out, targets)
+        for names, one in measured.items():
+            one.add([scores[name] for name in names], weights[names], out, targets)
     users = data.users[events]
     found = {
         "run": run.path.name,
