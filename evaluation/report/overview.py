@@ -74,5 +74,6 @@ def _dots(
     axis.spines[["left", "bottom"]].set_color(SOFT)
     axis.tick_params(colors=INK, length=0, labelsize=LETTERS)
     axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}".replace("0.", ".", 1))
     figure.text(0.01, 1 - 0.1 / height, plain(title), va="top", fontsize=LETTERS, color=INK)
     return svg(figure, name)
