@@ -73,6 +73,7 @@ def _dots(
     axis.set_axisbelow(True)
     axis.spines[["left", "bottom"]].set_color(SOFT)
     axis.tick_params(colors=INK, length=0, labelsize=LETTERS)
-    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}".replace("0.", ".", 1))
     figure.text(0.01, 1 - 0.1 / height, plain(title), va="top", fontsize=LETTERS, color=INK)
     return svg(figure, name)
