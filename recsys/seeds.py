@@ -30,6 +30,15 @@ def rng(seed: int, *keys: Key) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=derive(seed, *keys, bits=128)))
 
 
+def sample(values: np.ndarray, at_most: int, seed: int, *keys: Key) -> np.ndarray:
+    """At most `at_most` of `values` [n], drawn without replacement by the stream of `(seed, *keys)`, ascending; `values` as they are where
+    those are no more, or `at_most` is 0.
+    """
+    if not at_most or len(values) <= at_most:
+        return values
+    return np.sort(rng(seed, *keys).choice(values, at_most, replace=False))
+
+
 def uniforms_at(keys: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Uniform numbers in [0, 1) that *places* have: entry `places` of the sequence of the 64-bit `keys`
     (broadcast).

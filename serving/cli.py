@@ -57,49 +57,62 @@ def _who(context: typer.Context) -> None:
         raise typer.Exit()
 
 
-# every command by its name, in the order in which `prelude --help` shows them
-COMMANDS: dict[str, Callable[..., None]] = {
-    "task": task.task,
-    "run": stages.run,
-    "prepare": stages.prepare,
-    "embed": stages.embed,
-    "tokenize": stages.tokenize,
-    "inspect": stages.inspect,
-    "adapt": stages.adapt,
-    "personalize": stages.personalize,
-    "combine": stages.combine,
-    "evaluate": stages.evaluate,
-    "report": report.report,
-    "explain": report.explain,
-    "recommend": recommend.recommend,
-    "summarize": task.summarize,
-    "export-adapter": export.export_adapter,
-    "bench": bench.bench,
-    "status": stages.status,
-    "user": user.user,
-    "online": online.online,
-    "drift": online.drift,
-    "update": online.update,
-    "refresh": refresh.refresh,
-    "online-full": online.update_into_new_run,
-    "attention": online.attention,
-    "engagement": music.engagement,
-    "align": music.align,
-    "music": music.music,
-    "playlists": playlists.playlists,
-    "serve": serve.serve,
-    "keys": serve.keys,
-    "value": value.value,
-    "compare": compare.compare,
-    "audit": audit.audit,
-    "compare-ids": compare_ids.compare_ids,
-    "export": export.export,
-    "import": export.import_,
+# every command by its name, in the groups and the order in which `prelude --help` shows them
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "A run, from data to table": {
+        "run": stages.run,
+        "prepare": stages.prepare,
+        "embed": stages.embed,
+        "tokenize": stages.tokenize,
+        "inspect": stages.inspect,
+        "adapt": stages.adapt,
+        "personalize": stages.personalize,
+        "combine": stages.combine,
+        "evaluate": stages.evaluate,
+        "status": stages.status,
+    },
+    "Ask it": {
+        "recommend": recommend.recommend,
+        "playlists": playlists.playlists,
+        "serve": serve.serve,
+        "keys": serve.keys,
+        "export": export.export,
+        "import": export.import_,
+    },
+    "Every day": {
+        "update": online.update,
+        "refresh": refresh.refresh,
+        "user": user.user,
+        "online-full": online.update_into_new_run,
+    },
+    "What it is worth": {
+        "report": report.report,
+        "explain": report.explain,
+        "compare": compare.compare,
+        "audit": audit.audit,
+        "value": value.value,
+        "attention": online.attention,
+        "bench": bench.bench,
+    },
+    "Labelled playlists (music)": {
+        "engagement": music.engagement,
+        "align": music.align,
+        "music": music.music,
+    },
+    "Studies": {
+        "online": online.online,
+        "drift": online.drift,
+        "compare-ids": compare_ids.compare_ids,
+        "task": task.task,
+        "summarize": task.summarize,
+        "export-adapter": export.export_adapter,
+    },
 }
-for name, command in COMMANDS.items():
-    app.command(name)(command)
+for group, commands in COMMANDS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=group)(command)
 analyse.analyses.command()(loop.loop)
-app.add_typer(analyse.analyses, name="analyse")  # a group of commands; groups are shown last
+app.add_typer(analyse.analyses, name="analyse", rich_help_panel="Studies")
 
 
 def main() -> None:

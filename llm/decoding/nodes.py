@@ -13,9 +13,9 @@ In both, a node with a single leaf below it computes nothing.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any, Protocol
-from weakref import proxy
 
 import torch
 
@@ -74,14 +74,18 @@ class Known:
         )
 
 
-class HeadNodes:
-    """Nodes of a head that says of itself what follows them.
-
-    The session has its nodes, not they the session: what it holds of its prompts goes when it does, and waits for no collector.
+def _not_held(session: Prompts) -> Prompts:
+    """A session has its nodes: held by them it would stay, keys and values and all, until Python looks for circles, which it does
+    by how many objects there are and not by their bytes.
     """
+    return weakref.proxy(session)
+
+
+class HeadNodes:
+    """Nodes of a head that says of itself what follows them."""
 
     def __init__(self, session: Prompts):
-        self.session = proxy(session)
+        self.session: Prompts = _not_held(session)
 
     def take_over(self, rows: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
         """No item has been read on the way to it: zeros [A]."""
@@ -115,7 +119,7 @@ class ReadNodes:
     """Nodes that the backbone reads."""
 
     def __init__(self, session: Prompts):
-        self.session = proxy(session)
+        self.session: Prompts = _not_held(session)
 
     def forget(self) -> None:
         """Drop all that is known; the session's memory is taken back to its prompts by who calls this."""

@@ -38,7 +38,7 @@ from recsys.data.phrases import Phrases
 from recsys.data.splits import FIT, VALIDATION
 from recsys.embeddings.embed import load_user_vectors
 from recsys.run import Run
-from recsys.seeds import rng
+from recsys.seeds import sample
 from recsys.training import distributed, loop
 from semantic_ids.tokenizer import load_table, load_tokenizer
 
@@ -256,9 +256,7 @@ def validation_events(dataset: Dataset, at_most: int, seed: int) -> np.ndarray:
     events = dataset.instances(VALIDATION)
     if len(events) == 0:
         raise RunError("the split left no validation instance; raise validation_fraction or bring more data")
-    if at_most and len(events) > at_most:
-        events = np.sort(rng(seed, "validation").choice(events, at_most, replace=False))
-    return events
+    return sample(events, at_most, seed, "validation")
 
 
 def window_loss(model: SidModel, windows: list[Window], smoothing: float = 0.0) -> torch.Tensor:

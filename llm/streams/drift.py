@@ -37,7 +37,7 @@ from recsys.embeddings.lightgcn import LightGCN, train_lightgcn
 from recsys.embeddings.retrieval import retrieval_hits
 from recsys.embeddings.user_vectors import HistoryVectors, UserVectors
 from recsys.recommender import Request
-from recsys.seeds import rng
+from recsys.seeds import sample
 
 STALE, REFRESHED, RETRAINED, ALIGNED, NOBODY = CONDITIONS = (
     "stale", "refreshed", "retrained", "retrained, aligned", "no vector",
@@ -113,7 +113,13 @@ def drift(
                 new @ align(new, old.messages), old.half_life, f"{old.space}, aligned for chunk {chunk}"
             ),
         }
-        measured += _measure(reading, data, _sample(events[part == chunk], config, chunk), chunk, spaces)
+        measured += _measure(
+            reading,
+            data,
+            sample(events[part == chunk], config.instances, config.seed, "drift", chunk),
+            chunk,
+            spaces,
+        )
     return measured
 
 
@@ -153,8 +159,7 @@ def retrained_messages(
     if path.exists():
         return load_file(path)["messages"]
     held = data.askable(last_of_each_user(data, edges))
-    if len(held) > embed.check_instances:
-        held = np.sort(rng(seed, "drift").choice(held, embed.check_instances, replace=False))
+    held = sample(held, embed.check_instances, seed, "drift")
     graph = np.setdiff1d(edges, held)
     requests, targets = data.block(held, data.exclude_seen), data.items[held]
 
@@ -171,9 +176,3 @@ def retrained_messages(
     messages = model.message_table().numpy()
     save_file({"messages": messages}, path)
     return messages
-
-
-def _sample(events: np.ndarray, config: DriftConfig, chunk: int) -> np.ndarray:
-    if not config.instances or len(events) <= config.instances:
-        return events
-    return np.sort(rng(config.seed, "drift", chunk).choice(events, config.instances, replace=False))

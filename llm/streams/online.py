@@ -25,7 +25,7 @@ from llm.methods.user_states import OnlineConfig, absorb
 from llm.prompts.reading import Reading
 from llm.streams.chunks import chunks_of, last_of_each_user, starts_of
 from recsys.data.splits import PERSONALIZE, TEST, VALIDATION
-from recsys.seeds import rng
+from recsys.seeds import sample
 
 STATIC, BLIND, EMB, FULL, RETRAIN = VARIANTS = (
     "Static",
@@ -93,7 +93,7 @@ class Experiment:
         world = replace(self.world)  # a copy without the run's own instances
         world.train = self._instances(np.setdiff1d(so_far, held))
         world.validation = self._instances(
-            self._sample(held, world.settings.validation_instances, "validation")
+            sample(held, world.settings.validation_instances, self.config.seed, "online", "validation")
         )
         rates = (self._rate,) if chunk else self.method.learning_rates or world.settings.learning_rates
 
@@ -160,9 +160,8 @@ class Experiment:
 
     def _measure(self, variant: str, reading: Reading, chunk: int) -> Measured:
         data = self.world.dataset
-        events = self._sample(
-            data.askable(self.events[self.part == chunk]), self.config.instances, f"chunk {chunk}"
-        )
+        asked = data.askable(self.events[self.part == chunk])
+        events = sample(asked, self.config.instances, self.config.seed, "online", f"chunk {chunk}")
         path = self.checkpoint / f"rates-{_slug(variant)}-{chunk}.json"
         if not path.exists():
             requests = data.block(events, data.exclude_seen)
@@ -178,11 +177,6 @@ class Experiment:
 
     def _instances(self, events: np.ndarray) -> Instances:
         return Instances(self.world.dataset, events, self.world.users)
-
-    def _sample(self, events: np.ndarray, at_most: int, key: str) -> np.ndarray:
-        if not at_most or len(events) <= at_most:
-            return events
-        return np.sort(rng(self.config.seed, "online", key).choice(events, at_most, replace=False))
 
 
 def hits(log_p: np.ndarray, n: int = 30) -> np.ndarray:

@@ -78,6 +78,8 @@ class LiveHistories:
         found: dict[str, int] = {}
         for one in reversed(self.later):
             found |= one.numbers()
+        for user_id in found.keys() - self._new.keys() - self.dataset.user_numbers.keys():
+            self._name(user_id, found[user_id])  # so that their events are found by the integer
         return found | self._new | self.dataset.user_numbers
 
     def number(self, user_id: str) -> int:

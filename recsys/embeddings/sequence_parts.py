@@ -28,7 +28,7 @@ from recsys.embeddings.sequence_vectors import (
 )
 from recsys.recommender import Request
 from recsys.run import Run
-from recsys.seeds import rng
+from recsys.seeds import sample
 from recsys.training.loop import Curves
 
 USERS, RETRIEVAL = "sasrec_users", "sasrec_retrieval"  # names of the artifacts
@@ -107,10 +107,7 @@ def sequence_part(
 
 
 def _held_out(config: SasRecConfig, dataset: Dataset, seed: int) -> Ranking:
-    events = dataset.instances(VALIDATION)
-    at_most = config.validation_instances
-    if at_most and len(events) > at_most:
-        events = np.sort(rng(seed, "sasrec", "validation").choice(events, at_most, replace=False))
+    events = sample(dataset.instances(VALIDATION), config.validation_instances, seed, "sasrec", "validation")
     requests = dataset.block(events, dataset.exclude_seen)
     return Ranking(requests, dataset.items[events], config.max_items)
 

@@ -19,8 +19,8 @@ from serving.answering.live import (
     Feedback,
     LiveState,
     Update,
-    checked,
     checked_batch_id,
+    checked_events,
     counted_times,
     digest_of,
     odd_times,
@@ -62,7 +62,7 @@ def update(
         raise ValueError(f"events is {shortly(given)}; expected a list of (user_id, item_id, moment)")
     prepared = service.methods.run.read_json("prepare", "prepare.json")
     is_clock = prepared["time"] == "unix_seconds"
-    events = [checked(place(number), event, is_clock) for number, event in enumerate(given)]
+    events = checked_events(given, place, is_clock)
     digest = digest_of(events)
     batch_id = digest if batch_id is None else checked_batch_id(batch_id)
     live, config = service.live, service.methods.config.online

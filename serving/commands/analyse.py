@@ -76,6 +76,21 @@ def twins(
 
 
 @analyses.command()
+def shares(
+    run: RunPath,
+    instances: Annotated[int, typer.Option(help="Test and validation instances at most.")] = 2000,
+) -> None:
+    """What each factor of a product brings: its share of what sets items apart, and what is lost without it."""
+    methods = _methods_of(run)
+    from serving.studies.shares import analyse_shares, print_shares
+
+    with methods.run.lock():
+        found = analyse_shares(methods, instances)
+    print_shares(found)
+    typer.echo(escaped(f"Figures and picture: {run / 'analyses' / 'shares.json'}, shares.png"))
+
+
+@analyses.command()
 def p2p(
     run: RunPath,
     method: Annotated[str, typer.Option(help="Key of a P2P of the run.")] = "p2p",

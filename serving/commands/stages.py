@@ -27,9 +27,8 @@ def run(
     ] = None,
     set_: Changes = None,
 ) -> None:
-    """Run all stages: prepare, embed, tokenize, adapt, personalize, evaluate; and, where \
-the configuration has a section
-    `engagement`, engagement, align, music. A killed run resumes."""
+    """Run all stages that the configuration has: prepare, embed, tokenize, adapt, personalize, combine, evaluate; engagement, align, \
+music. A killed run resumes."""
     resolved, opened = _prepared(run, config, set_ or [])
     from serving.pipeline import run_all, stages_of
 

@@ -23,11 +23,11 @@ def audience(service: Recommender) -> Iterator[str]:
         yield "no item came after the training"
         return
     newest = np.setdiff1d(np.arange(first, len(catalogue)), catalogue.retired)[-MOST_ITEMS:]
-    people = np.array(sorted(live.numbers().values()))
+    names = {number: user_id for user_id, number in live.numbers().items()}
+    people = np.array(sorted(names))
     some = (
         people if len(people) <= PEOPLE else np.sort(rng(0, "audience").choice(people, PEOPLE, replace=False))
     )
-    names = {number: user_id for user_id, number in live.numbers().items()}
     requests = []
     for user in some.tolist():
         items, times = live.before(user, live.moment(user))

@@ -27,7 +27,7 @@ from recsys.seeds import rng
 from semantic_ids.table import SemanticIdTable
 
 FOLDS, MOST_INSTANCES, MOST_ITEMS = 10, 400, 2000  # of validation, and of a fold
-LARGE = 1 << 16  # items from which on a fold's mass is taken to be its share of the items
+LARGE = 1 << 16  # items from which on what a fold's items weigh is taken to be their share of the items
 RECENT = 0.1  # of the data's training events by time: items that begin there were new there
 LEAST_RHO, MOST_RHO = 0.25, 2.0
 RIDGE = 1e-3  # of κ², so that a feature that says nothing has a weight of 0
@@ -45,7 +45,9 @@ def fit_weights(
     recommender = SidRecommender("No Context", reading)
     nodes = nodes_above(model.trie, table.codes[: table.n_base], depth)
     for number in range(FOLDS):
-        items = np.flatnonzero(fold == number)[:MOST_ITEMS]
+        items = np.flatnonzero(fold == number)
+        if len(items) > MOST_ITEMS:
+            items = np.sort(rng(seed, "newcomers", "fold", number).choice(items, MOST_ITEMS, replace=False))
         mine = events[np.isin(data.items[events], items)]
         if not len(mine):
             continue
@@ -57,7 +59,7 @@ def fit_weights(
         features += list(found.astype(np.float64))
         targets += np.searchsorted(items, data.items[mine]).tolist()
         kept += [len(items)] * len(mine)
-        inside = np.full(len(mine), 1 / FOLDS)
+        inside = np.full(len(mine), len(items) / table.n_base)
         if table.n_base <= LARGE:
             inside = np.exp(recommender.scores(requests)[:, items].astype(np.float64)).sum(1)
         others += np.log1p(-inside.clip(max=1 - 1e-9)).tolist()
@@ -125,7 +127,7 @@ def popularity_of_new(data: Dataset) -> float:
 
     Within `LEAST_RHO` and `MOST_RHO`, for a k-core leaves of the new those that were taken at once; 1 where nothing began there.
     """
-    training = np.flatnonzero(np.isin(data.roles, (FIT, PERSONALIZE, VALIDATION)))
+    training = training_events(data)
     if len(training) < 10:
         return 1.0
     times, items = data.times[training], data.items[training]
@@ -138,3 +140,8 @@ def popularity_of_new(data: Dataset) -> float:
     if not new.any() or not counts[old].any():
         return 1.0
     return float(np.clip(counts[new].mean() / counts[old].mean(), LEAST_RHO, MOST_RHO))
+
+
+def training_events(data: Dataset) -> np.ndarray:
+    """Events that are no test's."""
+    return np.flatnonzero(np.isin(data.roles, (FIT, PERSONALIZE, VALIDATION)))

@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from recsys.artifacts.rewrite import to_disk
 from recsys.run import Run
 
 UNCHANGED = ("config.yaml",)
+NO_ROOM = os.strerror(errno.ENOSPC)
 
 
 class Draft:
@@ -97,6 +99,20 @@ def drop_partial(home: Path) -> None:
     """Drop what refreshes that were killed, or refused, have left. Whoever calls holds the run's lock."""
     for path in (home / versions.FOLDER).glob(".partial-*"):
         shutil.rmtree(path)
+
+
+@contextmanager
+def clear_if_full(message: str) -> Iterator[None]:
+    """Turn a write's failure for want of room into a `RunError`: `message`, where {} is that the disk is full, and what to do."""
+    try:
+        yield
+    except Exception as error:
+        # libraries that write by themselves have exceptions of their own, and the system's words in them
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and NO_ROOM not in str(error):
+            raise
+        raise RunError(
+            message.format(f"the disk is full ({NO_ROOM})") + ". Make room and call it again"
+        ) from None
 
 
 def free_bytes(path: Path) -> int:

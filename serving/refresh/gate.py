@@ -31,7 +31,6 @@ class Bounds:
     hit_rate: float = 0.1  # share of the hits lost, where the interval of the difference is below 0 too
     cold: float = 0.05  # more of the answers (a share of them) that are of nobody
     retired: float = 0.2  # share of the items that were served and are no more: a file that was cut short
-    crowded: float = 0.2  # share of the new items that found no room below their node
     room: float = 0.02  # least share of the semantic IDs that is free
     questions: int = 300  # of yesterday's events, a seeded sample
 
@@ -57,19 +56,16 @@ def judge_items(verdict: Verdict, counts: dict[str, int], served: int, coded: Co
             f"{counts['retired']:,} of {served:,} items that are served are not in the items file ({retired:.0%}, at most "
             f"{bounds.retired:.0%}): is it whole? Of a file that names what is new or changed alone say --absent keep"
         )
-    table, fresh = coded.table, coded.facts["coded"]
+    table = coded.table
     room = 1 - table.n_items / float(np.prod(np.array(table.sizes, float)))
-    crowded = coded.facts["beside_their_node"] / max(fresh, 1)
-    verdict.figures |= {"free_ids": room, "share_beside_their_node": crowded}
+    verdict.figures |= {
+        "free_ids": room,
+        "share_beside_their_node": coded.facts["beside_their_node"] / max(coded.facts["coded"], 1),
+    }
     if room < bounds.room:
         verdict.refused["room"] = (
             f"{room:.1%} of the semantic IDs are free (at least {bounds.room:.0%}): it pays to code all items anew and train "
             "(prelude inspect RUN)"
-        )
-    if fresh >= LEAST and crowded > bounds.crowded:
-        verdict.refused["crowded"] = (
-            f"{crowded:.0%} of {fresh:,} new items found no room below their node (at most {bounds.crowded:.0%}) and stand among items "
-            "that they are not like: it pays to code all items anew and train (prelude inspect RUN)"
         )
 
 

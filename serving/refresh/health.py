@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from recsys.artifacts import versions
@@ -9,9 +10,7 @@ from recsys.run import Run
 
 # from here on coding anew pays: a rule of thumb, in whose favour speaks that such items share nodes with what they are not like
 MOST_SHARE = 0.2  # newcomers among all items
-MOST_BESIDE = (
-    2.0  # times the share that was moved when the table was made: newcomers that did not get their own codes
-)
+MOST_BESIDE = 0.2  # of the newcomers: they found no room below their node
 LEAST_ROOM = 0.05  # free semantic IDs
 LEAST = 50  # newcomers; fewer say nothing
 
@@ -36,13 +35,10 @@ def ids_told(run: Run) -> Iterator[str]:
     now = versions.pointer(run.home)
     if now.serves == 0:
         return
-    coded = beside = 0
     facts = versions.facts(versions.folder_of(run.home, now.serves))
     table = run.read_json("tokenize", "semantic_ids.json")
     coded, beside = facts["since_training"]["coded"], facts["since_training"]["beside_their_node"]
-    ids = 1
-    for size in table["sizes"]:
-        ids *= size
+    ids = math.prod(table["sizes"])
     served, trained = facts["table_items"], table["n_items"]
     share, room = (served - trained) / served, 1 - served / ids
     yield (

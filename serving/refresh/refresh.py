@@ -8,11 +8,11 @@ does nothing where all is done. Two at once: the second is told that the first i
 
 from __future__ import annotations
 
-import errno
 import json
+import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from recsys.artifacts import versions
 from recsys.artifacts.manifest import hash_json
 from recsys.artifacts.paths import RunError
 from recsys.artifacts.rewrite import write_text_atomically
+from recsys.data.catalogue import Catalogue
 from recsys.data.dataset import Dataset
 from recsys.door.sources import source_hash
 from recsys.run import Run
@@ -35,8 +36,9 @@ from serving.config.run import RunConfig
 from serving.config.truth import config_of
 from serving.refresh.calibrate import fit_weights
 from serving.refresh.changes import Absent, Changes, no_changes, read_changes
-from serving.refresh.folder import Draft, drop_partial, refuse_full_disk
+from serving.refresh.folder import Draft, clear_if_full, drop_partial, refuse_full_disk
 from serving.refresh.gate import Bounds, Verdict, judge_answers, judge_items
+from serving.refresh.had import counts_of, shape_of_counts, since_they_came, to_be_absorbed
 from serving.refresh.items import Coded, code_items, extend_records
 from serving.refresh.spaces import BOUND
 from serving.refresh.vectors import Brought, add_users, brought_items
@@ -96,20 +98,16 @@ def refresh(
         raise ValueError(
             "nothing to refresh from: give --items, --events, --user-embeddings or --item-embeddings"
         )
-    try:
-        night = _Night(home, files, choices, dry_run)
-        with home.lock():
+    night = _Night(home, files, choices, dry_run)
+    with home.lock():
+        with clear_if_full(
+            f"{home.path}: {{}}; the version before goes on, and nothing of this night is left"
+        ):
             found = night.publish()
-        update = None if found.refused or dry_run else night.absorb()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        with home.lock():
-            drop_partial(home.path)
-        raise RunError(
-            f"{home.path}: the disk is full ({error.strerror}); the version before goes on, and nothing of this night is left. Make room and "
-            "call it again"
-        ) from None
+        with clear_if_full(
+            f"{home.path}: {{}}; version {found.number} serves, its events are not all taken in"
+        ):
+            update = None if found.refused or dry_run else night.absorb()
     return replace(found, update=update, seconds=time.monotonic() - started)
 
 
@@ -138,6 +136,22 @@ def go_back(run: str | Path, to: int | None = None) -> int:
         versions.point(home.path, to, back)
     forget_loaded()
     return to
+
+
+def keep_newest(run: str | Path, keep: int) -> list[int]:
+    """Drop versions but the `keep` newest and the one that serves; returns the numbers of those that went."""
+    home = Run.open(Run.open(run).home)
+    with home.lock():
+        now, there = versions.pointer(home.path), versions.numbers(home.path)
+        gone = [number for number in there[: max(0, len(there) - keep)] if number != now.serves]
+        versions_left = tuple(number for number in now.before if number not in gone)
+        versions.point(home.path, now.serves, versions_left)
+        for number in gone:
+            folder = versions.folder_of(home.path, number)
+            doomed = folder.with_name(f".partial-{folder.name}")
+            folder.rename(doomed)  # a version that is half there is none
+            shutil.rmtree(doomed)
+    return gone
 
 
 class _Night:
@@ -239,7 +253,7 @@ class _Night:
         again = np.union1d(changes.changed, brought.moved) if self.choices.recode else np.zeros(0, np.int64)
         again = again[again < (data.catalogue.n_trained or len(data.catalogue))]
         coded = code_items(draft, config, changes, brought.vectors, again)
-        self._write_newcomers(draft, config, coded, before, brought.alignment is not None)
+        self._write_newcomers(draft, config, changes.after, coded, before, brought.alignment is not None)
         if "user_embeddings" in self.files:
             brought.facts["users"] = add_users(
                 draft, data, self.files["user_embeddings"], brought, self.choices.most_residual
@@ -247,9 +261,17 @@ class _Night:
         return changes, coded, brought
 
     def _write_newcomers(
-        self, draft: Draft, config: RunConfig, coded: Coded, before: dict[str, Any], has_vectors: bool
+        self,
+        draft: Draft,
+        config: RunConfig,
+        after: Catalogue,
+        coded: Coded,
+        before: dict[str, Any],
+        has_vectors: bool,
     ) -> None:
-        """The newcomers' weights: those of the version before, or, of the first that has some, fitted on the run's own items."""
+        """The newcomers' weights: those of the version before, or, of the first that has some, fitted on the run's own items; and
+        how often each was had since it came.
+        """
         again = before.get("again", {}) | {str(item): codes for item, codes in coded.again.items()}
         if coded.table.n_items == coded.table.n_base and not again:
             return
@@ -261,13 +283,17 @@ class _Night:
             weights, depth, facts = fit_weights(
                 own.reading("no_context"), own.dataset, coded.table, content, config.seed
             )
+            facts["shape_of_counts"] = shape_of_counts(own.dataset)
             before = {
                 "depth": depth,
                 "brought": is_brought,
                 "weights": {"node": weights.node, "content": weights.content, "offset": weights.offset},
                 "fit": facts,
             }
-        text = json.dumps(before | {"again": again}, indent=1)
+        newcomers = np.array([*sorted(map(int, again)), *range(coded.table.n_base, coded.table.n_items)])
+        coming = to_be_absorbed(self._events.events if "events" in self.files else [], after)
+        had = since_they_came(counts_of(self.home, after), coming, newcomers, before, coded.table.n_base)
+        text = json.dumps(before | {"again": again} | had, indent=1)
         draft.write("adapt", NEWCOMERS, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _judge(
@@ -284,12 +310,13 @@ class _Night:
                 verdict,
                 Recommender.load(self.home.path),
                 after,
-                self._events().events,
+                self._events.events,
                 self.choices.method,
                 bounds,
             )
         return verdict
 
+    @cached_property
     def _events(self) -> FeedbackFile:
         return read_feedback(self.home, self.files["events"], {})
 
@@ -301,7 +328,7 @@ class _Night:
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         if digest in known:
             return Update(f"refresh-{digest[:16]}", False)
-        file = self._events()
+        file = self._events
         done = Recommender.load(self.home.path).update(
             file.events, f"refresh-{digest[:16]}", place=file.place
         )
@@ -309,24 +336,3 @@ class _Night:
         write_text_atomically(path, json.dumps([*known, digest]))
         forget_loaded()
         return done
-
-
-def keep_newest(run: str | Path, keep: int) -> list[int]:
-    """Drop versions but the `keep` newest and the one that serves; returns the numbers of those that went."""
-    import shutil
-
-    home = Run.open(Run.open(run).home)
-    with home.lock():
-        now, there = versions.pointer(home.path), versions.numbers(home.path)
-        gone = [number for number in there[: max(0, len(there) - keep)] if number != now.serves]
-        versions_left = tuple(number for number in now.before if number not in gone)
-        versions.point(home.path, now.serves, versions_left)
-        for number in gone:
-            folder = versions.folder_of(home.path, number)
-            doomed = folder.with_name(f".partial-{folder.name}")
-            folder.rename(doomed)  # a version that is half there is none
-            shutil.rmtree(doomed)
-    return gone
-
-
-__all__: Sequence[str] = ("Choices", "Version", "go_back", "keep_newest", "refresh")

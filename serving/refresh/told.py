@@ -48,7 +48,8 @@ def _changes(facts: dict[str, Any]) -> Iterator[str]:
     coded = facts.get("coded", {})
     if coded.get("coded"):
         yield (
-            f"semantic IDs: {coded['coded']:,} items coded, {coded['beside_their_node']:,} of them beside their node, which is full; "
+            f"semantic IDs: {coded['coded']:,} items coded, {coded['beside_their_node']:,} of them beside their node, which is full (prelude inspect says "
+            "when coding anew pays); "
             f"{coded['with_a_brought_vector']:,} have a vector that was brought"
         )
     if counts.get("changed"):

@@ -31,7 +31,7 @@ from recsys.embeddings.user_vectors import HistoryVectors
 from recsys.progress import Progress
 from recsys.recommender import Request
 from recsys.run import Run
-from recsys.seeds import rng
+from recsys.seeds import sample
 from serving.answering.methods import Methods
 from serving.answering.products import LikelyNodes, experts_of, generator_of, seeds_of, text_vectors
 from serving.answering.queries import asked_about
@@ -105,13 +105,7 @@ def _for_queries(
     """Weights of the products that read the words of a query, found on validation instances whose query is about their target, and is one
     that training may read; {} where no target has such words.
     """
-    some = (
-        events[: settings.query_instances]
-        if len(events) <= settings.query_instances
-        else np.sort(
-            rng(settings.seed, "query instances").choice(events, settings.query_instances, replace=False)
-        )
-    )
+    some = sample(events, settings.query_instances, settings.seed, "query instances")
     requests, targets = asked_about(methods.phrases.before_test(), some, settings.seed)
     if not requests:
         return {}

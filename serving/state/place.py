@@ -49,12 +49,25 @@ def url_of(run: Path) -> str:
 
 def own_state(run: Path) -> State | None:
     """A run's own state to be read; None: nothing was absorbed yet."""
-    if not file_of(run).exists():
+    if not _is_begun(file_of(run)):
         return None
     from serving.state.store import State
 
     finish_leaving(run)
     return State(f"sqlite:///{file_of(run).resolve()}", writes=False)
+
+
+def _is_begun(file: Path) -> bool:
+    """Has it tables? Who was killed, or had no room, when they were made has left a file that says nothing; whoever writes makes them."""
+    import sqlite3
+
+    if not file.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as state:
+            return state.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+    except sqlite3.Error:
+        return True  # what is wrong with it is said by who opens it
 
 
 def finish_leaving(run: Path) -> None:

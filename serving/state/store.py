@@ -24,6 +24,9 @@ BUSY_S = 30  # how long a write waits for another process's
 LOCK = (
     0x5052454C55  # of PostgreSQL: one writer at a time, so that rows are seen in the order of their numbers
 )
+NO_ROOM_TO_SHARE = (
+    "SQLITE_IOERR_SHMSIZE"  # the file beside a SQLite database that its processes share could not grow
+)
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 Write = Callable[[sa.Connection], Any]
@@ -228,6 +231,7 @@ def as_state_error() -> Iterator[None]:
     except DBAPIError as error:
         text = str(error.orig)
         full = "disk is full" in text or getattr(error.orig, "sqlstate", None) == "53100"
+        full |= getattr(error.orig, "sqlite_errorname", None) == NO_ROOM_TO_SHARE
         raise StateError(
             "the state has no room left" if full else "the state cannot be reached", full
         ) from error

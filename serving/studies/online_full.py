@@ -14,7 +14,7 @@ from recsys.artifacts.manifest import sha256_of
 from recsys.artifacts.rewrite import to_disk, write_text_atomically
 from recsys.run import Run
 from serving.answering.absorb import update
-from serving.answering.live import Given, Update, checked, digest_of, place_in_list
+from serving.answering.live import Given, Update, checked_events, digest_of, place_in_list
 from serving.answering.recommender import Recommender
 from serving.state.place import FOLDER, copy_state, file_of, one_at_a_time
 
@@ -31,7 +31,7 @@ def online_full(
     """
     if out.exists():
         raise ValueError(f"{out} exists, and is not overwritten; choose another --out or delete it")
-    events = [checked(place(number), event) for number, event in enumerate(given)]
+    events = checked_events(given, place)
     old = Run.open(path)
     partial = out.with_name(f".partial-{out.name}")
     shutil.rmtree(partial, ignore_errors=True)

@@ -40,7 +40,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.splits import TEST
 from recsys.recommender import Request
 from recsys.requests import some_of
-from recsys.seeds import rng
+from recsys.seeds import rng, sample
 from serving.answering.methods import Methods
 from serving.stages.costs import admission_seconds, training_events
 from serving.studies.p2p_pictures import SHARES, draw_pictures
@@ -58,9 +58,7 @@ class Test:
     """
 
     def __init__(self, data: Dataset, at_most: int):
-        events = data.instances(TEST)
-        if len(events) > at_most:
-            events = np.sort(rng(0, "analysed").choice(events, at_most, replace=False))
+        events = sample(data.instances(TEST), at_most, 0, "analysed")
         self.requests = data.block(events, data.exclude_seen)
         self.targets, self.users = data.items[events], data.users[events]
 

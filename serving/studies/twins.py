@@ -28,7 +28,7 @@ from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from recsys.embeddings.embed import load_item_vectors
 from recsys.progress import Progress
-from recsys.seeds import rng
+from recsys.seeds import sample
 from semantic_ids.tokenizer import load_tokenizer
 from serving.answering.methods import Methods
 
@@ -47,7 +47,9 @@ def analyse_twins(methods: Methods, instances: int = 4000) -> dict[str, Any]:
     codes = tokenizer.quantizer.encode(tokenizer.read(load_item_vectors(run)))
     alike = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
     trained = np.isin(np.arange(data.n_items), data.items[np.isin(data.roles, (FIT, PERSONALIZE))])
-    events, fitted_on = (_sample(methods, role, instances) for role in (TEST, VALIDATION))
+    events, fitted_on = (
+        sample(data.instances(role), instances, 0, "twins", role) for role in (TEST, VALIDATION)
+    )
     users, targets = data.users[events], data.items[events]
     groups = {
         "new items": ~trained[targets],
@@ -101,13 +103,6 @@ def _scorer(methods: Methods, key: str) -> Scorer | None:
     built = methods.scorer(key).scorer  # made once, whichever figure asks
     scores = built.scorer if isinstance(built, SoftmaxOver) else built
     return cast(Scorer, scores) if hasattr(scores, "scores") else None
-
-
-def _sample(methods: Methods, role: int, at_most: int) -> np.ndarray:
-    events = methods.dataset.instances(role)
-    if len(events) > at_most:
-        events = np.sort(rng(0, "twins", role).choice(events, at_most, replace=False))
-    return events
 
 
 def _measured(

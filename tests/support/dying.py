@@ -1,14 +1,16 @@
-"""What is killed where a test wants it: trainings between two steps, and anything before its n-th change of the file system."""
+"""What is killed where a test wants it: trainings between two steps, anything before its n-th change of the file system, and forks."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from recsys.training import loop
 
@@ -67,3 +69,26 @@ class Killer:
 
 
 KILLER = Killer()
+
+
+def child(work: Callable[[], None]) -> int:
+    """`work` in a process of its own (a fork: it has the run loaded); its id."""
+    torch.optim.AdamW(
+        [torch.nn.Parameter(torch.zeros(1))]
+    )  # imports much at the first time; not in every child
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            torch.set_num_threads(1)
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def ended(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

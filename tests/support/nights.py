@@ -16,7 +16,7 @@ from recsys.embeddings.embed import load_item_vectors
 from recsys.run import Run
 
 NEW, RETIRED = ("n0", "n1", "n2"), ("i10", "i11")
-LIKE = ("i0", "i1", "i4")  # whose vectors the new items have, a little moved
+LIKE = ("i0", "i1", "i4", "i7")  # whose vectors the new items have, a little moved
 
 
 def copy_of(run: Run, to: Path) -> Run:
@@ -34,7 +34,7 @@ def items_today(run: Run, path: Path, new: tuple[str, ...] = NEW, retired: tuple
         {
             "item_id": new,
             "title": [f"New {name}" for name in new],
-            "kind": ["Even", "Odd", "Even"][: len(new)],
+            "kind": ["Even", "Odd", "Even", "Odd"][: len(new)],
         }
     )
     pd.concat([rows, fresh]).to_csv(path, index=False)

@@ -1,4 +1,4 @@
-"""`python -m serving.studies.nights`: thirty nights on ml-latest-small by its real times, as a table, a picture, and rows."""
+"""`python -m serving.studies.nights`: simulated nights on ml-latest-small by its real times, or on a made world: table, picture, rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import recsys.data
 from recsys.artifacts.rewrite import write_text_atomically
 from serving.studies.nights import table
 from serving.studies.nights.arms import Arm, Events, Never, Refreshed, Trained, train
+from serving.studies.nights.made import made_nights
 from serving.studies.nights.measure import measure
 from serving.studies.nights.world import Nights
 
 DATA = Path(recsys.data.__file__).parent / "ml-latest-small"
+KINDS = (Never, Events, Refreshed, Trained)
 
 
 def main(
@@ -29,11 +31,28 @@ def main(
     share: Annotated[
         float, typer.Option(min=0.1, max=0.95, help="Of the events: the first training has them.")
     ] = 0.7,
-    every: Annotated[int, typer.Option(min=0, help="Nights between two full trainings; 0: none.")] = 15,
+    arm: Annotated[list[str] | None, typer.Option(help="Ways to live on. Repeatable. Default: all.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Nights between two full trainings.")] = 10,
     each: Annotated[
         int, typer.Option(min=1, help="Events of a user that a night is measured by, at most.")
     ] = 5,
+    people: Annotated[
+        int | None,
+        typer.Option(min=1, help="Users that a night is measured by, at most; drawn. Default: all."),
+    ] = None,
     data: Annotated[Path, typer.Option(help="Folder of ratings.csv and movies.csv.")] = DATA,
+    world: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of python -m serving.bench.worlds, in place of --data, --days and --share."
+        ),
+    ] = None,
+    new_items: Annotated[
+        float, typer.Option(help="Of such a world's items: they come with each night.")
+    ] = 0.01,
+    new_events: Annotated[
+        float, typer.Option(help="Of such a world's events before the first night: those of each night.")
+    ] = 0.03,
 ) -> None:
     """One model from a cut on, by night: never refreshed, fed with events, refreshed, and trained anew every so many nights.
 
@@ -41,39 +60,54 @@ def main(
     is finished of OUT is not done again, night by night.
     """
     out.mkdir(parents=True, exist_ok=True)
-    world = Nights.of_movielens(data, nights, days, share)
+    if world is None:
+        lived = Nights.of_movielens(data, nights, days, share)
+    else:
+        lived = made_nights(world, nights, new_items, new_events)
+    if unknown := sorted(set(arm or ()) - {kind.name for kind in KINDS}):
+        raise typer.BadParameter(
+            f"there is no arm {unknown[0]!r}; expected {', '.join(one.name for one in KINDS)}"
+        )
     first = out / "first"
     if not (first / "personalize" / "stage.json").exists():
-        typer.echo(f"first training: {train(config, world, 0, first).seconds:.0f} CPU s")
-    arms: list[Arm] = [kind(world, first, out) for kind in (Never, Events, Refreshed)]
-    if every:
-        arms.append(Trained(world, first, out, config, every))
+        typer.echo(f"first training: {train(config, lived, 0, first).seconds:.0f} CPU s")
+    chosen = [kind for kind in KINDS if arm is None or kind.name in arm]
+    arms: list[Arm] = [
+        Trained(lived, first, out, config, every) if kind is Trained else kind(lived, first, out)
+        for kind in chosen
+    ]
     rows, took = [], []
     for number in range(nights):
-        asked, during = world.asked(number, each), world.during(number)
-        for arm in arms:
-            kept = arm.run.parent if arm.name != "trained" else out / "trained"
-            path = kept / f"night-{number:02}.parquet"
-            spent = arm.night(number) if not path.exists() else None
-            if spent is not None:
-                measured = measure(arm.service(), asked, during, "e2p", arm.sees_events)
-                measured.assign(arm=arm.name, night=number).to_parquet(path)
-                write_text_atomically(path.with_suffix(".json"), json.dumps(vars(spent)))
-            elif isinstance(arm, Trained) and number and number % every == 0:
-                arm.run = out / "trained" / f"run-{number:02}"
-            rows.append(pd.read_parquet(path))
-            took.append(
-                json.loads(path.with_suffix(".json").read_text()) | {"arm": arm.name, "night": number}
-            )
-        now = {arm.name: f"{rows[at - len(arms)]['hit'].mean():.3f}" for at, arm in enumerate(arms)}
-        typer.echo(f"night {number + 1}: {len(asked)} targets, {asked['is_new'].mean():.0%} new; {now}")
+        for one in arms:
+            _live(one, lived, number, each, people)
+            rows.append(pd.read_parquet(one.measured(number)))
+            took.append(json.loads(one.took(number).read_text()) | {"arm": one.name, "night": number})
+        now = {
+            one.name: f"{row['hit'].mean():.3f}" for one, row in zip(arms, rows[-len(arms) :], strict=True)
+        }
+        typer.echo(f"night {number + 1}: {len(rows[-1])} targets, {rows[-1]['is_new'].mean():.0%} new; {now}")
     everything, costs = pd.concat(rows, ignore_index=True), pd.DataFrame(took)
     everything.to_parquet(out / "nights.parquet")
-    does = {arm.name: arm.does for arm in arms}
-    text = table.markdown(everything, costs, does, nights)
+    names = [one.name for one in arms]
+    text = table.markdown(everything, costs, names, nights)
     write_text_atomically(out / "nights.md", text)
-    (out / "nights.png").write_bytes(table.picture(everything, costs, list(does), nights))
+    (out / "nights.png").write_bytes(table.picture(everything, costs, names, nights))
     typer.echo(text)
+
+
+def _live(arm: Arm, lived: Nights, number: int, each: int, people: int | None) -> None:
+    """An arm's night, and what its run says of that night's events; nothing where that is done."""
+    arm.run = arm.run_of(number)
+    if arm.measured(number).exists():
+        return
+    spent = arm.night(number)
+    if not arm.took(
+        number
+    ).exists():  # else the night was lived through by a call that was ended before it was measured
+        write_text_atomically(arm.took(number), json.dumps(vars(spent)))
+    asked = lived.asked(number, each, people)
+    found = measure(arm.service(), asked, lived.during(number), "e2p", arm.sees_events)
+    found.assign(arm=arm.name, night=number).to_parquet(arm.measured(number))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from recsys.data.config import PrepareConfig
 from recsys.run import Run
 from serving.answering.methods import Methods
 from serving.answering.recommender import Recommender
-from serving.config.run import load_config
+from serving.config.run import RunConfig, load_config
 from serving.pipeline import run_all
 from serving.refresh.refresh import Choices, refresh
 from serving.studies.nights.world import Nights, write
@@ -63,12 +62,16 @@ def train(config: Path, nights: Nights, night: int, run: Path) -> Took:
     files.mkdir(parents=True, exist_ok=True)
     events = write(nights.known(night), files / "events.csv")
     items = write(nights.catalogue(night if night else -1), files / "items.csv")
-    settings = load_config(config)
-    given = {"source": "files", "interactions": events, "items": items, "k_core_items": 0}
-    prepare = PrepareConfig.model_validate(settings.prepare.model_dump() | given)
+    values = load_config(config).model_dump()
+    values["prepare"] |= {"source": "files", "interactions": events, "items": items, "k_core_items": 0}
+    if nights.vectors is not None:
+        values["embed"]["item_embeddings"] = write(
+            nights.vectors(night if night else -1), files / "vectors.parquet"
+        )
+    settings = RunConfig.model_validate(values)
 
     def work() -> str:
-        run_all(settings.model_copy(update={"prepare": prepare}), Run.create(run), "personalize")
+        run_all(settings, Run.create(run), "personalize")
         return ""
 
     return apart(work)
@@ -78,11 +81,10 @@ class Arm(ABC):
     """A way to live on."""
 
     name: str
-    does: str  # a sentence
     sees_events: bool = True  # are events of the night itself history, as a service's are, up to the moment that is asked about?
 
     def __init__(self, nights: Nights, first: Path, folder: Path):
-        self.nights, self.folder, self.run = nights, folder, folder / self.name.replace(" ", "_") / "run"
+        self.nights, self.folder, self.run = nights, folder / self.name, folder / self.name / "run"
         self._methods: Methods | None = None
         if not self.run.exists():
             shutil.copytree(first, self.run)
@@ -97,9 +99,21 @@ class Arm(ABC):
             self._methods = Recommender.load(self.run).methods
         return Recommender(self._methods)
 
-    def file(self, kind: str, number: int) -> Path:
+    def file(self, kind: str, number: int, suffix: str = ".csv") -> Path:
         """Where a night's file of some kind is."""
-        return self.run.parent / f"{kind}-{number:02}.csv"
+        return self.folder / f"{kind}-{number:02}{suffix}"
+
+    def measured(self, number: int) -> Path:
+        """Where it is written what a night's events were worth; what is there is done."""
+        return self.file("night", number, ".parquet")
+
+    def took(self, number: int) -> Path:
+        """Where a night's `Took` is written."""
+        return self.file("night", number, ".json")
+
+    def run_of(self, number: int) -> Path:
+        """The run that answers on a night."""
+        return self.run
 
     def absorb(self, number: int) -> Took:
         """The events of the night before, by `Recommender.update`."""
@@ -113,46 +127,44 @@ class Arm(ABC):
 
 
 class Never(Arm):
-    """The run as it was at the cut."""
+    """The run of the cut, a photograph: no event since, no item since."""
 
-    name, does, sees_events = (
-        "never",
-        "the run of the cut, a photograph: no event since, no item since",
-        False,
-    )
+    name, sees_events = "never", False
 
     def night(self, number: int) -> Took:
         return Took()
 
 
 class Events(Arm):
-    """Events alone."""
+    """The run of the cut, and `prelude update` with the events of the night before."""
 
-    name, does = "events", "the run of the cut, and `prelude update` with the events of the night before"
+    name = "events"
 
     def night(self, number: int) -> Took:
         return self.absorb(number)
 
 
 class Refreshed(Arm):
-    """Items and events."""
+    """`prelude refresh` with the items (and vectors) of today and the events of the night before; nothing is trained."""
 
-    name, does = (
-        "refreshed",
-        "`prelude refresh` with the items of today and the events of the night before; nothing is trained",
-    )
+    name = "refreshed"
 
     def night(self, number: int) -> Took:
-        items = write(self.nights.catalogue(number), self.file("items", number))
+        files = {"items": write(self.nights.catalogue(number), self.file("items", number))}
         happened = self.nights.during(number - 1)
-        events = write(happened, self.file("events", number)) if len(happened) else None
-        took = apart(partial(self._refresh, items, events))
+        if len(happened):
+            files["events"] = write(happened, self.file("events", number))
+        if self.nights.vectors is not None:
+            files["item_embeddings"] = write(
+                self.nights.vectors(number), self.file("vectors", number, ".parquet")
+            )
+        took = apart(partial(self._refresh, files))
         if took.refused:  # the version of before goes on, and people's events all the same
             self.absorb(number)
         return took
 
-    def _refresh(self, items: Path, events: Path | None) -> str:
-        found = refresh(self.run, items, events, choices=Choices(method="e2p"))
+    def _refresh(self, files: dict[str, Path]) -> str:
+        found = refresh(self.run, **files, choices=Choices(method="e2p"))
         return "; ".join(f"{reason}: {why}" for reason, why in found.refused.items())
 
     def service(self) -> Recommender:
@@ -161,19 +173,18 @@ class Refreshed(Arm):
 
 
 class Trained(Arm):
-    """A full training every so many nights."""
+    """Trained anew on all that is known, every so many nights; between them `prelude update`."""
 
-    name, does = (
-        "trained",
-        "trained anew on all that is known, every so many nights; between them `prelude update`",
-    )
+    name = "trained"
 
     def __init__(self, nights: Nights, first: Path, folder: Path, config: Path, every: int):
         super().__init__(nights, first, folder)
         self.config, self.every = config, every
 
     def night(self, number: int) -> Took:
-        if number == 0 or number % self.every:
-            return self.absorb(number)
-        self.run = self.folder / self.name / f"run-{number:02}"
-        return train(self.config, self.nights, number, self.run)
+        is_due = number > 0 and number % self.every == 0
+        return train(self.config, self.nights, number, self.run) if is_due else self.absorb(number)
+
+    def run_of(self, number: int) -> Path:
+        last = number - number % self.every
+        return self.folder / (f"run-{last:02}" if last else "run")

@@ -68,9 +68,8 @@ def stretches(rows: pd.DataFrame, arms: Sequence[str], n_nights: int) -> list[di
     return found
 
 
-def markdown(rows: pd.DataFrame, took: pd.DataFrame, arms: dict[str, str], n_nights: int) -> str:
+def markdown(rows: pd.DataFrame, took: pd.DataFrame, names: Sequence[str], n_nights: int) -> str:
     """All of it, as a page's tables."""
-    names = list(arms)
     lines = [
         "| items | arm | targets (users) | hit-rate@30 | R@10 | R@30 | hit-rate − never |",
         "|---|---|---|---|---|---|---|",
@@ -106,13 +105,15 @@ def markdown(rows: pd.DataFrame, took: pd.DataFrame, arms: dict[str, str], n_nig
 
 
 def picture(rows: pd.DataFrame, took: pd.DataFrame, arms: Sequence[str], n_nights: int) -> bytes:
-    """Four panels, night by night: hit-rate of all targets, of new items, share of new items and of cold users, seconds."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.4), layout="constrained")
+    """Six panels, night by night: hit-rate of all targets, of old and of new items; what is asked; seconds; memory."""
+    figure, axes = plt.subplots(2, 3, figsize=(14, 7.4), layout="constrained")
     titles = (
-        "Expected hit-rate@30, all targets (mean of five nights, 95 % interval over users)",
-        "Expected hit-rate@30, items that came after the training",
+        f"{FIGURES['hit'].capitalize()}, all targets",
+        "Items of before the training",
+        "Items that came after the training",
         "What is asked: share of new items, and of users without history",
         "CPU seconds of a night (log)",
+        "Peak memory of a night, MiB",
     )
     for axis, title in zip(axes.flat, titles, strict=True):
         style(axis, title)
@@ -121,18 +122,20 @@ def picture(rows: pd.DataFrame, took: pd.DataFrame, arms: Sequence[str], n_night
     nights = np.arange(n_nights)
     for arm, colour in zip(arms, COLOURS, strict=False):
         mine = rows[rows["arm"] == arm]
-        for axis, some in ((axes[0, 0], mine), (axes[0, 1], mine[mine["is_new"]])):
+        for axis, some in zip(axes[0], (mine, mine[~mine["is_new"]], mine[mine["is_new"]]), strict=True):
             middle, low, high = _rolling(some, nights)
             axis.plot(nights + 1, middle, color=colour, lw=1.5, label=arm)
             axis.fill_between(nights + 1, low, high, color=colour, alpha=0.12, lw=0)
-        seconds = took[took["arm"] == arm].set_index("night")["seconds"].reindex(nights)
-        axes[1, 1].plot(nights + 1, seconds.where(seconds > 0), "o-", color=colour, ms=3, lw=1, label=arm)
+        costs = took[took["arm"] == arm].set_index("night").reindex(nights)
+        worked = costs["seconds"] > 0
+        for axis, values in ((axes[1, 1], costs["seconds"]), (axes[1, 2], costs["memory"] / MIB)):
+            axis.plot(nights + 1, values.where(worked), "o-", color=colour, ms=3, lw=1, label=arm)
     one = rows[rows["arm"] == arms[1]].groupby("night")
-    axes[1, 0].plot(one["is_new"].mean().index + 1, one["is_new"].mean(), color="#333333", label="new items")
-    axes[1, 0].plot(
-        one["is_cold"].mean().index + 1, one["is_cold"].mean(), color="#999999", label="cold users"
-    )
+    for what, label, colour in (("is_new", "new items", "#333333"), ("is_cold", "cold users", "#999999")):
+        axes[1, 0].plot(one[what].mean().index + 1, one[what].mean(), color=colour, label=label)
     axes[1, 1].set_yscale("log")
+    axes[1, 2].set_ylim(bottom=0)
+    axes[0, 0].set_ylabel("mean of five nights, 95 % interval over users")
     for axis in axes.flat:
         axis.legend(frameon=False, fontsize=8)
     return png(figure)

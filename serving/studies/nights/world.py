@@ -1,7 +1,8 @@
-"""The nights of a data set: a cut in real time, equal spans after it, and what was known on each."""
+"""The nights of a data set: a cut in time, spans after it, and what was known on each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +26,15 @@ class Nights:
     events: pd.DataFrame
     items: pd.DataFrame
     edges: np.ndarray  # [K + 1] unix seconds; the first is the cut
+    out: pd.Series  # item_id -> unix seconds from which on it is there
+    vectors: Callable[[int], pd.DataFrame] | None = (
+        None  # the items' vectors (item_id, vector) of a night; None: there are none
+    )
 
     @classmethod
     def of_movielens(cls, folder: Path, nights: int, days: float, share: float) -> Nights:
-        """ratings.csv and movies.csv; the cut is where a `share` of all events is over. Films of before the cut with fewer than
-        `LEAST` ratings then are left out, everywhere.
+        """ratings.csv and movies.csv; the cut is where a `share` of all events is over, and a film comes out with its first event.
+        Films of before the cut with fewer than `LEAST` ratings then are left out, everywhere.
         """
         events = pd.read_csv(folder / "ratings.csv").sort_values("timestamp", kind="stable")
         items = pd.read_csv(folder / "movies.csv").rename(columns={"movieId": "item_id"})
@@ -45,19 +50,14 @@ class Nights:
         events = events[~events["item_id"].isin(rare)].reset_index(drop=True)
         items = items.astype({"item_id": str})[["item_id", "title", "genres"]]
         items = items[items["item_id"].isin(events["item_id"])].reset_index(drop=True)
-        return cls(events, items, edges)
+        return cls(events, items, edges, events.groupby("item_id")["timestamp"].min())
 
     def __len__(self) -> int:
         return len(self.edges) - 1
 
-    @property
-    def first_seen(self) -> pd.Series:
-        """The time of each item's first event, by id."""
-        return self.events.groupby("item_id")["timestamp"].min()
-
     def is_new(self, item_ids: pd.Series) -> np.ndarray:
         """Which items the first training has not seen."""
-        return (item_ids.map(self.first_seen) >= self.edges[0]).to_numpy()
+        return (item_ids.map(self.out) >= self.edges[0]).to_numpy()
 
     def known(self, night: int) -> pd.DataFrame:
         """All events before a night."""
@@ -71,13 +71,17 @@ class Nights:
         return self.events[(times >= self.edges[night]) & (times < self.edges[night + 1])]
 
     def catalogue(self, night: int) -> pd.DataFrame:
-        """The items of a night; of night −1 those that had events before the cut."""
-        out = self.items["item_id"].map(self.first_seen) < self.edges[night + 1]
-        return self.items[out]
+        """The items of a night; of night −1 those of before the cut."""
+        return self.items[(self.items["item_id"].map(self.out) < self.edges[night + 1]).to_numpy()]
 
-    def asked(self, night: int, each: int) -> pd.DataFrame:
-        """Of each user of a night at most `each` events, drawn without looking at what they are, with a column `is_new`."""
+    def asked(self, night: int, each: int, people: int | None = None) -> pd.DataFrame:
+        """Of each user of a night (or of so many, drawn) at most `each` events, drawn without looking at what they are, with a column
+        `is_new`.
+        """
         events = self.during(night)
+        if people is not None and len(users := np.sort(events["user_id"].unique())) > people:
+            drawn = rng(0, "nights", night, "people").choice(users, people, replace=False)
+            events = events[events["user_id"].isin(drawn)]
         kept = []
         for user_id, mine in events.groupby("user_id"):
             places = rng(0, "nights", night, str(user_id)).permutation(len(mine))[:each]
@@ -87,6 +91,9 @@ class Nights:
 
 
 def write(frame: pd.DataFrame, path: Path) -> Path:
-    """A CSV that the door reads."""
-    frame.to_csv(path, index=False)
+    """A file that the door reads: CSV, or Parquet by its name."""
+    if path.suffix == ".parquet":
+        frame.to_parquet(path, index=False)
+    else:
+        frame.to_csv(path, index=False)
     return path

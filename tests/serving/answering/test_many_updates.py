@@ -9,8 +9,7 @@ import signal
 import sqlite3
 import threading
 import time
-import traceback
-from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from serving.export.folder import export_run, import_run
 from serving.state import place
 from serving.user_state import delete
 from tests.support.command_line import prelude
+from tests.support.dying import child, ended
 
 NOW = 2_000_000
 
@@ -40,29 +40,6 @@ def stored(run: Path) -> list[tuple[str, str, int]]:
     with sqlite3.connect(run / "live" / "state.sqlite") as state:
         query = "select user_id, item_id, time from events join people on person = number order by seq"
         return state.execute(query).fetchall()
-
-
-def child(work: Callable[[], None]) -> int:
-    """`work` in a process of its own (a fork: it has the run loaded); its id."""
-    torch.optim.AdamW(
-        [torch.nn.Parameter(torch.zeros(1))]
-    )  # imports much at the first time; not in every child
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            torch.set_num_threads(1)
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return pid
-
-
-def ended(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def batch(number: int) -> list[tuple[str, str, int]]:
@@ -209,6 +186,19 @@ def test_without_room_nothing_is_absorbed_and_one_line_says_so(copy, tmp_path, m
     assert service.update(many, "much").absorbed
 
 
+def test_a_state_that_was_begun_without_room_for_its_tables_says_nothing(copy):
+    file = place.file_of(copy.path)
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as state:
+        state.execute("PRAGMA journal_mode=WAL")
+    before = file.read_bytes()
+    service = Recommender.load(copy.path)
+    assert service.live.sources == []  # and it is not for who reads it to make them
+    assert file.read_bytes() == before
+    assert service.update(batch(0)).events == 3
+    assert stored(copy.path) == batch(0)
+
+
 # -- late, double, of a time to come ------------------------------------------------------------------------------
 
 
@@ -256,6 +246,22 @@ def test_an_event_of_2286_moves_nobodys_now(copy, tmp_path, monkeypatch, capsys)
         f"left out, as they are more than a day ahead of this machine's clock: events: 1 (the first: {path}:2"
         in said
     )
+
+
+def test_a_place_is_looked_for_where_an_event_is_wrong_alone(copy):
+    """A place in a file costs a walk through it: an update of a file would cost the square of its lines."""
+    asked: list[int] = []
+
+    def place_of(number: int) -> str:
+        asked.append(number)
+        return f"file.csv:{number + 2}"
+
+    service = Recommender.load(copy.path)
+    assert service.update(batch(0), place=place_of).events == 3
+    assert asked == []
+    with pytest.raises(ValueError, match=r"^file.csv:4: user_id is blank"):
+        service.update([*batch(1)[:2], ("", "i1", NOW)], place=place_of)
+    assert asked == [2]
 
 
 # -- gone ---------------------------------------------------------------------------------------------------------

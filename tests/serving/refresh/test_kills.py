@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import shutil
+import signal
 import subprocess
-import sys
+import time
+from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,11 +19,10 @@ from recsys.artifacts import versions
 from recsys.artifacts.paths import RunError
 from recsys.run import Run
 from serving import Recommender
-from serving.refresh.refresh import go_back, refresh
-from serving.user_state import delete
-from tests.support.dying import KILLER, Killed
-from tests.support.nights import NEW, night_of
-from tests.support.paths import ROOT
+from serving.refresh.refresh import refresh
+from tests.support.dying import KILLER, Killed, child, ended
+from tests.support.nights import Night, night_of
+from tests.support.worlds import hashes_of
 
 
 def held(run) -> list[tuple[str, int, int]]:
@@ -64,8 +69,8 @@ def check_kills(world_run, tmp_path, chosen) -> int:
     assert before != after
     assert len(events) == len(set(events)) > 50
     died = 0
-    for step in chosen(changes):
-        night = night_of(world_run[1], tmp_path / f"killed-{step}")
+    for number, step in enumerate(chosen(changes)):
+        night = night_of(world_run[1], tmp_path / f"killed-{number}")
         if not killed_at(night, step):  # the first of a process makes a few changes more
             assert step >= changes - 4, step
             continue
@@ -85,69 +90,99 @@ def _no_flushing(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda handle: None)  # for power failures, not for kills; slow
 
 
-def folder(tmp_path, name: str):
-    path = tmp_path / name
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def places(tmp_path):
-    """Folders made when they are asked for."""
-
-    class Places:
-        def __truediv__(self, name):
-            return folder(tmp_path, name)
-
-    return Places()
-
-
-def test_a_kill_leaves_a_whole_version(world_run, places):
-    assert check_kills(world_run, places, lambda changes: (changes - 8,)) == 1
-
-
-@pytest.mark.slow
-def test_a_kill_at_a_hundred_moments_leaves_a_whole_version(world_run, places):
-    """A moment is one between two changes of the file system; a hundred of them at random."""
-
+@pytest.mark.parametrize("times", [1, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_kill_between_two_changes_of_the_file_system_leaves_a_whole_version(world_run, tmp_path, times):
     def chosen(changes: int) -> list[int]:
-        return sorted(np.random.default_rng(0).integers(0, changes, 100).tolist())
+        return [changes - 8] if times == 1 else np.random.default_rng(0).integers(0, changes, times).tolist()
 
-    places_ = iter(range(100))
-
-    class Numbered:
-        def __truediv__(self, name):
-            return places / f"{next(places_)}-{name}" if name != "whole" else places / name
-
-    assert check_kills(world_run, Numbered(), chosen) >= 90
+    assert check_kills(world_run, tmp_path, chosen) >= 0.9 * times
 
 
-@pytest.mark.slow
-def test_processes_killed_by_the_system_leave_a_whole_version(night):
-    """SIGKILL at random moments of real commands."""
-    words = [sys.executable, "-m", "serving.cli", "refresh", str(night.run.path)]
-    for name, path in night.files.items():
-        words += [f"--{name.replace('_', '-')}", str(path)]
-    before = answers(night.run.path)
-    for seconds in np.random.default_rng(1).uniform(2, 20, 12):
-        process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(float(seconds))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if versions.pointer(night.run.path).serves == 0:
-            assert answers(night.run.path) == before
-        assert len(held(night.run.path)) in (0, 90)
-    refresh(night.run.path, **night.files)
-    events = held(night.run.path)
+@pytest.mark.parametrize("times", [1, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_process_that_the_system_kills_leaves_a_whole_version(world_run, tmp_path, times):
+    """SIGKILL at random moments of a process that refreshes; begun again, it comes to the same bytes as one that nobody killed."""
+    whole = night_of(world_run[1], tmp_path / "whole")
+    before, started = answers(whole.run.path), time.monotonic()
+    assert ended(child(partial(refresh, whole.run.path, **whole.files))) == 0
+    takes = time.monotonic() - started
+    after, events, built = answers(whole.run.path), held(whole.run.path), bytes_of(whole.run.path)
+    assert before != after
     assert len(events) == len(set(events)) == 90
+    chance, outcomes, number = random.Random(1), Counter[str](), 0
+    while outcomes["old version"] + outcomes["new version"] < times:
+        night, number, started = (
+            night_of(world_run[1], tmp_path / f"killed-{number}"),
+            number + 1,
+            time.monotonic(),
+        )
+        pid = child(partial(refresh, night.run.path, **night.files))
+        time.sleep(chance.uniform(0, takes))
+        os.kill(pid, signal.SIGKILL)
+        if ended(pid) == 0:  # it was done before
+            takes, outcomes["done before"] = (
+                min(takes, time.monotonic() - started),
+                outcomes["done before"] + 1,
+            )
+            continue
+        serves, there = versions.pointer(night.run.path).serves, held(night.run.path)
+        assert answers(night.run.path) == (after if serves else before), number
+        assert there in ([], events), number
+        outcomes["new version" if serves else "old version"] += 1
+        outcomes["events absorbed"] += there == events
+        assert ended(child(partial(refresh, night.run.path, **night.files))) == 0
+        assert bytes_of(night.run.path) == built, number
+        assert answers(night.run.path) == after
+        assert held(night.run.path) == events
+        shutil.rmtree(night.folder)
+    print(f"{number} refreshes of at most {takes:.2f} s: {dict(outcomes)}")
+
+
+def bytes_of(run) -> dict[str, str]:
+    """Hashes of all files of the versions; of what a version says of itself without its clock."""
+    found = hashes_of(run / "versions")
+    for name in [name for name in found if name.endswith(versions.FACTS)]:
+        facts = json.loads((run / "versions" / name).read_text())
+        found[name] = json.dumps(
+            {key: value for key, value in facts.items() if key not in ("seconds", "made_unix_s")}
+        )
+    return found
 
 
 def test_two_at_once_is_one_after_the_other(night):
     with night.run.lock(), pytest.raises(RunError, match="being written by another prelude process"):
         refresh(night.run.path, **night.files)
     assert versions.pointer(night.run.path).serves == 0
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_two_processes_at_once_and_updates_beside_them(world_run, tmp_path, times):
+    """Two refreshes and an update, begun together: one version, all events once, and who came second was told so."""
+    chance = random.Random(2)
+    for number in range(times):
+        night = night_of(world_run[1], tmp_path / f"both-{number}")
+        path, later = night.run.path, [(f"later{at}", f"i{at}", 1_400_000 + at) for at in range(9)]
+
+        def refreshes(wait: float, night=night) -> None:
+            time.sleep(wait)
+            try:
+                refresh(night.run.path, **night.files)
+            except RunError as error:
+                os._exit(3 if "being written by another prelude process" in str(error) else 4)
+
+        service = Recommender.load(path)
+        pids = [
+            child(partial(refreshes, chance.uniform(0, 0.5))),
+            child(partial(refreshes, 0.0)),
+            child(partial(service.update, later, "later")),
+        ]
+        codes = [ended(pid) for pid in pids]
+        assert codes[2] == 0
+        assert set(codes[:2]) <= {0, 3}
+        assert 0 in codes[:2]
+        assert versions.numbers(path) == [1]
+        events = held(path)
+        assert len(events) == len(set(events)) == 99
+        shutil.rmtree(night.folder)
 
 
 @pytest.mark.parametrize("step", [1, 12])
@@ -160,44 +195,42 @@ def test_a_full_disk_is_one_clear_line(night, step):
     assert not list((night.run.path / "versions").glob(".partial-*"))
 
 
-def test_a_deleted_person_stays_deleted(night):
-    """Through the same night again, another night, going back and forth, and export and import."""
-    from serving.export.folder import export_run, import_run
+@pytest.mark.slow
+def test_a_small_disk_holds_the_version_before_or_the_whole_night(world_run, tmp_path, monkeypatch):
+    """On a disk of its own with more and more room, without the look at how much there is: each write is the one that fails, in turn."""
+    files, disk = night_of(world_run[1], tmp_path / "files"), tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "none", disk], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        shutil.copytree(world_run[1].path, disk / "run")
+        night = Night(Run.open(disk / "run"), files.folder)
+        monkeypatch.setattr("serving.refresh.folder.free_bytes", lambda path: 1 << 40)
+        before, there, said = answers(night.run.path), shutil.disk_usage(disk).used, Counter[str]()
+        refresh(files.run.path, **files.files)
+        after, events = answers(files.run.path), held(files.run.path)
 
-    path = night.run.path
-    refresh(path, **night.files)
-    assert any(user == "u7" for user, _, _ in held(path))
-    delete(Run.open(path), "u7")
-    stages = [json.dumps(row) for row in traces_of(path, "u7")]
-    assert stages == []
-    refresh(path, **night.files)  # the same files, which have them
-    assert not knows(path, "u7")
-    go_back(path)
-    assert not knows(path, "u7")
-    go_back(path, 1)
-    assert not knows(path, "u7")
-    export_run(path, night.folder / "out")
-    assert import_run(night.folder / "out", night.folder / "imported")
-    assert not knows(night.folder / "imported", "u7")
-    items = {item for item, _ in answers(night.folder / "imported")}
-    assert items == {item for item, _ in answers(path)}
-    assert items & set(NEW) == {item for item, _ in answers(path)} & set(NEW)
+        def refreshes() -> None:
+            try:
+                refresh(night.run.path, **night.files)
+            except RunError as error:
+                is_clear = "\n" not in str(error) and (
+                    "the disk is full" in str(error) or "no room left" in str(error)
+                )
+                os._exit(3 if is_clear else 4)
 
-
-def knows(path, user: str) -> bool:
-    return Recommender.load(path).live.histories.user_index(user) is not None
-
-
-def traces_of(path, user: str) -> list[str]:
-    """Files below a run that have the id between quotes, or as a cell of a Parquet file."""
-    import pyarrow.parquet as pq
-
-    found = []
-    for file in sorted(one for one in path.rglob("*") if one.is_file()):
-        if file.suffix == ".parquet":
-            table = pq.read_table(file)
-            if "user_id" in table.column_names and user in table["user_id"].to_pylist():
-                found.append(str(file))
-        elif file.suffix == ".json" and f'"{user}"' in file.read_text():
-            found.append(str(file))
-    return found
+        for room in range(0, 1 << 24, 1 << 14):
+            subprocess.run(["mount", "-o", f"remount,size={there + room}", disk], check=True)
+            code, serves = ended(child(refreshes)), versions.pointer(night.run.path).serves
+            assert code in (0, 3), room
+            assert answers(night.run.path) == (after if serves else before), room
+            assert held(night.run.path) in ([events] if code == 0 else [[], events]), room
+            assert not list((night.run.path / "versions").glob(".partial-*")), room
+            said[f"ended with {code}, version {serves}"] += 1
+            if code == 0:
+                break
+        print(f"room by 16 KiB: {dict(said)}")
+        assert said["ended with 3, version 0"] >= 5
+        assert said["ended with 0, version 1"] == 1
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)

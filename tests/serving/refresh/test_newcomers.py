@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from llm.decoding.newcomers import Weights
+from llm.decoding.recommender import SidRecommender
 from llm.decoding.with_newcomers import WithNewcomers
+from recsys.embeddings.embed import load_item_vectors
 from recsys.recommender import Request
+from recsys.run import Run
+from semantic_ids.tokenizer import load_table
 from serving import Recommender
 
 
@@ -22,7 +26,9 @@ def both(refreshed) -> tuple[WithNewcomers, list[Request]]:
     assert isinstance(found, WithNewcomers)
     weights = found.newcomers.weights
     found.newcomers = replace(
-        found.newcomers, weights=Weights(weights.node, weights.content, weights.offset + 3)
+        found.newcomers,
+        weights=Weights(weights.node, weights.content, weights.offset + 3),
+        had=np.linspace(-1, 0.5, len(found.newcomers)),
     )
     data = service.methods.dataset
     plain = data.block(data.events(3)[:3], False)
@@ -32,6 +38,35 @@ def both(refreshed) -> tuple[WithNewcomers, list[Request]]:
         replace(plain[1], exclude=np.array([1, 2, first])),
         replace(plain[2], allow=np.array([0, 4, 5, first + 1, first + 2])),
     ]
+
+
+def test_weights_and_their_normaliser_are_those_of_a_slow_reference(both, refreshed):
+    """A node's probability by its leaves one by one, a cosine by a loop over the history, and one softmax over what is available."""
+    found, requests = both
+    run, newcomers = Run.serving(refreshed.run.path), found.newcomers
+    codes, vectors = load_table(run).codes, np.array(load_item_vectors(run)["collaborative"], np.float64)
+    whole = [replace(request, exclude=request.exclude[:0], allow=None) for request in requests]
+    trained = np.exp(SidRecommender.scores(found, whole).astype(np.float64))  # [R, trained]
+    weights, depth, first = newcomers.weights, newcomers.depth, newcomers.first
+    got = found.log_probs(requests)
+    for row, request in enumerate(requests):
+        log_w = {}
+        for item in range(first, len(codes)):
+            below = [one for one in range(first) if tuple(codes[one][:depth]) == tuple(codes[item][:depth])]
+            assert below
+            log_w[item] = weights.offset + newcomers.had[item - first]
+            log_w[item] += weights.node * np.log(sum(trained[row, one] for one in below))
+            for half_life, kappa in zip((None, 5.0), weights.content, strict=True):
+                user = np.zeros(vectors.shape[1])
+                for age, one in enumerate(request.history[::-1]):
+                    user += vectors[one] * (1.0 if half_life is None else 0.5 ** (age / half_life))
+                log_w[item] += kappa * float(user @ vectors[item]) / np.linalg.norm(user)
+        alone = {item: trained[row, item] for item in range(first)} | {i: np.exp(w) for i, w in log_w.items()}
+        can = request.available(np.arange(len(codes)))
+        total = sum(weight for item, weight in alone.items() if can[item])
+        for item, weight in alone.items():
+            expected = np.log(weight / total) if can[item] else -np.inf
+            np.testing.assert_allclose(got[row, item], expected, atol=2e-4)
 
 
 def test_probabilities_sum_to_one(both):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import log_softmax
 from scipy.stats import chi2
 
@@ -18,6 +19,7 @@ from serving.config.combine import CombineConfig
 from serving.config.run import RunConfig
 from serving.stages.combine import combine
 from serving.stages.evaluate import evaluate
+from serving.studies.shares import analyse_shares, shares
 
 
 class Table:
@@ -258,3 +260,70 @@ def test_rows_of_an_evaluation_ask_a_generator_and_an_expert_once_about_a_reques
     counts = {key: count for key, count in asked.items() if key[2] in tested}
     assert {name for name, _, _ in counts} >= {"No Context", "E2P", "Embedding Retrieval"}
     assert set(counts.values()) == {1}
+
+
+# -- what each factor brings --------------------------------------------------------------------------------------
+
+
+def test_shares_by_hand():
+    """Three items and a fourth that is not available, p = (1/2, 1/4, 1/4): of L = log p, which both factors make up."""
+    rest = np.log(0.25)
+    first = np.array([[np.log(0.5), rest, rest, 50.0]]) * 0.8 / 2  # weight 2: .8 of L
+    second = np.array(
+        [[np.log(0.5) * 0.2 + 7, rest * 0.2 + 7, rest * 0.2 + 7, -50.0]]
+    )  # .2 of L, and a constant
+    out = torch.tensor([[False, False, False, True]])
+    found = shares([torch.from_numpy(first), torch.from_numpy(second)], [2.0, 1.0], out)
+    np.testing.assert_allclose(found.numpy(), [[0.8, 0.2]], atol=1e-12)
+    against = shares([torch.from_numpy(first), torch.from_numpy(first)], [3.0, -1.0], out)
+    np.testing.assert_allclose(against.numpy(), [[1.5, -0.5]], atol=1e-12)
+
+
+def test_what_each_factor_brings_is_what_the_others_alone_lack(combined, tmp_path):
+    import json
+    import shutil
+
+    config, run = combined
+    copy = Run.open(shutil.copytree(run.path, tmp_path / "run"))
+    methods = Methods(copy, config)
+    found = analyse_shares(methods, 1000)
+    assert json.loads((copy.path / "analyses/shares.json").read_text()) == json.loads(json.dumps(found))
+    assert (copy.path / "analyses/shares.png").read_bytes().startswith(b"\x89PNG")
+    assert [one["name"] for one in found["products"]] == [
+        "Experts alone",
+        "No Context × experts",
+        "E2P × experts",
+    ]
+    alone, with_it, _ = found["products"]
+    for one in found["products"]:
+        assert sum(row["share"] for row in one["factors"]) == pytest.approx(1)
+    generator, *others = with_it["factors"]
+    assert [row["factor"] for row in others] == [row["factor"] for row in alone["factors"]]
+    # without the generator the product is that of the experts alone, with its weights and figures
+    assert generator["nats_lost"] == pytest.approx(alone["nats"] - with_it["nats"], abs=1e-9)
+    assert generator["recall@10_lost"] == pytest.approx(with_it["recall@10"] - alone["recall@10"], abs=1e-9)
+    assert generator["nats_lost"] > max(row["nats_lost"] for row in others), (
+        "the generator knows the most here"
+    )
+    # one expert alone is a softmax over its scores
+    data = methods.dataset
+    weights = {row["factor"]: row["weight"] for row in alone["factors"]}
+    assert set(weights) == {"Embedding Retrieval", "Popularity"}
+    events = data.instances(TEST)
+    assert len(events) == found["instances"], "nothing is a sample here"
+    requests, items = data.block(events, data.exclude_seen), data.items[events]
+    total = sum(
+        weights[name] * np.asarray(methods.scorer(key).scores(requests), np.float64)
+        for name, key in (("Embedding Retrieval", "embedding_retrieval"), ("Popularity", "popularity"))
+    )
+    for row, request in zip(total, requests, strict=True):
+        row[~request.available(np.arange(data.n_items))] = -np.inf
+    log_p = log_softmax(total, axis=1)[np.arange(len(events)), items]
+    means = [log_p[data.users[events] == user].mean() for user in np.unique(data.users[events])]
+    assert alone["nats"] == pytest.approx(-np.mean(means), abs=1e-6)
+
+
+def test_shares_need_products(small_run):
+    config, run = small_run
+    with pytest.raises(ValueError, match="no products of experts here"):
+        analyse_shares(Methods(run, config))

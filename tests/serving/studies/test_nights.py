@@ -103,7 +103,7 @@ def test_tables_are_means_over_users_with_their_intervals():
     assert [part["nights"] for part in parts] == ["1–2", "3–4", "5–6", "7–8", "9–10"]
     assert parts[0]["new"] == pytest.approx(1 / 3)
     assert [part["nights"] for part in table.stretches(rows, ["never", "refreshed"], 2)] == ["1–1", "2–2"]
-    text = table.markdown(rows, took, {"never": "", "refreshed": ""}, 10)
+    text = table.markdown(rows, took, ["never", "refreshed"], 10)
     assert "| new | refreshed | 40 (4) | 0.315" in text
     assert "| refreshed | 5.50 (10.0) | 3 | 0 |" in text
     assert table.picture(rows, took, ["never", "refreshed"], 10)[:4] == b"\x89PNG"
