@@ -139,7 +139,8 @@ def welfare(chosen: np.ndarray, utility: np.ndarray, requests: Sequence[Request]
 
 def over_seeds(seeds: Sequence[Sequence[Round]]) -> dict[str, Any]:
     """Of simulations of some seeds: every measure in every round, and its change from the first to the last, with 95 % intervals
-    (Student's t over seeds); the same of the last round's and the change's groups of people.
+    (Student's t over seeds); of groups of people the first round, the last and the change, and how far that is from everybody's
+    (`beside`, Bonferroni over the groups).
     """
     rounds = range(len(seeds[0]))
     names = [name for name in LOOP_MEASURES if all(name in one[0] for one in seeds)]
@@ -151,22 +152,26 @@ def over_seeds(seeds: Sequence[Sequence[Round]]) -> dict[str, Any]:
     for grouping, some in seeds[0][0]["groups"].items():
         found["groups"][grouping] = {
             group: {
-                name: {
-                    "first": _over([one[0]["groups"][grouping][group][name] for one in seeds]),
-                    "last": _over([one[-1]["groups"][grouping][group][name] for one in seeds]),
-                    "change": _over(
-                        [
-                            one[-1]["groups"][grouping][group][name] - one[0]["groups"][grouping][group][name]
-                            for one in seeds
-                        ]
-                    ),
-                }
+                name: _of_group(seeds, grouping, group, name, 0.05 / len(some))
                 for name in figures
                 if all(name in one[at]["groups"][grouping][group] for one in seeds for at in (0, -1))
             }
             for group, figures in some.items()
         }
     return found
+
+
+def _of_group(
+    seeds: Sequence[Sequence[Round]], grouping: str, group: str, name: str, alpha: float
+) -> dict[str, Any]:
+    first, last = (np.array([one[at]["groups"][grouping][group][name] for one in seeds]) for at in (0, -1))
+    everybody = np.array([one[-1][name] - one[0][name] for one in seeds])
+    return {
+        "first": _over(first),
+        "last": _over(last),
+        "change": _over(last - first),
+        "beside": _over(last - first - everybody, alpha),
+    }
 
 
 def differences(some: Sequence[Sequence[Round]], others: Sequence[Sequence[Round]]) -> dict[str, Any]:
@@ -177,6 +182,6 @@ def differences(some: Sequence[Sequence[Round]], others: Sequence[Sequence[Round
     }
 
 
-def _over(values: Sequence[float]) -> dict[str, Any]:
-    interval = mean_interval(np.array(values))
+def _over(values: Sequence[float] | np.ndarray, alpha: float = 0.05) -> dict[str, Any]:
+    interval = mean_interval(np.array(values), alpha)
     return {"value": float(np.mean(values)), "ci95": None if interval is None else list(interval)}

@@ -8,13 +8,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from evaluation.audit.loop import LOOP_MEASURES
 from evaluation.report.style import COLOURS, plain, style
 
 
 def rounds_of_arms(found: Mapping[str, Any]) -> Figure:
-    """A panel a measure: the arms' lines over rounds, the bands their 95 % intervals over seeds."""
+    """A panel a measure: the arms' lines over rounds (wide: what the levers are held against), the bands their 95 % intervals over seeds."""
     arms = found["arms"]
     names = [name for name in LOOP_MEASURES if any(_differ(arm["rounds"].get(name)) for arm in arms.values())]
     lines = -(-len(names) // 4)
@@ -27,9 +28,11 @@ def rounds_of_arms(found: Mapping[str, Any]) -> Figure:
             values = np.array([one["value"] for one in rounds])
             ends = np.array([one["ci95"] or [one["value"]] * 2 for one in rounds])
             colour, dash = COLOURS[number % len(COLOURS)], ("-", "--")[number // len(COLOURS) % 2]
-            axis.plot(np.arange(1, len(values) + 1), values, dash, color=colour, lw=1.4, label=plain(arm))
+            wide = 2.6 if arm == found.get("against") else 1.4
+            axis.plot(np.arange(1, len(values) + 1), values, dash, color=colour, lw=wide, label=plain(arm))
             axis.fill_between(np.arange(1, len(values) + 1), *ends.T, color=colour, alpha=0.12, lw=0)
         style(axis, LOOP_MEASURES[name][0])
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set_xlabel("round", fontsize=8)
     for axis in axes.flat[len(names) :]:
         axis.remove()

@@ -35,8 +35,12 @@ def print_loop(found: Mapping[str, Any]) -> None:
             )
         table.add_row(shown(name), *cells)
     console.print(table)
+    seeds = found["plan"]["seeds"]
+    how = "intervals are over them" if seeds > 1 else "one shows nothing: there is no interval"
     for line in (
-        f"{found['people']:,} people, {found['plan']['seeds']} seeds. {found['choice']}.",
+        f"{found['people']:,} people, seeds: {seeds} ({how}). tail: share of what is shown that is of the tail; lift, miscal.: as in the "
+        "audit, to what people had before the loop; welfare: share of what a person might get that is worth less to them than what they chose. "
+        f"{found['choice']}.",
         *found["sentences"],
     ):
         console.print(shown(line), highlight=False)
@@ -44,6 +48,8 @@ def print_loop(found: Mapping[str, Any]) -> None:
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
     """Of each arm whether exposure narrows, for whom; of each lever what it does beside the generator as it is. Intervals over seeds."""
+    if found["plan"]["seeds"] < 2:
+        return ["One seed: nothing is shown."]
     said = []
     for name, arm in found["arms"].items():
         change = arm["change"]["gini"]
@@ -65,17 +71,20 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
 
 
 def _for_whom(arm: Mapping[str, Any]) -> str:
-    """The group of people by taste whose lists go furthest from their first taste."""
-    some = {
-        group: figures["miscalibration"]["change"]
-        for group, figures in arm["groups"].get("taste", {}).items()
-        if "miscalibration" in figures
-    }
-    up = {group: one for group, one in some.items() if _sign(one) > 0}
-    if not up:
+    """Whether lists go away from people's first taste, and the group by taste for which that is shown to be more than for everybody."""
+    change = arm["change"].get("miscalibration")
+    if change is None or _sign(change) <= 0:
         return ""
-    worst = max(up, key=lambda group: up[group]["value"])
-    return f"; away from the taste of {worst} people most (KL {_change(up[worst])})"
+    said = f"; lists go away from people's first taste (KL {_change(change)})"
+    more = {
+        group: figures["miscalibration"]
+        for group, figures in arm["groups"].get("taste", {}).items()
+        if "miscalibration" in figures and _sign(figures["miscalibration"]["beside"]) > 0
+    }
+    if not more:
+        return said
+    worst = max(more, key=lambda group: more[group]["beside"]["value"])
+    return f"{said}, from {worst} people's most ({_change(more[worst]['change'])})"
 
 
 def _sign(figure: Mapping[str, Any]) -> int:

@@ -35,9 +35,13 @@ def figures_of_rows(rows: Rows) -> Figure:
     return drawn
 
 
-def lift_by_group(rows: Rows, grouping: str, measure: str = "lift") -> Figure | None:
-    """One measure of each group of people, a colour a group; None where no row has such groups."""
-    groups = list(dict.fromkeys(one["group"] for row in rows for one in row["people"].get(grouping, [])))
+def by_group(rows: Rows, grouping: str, measure: str) -> Figure | None:
+    """One measure of each group of people, a colour a group; None where no row has such groups, or the measure."""
+    groups = list(
+        dict.fromkeys(
+            one["group"] for row in rows for one in row["people"].get(grouping, []) if measure in one
+        )
+    )
     if not groups:
         return None
     drawn, axis = plt.subplots(figsize=(7.6, 1.0 + 0.26 * len(rows)), layout="constrained")

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.collections import PatchCollection
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from evaluation.report.style import BAND, INK, MARK, SOFT, plain, style, svg
+from evaluation.report.style import BAND, INK, MARK, SOFT, framed, plain, style, svg, widest
 from evaluation.report.verdict import best_row, is_baseline, ranking_of
 from evaluation.table.results import Results
 
-WIDTH, A_ROW, AROUND = 5.2, 0.31, 0.95  # inches: at 380 pixels the letters keep two thirds of their size
+WIDTH, A_ROW, AROUND = 5.2, 0.31, 0.4  # inches: at 380 pixels the letters keep two thirds of their size
 LETTERS = 11.5  # points
 
 
@@ -48,30 +50,30 @@ def _dots(
     title: str, rows: Sequence[Mapping[str, Any]], shaded: set[str], best: str | None, name: str
 ) -> str:
     """One panel, the first row at the top. Baselines have a band and a hollow dot, the best row the mark's colour."""
-    figure, axis = plt.subplots(figsize=(WIDTH, A_ROW * len(rows) + AROUND), layout="constrained")
+    names = [row["name"] for row in reversed(rows)]
+    left, height = widest(names, LETTERS) + 0.12, A_ROW * len(rows) + 2 * AROUND
+    figure, axis = framed(WIDTH, height, left, top=AROUND, bottom=AROUND)
     style(axis, "")
-    for place, row in enumerate(reversed(rows)):
-        is_shaded, colour = row["name"] in shaded, MARK if row["name"] == best else SOFT
-        if is_shaded:
-            axis.axhspan(place - 0.5, place + 0.5, color=BAND, lw=0, zorder=0)
-        if row["ci95"] is not None:
-            axis.plot(row["ci95"], [place, place], color=colour, lw=2)
-        axis.plot(
-            row["value"],
-            place,
-            "o",
-            ms=6,
-            mec=colour,
-            mew=1.6,
-            mfc=BAND if is_shaded else colour,
-        )
-    axis.set_yticks(range(len(rows)), [plain(row["name"]) for row in reversed(rows)], fontsize=LETTERS)
+    places = np.arange(len(rows))
+    colours = [MARK if one == best else SOFT for one in names]
+    is_shaded = np.array([one in shaded for one in names])
+    values = np.array([row["value"] for row in reversed(rows)])
+    ends = np.array([row["ci95"] or [row["value"]] * 2 for row in reversed(rows)])
+    axis.add_collection(
+        PatchCollection([Rectangle((0, at - 0.5), 1, 1) for at in places[is_shaded]], color=BAND, lw=0, zorder=0,
+                        transform=axis.get_yaxis_transform())
+    )  # fmt: skip
+    axis.hlines(places, *ends.T, colors=colours, lw=2)
+    inside = [BAND if one else colour for one, colour in zip(is_shaded, colours, strict=True)]
+    axis.scatter(values, places, 36, inside, edgecolors=colours, linewidths=1.6, zorder=3)
+    axis.set_yticks(range(len(rows)), [plain(one) for one in names], fontsize=LETTERS)
     axis.set_ylim(-0.5, len(rows) - 0.5)
     axis.set_xlim(left=0)
     axis.grid(axis="x", color=BAND, lw=1)
     axis.set_axisbelow(True)
     axis.spines[["left", "bottom"]].set_color(SOFT)
     axis.tick_params(colors=INK, length=0, labelsize=LETTERS)
-    axis.xaxis.set_major_locator(MaxNLocator(5))
-    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=LETTERS, color=INK)
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}".replace("0.", ".", 1))
+    figure.text(0.01, 1 - 0.1 / height, plain(title), va="top", fontsize=LETTERS, color=INK)
     return svg(figure, name)

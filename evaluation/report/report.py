@@ -36,8 +36,8 @@ TSNE_CAPTION = (
     "vectors are scaled to length 1 first. Neighbours mean something; axes and far distances do not."
 )
 CURVES_CAPTION = (
-    "Mean training loss since the last point, and the validation value (higher is better) that chose the "
-    "state which was kept."
+    "Blue: mean training loss since the last point. Orange: the validation value (higher is better); the ring is the "
+    "state that was kept. Each line has a scale of its own, from its least to its largest value."
 )
 CODES_CAPTION = (
     "Items per code at each level of the semantic ID. A flat curve is good use; one that falls to zero early "

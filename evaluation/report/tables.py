@@ -125,7 +125,7 @@ def cost_columns() -> list[Column]:
         ("Row", "name", text),
         ("stored per user", "per_user_parameters", number(0)),
         ("shared", "shared_parameters", number(0)),
-        ("seconds to admit", "seconds_to_admit", number(3)),
+        ("seconds to admit", "seconds_to_admit", lambda s: NONE if s is None else f"{s:.2g}"),
         ("latency ratio", "latency_ratio", number(2)),
         ("ms", "latency_ms", number(2)),
         ("tokens", "context_tokens", number(0)),
@@ -296,9 +296,8 @@ def _instances(facts: dict[str, Any]) -> str:
             f"{facts['n_users_with_target']:,} users (seed {facts['sample_seed']})"
         )
     missing = facts.get("users_without_held_out_item")
-    return words + (
-        "." if missing is None else f"; {missing:,} users have no held-out item and are left out."
-    )
+    are = "user has" if missing == 1 else "users have"
+    return words + (f"; {missing:,} {are} no held-out item and are left out." if missing else ".")
 
 
 def verdict(results: Results) -> str:

@@ -95,13 +95,16 @@ def _best(results: Results) -> Sentence:
     bounds = "" if own["ci95"] is None else f" (95 % {interval(own['ci95'])})"
     text = f"{own['name']}: hit-rate@{n} {measured} {rate(own['value'])}{bounds} over {users:,} users"
     against = _against(table, POPULARITY)
-    if own["name"] == POPULARITY or against is None:
-        said = (
-            "nothing is more than what everybody has"
-            if own["name"] == POPULARITY
-            else ("no comparison with Popularity is in these results")
+    if own["name"] == POPULARITY:
+        return Sentence("best", question, f"{text}; nothing is more than what everybody has.", False)
+    if against is None:
+        there = table["contrasts"] and any(row["name"] == POPULARITY for row in results.rows)
+        why = (
+            "Popularity draws nothing, so it is not held against draws"
+            if there
+            else "no comparison with Popularity is in these results"
         )
-        return Sentence("best", question, f"{text}; {said}.", False if own["name"] == POPULARITY else None)
+        return Sentence("best", question, f"{text}; {why}.", None)
     shown = is_shown(against, results)
     above = f"Popularity has {rate(against['value_b'])}, and the difference of {_change(against)} is "
     return Sentence("best", question, f"{text}. {above}{_told(shown, results)}.", shown)

@@ -28,8 +28,8 @@ class Layout:
     row, place [Q]: a token's row and its place in it; width: the longest row; ends [B]: one past a row's last
     token. `begins` [B] is where rows start, in NumPy, for who would else wait for the device.
 
-    `alike`: rows are in order of their lengths, and attention takes them in `parts` of like lengths, so that a short
-    row is not padded to the longest (last bits differ).
+    `alike`: attention takes rows of like lengths together, in `parts`, so that a short row is not padded to the
+    longest (last bits differ); `order` and `back` [Q] bring tokens into the parts' order and out of it, None where that is theirs.
     """
 
     def __init__(
@@ -49,11 +49,19 @@ class Layout:
         )
         # numbers of tokens, and the layout of these rows alone; none: all in one
         self.parts: list[tuple[slice, Layout]] = []
+        self.order: Tensor | None = None
+        self.back: Tensor | None = None
         if alike and device.type == "cpu":
-            for first, end in _runs(given):
-                begin = int(self.begins[first])
-                part = Layout(given[first:end], device)
+            rising, begin = np.sort(given), 0
+            if (given != rising).any():
+                order = np.argsort(
+                    given[row], kind="stable"
+                )  # tokens by the length of their row, which stays together
+                self.order, self.back = torch.from_numpy(order), torch.from_numpy(np.argsort(order))
+            for first, end in _runs(rising):
+                part = Layout(rising[first:end], device)
                 self.parts.append((slice(begin, begin + part.n_tokens), part))
+                begin += part.n_tokens
 
     def spread(self, packed: Tensor) -> Tensor:
         """[Q, …] → [B, width, …], zeros behind the end of a row."""
@@ -163,10 +171,13 @@ def ragged_attention(
         raise ValueError(f"a sequence of {layout.width} tokens is longer than the model's window of {window}")
     if layout.parts and memory is None and sees is None:
         packed, mixed = [x[0].transpose(0, 1) for x in (query, key, value)], []
+        if layout.order is not None:
+            packed = [x.index_select(0, layout.order) for x in packed]
         for tokens, part in layout.parts:
             q, k, v = (part.spread(x[tokens]) for x in packed)
             mixed.append(part.gather(_causal(q, k, v, scaling, dropout)))
-        return torch.cat(mixed)[None], None
+        out = torch.cat(mixed)
+        return (out if layout.back is None else out.index_select(0, layout.back))[None], None
     q, k, v = (layout.spread(x[0].transpose(0, 1)) for x in (query, key, value))  # [B, W, heads, d]
     if memory is not None:
         k, v = memory.add(module.layer_idx, k, v)  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ class SidModel(nn.Module):
         return next(self.inner.parameters()).dtype
 
     def pack(self, sequences: Sequence[Sequence[int]], alike: bool = False) -> Packed:
-        """Token rows of any lengths, laid one after the other; `alike`: they are in order of length
+        """Token rows of any lengths, laid one after the other; `alike`: attention takes like lengths together
         (`llm.backbone.ragged.Layout`).
         """
         layout = Layout([len(sequence) for sequence in sequences], self.device, alike)
@@ -215,7 +215,8 @@ class SidModel(nn.Module):
         in one packed pass.
         """
         codes = self.target_tokens[items].tolist()
-        packed = self.pack([[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)])
+        read = [[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)]
+        packed = self.pack(read, not self.head.reads_nodes)  # the form of codes and tokens keeps its bits
         last = torch.arange(-self.head.states, 0, device=self.device)
         wanted = packed.layout.ends[:, None] + last
         return self.hidden(packed, condition, wanted.reshape(-1)).view(*wanted.shape, -1)

@@ -13,6 +13,7 @@ In both, a node with a single leaf below it computes nothing.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,11 +74,18 @@ class Known:
         )
 
 
+def _not_held(session: Prompts) -> Prompts:
+    """A session has its nodes: held by them it would stay, keys and values and all, until Python looks for circles, which it does
+    by how many objects there are and not by their bytes.
+    """
+    return weakref.proxy(session)
+
+
 class HeadNodes:
     """Nodes of a head that says of itself what follows them."""
 
     def __init__(self, session: Prompts):
-        self.session = session
+        self.session: Prompts = _not_held(session)
 
     def take_over(self, rows: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
         """No item has been read on the way to it: zeros [A]."""
@@ -111,7 +119,7 @@ class ReadNodes:
     """Nodes that the backbone reads."""
 
     def __init__(self, session: Prompts):
-        self.session = session
+        self.session: Prompts = _not_held(session)
 
     def forget(self) -> None:
         """Drop all that is known; the session's memory is taken back to its prompts by who calls this."""

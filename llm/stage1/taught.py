@@ -94,8 +94,7 @@ class Teacher:
         requests: Sequence[Request],
         targets: np.ndarray,
     ) -> tuple[float, np.ndarray]:
-        from scipy.optimize import minimize  # an answer needs neither: imported where training is
-        from scipy.special import logsumexp
+        from scipy.optimize import minimize  # an answer does not need it: imported where training is
 
         of = np.stack(
             [users.vectors(requests)[0] @ items.T for users, items in experts.values()]
@@ -106,11 +105,13 @@ class Teacher:
         own = of[:, rows, targets].astype(np.float64)
 
         def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-            scores = np.tensordot(weights.astype(np.float32), of, 1) + barred
-            normaliser = logsumexp(scores, axis=1)
-            shares = np.exp(scores - normaliser[:, None])
-            expected = np.einsum("krn,rn->kr", of, shares)
-            value = (normaliser - weights @ own).mean()
+            scores = np.tensordot(weights.astype(np.float32), of, 1)
+            scores += barred
+            most = scores.max(1, keepdims=True)
+            shares = np.exp(np.subtract(scores, most, out=scores), out=scores)
+            total = shares.sum(1)
+            expected = np.einsum("krn,rn->kr", of, shares) / total
+            value = (most[:, 0] + np.log(total) - weights @ own).mean()
             return float(value), (expected - own).mean(1).astype(np.float64)
 
         found: Any = minimize(loss, np.ones(len(of)), jac=True, method="L-BFGS-B")
@@ -198,7 +199,7 @@ class TaughtRows:
             )
             reading = Reading(model, self.builder, way)
             prompts, condition = reading.conditioned(reading.prompts(shown), asked)
-            packed = model.pack(prompts)
+            packed = model.pack(prompts, True)
             states = model.hidden(packed, condition, packed.layout.ends - 1)
             drawn = torch.from_numpy(uniform[mine][places]).to(model.device)
             parts.append(
@@ -239,9 +240,10 @@ def cross_entropies(model: SidModel, states: Tensor, wanted: Tensor, drawn: Tens
     `drawn` [B, M] that say which items of q the levels below the root are asked on the way to.
     """
     trie, rows = model.trie, torch.arange(len(states), device=states.device)
-    mass = wanted.double()[:, trie.leaf_item[torch.arange(trie.n_items, device=states.device)]].cumsum(1)
-    leaves = torch.searchsorted(mass, drawn.double() * mass[:, -1:]).clamp(max=trie.n_items - 1)
-    mass = torch.cat([mass.new_zeros(len(mass), 1), mass], 1)
+    mass = wanted.new_zeros(len(wanted), trie.n_items + 1, dtype=torch.float64)
+    of_leaves = wanted.index_select(1, trie.leaf_item[torch.arange(trie.n_items, device=states.device)])
+    torch.cumsum(of_leaves, 1, dtype=torch.float64, out=mass[:, 1:])
+    leaves = (torch.searchsorted(mass, drawn.double() * mass[:, -1:]) - 1).clamp(0, trie.n_items - 1)
     states = states[:, None]
     total = _below(model, 0, states, rows, rows.new_zeros(len(rows), 0), rows * 0, mass)
     rows = rows.repeat_interleave(drawn.shape[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from recsys.embeddings.retrieval import EmbeddingRetrieval, IndexKind
 from recsys.embeddings.sasrec import SasRec, SasRecConfig
-from recsys.embeddings.sequences import padded
+from recsys.embeddings.sequences import cheapest_cuts, padded
 from recsys.recommender import Request
 from recsys.training.devices import resolve_device
 
@@ -39,14 +39,15 @@ class SequenceVectors:
 
     @torch.no_grad()
     def of_histories(self, histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Item histories, oldest first -> vectors [R, d] and known [R]."""
+        """Item histories, oldest first -> vectors [R, d] and known [R].
+
+        A CPU reads those of like lengths together, so a vector's last bits depend on who is asked beside it.
+        """
         result = np.zeros((len(histories), self.dim), np.float32)
-        known = np.array([len(history) > 0 for history in histories], bool)
-        rows = np.flatnonzero(known)
-        for start in range(0, len(rows), CHUNK):
-            some = rows[start : start + CHUNK]
+        counts = np.fromiter(map(len, histories), np.int64, len(histories))
+        known, device = counts > 0, self._table.device
+        for some in self._pieces(np.flatnonzero(known), counts):
             items, lengths = padded([histories[row] for row in some], self.model.config.max_items)
-            device = self._table.device
             queries = self.model.last_queries(
                 self._table, torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device)
             )
@@ -54,6 +55,17 @@ class SequenceVectors:
                 queries = torch.nn.functional.normalize(queries, dim=-1)
             result[some] = queries.float().cpu().numpy()
         return result, known
+
+    def _pieces(self, rows: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
+        """`rows` as they are read together: `CHUNK` at most, and on a CPU with as little padding as pays."""
+        for start in range(0, len(rows), CHUNK):
+            some = rows[start : start + CHUNK]
+            if self._table.device.type != "cpu":
+                yield some
+                continue
+            read = np.minimum(counts[some], self.model.config.max_items)
+            order = np.argsort(-read, kind="stable")
+            yield from np.split(some[order], cheapest_cuts(read[order]))
 
 
 class SasRecRetrieval(EmbeddingRetrieval):

@@ -24,16 +24,20 @@ def choice_sections(run: Run) -> list[Section]:
             (f"Validation, {kind}", columns, some["ranked"]) for kind, some in record["kinds"].items()
         ]
         said = [
-            f"What `recommend` answers with where no method is named: the best of validation that takes at most {record['latency_ms']:g} ms "
-            "for a single request of ten items on the machine that evaluated. The test has no say in it.",
-            *default_sentences(run),
+            f"What “prelude recommend” answers with where no method is named: the best of validation that takes at most {record['latency_ms']:g} ms "
+            "for a single request of ten items on the machine that evaluated. The test has no say in it. Known: who has a history; cold: who has none.",
+            *map(_capital, default_sentences(run)),
         ]
         found.append(Section("The default method", said, tables))
     queries = of_evaluate(run, "queries.json")
     if queries:
-        said = [_difference(side, some) for side, some in queries.items()]
+        said = [_capital(_difference(side, some)) for side, some in queries.items()]
         found.append(Section("Queries", said, [_table(side, some) for side, some in queries.items()]))
     return found
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _table(side: str, found: Mapping[str, Any]) -> TitledTable:

@@ -9,9 +9,7 @@ import numpy as np
 from llm.methods.tap_per import TapPerConfig
 from recsys.data.splits import TEST
 from recsys.run import Run
-from serving.answering.recommender import Recommender
 from serving.config.run import load_config
-from serving.report.attention import attention_of
 
 # the pictures of each experiment -> its heading in the report, and what the reader must know; a picture is of the first that it fits
 EXPERIMENTS = {
@@ -71,6 +69,10 @@ def attention_picture(run: Run) -> bytes | None:
     method = next((one for one in trained if isinstance(one, TapPerConfig) and one.records), None)
     if method is None:  # known before anything is loaded
         return None
+    # a quarter of a second, for the few runs that need it
+    from serving.answering.recommender import Recommender
+    from serving.report.attention import attention_of
+
     service = Recommender.load(run.path)
     data = service.methods.dataset
     users = data.users[data.events(TEST)]

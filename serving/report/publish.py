@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -79,20 +80,24 @@ def write_run_report(run: Run, results: Results) -> None:
     }
     prepared, embedded = run.read_json("prepare", "prepare.json"), run.read_json("embed", "embed.json")
     extra = {"Data": prepared["counts"], "Embeddings": embedded}
-    write_report(
-        run.path / "report.html",
-        results,
-        curves,
-        [np.array(level["counts"]) for level in quality["levels"]],
-        tsne,
-        quality,
-        timings,
-        extra,
-        [*cost_pictures(run.read_json("evaluate", "costs.json")), *experiment_pictures(run)],
-        [*choice_sections(run), *music_sections(run)],
-        Section(HEADING, card_sentences(prepared), card_tables(prepared, embedded)),
-        people_section(of_evaluate(run, "people.json")),
-    )
+    gc.disable()  # pictures are many small objects; to look for dead ones among all that a run left costs as much as to draw
+    try:
+        write_report(
+            run.path / "report.html",
+            results,
+            curves,
+            [np.array(level["counts"]) for level in quality["levels"]],
+            tsne,
+            quality,
+            timings,
+            extra,
+            [*cost_pictures(run.read_json("evaluate", "costs.json")), *experiment_pictures(run)],
+            [*choice_sections(run), *music_sections(run)],
+            Section(HEADING, card_sentences(prepared), card_tables(prepared, embedded)),
+            people_section(of_evaluate(run, "people.json")),
+        )
+    finally:
+        gc.enable()
 
 
 def publish_music(run: Run, found: Mapping[str, Any], console: Console | None = None) -> None:

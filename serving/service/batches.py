@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import torch
+
 from serving.service.answers import Answered, Ask, answer_all
 from serving.service.learning import learn
 from serving.service.served import Served
@@ -44,6 +46,9 @@ class Batches:
         self.served = load("")
         self._line: queue.Queue[tuple[Ask | Callable[[Served], Any], Future] | None]
         self._line = queue.Queue(settings.most_waiting)
+        self._callers = (
+            settings.most_together
+        )  # who asked at once: those of the last pass, and who waited when it ended
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
@@ -90,6 +95,8 @@ class Batches:
         return done
 
     def _run(self) -> None:
+        if self._settings.threads is not None:
+            torch.set_num_threads(self._settings.threads)  # of the thread that asks for it
         while True:
             try:
                 first = self._line.get(timeout=0.0 if self.served.to_learn else IDLE_S)
@@ -110,6 +117,7 @@ class Batches:
             for work, done in some:
                 if not isinstance(work, Ask) and done.set_running_or_notify_cancel():
                     _finish(done, work, self.served, failed)
+            self._callers = len(some) + self._line.qsize()
             if ended:
                 return
 
@@ -140,10 +148,12 @@ class Batches:
             self.served.outdated = None
 
     def _gather(self, first: tuple) -> tuple[list[tuple], bool]:
+        """What waits, and what comes soon: whoever has just been answered may ask again, whoever asks alone waits for nobody."""
         some, until = [first], time.monotonic() + self._settings.longest_wait_s
         while len(some) < self._settings.most_together:
+            left = until - time.monotonic() if len(some) < self._callers else 0.0
             try:
-                more = self._line.get(timeout=max(until - time.monotonic(), 0.0))
+                more = self._line.get(timeout=max(left, 0.0))
             except queue.Empty:
                 break
             if more is None:

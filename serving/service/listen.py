@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import wait
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import uvicorn
@@ -62,6 +65,7 @@ def serve(
         "state": url,
         "config": str(config) if config else None,
         "loopback": loopback,
+        "processes": workers,
     }
     if replicas is not None:
         from serving.service.ray_serve import serve_by_ray
@@ -79,12 +83,14 @@ def serve(
         import serving.service.app  # noqa: F401  # once, for all workers
         from serving.service.workers import bound, serve_by
 
+        def work(listening: socket, serves: Callable[[], None]) -> None:
+            app = _app(given)
+            wait([app.state.service.warm])  # until then those who call are the other workers'
+            serves()
+            uvicorn.Server(uvicorn.Config(app, **options)).run([listening])
+
         with bound(host, port) as listening:
-            serve_by(
-                workers,
-                listening,
-                lambda one: uvicorn.Server(uvicorn.Config(_app(given), **options)).run([one]),
-            )
+            serve_by(workers, listening, work)
 
 
 def _app(given: dict[str, Any]) -> FastAPI:

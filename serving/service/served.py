@@ -16,11 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from recsys.data.later_events import LiveHistories
 from recsys.door.times import one_moment
 from recsys.embeddings.embed import load_conditioning_items
 from recsys.run import Run
 from serving.answering.kept.trained_rows import key_of
-from serving.answering.known import KnownItems, checked_id, known_items, known_user
+from serving.answering.known import KnownItems, checked_id, known_items
 from serving.answering.live import AHEAD_S, FAR_DAYS
 from serving.answering.methods import Methods
 from serving.answering.recommender import Recommender
@@ -112,12 +113,12 @@ class Served:
 
     def catch_up(self, until: int | None = None) -> None:
         """See what this or another process has stored since (`until`: up to that event)."""
-        fresh = self._to_learn(until) if self.mine and self.settings.learn else []
         moved = last_event(self.state) if until is None else until
+        fresh = self._to_learn(moved) if self.mine and self.settings.learn else []
         changes = changes_after(self.state, self.change)
         trained = any(change.kind == "state" and change.name == self.state_key for change in changes)
         if moved != self.seq or trained:
-            self.recommender.live.replay(until)
+            self.recommender.live.replay(moved)
         if trained:
             self.recommender.forget_sessions()
         self.to_learn += fresh
@@ -157,30 +158,32 @@ class Served:
     def event(self, place: str, given) -> Event:
         """A form's event (`serving.service.forms.EventForm`) with ids as the run writes them and its moment.
 
-        Raises `ValueError` naming the place of a blank or wrong id, or of a time that cannot be.
+        Any thread may ask it. Raises `ValueError` naming the place of a blank or wrong id, or of a time that cannot be.
         """
         user_id = checked_id(given.user_id, f"{place}.user_id")
         item_id = checked_id(given.item_id, f"{place}.item_id")
         for name, value in (("user_id", user_id), ("item_id", item_id)):
             if value is None or len(value) > 200:
                 raise ValueError(f"{place}.{name} is blank or longer than 200 characters")
+        assert user_id is not None
+        assert item_id is not None
         if given.timestamp is None:
-            who = known_user(self.histories, user_id)
-            moment = (
-                int(time.time()) if self.is_clock else self.histories.moment(None if who is None else who[1])
-            )
+            moment = int(time.time()) if self.is_clock else self._now_of(user_id)
         else:
             moment = one_moment(given.timestamp, f"{place}.timestamp", self.is_clock)
             if self.is_clock and moment > time.time() + AHEAD_S:
                 raise ValueError(f"{place}.timestamp is more than a day ahead of this machine's clock")
             if not self.is_clock and moment > self.data.end + FAR_DAYS * 86_400:
                 raise ValueError(f"{place}.timestamp is far beyond the run's last")
-        assert user_id is not None
-        assert item_id is not None
         is_timed = given.timestamp is not None
         return Event(given.event_id, user_id, item_id, given.type, moment, given.recommendation_id, is_timed)
 
-    def _to_learn(self, until: int | None) -> list[tuple[str, int, int]]:
+    def _now_of(self, user_id: str) -> int:
+        """The moment after all that somebody did, read anew: whoever asks is not the thread that has the histories."""
+        histories = LiveHistories(self.data, self.histories.later)
+        return histories.moment(histories.user_index(user_id))
+
+    def _to_learn(self, until: int) -> list[tuple[str, int, int]]:
         """What of this process' own events is new history, for rows of P_u; ids of events that were met are let go."""
         found: list[tuple[str, int, int]] = []
         held: dict[str, set[tuple[int, int]]] = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recsys.artifacts.paths import RunError
-from serving.service.answers import Answered, Ask
+from serving.service.answers import Answered, Ask, answer_all
 from serving.service.batches import Batches
 from serving.service.forms import EventsForm, RecommendationForm, RecommendForm, TakenForm
 from serving.service.metrics import Metrics
@@ -35,6 +35,8 @@ class Service:
         self.state, self.run = State(state_url), run
         self._reloads = threading.Lock()
         self.batches = Batches(self._load, settings, self.metrics.saw)
+        # whoever comes first does not wait for what is loaded when it is first asked for
+        self.warm: Future = self.batches.do(answer_somebody)
 
     def close(self) -> None:
         """Answer what waits, and close."""
@@ -108,7 +110,12 @@ class Service:
     async def take(self, form: EventsForm) -> TakenForm:
         """Store events; they are on the disk when this returns. Raises what `Served.event` and the state do."""
         served = self.served
-        events = [served.event(f"events.{place}", given) for place, given in enumerate(form.events)]
+
+        def checked() -> list[Event]:
+            return [served.event(f"events.{place}", given) for place, given in enumerate(form.events)]
+
+        # without a clock the state is asked what came last, and nobody else waits meanwhile
+        events = checked() if served.is_clock else await asyncio.to_thread(checked)
         served.mine |= {event.event_id for event in events}
         fresh: int = await self.wait(self.state.submit(partial(add_events, new=events)))
         for event in events:
@@ -149,15 +156,9 @@ class Service:
 
     def _warm(self, path: Path) -> Served:
         """A run that has answered somebody."""
-        from serving.service.answers import answer_all
-
         with self._reloads:
             served = Served(path, self.state, self.settings)
-            for answer in answer_all(
-                served, [Ask(RecommendForm(n=1)), Ask(RecommendForm(n=1, temperature=1.0))]
-            ):
-                if isinstance(answer, Exception):
-                    raise answer
+            answer_somebody(served)
             served.succeed(self.served)
             return served
 
@@ -184,6 +185,15 @@ class Service:
             await self.wait(self.state.submit(partial(lists.say, kind="gone", name="")))
             await self.reload(None, tell=False)
         return bool(rows) or in_run
+
+
+def answer_somebody(served: Served) -> None:
+    """Answer nobody and somebody, the best and a draw, so that all of it is loaded. Raises what one of them raises."""
+    known = next((str(user_id) for user_id in served.data.user_ids if user_id), None)
+    asks = [Ask(RecommendForm(user_id=who, n=1, temperature=t)) for who in {None, known} for t in (0.0, 1.0)]
+    for answer in answer_all(served, asks):
+        if isinstance(answer, Exception):
+            raise answer
 
 
 async def _raise(error: Exception) -> Answered:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import mmap
 import os
 import signal
 import socket
@@ -16,11 +17,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 from prometheus_client import multiprocess
 
-EARLY_S, MOST_EARLY = 10.0, 20  # so many in a row that did not live for so long, and it is given up
+from serving.engines.base import EngineError
+
+MOST_EARLY = 20  # so many in a row that ended before they served, and it is given up
+MISTAKE = 2  # the exit code of a worker that was given what nobody can serve
 WAIT_S = 40.0  # what workers have to finish in after they were asked to end; then they are killed
 BACKLOG = 2048
 LOG = logging.getLogger("prelude.service")
@@ -36,12 +41,17 @@ def bound(host: str, port: int) -> socket.socket:
     return listening
 
 
-def serve_by(count: int, listening: socket.socket, work: Callable[[socket.socket], None]) -> None:
-    """Have `work(listening)` done in `count` processes until SIGTERM or SIGINT ends them all.
+def serve_by(
+    count: int, listening: socket.socket, work: Callable[[socket.socket, Callable[[], None]], None]
+) -> None:
+    """Have `work(listening, serves)` done in `count` processes until SIGTERM or SIGINT ends them all; each calls `serves()` once it
+    can answer. However often one that did is killed, it is replaced.
 
-    Raises `RuntimeError` where workers die as soon as they start.
+    Raises `EngineError` where workers die before they can, one after the other, or where the first says that it never will.
     """
-    ending, alive, early = False, dict[int, float](), 0
+    ending, any_served, early = False, 0, 0
+    alive: dict[int, int] = {}  # process -> its place among `count`
+    served = mmap.mmap(-1, count)  # whether whoever has the place could answer, shared with all workers
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal ending
@@ -51,16 +61,20 @@ def serve_by(count: int, listening: socket.socket, work: Callable[[socket.socket
     gc.freeze()  # what all have stays in pages that all share
     try:
         while not ending:
-            while len(alive) < count and not ending:
-                alive[_fork(listening, work)] = time.monotonic()
-            pid, _ = os.waitpid(-1, os.WNOHANG)
+            for place in set(range(count)) - set(alive.values()):
+                served[place] = 0
+                alive[_fork(partial(work, listening, partial(served.__setitem__, place, 1)))] = place
+            pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 time.sleep(0.05)
                 continue
-            early = early + 1 if time.monotonic() - alive.pop(pid, 0.0) < EARLY_S else 0
+            if pid not in alive:  # in a container whoever is process 1 is given orphans
+                continue
+            did_serve = served[alive.pop(pid)]
+            any_served, early = any_served or did_serve, 0 if did_serve else early + 1
             multiprocess.mark_process_dead(pid)
-            if early > MOST_EARLY:
-                raise RuntimeError("workers end as soon as they are started; what they said is above")
+            if early > MOST_EARLY or (not any_served and os.waitstatus_to_exitcode(status) == MISTAKE):
+                raise EngineError("workers end before they can answer; what they said is above")
             LOG.warning("a worker (%d) ended and is replaced", pid)
             time.sleep(min(0.05 * early, 1.0))
     finally:
@@ -70,7 +84,7 @@ def serve_by(count: int, listening: socket.socket, work: Callable[[socket.socket
         gc.unfreeze()
 
 
-def _fork(listening: socket.socket, work: Callable[[socket.socket], None]) -> int:
+def _fork(work: Callable[[], None]) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -80,10 +94,13 @@ def _fork(listening: socket.socket, work: Callable[[socket.socket], None]) -> in
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         _end_with(parent)
-        work(listening)
+        work()
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
+    except (ValueError, OSError) as error:
+        print(f"prelude: {error}", file=sys.stderr)
+        code = MISTAKE
     except BaseException:
         traceback.print_exc()
     finally:
@@ -100,7 +117,7 @@ def _end_with(parent: int) -> None:
             os._exit(1)
 
 
-def _end_all(alive: dict[int, float]) -> None:
+def _end_all(alive: dict[int, int]) -> None:
     """Ask all to end, and wait; who has not ended after `WAIT_S` is killed."""
     asked, until = set[int](), time.monotonic() + WAIT_S
     while alive:

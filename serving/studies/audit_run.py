@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from evaluation.audit import groups
 from evaluation.audit.audit import Population, audit_lists
-from evaluation.audit.pictures import exposure_of_items, figures_of_rows, lift_by_group
+from evaluation.audit.pictures import by_group, exposure_of_items, figures_of_rows
 from evaluation.audit.tables import as_csv, print_audit
 from evaluation.metrics import pad_lists
 from evaluation.report.style import saved
@@ -93,8 +94,8 @@ def draw(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     shown = [row for row in rows if row["name"] not in (NEXT, OWN)]
     pictures = {
         "audit": figures_of_rows(rows),
-        "lift": lift_by_group(shown, "taste"),
-        "miscalibration": lift_by_group(shown, "activity", "miscalibration"),
+        "lift": by_group(shown, "taste", "lift"),
+        "miscalibration": by_group(shown, "activity", "miscalibration"),
     }
     pictures |= {
         f"exposure-{number}": exposure_of_items(shown, grouping)
@@ -188,17 +189,7 @@ def population(
         known = kinds_column(data, column)
         assert known is not None  # it is named
         of_items[column] = groups.shares_of_values(data.catalogue.columns[known], counts)
-    return Population(
-        targets,
-        had,
-        counts,
-        first.users_of_item,
-        first.n_users,
-        first.vectors,
-        first.kinds,
-        of_users,
-        of_items,
-    )
+    return replace(first, user_groups=of_users, item_groups=of_items)
 
 
 def _column_of_users(data: Dataset, users: np.ndarray, path: Path | None, column: str) -> np.ndarray:

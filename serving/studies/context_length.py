@@ -18,6 +18,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -221,35 +222,29 @@ def picture(found: dict[str, Any]) -> bytes:
 
 
 def print_context(found: dict[str, Any], console: Console | None = None) -> None:
-    """The table, in the terminal."""
-    table = Table(title=f"{found['method']} by items shown, {found['test_users']} users")
-    for column in (
-        "items",
-        "row",
-        "tokens",
-        "T",
-        "expected@30",
-        "95 %",
-        "R@10",
-        "own − this",
-        "p (Holm)",
-        "nats",
-    ):
+    """The table, in 80 columns."""
+    title = f"{found['method']} by items shown, {found['test_users']} users; gain: own vector minus this, p by Holm"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("items", "row", "tokens", "hit@30 ± 95 %", "R@10", "gain", "p", "nats"):
         table.add_column(column, justify="left" if column == "row" else "right", no_wrap=True)
     for row in found["rows"]:
         interval, difference = row["ci95"], row.get("own_minus_this")
+        within = "" if interval is None else f" ± {_short((interval[1] - interval[0]) / 2)}"
         table.add_row(
             str(row["shown"]),
             row["name"],
             f"{row['tokens']:.1f}",
-            f"{row['temperature']:.2f}",
-            f"{row['expected_hit_rate@30']:.4f}",
-            "" if interval is None else f"{interval[0]:.4f}–{interval[1]:.4f}",
-            "" if difference is None else f"{difference:+.4f}",
-            "" if row.get("p_holm") is None else f"{row['p_holm']:.2g}",
-            f"{row['nats']:.3f}",
-        )
-    (console or Console(width=100)).print(table)
+            f"{_short(row['expected_hit_rate@30'])}{within}",
+            _short(row["recall@10"]),
+            "" if difference is None else f"{difference:+.4f}".replace("0.", "."),
+            "" if row.get("p_holm") is None else f"{row['p_holm']:.0e}" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}",
+            f"{row['nats']:.2f}",
+        )  # fmt: skip
+    (console or Console(width=80)).print(table)
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0")
 
 
 def folder_of(run: Path, key: str, group: str | None = None) -> Path:

@@ -12,6 +12,7 @@ Weights are those of the highest likelihood on validation (`evaluation.product`)
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -54,7 +56,7 @@ def analyse_shares(methods: Methods, instances: int = 2000) -> dict[str, Any]:
     fitted_on, events = (
         sample(data.instances(role), instances, 0, "shares", role) for role in (VALIDATION, TEST)
     )
-    factors: dict[str, Scorer] = generators | experts  # type: ignore[assignment]
+    factors: dict[str, Scorer] = generators | experts
     products = [[*experts], *([name, *experts] for name in generators)]
     sets = list(dict.fromkeys(tuple(some) for names in products for some in [names, *_each_left_out(names)]))
     with tempfile.TemporaryDirectory() as folder:
@@ -80,8 +82,8 @@ def analyse_shares(methods: Methods, instances: int = 2000) -> dict[str, Any]:
         out = torch.zeros(len(some), data.n_items, dtype=torch.bool)
         for row, request in zip(out, requests, strict=True):
             row[:] = torch.from_numpy(~request.available(np.arange(data.n_items)))
-        for names, found in measured.items():
-            found.add([scores[name] for name in names], weights[names], out, targets)
+        for names, one in measured.items():
+            one.add([scores[name] for name in names], weights[names], out, targets)
     users = data.users[events]
     found = {
         "run": run.path.name,
@@ -214,11 +216,10 @@ def picture(found: dict[str, Any]) -> bytes:
 
 
 def print_shares(found: dict[str, Any]) -> None:
-    """The table, in the terminal."""
-    table = Table(
-        title=f"What each factor brings; {found['instances']:,} test instances, {found['users']:,} users"
-    )
-    columns = ("product, factor", "weight", "share", "nats lost without it", "R@10 lost without it")
+    """The table, in 80 columns."""
+    title = f"What each factor brings; {found['instances']:,} test instances, {found['users']:,} users"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns = ("product, factor", "weight", "share", "nats lost without", "R@10 lost without")
     for column in columns:
         table.add_column(column, justify="right" if column in columns[1:3] else "left", no_wrap=True)
     for one in found["products"]:
@@ -226,12 +227,12 @@ def print_shares(found: dict[str, Any]) -> None:
         for row in one["factors"]:
             lost = _lost(row, "nats", 3), _lost(row, f"recall@{DEPTH}", 4)
             table.add_row(f"  {row['factor']}", f"{row['weight']:.2f}", f"{row['share']:.0%}", *lost)
-    Console(width=110).print(table)
+    Console(width=80).print(table)
 
 
 def _lost(row: dict[str, Any], figure: str, digits: int) -> str:
     value, interval = row.get(f"{figure}_lost"), row.get(f"{figure}_lost_ci95")
     if value is None:
         return "–"
-    within = "" if interval is None else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
-    return f"{value:+.{digits}f}{within}"
+    within = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.{digits}f}"
+    return re.sub(r"(?<!\d)0\.", ".", f"{value:+.{digits}f}{within}")

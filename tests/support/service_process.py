@@ -178,7 +178,7 @@ def running(run: Path, folder: Path, *options: str, **more: Any) -> Iterator[Ser
     try:
         yield server
     finally:
-        if server.process is not None:
+        if server.process is not None and server.process.poll() is None:
             server.kill()
 
 
@@ -189,23 +189,31 @@ class Senders:
         self.url, self.some = url, some
         self.acknowledged: list[str] = []
         self.sent = 0
-        self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._send, args=(n,)) for n in range(threads)]
+        self.ended = threading.Event()
+        self._threads = [threading.Thread(target=self._send, args=(n,), daemon=True) for n in range(threads)]
         for thread in self._threads:
             thread.start()
 
+    def wait_for(self, count: int, seconds: float = 180.0) -> None:
+        """Until so many more were acknowledged."""
+        until, before = time.monotonic() + seconds, len(self.acknowledged)
+        while len(self.acknowledged) < before + count:
+            assert time.monotonic() < until, "no event is acknowledged any more"
+            time.sleep(0.01)
+
     def stop(self) -> None:
-        self._end.set()
+        """End, and wait until all threads have."""
+        self.ended.set()
         for thread in self._threads:
             thread.join()
 
     def _send(self, who: int) -> None:
         number = 0
         with Client(self.url, timeout_s=20.0) as client:
-            while not self._end.is_set():
+            while not self.ended.is_set():
                 ids = [f"{who}-{number}-{k}" for k in range(self.some)]
                 events = [{"event_id": id_, "user_id": f"s{who}-{number % 50}", "item_id": f"i{number % 60}", "type": "click"} for id_ in ids]  # fmt: skip
-                while not self._end.is_set():
+                while not self.ended.is_set():
                     self.sent += len(ids)
                     try:
                         client.send(*events)

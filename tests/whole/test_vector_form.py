@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -287,7 +288,11 @@ def test_what_a_vector_is_worth_by_items_shown(vector_run, tmp_path, capsys):
     assert json.loads((folder / "context.json").read_text())["test_users"] == found["test_users"]
     assert (folder / "context.png").read_bytes().startswith(b"\x89PNG")
     print_context(found)
-    assert "another's" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "…" not in said
+    line = next(line for line in said.splitlines() if "another's" in line)
+    shown = f"{rows[0, OTHER]['recall@10']:.4f}".removeprefix("0"), f"{own - other:+.4f}".replace("0.", ".")
+    assert "  ".join(shown) in re.sub(" +", "  ", line), "R@10 and gain, as the heads say"
     with pytest.raises(
         ValueError, match="'no_context' is no method of this run whose prompt has soft tokens"
     ):

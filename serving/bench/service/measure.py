@@ -40,6 +40,8 @@ def measured(
         ours_rates, plain_rates, batch_rates = [], [], []
         reply = playlists_of(run, asked)
         with server(ours) as (port, process), server(plain) as (other, _):
+            for at in (port, other):  # each loads what it asks with when it is first asked
+                asyncio.run(waiting(at, ASK, bodies, CALLERS, 1.0))
             for repeat in range(repeats):
                 say(f"requests a second, {repeat + 1} of {repeats}: a plain handler, the service, playlists")
                 plain_rates.append(asyncio.run(waiting(other, ASK, bodies, CALLERS, seconds)).rate)

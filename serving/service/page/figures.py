@@ -156,21 +156,12 @@ def why(served: Served, form: RecommendForm, item_id: str) -> Why | None:
 
 
 def _steps(served: Served, item: int, codes: list[CodeForm], p: np.ndarray) -> list[Step]:
-    masses = [1.0, *(mass_below(served, depth, node, p) for depth, node in path_of(served, item))]
+    below = [items_below(served, depth, node) for depth, node in nodes_of(served, item)]
+    masses = [1.0, *(float(p[items].sum()) for items in below)]
     return [
         Step(code, mass / before if before > 0 else 0.0, mass)
         for code, before, mass in zip(codes, masses[:-1], masses[1:], strict=True)
     ]
-
-
-def path_of(served: Served, item: int) -> list[tuple[int, int]]:
-    """Depth and node of each code of an item."""
-    return nodes_of(served, item)
-
-
-def mass_below(served: Served, depth: int, node: int, p: np.ndarray) -> float:
-    """The probability of all items below a node; p [N]."""
-    return float(p[items_below(served, depth, node)].sum())
 
 
 def items_below(served: Served, depth: int, node: int) -> list[int]:

@@ -22,7 +22,9 @@ async def live() -> dict[str, str]:
 
 @router.get("/health/ready", responses=problems())
 async def ready(service: TheService) -> dict[str, str]:
-    """The run is loaded, and the state can be read."""
+    """The run is loaded and has answered somebody, and the state can be read."""
+    if not service.warm.done():
+        raise Problem(503, "the run is being loaded", retry_after_s=1)
     if service.batches.waiting >= service.settings.most_waiting:
         raise Problem(503, "too many requests wait", retry_after_s=1)
     await asyncio.to_thread(service.behind)

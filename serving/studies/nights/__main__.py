@@ -101,7 +101,9 @@ def _live(arm: Arm, lived: Nights, number: int, each: int, people: int | None) -
     if arm.measured(number).exists():
         return
     spent = arm.night(number)
-    if not arm.took(number).exists():  # else the night was lived through by a call that was ended before it was measured
+    if not arm.took(
+        number
+    ).exists():  # else the night was lived through by a call that was ended before it was measured
         write_text_atomically(arm.took(number), json.dumps(vars(spent)))
     asked = lived.asked(number, each, people)
     found = measure(arm.service(), asked, lived.during(number), "e2p", arm.sees_events)

@@ -7,7 +7,8 @@ import pytest
 from scipy import sparse
 
 from evaluation.audit import groups
-from evaluation.audit.audit import Population, audit_lists
+from evaluation.audit.audit import Population, _worst, _worst_items, audit_lists
+from evaluation.audit.pictures import by_group
 from evaluation.audit.tables import as_csv, worst_groups
 
 N, PEOPLE = 60, 240
@@ -54,6 +55,14 @@ def test_the_worst_off_are_named_where_that_is_known():
     assert item["shown"]
 
 
+def test_the_worst_of_many_groups_of_items_takes_more_than_the_worst_of_two():
+    draws = np.concatenate([np.full(990, 0.8), np.full(10, 1.1)])  # a hundredth is not below 1
+    few = {"a": (0.8, draws), "b": (1.2, draws + 0.4)}
+    many = few | {f"c{at}": (1.2, draws + 0.4) for at in range(8)}
+    assert _worst_items(few) == [{"group": "a", "value": 0.8, "shown": True}]
+    assert _worst_items(many) == [{"group": "a", "value": 0.8, "shown": False}]
+
+
 def test_intervals_hold_the_figure_and_nothing_is_shown_of_nothing():
     lists, people = population()
     stream = np.random.default_rng(1)
@@ -69,6 +78,23 @@ def test_intervals_hold_the_figure_and_nothing_is_shown_of_nothing():
     lines = as_csv([found]).splitlines()
     assert lines[0].startswith("row,of,grouping")
     assert any(line.startswith("Popular,people,kind,rare,120,lift,") for line in lines)
+
+
+def test_where_all_have_one_list_no_group_is_worse_off_by_rounding():
+    groups = {
+        "a": (4.0, np.full(9, 4.0 - 1e-12), np.full(9, 4.0)),
+        "b": (4.1, np.full(9, 4.0), np.full(9, 4.0)),
+    }
+    assert not _worst("novelty", groups)["shown"]
+    groups["a"] = (4.0, np.full(9, 3.9), np.full(9, 4.0))
+    assert _worst("novelty", groups)["shown"]
+
+
+def test_a_measure_that_no_row_has_has_no_picture():
+    lists, people = population()
+    found = audit_lists("Popular", lists, people)
+    assert by_group([found], "kind", "novelty") is not None
+    assert by_group([found], "kind", "calm") is None
 
 
 def test_groups_of_people_and_items():

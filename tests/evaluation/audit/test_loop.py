@@ -85,6 +85,7 @@ def test_what_learns_from_its_own_lists_narrows_and_random_lists_do_not():
     seeds = {one.name: [simulate(one, start, setting, seed) for seed in range(4)] for one in arms.values()}
     assert seeds["Counted"][0] == simulate(arms[False], start, setting, 0)
     found = {
+        "plan": {"seeds": 4},
         "arms": {name: over_seeds(some) for name, some in seeds.items()},
         "against": "Counted",
         "levers": {"Random": differences(seeds["Random"], seeds["Counted"])},
@@ -99,6 +100,34 @@ def test_what_learns_from_its_own_lists_narrows_and_random_lists_do_not():
     assert said[1].startswith("Counted: exposure narrows (Gini +")
     assert said[0].startswith("Random: exposure is not shown to change")
     assert set(found["arms"]["Counted"]["groups"]["taste"]) == {"niche", "mainstream"}
+    assert sentences(found | {"plan": {"seeds": 1}}) == ["One seed: nothing is shown."]
+
+
+def test_for_whom_is_said_where_a_group_goes_further_than_everybody():
+    def rounds(niche: float, mainstream: float) -> list[dict]:
+        some = {"niche": {"miscalibration": niche}, "mainstream": {"miscalibration": mainstream}}
+        both = (niche + mainstream) / 2
+        zero = {"niche": {"miscalibration": 0.0}, "mainstream": {"miscalibration": 0.0}}
+        same = {"gini": 0.5}
+        return [
+            same | {"miscalibration": 0.0, "groups": {"taste": zero}},
+            same | {"miscalibration": both, "groups": {"taste": some}},
+        ]
+
+    def said(*seeds: list[dict]) -> str:
+        return sentences({"plan": {"seeds": len(seeds)}, "arms": {"A": over_seeds(seeds)}, "levers": {}})[0]
+
+    apart = over_seeds([rounds(0.30, 0.10), rounds(0.31, 0.11), rounds(0.32, 0.10)])
+    beside = apart["groups"]["taste"]["niche"]["miscalibration"]["beside"]
+    assert beside["value"] == pytest.approx((0.1 + 0.1 + 0.11) / 3)
+    half = (
+        6.2053 * np.std([0.1, 0.1, 0.11], ddof=1) / np.sqrt(3)
+    )  # t of 2 degrees of freedom at 1 − .05 / 2 / 2
+    assert beside["ci95"] == pytest.approx([beside["value"] - half, beside["value"] + half], abs=1e-5)
+    assert "from niche people's most" in said(rounds(0.30, 0.10), rounds(0.31, 0.11), rounds(0.32, 0.10))
+    alike = said(rounds(0.30, 0.20), rounds(0.20, 0.30), rounds(0.26, 0.25))
+    assert "lists go away from people's first taste" in alike
+    assert "most" not in alike
 
 
 def test_a_fitted_utility_knows_two_tastes():

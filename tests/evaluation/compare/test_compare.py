@@ -50,7 +50,10 @@ def test_a_gain_is_shown_and_paired_over_users():
     assert any(
         line.startswith("b against a, hits: better E2P; worse none") for line in sentences(found, 0.05)
     )
-    assert differences(found, "hits") is not None
+    drawn = differences(found, "hits")
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["E2P", "Popularity"]
+    drawn.canvas.draw()  # all names are there, and not those alone that a few ticks would have
+    assert [tick.label1.get_text() for tick in drawn.axes[0].yaxis.get_major_ticks()] == ["E2P", "Popularity"]
 
 
 def test_the_order_of_instances_does_not_matter():

@@ -173,6 +173,23 @@ def test_many_tastes_and_dead_codes_are_drawn():
     assert training_curves({}) is None
 
 
+def test_training_curves_say_from_where_to_where_and_ring_the_kept_state(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("evaluation.report.plots.png", lambda figure: drawn.append(figure) or b"")
+    curve = {"losses": [(10, 4.0), (20, 2.5), (40, 3.0)], "validation": [(0, -9.0), (20, -6.5), (40, -7.0)]}
+    training_curves({"Stage $1": curve, "flat": {"losses": [(5, 1.0)]}, "nothing": {}})
+    (axis,) = drawn[0].axes
+    assert [text.get_text() for text in axis.texts] == [
+        r"Stage \$1, 40 steps", "loss 4 to 3", "validation -9 to -6.5, at step 20", "flat, 5 steps", "loss 1 to 1",
+    ]  # fmt: skip
+    losses, values, kept = axis.lines[:3]
+    assert np.diff(losses.get_xdata()) == pytest.approx([3.4 / 4, 3.4 / 2])
+    assert np.ptp(losses.get_ydata()) == pytest.approx(
+        np.ptp(values.get_ydata())
+    )  # each from its least to its largest
+    assert (kept.get_xdata(), kept.get_ydata()) == (values.get_xdata()[1], values.get_ydata()[1])
+
+
 def test_of_very_many_users_a_part_is_drawn(monkeypatch):
     monkeypatch.setattr("evaluation.report.plots.MAX_TSNE_USERS", 6)
     sizes = []
@@ -190,9 +207,11 @@ def test_a_panel_for_each_of_many_rows_and_none_for_one_group(results, monkeypat
     drawn = []
     monkeypatch.setattr("evaluation.report.plots.png", lambda figure: drawn.append(figure) or b"")
     by_group(many)
-    assert [axis.get_title(loc="left") for axis in drawn[0].axes] == [row["name"] for row in many[0]["rows"]]
-    line = drawn[0].axes[-1].lines[1]
-    assert line.get_ydata().tolist() == [low_first[-1]["value"]] * 3
+    named = [text.get_text() for axis in drawn[0].axes for text in axis.texts]
+    assert named == [row["name"] for row in many[0]["rows"]]
+    last = [line for line in drawn[0].axes[-1].lines if line.get_marker() != "None"][-1]
+    assert last.get_ydata()[-4:-1].tolist() == [low_first[-1]["value"]] * 3
+    assert np.isnan(last.get_ydata()[-1])
     highest = max(row["ci95"][1] for row in group["rows"])
     assert all(axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > highest for axis in drawn[0].axes)
     one_user = [group | {"rows": [group["rows"][-1] | {"ci95": None, "baseline_value": None}]}] * 2

@@ -52,6 +52,8 @@ def test_the_best_row_has_its_figure_its_interval_and_its_distance_from_populari
         in text
     )
     assert other["difference"] == pytest.approx(best["value"] - results.row("Popularity")["top3"])
+    assert f"Popularity has {rate(other['value_b'])}, and" in text
+    assert other["value_b"] != other["value_a"]
     assert other["p_holm"] < 0.05 < 1
     assert said(results)["best"].shown is True
 
@@ -69,6 +71,25 @@ def test_the_next_row_is_the_second_and_no_control(results):
     one = said(results)["next"]
     assert one.text.startswith(f"Next comes {second['name']} with {rate(second['value'])}")
     assert one.shown is is_shown(against(results, second["name"]), results)
+
+
+def test_of_the_others_those_are_named_that_are_not_shown_to_be_below(results):
+    def one(name: str, p: float) -> dict:
+        return {"a": "E2P", "b": name, "value_a": 0.5, "value_b": 0.4, "n_users": 30, "difference": 0.1,
+                "difference_ci95": [0.05, 0.15], "p_value": 0.001, "p_holm": p}  # fmt: skip
+
+    names = ["E2P", "E2P-Random", "No Context", "Static Prefix", "Popularity"]
+    other = copy.deepcopy(results)
+    other.ranking.update(
+        best="E2P",
+        rows=[{"name": name, "value": 0.5 - at / 10, "ci95": None} for at, name in enumerate(names)],
+        contrasts=[one(name, p) for name, p in zip(names[1:], (0.9, 0.2, 0.06, 0.01), strict=True)],
+    )
+    found = said(other)["next"]
+    assert found.text.startswith("Next comes No Context with .3000: the difference of +.1000 (")
+    assert found.text.endswith(
+        "is not shown. Of 3 others, 2 are not shown to be below the best: No Context, Static Prefix."
+    )
 
 
 def test_what_is_personal_is_said_with_both_comparisons(results):

@@ -61,9 +61,11 @@ def test_a_fresh_head_writes_the_first_code_as_the_backbone_does_and_hears_the_f
     assert all(parameter.grad is not None for parameter in head.parameters())
 
 
-def test_rows_in_parts_of_like_lengths_are_the_rows_as_one_forward_and_backward():
+@pytest.mark.parametrize("mixed", [False, True])
+def test_rows_in_parts_of_like_lengths_are_the_rows_as_one_forward_and_backward(mixed):
     lengths = [1, 1, 2, 3, 3, 4, 7, 7, 8, 19]
     runs = _runs(np.array(lengths))
+    lengths = lengths[::-2] + lengths[::2] if mixed else lengths
     assert [first for first, _ in runs[1:]] == [end for _, end in runs[:-1]]
     assert (runs[0][0], runs[-1][1]) == (0, len(lengths))
     assert len(runs) > 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -203,3 +205,18 @@ def test_the_best_of_each_row_are_those_of_a_whole_sort(ascending, distinct_valu
             place = np.arange(size) - np.searchsorted(row[order], row[order])
             assert best.tolist() == order[place < k].tolist()
             assert sorted(others.tolist()) == sorted(order[place >= k].tolist())
+
+
+def test_a_session_goes_when_nobody_holds_it(tiny):
+    """Keys and values are the most of what decoding takes, and Python looks for circles by their number, not by their bytes."""
+    requests = make_requests(3)
+    prompts, _ = inputs(tiny, requests, False)
+    gc.disable()
+    try:
+        session = session_of(tiny, requests, prompts, None)
+        draws.distinct(session, requests, 5, 1)
+        gone = weakref.ref(session.memory)
+        del session
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -125,6 +127,23 @@ def test_updates_of_layers_hold_for_the_items_behind_the_prompt(tiny):
     with torch.no_grad():
         plain = tiny.item_log_probs(longer, last, Condition(), gone).numpy()
     assert np.abs(plain - expected).max() > 0.01
+
+
+def test_what_a_session_holds_goes_with_it_and_waits_for_no_collector(tiny):
+    """A server that reads prompts all day must not hold those of the last minutes."""
+    requests = make_requests(3)
+    prompts, _ = inputs(tiny, requests, False)
+    session = PromptSession(tiny, prompts, Condition(), Constraints(tiny.trie, [[]] * 3))
+    lists.in_sequence(session, requests, 3, seed=2, temperature=1.0)
+    session.left(1.0)
+    gone = weakref.ref(session)
+    gc.collect()
+    gc.disable()
+    try:
+        del session
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_an_item_costs_its_nodes_and_the_rest_of_its_codes(tiny, monkeypatch):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from serving.service.client import ServiceError
-from tests.support.serving_http import served, service_of
+from serving.service.forms import EventForm
+from tests.support.serving_http import in_turn, served, service_of
 
 
 def event(number: int | str, user: str, item: str, kind: str = "click", **more) -> dict:
@@ -44,6 +45,22 @@ def test_what_was_sent_twice_is_stored_once(client):
     with pytest.raises(ServiceError, match="another event") as refused:
         client.send(event(0, "twice", "i2", timestamp=1_020_000))
     assert (refused.value.status, refused.value.field) == (409, "event_id")
+
+
+@pytest.mark.parametrize("is_clock", [True, False])
+def test_an_event_that_comes_in_leaves_the_histories_to_who_reads_them(client, monkeypatch, is_clock):
+    """Read in two threads, a history could be kept as it was before an event, for good."""
+    who = f"in-two-threads-{is_clock}"
+    client.send(event(0, who, "i1"))
+    last = in_turn(client, lambda found: int(found.histories.events(found.histories.user_index(who))[1][-1]))  # fmt: skip
+    client.send(event(1, "u12", "i1"), event(2, who, "i5", timestamp=last + 7))
+    served = in_turn(client, lambda found: found)  # has caught up, and read nobody
+    monkeypatch.setattr(served, "is_clock", is_clock)
+    before = set(served.histories._read)
+    made = [served.event("here", EventForm(**event(3, user, "i3"))) for user in (who, "u12")]
+    assert set(served.histories._read) == before
+    if not is_clock:
+        assert made[0].time == last + 8, "after all that they did"
 
 
 def test_types_that_are_no_history_are_kept_and_not_read(client):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.service.client import ServiceError
 from serving.state.events import Event, add_events
 from serving.state.store import State, StateError, sqlite_url
 from tests.support.paths import ROOT
@@ -22,6 +23,7 @@ from tests.support.service_process import Senders, check_events, running, warm_s
 WRITER = """
 import os, sys, threading
 from serving.state.store import State
+from serving.service.client import ServiceError
 from serving.state.events import Event, add_events
 state, life = State(sys.argv[1]), sys.argv[2]
 def write(who):
@@ -101,9 +103,7 @@ def test_a_server_killed_at_a_hundred_moments_under_load_has_lost_nothing(world_
     with warm_starter() as starter, running(world_run[1].path, tmp_path, starter=starter) as server:
         senders = Senders(server.url)
         for life in range(100):
-            before = len(senders.acknowledged)
-            while len(senders.acknowledged) < before + 5:
-                time.sleep(0.01)
+            senders.wait_for(5)
             time.sleep(chance.random() * 1.5)
             server.kill()
             if life % 10 == 9:
@@ -133,6 +133,42 @@ def test_a_worker_killed_at_a_hundred_moments_comes_back_by_itself(world_run, tm
         print(f"100 workers killed: {len(senders.acknowledged):,} acknowledged, {senders.sent:,} sent")
         with server.client() as client:
             assert client.recommend(user_id="s0-1").path == "personalized"
+
+
+@pytest.mark.slow
+def test_postgresql_killed_at_a_hundred_moments_under_a_service(world_run, tmp_path):
+    """The service itself lives on: it refuses while there is no state, and answers again without being started."""
+    chance = random.Random(5)
+    with running_postgres() as postgres, running(world_run[1].path, tmp_path, state=postgres.url) as server:
+        pid, senders, refused = server.process.pid, Senders(server.url), set[int]()
+
+        def asks() -> None:
+            with server.client(20.0) as client:
+                while not senders.ended.wait(0.05):
+                    try:
+                        client.recommend(user_id="s0-1", n=3, temperature=1.0)
+                    except ServiceError as error:
+                        refused.add(error.status)
+
+        asking = threading.Thread(target=asks, daemon=True)
+        asking.start()
+        for _ in range(100):
+            senders.wait_for(5)
+            time.sleep(chance.random())
+            postgres.kill()
+            time.sleep(chance.random() * 0.2)
+            postgres.start()
+        senders.wait_for(5)
+        senders.stop()
+        asking.join()
+        assert (server.process.pid, server.process.poll()) == (pid, None)
+        assert refused <= {503}
+        with server.client() as client:
+            assert client.recommend(user_id="s0-1").path == "personalized"
+        print(
+            f"100 times PostgreSQL was killed: {len(senders.acknowledged):,} acknowledged, {senders.sent:,} sent"
+        )
+        check_events(postgres.url, senders.acknowledged)
 
 
 def test_two_workers_are_one_service_and_one_that_dies_is_replaced(world_run, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,6 +75,15 @@ def test_other_processes_hear_of_a_newer_run(world_run, tmp_path):
         one.reload("newer")
         two.recommend(user_id="u1")
         assert service_of(two).served.path.name == "newer"
+
+
+def test_a_service_is_ready_when_it_has_answered_somebody(client, monkeypatch):
+    first: Future = Future()
+    monkeypatch.setattr(service_of(client), "warm", first)
+    assert not client.ready()
+    assert client.http.get("/health/ready").headers["retry-after"] == "1"
+    first.set_result(None)
+    assert client.ready()
 
 
 def test_figures_say_what_went_on_and_name_nobody(client):

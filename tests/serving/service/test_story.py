@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.support.documents import blocks
+from tests.support.paths import ROOT
 from tests.support.service_process import running
 
 CALLED = {"296": "i4", "593": "i6", '"42"': '"u1"'}  # items and users of the small run
@@ -49,6 +52,16 @@ def made(url: str, words: list[str]) -> httpx.Response:
     )
 
 
+def reason(url: str) -> str:
+    """The page that the story names, and from there the reason of the first title."""
+    (address,) = re.findall(
+        r"http://localhost:8000(/\?user=\S+)", Path(ROOT, "docs/service.md").read_text("utf-8")
+    )
+    page = httpx.get(url + address, timeout=60).text
+    link = html.unescape(re.findall(r'href="(/why\?[^"]*)"', page)[0])
+    return httpx.get(url + link, timeout=60).text
+
+
 def test_the_commands_of_the_story_are_there():
     shell = [block for block in blocks("docs/service.md") if block.language == "sh"]
     assert ["prelude", "serve", "runs/demo"] in [words for block in shell for words in block.commands()]
@@ -60,6 +73,8 @@ def test_the_story_is_as_it_is_told(small_run, tmp_path):
     with running(small_run[1].path, tmp_path) as server:
         answers: list[Any] = []
         for words in calls("docs/service.md"):
+            if "DELETE" in words:
+                why = reason(server.url)
             response = made(server.url, words)
             assert response.is_success, (words, response.text)
             answers.append(response.json() if response.content else None)
@@ -69,6 +84,9 @@ def test_the_story_is_as_it_is_told(small_run, tmp_path):
         assert warm["path"] == "personalized"
         assert all(0 < one["probability"] <= 1 for one in warm["items"])
         assert [one["item_id"] for one in warm["items"]] != [one["item_id"] for one in cold["items"]]
+        assert "<h1>Why " in why
+        assert "user somebody new" in why
+        assert "The path of its codes" in why
         assert person["events"] == 2
         assert person["shown"] == 2
         assert item["item_id"] == "i4"
