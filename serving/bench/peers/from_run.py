@@ -11,11 +11,12 @@ from recsys.run import Run
 from serving.answering.methods import Methods
 from serving.bench.peers.contract import Task
 from serving.bench.peers.ours import PACKAGES, answering
+from serving.config.combine import ALONE, ASKED, WORDS
 from serving.config.truth import config_of
 
 
 def methods_of(run: Path) -> dict[str, str]:
-    """Key -> row of what is taken of a run: SASRec where it has one, No Context, E2P, and the first product.
+    """Key -> row of what is taken of a run: SASRec where it has one, No Context, E2P, and the first product that has a generator.
 
     Raises `RunError` for a run without a finished stage `adapt`.
     """
@@ -26,7 +27,7 @@ def methods_of(run: Path) -> dict[str, str]:
         )
     methods = Methods(opened, config_of(opened))
     keys: list[str] = [key for key in ("sasrec", "no_context", "e2p") if key in methods.available()]
-    keys += list(methods.product_names)[:1]
+    keys += [key for key in methods.product_names if key not in (ALONE, WORDS, ASKED)][:1]
     return {key: methods.name(key) for key in keys}
 
 
