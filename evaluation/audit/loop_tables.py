@@ -36,9 +36,9 @@ def print_loop(found: Mapping[str, Any]) -> None:
         table.add_row(shown(name), *cells)
     console.print(table)
     seeds = found["plan"]["seeds"]
-    how = "intervals are over them" if seeds > 1 else "one shows nothing: there is no interval"
+    how = f"{seeds} seeds (intervals are over them)" if seeds > 1 else "1 seed (there is no interval)"
     for line in (
-        f"{found['people']:,} people, seeds: {seeds} ({how}). tail: share of what is shown that is of the tail; lift, miscal.: as in the "
+        f"{found['people']:,} people, {how}. tail: share of what is shown that is of the tail; lift, miscal.: as in the "
         "audit, to what people had before the loop; welfare: share of what a person might get that is worth less to them than what they chose. "
         f"{found['choice']}.",
         *found["sentences"],
