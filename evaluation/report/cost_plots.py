@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from evaluation.report.style import COLOURS, framed, panels, png, style, widest
 
@@ -33,6 +33,7 @@ def storage(settings: Mapping[str, Mapping[str, tuple[float, float]]]) -> bytes 
             axis, [per_user * n + shared for per_user, shared in rows.values() for n in (USERS[0], USERS[-1])]
         )
         axis.minorticks_off()
+        axis.xaxis.set_major_locator(LogLocator(numticks=6))
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.yaxis.set_major_formatter(EngFormatter(sep=""))
         axis.set_xlabel("users")

@@ -33,7 +33,7 @@ def card_tables(prepared: Mapping[str, Any], embedded: Mapping[str, Any] | None 
     tables = [
         _pairs("What was read", _read(card)),
         _pairs("Who and what", _who(card)),
-        _table("Histories", {"what": ""} | SMALLEST, _lengths(card)),
+        _table("Histories", {"what": "number of"} | SMALLEST, _lengths(card)),
         _table(
             "What is asked for",
             {

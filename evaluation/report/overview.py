@@ -63,9 +63,9 @@ def _dots(
         PatchCollection([Rectangle((0, at - 0.5), 1, 1) for at in places[is_shaded]], color=BAND, lw=0, zorder=0,
                         transform=axis.get_yaxis_transform())
     )  # fmt: skip
-    axis.hlines(places, *ends.T, colors=colours, lw=2)
+    axis.hlines(places, ends[:, 0], ends[:, 1], colors=colours, lw=2)
     inside = [BAND if one else colour for one, colour in zip(is_shaded, colours, strict=True)]
-    axis.scatter(values, places, 36, inside, edgecolors=colours, linewidths=1.6, zorder=3)
+    axis.scatter(values, places, s=36, c=inside, edgecolors=colours, linewidths=1.6, zorder=3)
     axis.set_yticks(range(len(rows)), [plain(one) for one in names], fontsize=LETTERS)
     axis.set_ylim(-0.5, len(rows) - 0.5)
     axis.set_xlim(left=0)
@@ -73,6 +73,7 @@ def _dots(
     axis.set_axisbelow(True)
     axis.spines[["left", "bottom"]].set_color(SOFT)
     axis.tick_params(colors=INK, length=0, labelsize=LETTERS)
-    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}".replace("0.", ".", 1))
     figure.text(0.01, 1 - 0.1 / height, plain(title), va="top", fontsize=LETTERS, color=INK)
     return svg(figure, name)

@@ -150,9 +150,11 @@ def forest(results: Results) -> bytes | None:
     places = np.arange(len(effects))
     _, centres, ends, colours, figures = (np.array(one) for one in zip(*reversed(effects), strict=True))
     ranked = np.array([one.startswith("top") for one in figures])
-    axis.hlines(places, *ends.T, colors=colours, lw=2, alpha=np.where(ranked, 0.45, 0.9))
+    axis.hlines(
+        places, ends[:, 0], ends[:, 1], colors=colours.tolist(), lw=2, alpha=np.where(ranked, 0.45, 0.9)
+    )
     for some, marker in ((~ranked, "o"), (ranked, "D")):
-        axis.scatter(centres[some], places[some], 36, colours[some], marker)
+        axis.scatter(centres[some], places[some], s=36, c=colours[some], marker=marker)
     axis.set_yticks(range(len(effects)), names)
     axis.set_xlabel("%   (circles: expected hit-rate; diamonds: ranked list, where a row has no draws)")
     axis.set_ylim(-0.6, len(effects) - 0.4)

@@ -44,12 +44,11 @@ def panels(
     columns: int,
     width: float,
     height: float,
-    right: float = 0.0,
     beside: float = 0.0,
     below: float = 0.0,
     **shared: bool,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of `count` axes [lines, columns], each with room for its labels: inches of one, `right` of them for a second scale.
+    """A figure of `count` axes [lines, columns], each with room for its labels: inches of one.
 
     `beside` all of them, and `below` each of them, are so many inches for a legend. The places are fixed, as to look for them costs more than to draw.
     """
@@ -58,11 +57,11 @@ def panels(
     wide, high = width * columns + beside, height * lines
     settings: dict[str, Any] = dict(shared)
     figure, axes = plt.subplots(lines, columns, figsize=(wide, high), squeeze=False, **settings)
-    across = 0.25 if shared.get("sharey") else 0.84 + right  # inches between two axes
+    across = 0.25 if shared.get("sharey") else 0.84  # inches between two axes
     down = (0.45 if shared.get("sharex") else 0.92) + below
     figure.subplots_adjust(
         left=0.72 / wide,
-        right=1 - (0.12 + right + beside) / wide,
+        right=1 - (0.12 + beside) / wide,
         top=1 - 0.3 / high,
         bottom=(0.62 + below) / high,
         wspace=across / (width - across),

@@ -3,9 +3,9 @@
 The generator's trie holds the items that it was trained on, and stays as it is: p(item) of those does not move by a bit. An item
 that came later has codes (`semantic_ids.new_items`), so the trie knows the node v above it, and it has content. Its weight is
 
-    log w(item | request) = a + λ log p(v | prompt) + Σ_k κ_k cos(u_k, x_k(item)),      λ, κ ≥ 0
+    log w(item | request) = a + λ log p(v | prompt) + Σ_k κ_k cos(u_k, x_k(item)) + log f(item),      λ, κ ≥ 0
 
-v at depth `depth`, u_k the mean of the history's vectors in a content space (faded by a half-life), x_k the item's own. The weights
+f how much oftener than that it was had since it came (`serving.refresh.had`), v at depth `depth`, u_k the mean of the history's vectors in a content space (faded by a half-life), x_k the item's own. The weights
 are fitted on trained items that are treated as if they were new (`serving.refresh.calibrate`), and `a` such that newcomers get the
 share of answers that such items had. All that is available then weighs
 
@@ -90,6 +90,7 @@ class Newcomers:
     nodes: np.ndarray
     content: Content
     weights: Weights
+    had: np.ndarray  # log f [K]
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -109,7 +110,7 @@ class Newcomers:
     ) -> np.ndarray:
         """log w [B, K] (float64) for the requests of a session; at a temperature t each part is divided by it, as logits are."""
         above = node_log_probs(session, self.depth, temperature).double().cpu().numpy()[:, self.nodes]
-        found = self.weights.node * above + self.weights.offset / temperature
+        found = self.weights.node * above + (self.weights.offset + self.had) / temperature
         if self.content.readers:
             said = self.content.features(requests, self.rows)
             found += said.astype(np.float64) @ np.array(self.weights.content) / temperature
@@ -184,4 +185,5 @@ def load_newcomers(run: Run, trie: Trie) -> Newcomers | None:
     codes = np.array([again[item] for item in sorted(again)], np.int64).reshape(-1, table.n_levels)
     nodes = nodes_above(trie, np.concatenate([codes, table.codes[table.n_base :]]), facts["depth"])
     weights = Weights.of(facts["weights"])
-    return Newcomers(table.n_base, table.n_items, items, facts["depth"], nodes, content, weights)
+    had = np.array([facts.get("had", {}).get(str(item), 0.0) for item in items.tolist()])
+    return Newcomers(table.n_base, table.n_items, items, facts["depth"], nodes, content, weights, had)

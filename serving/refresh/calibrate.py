@@ -127,7 +127,7 @@ def popularity_of_new(data: Dataset) -> float:
 
     Within `LEAST_RHO` and `MOST_RHO`, for a k-core leaves of the new those that were taken at once; 1 where nothing began there.
     """
-    training = np.flatnonzero(np.isin(data.roles, (FIT, PERSONALIZE, VALIDATION)))
+    training = training_events(data)
     if len(training) < 10:
         return 1.0
     times, items = data.times[training], data.items[training]
@@ -140,3 +140,8 @@ def popularity_of_new(data: Dataset) -> float:
     if not new.any() or not counts[old].any():
         return 1.0
     return float(np.clip(counts[new].mean() / counts[old].mean(), LEAST_RHO, MOST_RHO))
+
+
+def training_events(data: Dataset) -> np.ndarray:
+    """Events that are no test's."""
+    return np.flatnonzero(np.isin(data.roles, (FIT, PERSONALIZE, VALIDATION)))

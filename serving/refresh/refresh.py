@@ -24,6 +24,7 @@ from recsys.artifacts import versions
 from recsys.artifacts.manifest import hash_json
 from recsys.artifacts.paths import RunError
 from recsys.artifacts.rewrite import write_text_atomically
+from recsys.data.catalogue import Catalogue
 from recsys.data.dataset import Dataset
 from recsys.door.sources import source_hash
 from recsys.run import Run
@@ -37,6 +38,7 @@ from serving.refresh.calibrate import fit_weights
 from serving.refresh.changes import Absent, Changes, no_changes, read_changes
 from serving.refresh.folder import Draft, clear_if_full, drop_partial, refuse_full_disk
 from serving.refresh.gate import Bounds, Verdict, judge_answers, judge_items
+from serving.refresh.had import counts_of, shape_of_counts, since_they_came, to_be_absorbed
 from serving.refresh.items import Coded, code_items, extend_records
 from serving.refresh.spaces import BOUND
 from serving.refresh.vectors import Brought, add_users, brought_items
@@ -251,7 +253,7 @@ class _Night:
         again = np.union1d(changes.changed, brought.moved) if self.choices.recode else np.zeros(0, np.int64)
         again = again[again < (data.catalogue.n_trained or len(data.catalogue))]
         coded = code_items(draft, config, changes, brought.vectors, again)
-        self._write_newcomers(draft, config, coded, before, brought.alignment is not None)
+        self._write_newcomers(draft, config, changes.after, coded, before, brought.alignment is not None)
         if "user_embeddings" in self.files:
             brought.facts["users"] = add_users(
                 draft, data, self.files["user_embeddings"], brought, self.choices.most_residual
@@ -259,9 +261,17 @@ class _Night:
         return changes, coded, brought
 
     def _write_newcomers(
-        self, draft: Draft, config: RunConfig, coded: Coded, before: dict[str, Any], has_vectors: bool
+        self,
+        draft: Draft,
+        config: RunConfig,
+        after: Catalogue,
+        coded: Coded,
+        before: dict[str, Any],
+        has_vectors: bool,
     ) -> None:
-        """The newcomers' weights: those of the version before, or, of the first that has some, fitted on the run's own items."""
+        """The newcomers' weights: those of the version before, or, of the first that has some, fitted on the run's own items; and
+        how often each was had since it came.
+        """
         again = before.get("again", {}) | {str(item): codes for item, codes in coded.again.items()}
         if coded.table.n_items == coded.table.n_base and not again:
             return
@@ -273,13 +283,17 @@ class _Night:
             weights, depth, facts = fit_weights(
                 own.reading("no_context"), own.dataset, coded.table, content, config.seed
             )
+            facts["shape_of_counts"] = shape_of_counts(own.dataset)
             before = {
                 "depth": depth,
                 "brought": is_brought,
                 "weights": {"node": weights.node, "content": weights.content, "offset": weights.offset},
                 "fit": facts,
             }
-        text = json.dumps(before | {"again": again}, indent=1)
+        newcomers = np.array([*sorted(map(int, again)), *range(coded.table.n_base, coded.table.n_items)])
+        coming = to_be_absorbed(self._events.events if "events" in self.files else [], after)
+        had = since_they_came(counts_of(self.home, after), coming, newcomers, before, coded.table.n_base)
+        text = json.dumps(before | {"again": again} | had, indent=1)
         draft.write("adapt", NEWCOMERS, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _judge(

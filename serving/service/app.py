@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,12 +26,13 @@ ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store
 
 @dataclass(frozen=True)
 class Given:
-    """What `prelude serve` was given. `loopback`: nobody else can call."""
+    """What `prelude serve` was given. `loopback`: nobody else can call; `processes` share this machine's processors."""
 
     run: str
     state: str
     config: str | None = None
     loopback: bool = True
+    processes: int = 1
 
 
 class Counted:
@@ -65,6 +67,10 @@ class Counted:
 def create_app(given: Given) -> FastAPI:
     """The app. Raises `RunError`, `StateError`, `ValueError` where the run, the state or the settings are not to be had."""
     settings = load_settings(Path(given.config) if given.config else None)
+    if settings.threads is None and "OMP_NUM_THREADS" not in os.environ:
+        # one more than there are processors for, and every thread of a product waits for who has none
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        settings = settings.model_copy(update={"threads": max(1, cores // given.processes - 1)})
     service = Service(Path(given.run), given.state, settings)
 
     @asynccontextmanager

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import torch
+
 from serving.service.answers import Answered, Ask, answer_all
 from serving.service.learning import learn
 from serving.service.served import Served
@@ -93,6 +95,8 @@ class Batches:
         return done
 
     def _run(self) -> None:
+        if self._settings.threads is not None:
+            torch.set_num_threads(self._settings.threads)  # of the thread that asks for it
         while True:
             try:
                 first = self._line.get(timeout=0.0 if self.served.to_learn else IDLE_S)

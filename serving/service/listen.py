@@ -65,6 +65,7 @@ def serve(
         "state": url,
         "config": str(config) if config else None,
         "loopback": loopback,
+        "processes": workers,
     }
     if replicas is not None:
         from serving.service.ray_serve import serve_by_ray

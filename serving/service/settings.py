@@ -47,6 +47,8 @@ class ServiceConfig(StageConfig):
 
     # seconds that the first of a micro-batch waits for others; none where 0
     longest_wait_s: float = Field(0.003, ge=0, le=1)
+    # threads that the model's arithmetic has in a process; None: those of OMP_NUM_THREADS, else all processors but the one that answers
+    threads: int | None = Field(None, ge=1)
     # requests of one packed pass
     most_together: int = Field(32, ge=1, le=1024)
     # requests in the line; more are told to come again (429)

@@ -85,6 +85,14 @@ def events_after(state: State, seq: int, until: int | None = None, most: int = 1
         )
 
 
+def count_by_item(state: State) -> list[tuple[str, int]]:
+    """How many events of each item are history: things that were had."""
+    had = events.c.type.in_((FEEDBACK, *TAKEN))
+    query = sa.select(events.c.item_id, sa.func.count()).where(had).group_by(events.c.item_id)
+    with state.reading() as connection:
+        return [(item_id, count) for item_id, count in connection.execute(query)]
+
+
 def last_event(state: State) -> int:
     """The number of the newest event; 0: there is none."""
     with state.reading() as connection:

@@ -26,7 +26,9 @@ def both(refreshed) -> tuple[WithNewcomers, list[Request]]:
     assert isinstance(found, WithNewcomers)
     weights = found.newcomers.weights
     found.newcomers = replace(
-        found.newcomers, weights=Weights(weights.node, weights.content, weights.offset + 3)
+        found.newcomers,
+        weights=Weights(weights.node, weights.content, weights.offset + 3),
+        had=np.linspace(-1, 0.5, len(found.newcomers)),
     )
     data = service.methods.dataset
     plain = data.block(data.events(3)[:3], False)
@@ -52,7 +54,8 @@ def test_weights_and_their_normaliser_are_those_of_a_slow_reference(both, refres
         for item in range(first, len(codes)):
             below = [one for one in range(first) if tuple(codes[one][:depth]) == tuple(codes[item][:depth])]
             assert below
-            log_w[item] = weights.offset + weights.node * np.log(sum(trained[row, one] for one in below))
+            log_w[item] = weights.offset + newcomers.had[item - first]
+            log_w[item] += weights.node * np.log(sum(trained[row, one] for one in below))
             for half_life, kappa in zip((None, 5.0), weights.content, strict=True):
                 user = np.zeros(vectors.shape[1])
                 for age, one in enumerate(request.history[::-1]):

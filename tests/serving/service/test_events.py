@@ -50,13 +50,14 @@ def test_what_was_sent_twice_is_stored_once(client):
 @pytest.mark.parametrize("is_clock", [True, False])
 def test_an_event_that_comes_in_leaves_the_histories_to_who_reads_them(client, monkeypatch, is_clock):
     """Read in two threads, a history could be kept as it was before an event, for good."""
-    client.send(event(0, "in-two-threads", "i1"))
-    last = in_turn(client, lambda found: int(found.histories.events(found.histories.user_index("in-two-threads"))[1][-1]))  # fmt: skip
-    client.send(event(1, "u12", "i1"), event(2, "in-two-threads", "i5", timestamp=last + 7))
+    who = f"in-two-threads-{is_clock}"
+    client.send(event(0, who, "i1"))
+    last = in_turn(client, lambda found: int(found.histories.events(found.histories.user_index(who))[1][-1]))  # fmt: skip
+    client.send(event(1, "u12", "i1"), event(2, who, "i5", timestamp=last + 7))
     served = in_turn(client, lambda found: found)  # has caught up, and read nobody
     monkeypatch.setattr(served, "is_clock", is_clock)
     before = set(served.histories._read)
-    made = [served.event("here", EventForm(**event(3, user, "i3"))) for user in ("in-two-threads", "u12")]
+    made = [served.event("here", EventForm(**event(3, user, "i3"))) for user in (who, "u12")]
     assert set(served.histories._read) == before
     if not is_clock:
         assert made[0].time == last + 8, "after all that they did"

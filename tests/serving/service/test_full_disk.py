@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from tests.support.serving_http import served
 def small_disk(folder: Path, mib: int) -> Iterator[Callable[[int], None]]:
     """A file system of so many MiB at `folder`; what it gives leaves so many KiB of it free, or, of 0, all that was taken."""
     folder.mkdir()
+    os.chmod(folder.parent, 0o755)  # PostgreSQL is nobody here
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", folder], capture_output=True, check=False
     )
@@ -102,8 +104,9 @@ def test_sqlite_on_a_full_disk_refuses_and_goes_on_when_there_is_room(world_run,
 @pytest.mark.slow
 def test_postgresql_on_a_full_disk_refuses_and_goes_on_when_there_is_room(world_run, tmp_path):
     with (
-        small_disk(tmp_path / "disk", 700) as leave,
-        running_postgres(tmp_path / "disk") as server,
+        tempfile.TemporaryDirectory() as folder,
+        small_disk(Path(folder, "disk"), 700) as leave,
+        running_postgres(Path(folder, "disk")) as server,
         served(world_run[1].path, tmp_path, state=server.url) as client,
     ):
         leave(1000)

@@ -92,7 +92,8 @@ def test_a_replica_killed_under_load_has_lost_nothing_and_is_replaced(world_run,
         senders = Senders(server.url)
         for killed in range(times):
             senders.wait_for(5)
-            print(f"{killed} killed, {len(senders.acknowledged):,} acknowledged", flush=True)
+            check_events(server.state, list(senders.acknowledged))
+            print(f"{killed} killed: {len(senders.acknowledged):,} acknowledged, each there once", flush=True)
             time.sleep(chance.random())
             while not (alive := replicas_of(short)):
                 time.sleep(0.05)
