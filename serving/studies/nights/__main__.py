@@ -73,7 +73,7 @@ def main(
         typer.echo(f"first training: {train(config, lived, 0, first).seconds:.0f} CPU s")
     chosen = [kind for kind in KINDS if arm is None or kind.name in arm]
     arms: list[Arm] = [
-        Trained(lived, first, out, config, every) if kind is Trained else kind(lived, first, out)
+        Trained(lived, first, out, config, every) if issubclass(kind, Trained) else kind(lived, first, out)
         for kind in chosen
     ]
     rows, took = [], []

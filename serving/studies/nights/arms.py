@@ -164,7 +164,13 @@ class Refreshed(Arm):
         return took
 
     def _refresh(self, files: dict[str, Path]) -> str:
-        found = refresh(self.run, **files, choices=Choices(method="e2p"))
+        found = refresh(
+            self.run,
+            files.get("items"),
+            files.get("events"),
+            item_embeddings=files.get("item_embeddings"),
+            choices=Choices(method="e2p"),
+        )
         return "; ".join(f"{reason}: {why}" for reason, why in found.refused.items())
 
     def service(self) -> Recommender:
