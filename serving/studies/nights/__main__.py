@@ -18,7 +18,7 @@ from serving.studies.nights.measure import measure
 from serving.studies.nights.world import Nights
 
 DATA = Path(recsys.data.__file__).parent / "ml-latest-small"
-KINDS = (Never, Events, Refreshed, Trained)
+KINDS: tuple[type[Arm], ...] = (Never, Events, Refreshed, Trained)
 
 
 def main(
