@@ -216,7 +216,7 @@ class SidModel(nn.Module):
         """
         codes = self.target_tokens[items].tolist()
         read = [[*prompt, *code] for prompt, code in zip(prompts, codes, strict=True)]
-        packed = self.pack(read, not self.head.reads_nodes)  # the form of codes and tokens keeps its bits
+        packed = self._packed(read)
         last = torch.arange(-self.head.states, 0, device=self.device)
         wanted = packed.layout.ends[:, None] + last
         return self.hidden(packed, condition, wanted.reshape(-1)).view(*wanted.shape, -1)
@@ -232,6 +232,10 @@ class SidModel(nn.Module):
         states = self.item_states(prompts, items, condition)
         rows = torch.arange(len(items), device=self.device)
         return self.path_log_probs(states, torch.from_numpy(items), 1.0, constraints, rows)
+
+    def _packed(self, read: Sequence[Sequence[int]]) -> Packed:
+        """Rows whose likelihood is asked; the form of codes and tokens keeps its bits."""
+        return self.pack(read, not self.head.reads_nodes)
 
     def list_log_probs(
         self,
@@ -259,7 +263,7 @@ class SidModel(nn.Module):
             ]
             for prompt, items in zip(prompts, lists, strict=True)
         ]
-        packed = self.pack(read)
+        packed = self._packed(read)
         width, states = self.item_tokens.shape[1], self.head.states
         # counted from the end of its row, an item's states begin so many tokens back: soft tokens never count
         back = np.concatenate([states + width * np.arange(length - 1, -1, -1) for length in lengths])
