@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+
+def _lock_of_this_process() -> None:
+    """tqdm's own lock is one of all forks (a semaphore that they share): a worker that is killed while it has it would stop every other one
+    at its next bar, shown or not.
+    """
+    tqdm.set_lock(threading.RLock())
+
+
+_lock_of_this_process()
+os.register_at_fork(after_in_child=_lock_of_this_process)  # the parent's may have been held by another thread
 
 LINE_EVERY_S = 60.0  # of a log: a job of an hour leaves sixty lines, whatever it counts
 

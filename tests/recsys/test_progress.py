@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from recsys import progress
 from recsys.progress import Progress
@@ -85,3 +90,44 @@ def test_bars_are_made_in_one_place():
         if "from tqdm" in path.read_text() and path.name != "progress.py"
     ]
     assert wrong == []
+
+
+def test_a_killed_fork_that_had_the_lock_stops_nobody():
+    """tqdm's own lock is shared by all forks, and one that died with it would keep it."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        tqdm.get_lock().acquire()
+        os.write(writing, b"held")
+        time.sleep(60)
+        os._exit(0)
+    assert os.read(reading, 4) == b"held"
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    made = threading.Thread(target=lambda: Progress(total=1, disable=True).close(), daemon=True)
+    made.start()
+    made.join(10)
+    assert not made.is_alive(), "a bar waits for a process that is dead"
+
+
+def test_a_fork_has_a_lock_of_its_own():
+    """Whatever a thread of the parent held when it forked."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with tqdm.get_lock():
+            held.set()
+            go_on.wait(20)
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    held.wait(10)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        Progress(total=1, disable=True).close()
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    go_on.set()
+    thread.join(10)
+    assert code == 0
