@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from recsys.artifacts.paths import RunError
 from recsys.artifacts.rewrite import no_link
+from serving.state.files import only_read
 
 if TYPE_CHECKING:  # commands start without SQLAlchemy
     from serving.state.store import State
@@ -64,7 +65,7 @@ def _is_begun(file: Path) -> bool:
     if not file.exists():
         return False
     try:
-        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as state:
+        with closing(sqlite3.connect(only_read(file.resolve()), uri=True)) as state:
             return state.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
     except sqlite3.Error:
         return True  # what is wrong with it is said by who opens it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -11,12 +10,12 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from serving.state.files import only_read
 from serving.state.tables import VERSION
 
 MOST_TOGETHER = 256  # writes of one transaction: who waits behind one waits as long as those take
@@ -119,7 +118,7 @@ class State:
         if not self.is_sqlite:
             return sa.create_engine(self.url, pool_size=4, max_overflow=4, pool_pre_ping=True)
         engine = sa.create_engine(
-            self.url if self.writes else _only_read(Path(self.url.database or "")),
+            self.url if self.writes else f"sqlite:///{only_read(Path(self.url.database or ''))}&uri=true",
             poolclass=QueuePool, pool_size=4, max_overflow=4,
             connect_args={"timeout": BUSY_S, "check_same_thread": False, "isolation_level": None},
         )  # fmt: skip
@@ -215,12 +214,6 @@ def _version(connection: sa.Connection) -> str | None:
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
     return connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-
-
-def _only_read(path: Path) -> str:
-    """The URL of a SQLite file that is read and nothing else; in a folder where nothing can be written it is nobody's to change."""
-    fixed = "" if os.access(path.parent, os.W_OK) else "&immutable=1"
-    return f"sqlite:///file:{quote(str(path))}?mode=ro{fixed}&uri=true"
 
 
 @contextmanager
