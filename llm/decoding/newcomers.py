@@ -5,8 +5,8 @@ that came later has codes (`semantic_ids.new_items`), so the trie knows the node
 
     log w(item | request) = a + λ log p(v | prompt) + Σ_k κ_k cos(u_k, x_k(item)) + log f(item),      λ, κ ≥ 0
 
-f how much oftener than that it was had since it came (`serving.refresh.had`), v at depth `depth`, u_k the mean of the history's vectors in a content space (faded by a half-life), x_k the item's own. The weights
-are fitted on trained items that are treated as if they were new (`serving.refresh.calibrate`), and `a` such that newcomers get the
+f how much oftener than that it was had since it came (`serving.refresh.had`), v at depth `depth`, u_k the mean of the history's
+vectors in a content space (faded by a half-life), x_k the item's own. The weights are fitted on trained items that are treated as if they were new (`serving.refresh.calibrate`), and `a` such that newcomers get the
 share of answers that such items had. All that is available then weighs
 
     Z = Σ_trained p(item) + Σ_new w(item)

@@ -290,7 +290,8 @@ class _Night:
                 "weights": {"node": weights.node, "content": weights.content, "offset": weights.offset},
                 "fit": facts,
             }
-        newcomers = np.array([*sorted(map(int, again)), *range(coded.table.n_base, coded.table.n_items)])
+        newcomers = np.array([*map(int, again), *range(coded.table.n_base, coded.table.n_items)], np.int64)
+        newcomers = np.setdiff1d(newcomers, after.retired)  # who returns comes anew: nobody could have had it
         coming = to_be_absorbed(self._events.events if "events" in self.files else [], after)
         had = since_they_came(counts_of(self.home, after), coming, newcomers, before, coded.table.n_base)
         text = json.dumps(before | {"again": again} | had, indent=1)

@@ -94,3 +94,21 @@ def test_what_was_had_weighs_more_the_next_night(night):
     assert not before.newcomers.had.any(), "nothing was known on the first night"
     assert had[catalogue.number(hot)] > max(had[catalogue.number(cold)], 0)
     assert after.newcomers.weights == before.newcomers.weights
+
+
+def test_what_is_retired_counts_for_nobody_and_comes_anew(night):
+    refresh(night.run.path, **night.files)
+    service = Recommender.load(night.run.path)
+    moment = int(service.methods.dataset.end) + 10
+    service.update([(f"u{user}", "i3", moment + user) for user in range(30)])
+    without = items_today(night.run, night.folder / "second.csv", NEW[1:])
+    assert refresh(night.run.path, items=without).published
+    first = service.methods.dataset.catalogue.n_trained
+    told = Run.serving(night.run.path).read_json("adapt", "newcomers.json")
+    assert told["came"].keys() == {str(first + 1), str(first + 2)}, "the first is retired"
+    came = told["came"][str(first + 1)][0]
+    again = items_today(night.run, night.folder / "third.csv", NEW)
+    assert refresh(night.run.path, items=again).published
+    told = Run.serving(night.run.path).read_json("adapt", "newcomers.json")
+    assert told["came"][str(first)][0] >= came + 30
+    assert str(first) not in told["passed"]
