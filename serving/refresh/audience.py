@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from recsys.recommender import Request
-from recsys.seeds import rng
+from recsys.seeds import sample
 from serving.answering.recommender import Recommender
 from serving.answering.requests import answer
 
@@ -25,9 +25,7 @@ def audience(service: Recommender) -> Iterator[str]:
     newest = np.setdiff1d(np.arange(first, len(catalogue)), catalogue.retired)[-MOST_ITEMS:]
     names = {number: user_id for user_id, number in live.numbers().items()}
     people = np.array(sorted(names))
-    some = (
-        people if len(people) <= PEOPLE else np.sort(rng(0, "audience").choice(people, PEOPLE, replace=False))
-    )
+    some = sample(people, PEOPLE, 0, "audience")
     requests = []
     for user in some.tolist():
         items, times = live.before(user, live.moment(user))

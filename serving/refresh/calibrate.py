@@ -23,7 +23,7 @@ from llm.stage1.adapt import validation_events
 from recsys.data.dataset import Dataset
 from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
 from recsys.recommender import Request
-from recsys.seeds import rng
+from recsys.seeds import rng, sample
 from semantic_ids.table import SemanticIdTable
 
 FOLDS, MOST_INSTANCES, MOST_ITEMS = 10, 400, 2000  # of validation, and of a fold
@@ -45,9 +45,7 @@ def fit_weights(
     recommender = SidRecommender("No Context", reading)
     nodes = nodes_above(model.trie, table.codes[: table.n_base], depth)
     for number in range(FOLDS):
-        items = np.flatnonzero(fold == number)
-        if len(items) > MOST_ITEMS:
-            items = np.sort(rng(seed, "newcomers", "fold", number).choice(items, MOST_ITEMS, replace=False))
+        items = sample(np.flatnonzero(fold == number), MOST_ITEMS, seed, "newcomers", "fold", number)
         mine = events[np.isin(data.items[events], items)]
         if not len(mine):
             continue

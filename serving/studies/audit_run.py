@@ -27,7 +27,7 @@ from recsys.door.values import ids
 from recsys.embeddings.embed import load_item_vectors
 from recsys.progress import Progress
 from recsys.recommender import Recommender, Request
-from recsys.seeds import rng
+from recsys.seeds import rng, sample
 from serving.answering.methods import Methods
 
 FOLDER = "audit"  # in RUN/analyses
@@ -127,9 +127,7 @@ def _asked(data: Dataset, at_most: int) -> tuple[list[Request], np.ndarray, np.n
     users, first = np.unique(data.users[events], return_index=True)
     if not len(users):
         raise ValueError("this run has no test instance: nobody's lists can be looked at")
-    if len(users) > at_most:
-        first = np.sort(rng(0, "audit", "instances").choice(first, at_most, replace=False))
-    events = events[first]
+    events = events[sample(first, at_most, 0, "audit", "instances")]
     return data.block(events, data.exclude_seen), data.items[events], data.users[events]
 
 

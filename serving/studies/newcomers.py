@@ -18,7 +18,7 @@ from rich.table import Table
 
 from recsys.artifacts.rewrite import write_text_atomically
 from recsys.recommender import Recommender, Request
-from recsys.seeds import rng
+from recsys.seeds import rng, sample
 from recsys.terminal import title
 from serving.answering.live import Given, LiveState
 from serving.answering.methods import Methods
@@ -49,7 +49,9 @@ def newcomers_study(
     if not is_new.any():
         raise ValueError("none of these events is of an item that came after the training")
     users = np.array([request.user for request in requests])
-    kept = np.concatenate([_some(np.flatnonzero(side), at_most, seed) for side in (is_new, ~is_new)])
+    kept = np.concatenate(
+        [sample(np.flatnonzero(side), at_most, seed, "newcomers", "study") for side in (is_new, ~is_new)]
+    )
     asked, wanted, of = [requests[place] for place in kept], targets[kept], users[kept]
     new = is_new[kept]
     rows: dict[str, Any] = {}
@@ -99,12 +101,6 @@ def _questions(methods: Methods, events: Sequence[Given]) -> tuple[list[Request]
         requests.append(Request(f"later{place}", user, moment, history, when, exclude=left_out))
         targets.append(item)
     return requests, np.array(targets, np.int64)
-
-
-def _some(places: np.ndarray, at_most: int, seed: int) -> np.ndarray:
-    if len(places) <= at_most:
-        return places
-    return np.sort(rng(seed, "newcomers", "study").choice(places, at_most, replace=False))
 
 
 def _hits(recommender: Recommender, requests: Sequence[Request], targets: np.ndarray) -> np.ndarray:

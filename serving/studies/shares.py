@@ -59,9 +59,9 @@ def analyse_shares(methods: Methods, instances: int = 2000) -> dict[str, Any]:
     factors: dict[str, Scorer] = generators | experts
     products = [[*experts], *([name, *experts] for name in generators)]
     sets = list(dict.fromkeys(tuple(some) for names in products for some in [names, *_each_left_out(names)]))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as differences:
         asked = Differences(
-            Path(folder), data.block(fitted_on, data.exclude_seen), data.items[fitted_on], data.n_items
+            Path(differences), data.block(fitted_on, data.exclude_seen), data.items[fitted_on], data.n_items
         )
         paths = {
             name: asked.add(scorer)
@@ -71,6 +71,7 @@ def analyse_shares(methods: Methods, instances: int = 2000) -> dict[str, Any]:
             names: asked.fit([paths[name] for name in names]).values
             for names in Progress(sets, desc="weights", unit="product")
         }
+    whole = {tuple(names) for names in products}
     measured = {names: _Measured() for names in sets}
     for start in Progress(range(0, len(events), CHUNK), desc="test", unit="block"):
         some = events[start : start + CHUNK]
@@ -83,7 +84,10 @@ def analyse_shares(methods: Methods, instances: int = 2000) -> dict[str, Any]:
         for row, request in zip(out, requests, strict=True):
             row[:] = torch.from_numpy(~request.available(np.arange(data.n_items)))
         for names, one in measured.items():
-            one.add([scores[name] for name in names], weights[names], out, targets)
+            of_these = [scores[name] for name in names]
+            one.add(of_these, weights[names], out, targets)
+            if names in whole:
+                one.shares.append(shares(of_these, weights[names], out))
     users = data.users[events]
     found = {
         "run": run.path.name,
@@ -92,10 +96,10 @@ def analyse_shares(methods: Methods, instances: int = 2000) -> dict[str, Any]:
         "users": len(np.unique(users)),
         "products": [_product(names, generators, weights, measured, users) for names in products],
     }
-    folder_of = run.path / "analyses"
-    folder_of.mkdir(exist_ok=True)
-    write_text_atomically(folder_of / "shares.json", json.dumps(found, indent=1))
-    (folder_of / "shares.png").write_bytes(picture(found))
+    folder = run.path / "analyses"
+    folder.mkdir(exist_ok=True)
+    write_text_atomically(folder / "shares.json", json.dumps(found, indent=1))
+    (folder / "shares.png").write_bytes(picture(found))
     return found
 
 
@@ -118,7 +122,7 @@ def shares(factors: Sequence[torch.Tensor], weights: Sequence[float], out: torch
 
 
 class _Measured:
-    """Of one set of factors: shares, log p and rank of each target."""
+    """Of one set of factors: log p and rank of each target, and of a whole product the shares."""
 
     def __init__(self) -> None:
         self.shares: list[torch.Tensor] = []
@@ -132,7 +136,6 @@ class _Measured:
         out: torch.Tensor,
         targets: torch.Tensor,
     ) -> None:
-        self.shares.append(shares(factors, weights, out))
         total = torch.stack([weight * factor for weight, factor in zip(weights, factors, strict=True)]).sum(0)
         total = total.masked_fill(out, -torch.inf)
         own = total.gather(1, targets[:, None])

@@ -16,7 +16,7 @@ from recsys.data.splits import FIT, PERSONALIZE, TEST, VALIDATION
 from recsys.data.text_vectors import encode_texts
 from recsys.recommender import Request
 from recsys.run import Run
-from recsys.seeds import rng
+from recsys.seeds import sample
 from serving.bench.peers.contract import whole
 
 TARGETS = "test_targets.parquet"  # beside the folder that peers read, not in it
@@ -43,8 +43,7 @@ def write_split(run: Run, folder: Path, validation: int, seed: int) -> str:
     held_out, test = data.instances(VALIDATION), data.instances(TEST)
     if not len(held_out) or not len(test):
         raise ValueError(f"{run.path} has no validation or no test instance; prepare it with another split")
-    if validation and len(held_out) > validation:
-        held_out = np.sort(rng(seed, "peers", "validation").choice(held_out, validation, replace=False))
+    held_out = sample(held_out, validation, seed, "peers", "validation")
     tables = {
         "train.parquet": pa.table({"user": data.users[learned], "item": data.items[learned]}),
         "validation.parquet": _asked(data.requests(held_out, True)).append_column(

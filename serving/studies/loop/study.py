@@ -23,7 +23,7 @@ from recsys.artifacts.rewrite import write_text_atomically
 from recsys.data.caps import Caps
 from recsys.data.splits import TEST, VALIDATION
 from recsys.recommender import Request
-from recsys.seeds import rng
+from recsys.seeds import sample
 from serving.answering.methods import Methods
 from serving.bench.worlds.planted import World
 from serving.studies.audit_run import kinds_column, population
@@ -139,9 +139,7 @@ def _setting(
 ) -> tuple[list[Request], Setting, dict[str, float]]:
     """A seeded sample of people as of the end of the data, and what the simulation knows of them."""
     data = methods.dataset
-    users = np.unique(data.users[data.instances(TEST)])
-    if len(users) > plan.people:
-        users = np.sort(rng(0, "loop", "people").choice(users, plan.people, replace=False))
+    users = sample(np.unique(data.users[data.instances(TEST)]), plan.people, 0, "loop", "people")
     requests = []
     for user in users.tolist():
         history, times = data.before(user, data.end)
