@@ -99,6 +99,8 @@ class SidRecommender:
         −inf where nothing is available, NaN where it is not affordable (`llm.decoding.left`): such a request's `draw` and `log_prob`
         take exclusions node by node.
         """
+        if not any(len(one.exclude) or one.allow is not None for one in requests):
+            return np.zeros(len(requests))
         values = np.empty(len(requests))
         for rows, _, session in self._sessions(requests, self._nodes(1), left=True):
             values[rows] = session.left(temperature).log_total.cpu().numpy()

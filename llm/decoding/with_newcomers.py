@@ -20,6 +20,8 @@ from llm.prompts.reading import Reading
 from recsys.data.caps import Caps, best_within
 from recsys.recommender import Ranked, Request
 
+MOST_SUMMED = 1 << 17  # items whose probabilities are all computed for one request
+
 
 class WithNewcomers(SidRecommender):
     """`SidRecommender` over trained items and newcomers. Lists in sequence hold trained items alone."""
@@ -35,7 +37,7 @@ class WithNewcomers(SidRecommender):
         weights = self._weights(requests, temperature or 1.0)
         if temperature == 0:
             return [_best(*one, n) for one in zip(known, weights, strict=True)]
-        left = super().log_left(self._trained(requests), temperature)
+        left = self._left(self._trained(requests), temperature)
         rows = zip(requests, known, weights, left, strict=True)
         return [_drawn(request, ranked, new, mass, n, seed) for request, ranked, new, mass in rows]
 
@@ -76,7 +78,7 @@ class WithNewcomers(SidRecommender):
         return items, values
 
     def log_left(self, requests: Sequence[Request], temperature: float = 1.0) -> np.ndarray:
-        left = super().log_left(self._trained(requests), temperature)
+        left = self._left(self._trained(requests), temperature)
         new = [_total(log_w) for _, log_w in self._weights(requests, temperature)]
         return np.logaddexp(left, np.array(new))
 
@@ -125,6 +127,17 @@ class WithNewcomers(SidRecommender):
 
     def _columns(self, requests: Sequence[Request]) -> np.ndarray:
         return super()._columns(self._trained(requests))
+
+    def _left(self, trained: Sequence[Request], temperature: float) -> np.ndarray:
+        """`SidRecommender.log_left`, summed over all items where the nodes are too many for it and the items are not: an urn is drawn
+        from by what is left in it.
+        """
+        left, items = super().log_left(trained, temperature), np.arange(self.model.trie.n_items)
+        for row in np.flatnonzero(np.isnan(left)) if len(items) <= MOST_SUMMED else ():
+            whole = replace(trained[row], exclude=trained[row].exclude[:0], allow=None)
+            log_p = super().log_probs([whole], temperature)[0]
+            left[row] = np.logaddexp.reduce(log_p[trained[row].available(items)])
+        return left
 
     def _trained(self, requests: Sequence[Request]) -> list[Request]:
         """The requests as the generator's trie can read them; the same objects where they name no newcomer."""

@@ -75,9 +75,7 @@ def masses(recommender: Recommender, requests: Sequence[Request], temperature: f
     """The probability [R] of all that is available to each request, in the distribution that scores are of; NaN where it is not
     affordable. Asked before the lists of the same requests are made, it costs no second reading of their prompts.
     """
-    if not isinstance(recommender, OfWhole) or not any(
-        len(one.exclude) or one.allow is not None for one in requests
-    ):
+    if not isinstance(recommender, OfWhole):
         return np.ones(len(requests))
     return np.exp(recommender.log_left(requests, temperature))
 

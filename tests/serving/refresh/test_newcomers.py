@@ -16,6 +16,7 @@ from recsys.recommender import Request
 from recsys.run import Run
 from semantic_ids.tokenizer import load_table
 from serving import Recommender
+from serving.answering.propensities import given_before, masses, probabilities
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +132,33 @@ def test_caps_hold_across_old_and_new(both, refreshed):
         for one in found
     ]
     assert sorted(map(tuple, kinds)) == [("Even",), ("Odd",)]
+
+
+def test_an_item_s_chance_is_of_what_old_and_new_weigh_whoever_asks_beside_it(both):
+    """Of who leaves nothing out too, alone and beside somebody who does."""
+    found, (plain, limited, _) = both
+    free = replace(plain, exclude=plain.exclude[:0])
+    n, every = found.newcomers.n_items, np.exp(found.log_probs([free])[0])
+    drawn = found.recommend([free], 4, temperature=1.0, seed=2)[0]
+    expected = given_before(every, drawn.items)
+    np.testing.assert_allclose(probabilities(found, free, drawn, n, 1.0), expected, rtol=1e-4)
+    alone, beside = masses(found, [free], 1.0)[0], masses(found, [free, limited], 1.0)[0]
+    assert alone == pytest.approx(beside, rel=1e-6)
+    assert alone > 1
+
+
+def test_an_urn_is_drawn_from_by_what_is_left_in_it_though_its_nodes_are_too_many(both, monkeypatch):
+    found, (plain, *_) = both
+    half = replace(plain, exclude=plain.exclude[:0], allow=np.arange(0, found.newcomers.n_items, 2))
+    expected = found.log_left([half])
+    monkeypatch.setattr("llm.decoding.left.MOST_NODES", 0)
+    found.model.kept_session = None
+    assert np.isnan(SidRecommender.log_left(found, found._trained([half])))
+    np.testing.assert_allclose(found.log_left([half]), expected, atol=1e-5)
+    n, every = found.newcomers.n_items, np.exp(found.log_probs([half])[0])
+    some, counts = [replace(half, request_id=f"half {number}") for number in range(100)], np.zeros(n)
+    for ranked in found.recommend(some, 1, temperature=1.0, seed=5):
+        counts[ranked.items[0]] += 1
+    new = found.newcomers.items
+    share, chance = counts[new].sum() / 100, every[new].sum()
+    assert abs(share - chance) < 3 * np.sqrt(chance * (1 - chance) / 100)
