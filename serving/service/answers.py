@@ -20,6 +20,7 @@ from serving.service.forms import RecommendForm
 from serving.service.served import Served
 from serving.state.shown import ShownItem, ShownList
 
+SAME_NATS = 1e-4  # scores of a request differ by less between two passes, at temperature 1
 BEAM = 30  # lists of up to so many items that are not drawn come of one search (`llm.decoding.draws.BEAM`)
 
 
@@ -142,16 +143,16 @@ def _answered(
         probabilities, recommender, ready.request,
         n_items=n_items, temperature=form.temperature, sequence=form.sequence, caps=caps, mass=mass,
     )  # fmt: skip
-    skip, behind = ready.passed, drawn
+    skip, behind, draws = ready.passed, drawn, form.temperature > 0 and recommender.draws
     if not skip:
         chances = chance(drawn)
-    elif drawn.items[: len(skip)].tolist() == skip and recommender.draws and form.temperature > 0:
-        chances = chance(drawn)  # the same draw goes on
+    elif (draws or form.sequence) and _is_longer(served, ready, drawn):
+        chances = chance(drawn)  # the same list goes on
         behind = _part(drawn, np.arange(len(drawn.items)) >= len(skip))
         chances = None if chances is None else chances[len(skip) :]
-    elif form.sequence or (caps is not None and form.temperature > 0):
+    elif form.sequence or (caps is not None and draws):
         raise Moved("what the list was made from has changed since its first page; ask for a new list")
-    elif form.temperature > 0 and ready.noise != ready.ask.id:  # other probabilities by now, so other draws
+    elif draws and ready.noise != ready.ask.id:  # other probabilities by now, so other draws
         again = _ready(served, ready.ask, ready.ask.id)
         one = answer(recommender, [again.request], again.n, form.temperature, again.key[3])[0]
         return _answered(served, recommender, again, one, path, mass)
@@ -163,6 +164,19 @@ def _answered(
 
 
 class Moved(ValueError):
+def _is_longer(served: Served, ready: _Ready, drawn: Ranked) -> bool:
+    """Is it the list of the pages before, and more? Its items come first, as probable as they were: by other probabilities the same
+    numbers may draw the same items first, and what comes behind those is then a draw from neither.
+    """
+    skip, catalogue = ready.passed, served.data.catalogue
+    if drawn.items[: len(skip)].tolist() != skip:
+        return False
+    was = {item.item_id: item.score for item in ready.ask.before.items} if ready.ask.before else {}
+    same = SAME_NATS / min(ready.ask.form.temperature or 1.0, 1.0)
+    now = zip(skip, drawn.scores[: len(skip)].tolist(), strict=True)
+    return all(abs(was.get(str(catalogue.item_ids[item]), score) - score) < same for item, score in now)
+
+
     """A list cannot be gone on with."""
 
 

@@ -216,3 +216,32 @@ def test_an_item_has_its_codes_in_words_and_neighbours(client):
 
 def asked_python(recommender: Recommender, user_id: str | None, **options):
     return asked_of(recommender.methods.dataset, recommender.live.histories, user_id, **options).request
+
+
+def test_a_page_after_a_late_event_is_drawn_anew_though_the_first_items_are_the_same(client):
+    """By other probabilities the same numbers may draw the same first item, and what they draw next is of neither."""
+    first = client.recommend(user_id="u20", n=1, temperature=0.7)
+    late = {"event_id": "late", "user_id": "u20", "item_id": "i4", "type": "like", "timestamp": 1_000_500}
+    client.send(late)  # it stands in the past, so the moment that draws are named by is the same
+    second = client.recommend(next=first.recommendation_id, n=2)
+    shown = client.export_user("u20")["service"]["shown"]
+    (one,) = (found for found in shown if found["id"] == first.recommendation_id)
+    (two,) = (found for found in shown if found["id"] == second.recommendation_id)
+    assert one["asked"]["moment"] == two["asked"]["moment"]
+    assert one["asked"]["noise"] != two["asked"]["noise"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"sequence": True},
+        {"method": "popularity", "temperature": 1.0, "caps": {"kind": 4}},
+        {"temperature": 1.0, "seed": 2, "caps": {"kind": 4}},
+    ],
+    ids=str,
+)
+def test_what_has_not_changed_goes_on(client, recommender, how):
+    first = client.recommend(user_id="u2", n=3, **how)
+    second = client.recommend(next=first.recommendation_id, n=2)
+    whole = recommender.recommend("u2", n=5, **how)
+    assert [item.item_id for item in (*first.items, *second.items)] == [item.item_id for item in whole]
