@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
+
+from torch import Tensor
 
 from evaluation.softmax import LastScores, Scorer
 from llm.align.align import load_aligned
@@ -17,6 +20,7 @@ from llm.decoding.recommender import SidRecommender
 from llm.decoding.with_newcomers import WithNewcomers
 from llm.methods.personalize import load_method
 from llm.methods.stage2 import World
+from llm.methods.tap_per import TapPer
 from llm.prompts.reading import Reading
 from llm.stage1.adapt import validation_events
 from llm.stage1.model import load_adapted, prompt_builder
@@ -50,6 +54,8 @@ class Methods:
     config: RunConfig
     int8: bool = False  # quantise the weights, measure on validation instances what that does, and print it
     int8_effect: str | None = field(default=None, init=False)
+    # a method's rows of P_u that feedback has moved, for whoever builds it: alone, or as a factor of a product; None: as trained
+    rows: Callable[[str], dict[int, Tensor]] | None = field(default=None, init=False)
     _scorers: dict[tuple[str, int | None], LastScores] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -198,6 +204,9 @@ class Methods:
         reading = load_method(self.world, self.config.personalize.method(key), seed)
         if reading.model is not self.model:
             self._ready(reading.model)
+        first = seed == self.config.personalize.seeds[0]
+        if self.rows is not None and first and isinstance(reading.personalizer, TapPer):
+            reading.personalizer.later = self.rows(key)
         return reading
 
     def recommender(self, name: str, reading: Reading) -> SidRecommender:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from llm.decoding.recommender import SidRecommender
-from llm.methods.tap_per import TapPer
 from recsys.embeddings.embed import load_item_vectors
 from recsys.recommender import Ranked, Request
 from recsys.recommender import Recommender as AnyRecommender
@@ -110,6 +109,7 @@ class Recommender:
         of its events that are history.
         """
         self.methods, self.absorbed, self.state, self.taken = methods, absorbed, state, taken
+        methods.rows = lambda name: self.live.rows(name)
         self._built: dict[str, AnyRecommender] = {}
         self._one_at_a_time = threading.RLock()
 
@@ -139,11 +139,7 @@ class Recommender:
 
     def _method(self, name: str) -> AnyRecommender:
         if name not in self._built:
-            built = self.methods.build(name)
-            personalizer = built.reading.personalizer if isinstance(built, SidRecommender) else None
-            if isinstance(personalizer, TapPer):
-                personalizer.later = self.live.rows(name)
-            self._built[name] = built
+            self._built[name] = self.methods.build(name)
         return self._built[name]
 
     def forget_sessions(self) -> None:

@@ -71,6 +71,17 @@ def test_an_update_moves_its_users_and_leaves_every_other_bit_identical(copy):
     assert answers(again, ("u0", "u3", "newcomer", *OTHERS)) == now | answers(service, OTHERS)
 
 
+def test_a_product_reads_the_rows_that_an_update_has_moved(copy):
+    """A factor of a product is built apart from the method that is asked for by its name, and is the same."""
+    service = Recommender.load(copy.path)
+    factor = service.methods.scorer("tap_per")
+    service.update(NEW)
+    data, histories = service.methods.dataset, service.live.histories
+    requests = [request_of(data, histories, user) for user in ("u0", "newcomer", "u1")]
+    alone = service.method("tap_per").scores(requests)
+    np.testing.assert_allclose(factor.scores(requests), alone, atol=1e-5)
+
+
 def test_histories_vectors_and_records_see_the_new_events_at_once(copy):
     service = Recommender.load(copy.path)
     service.update(NEW)
