@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.pool import QueuePool
 
 from serving.state.files import only_read
@@ -195,8 +195,11 @@ class State:
                     try:
                         answers.append((done, write(connection), None))
                         connection.exec_driver_sql("RELEASE SAVEPOINT one")
-                    except DBAPIError:
-                        raise
+                    except DBAPIError as error:
+                        if not isinstance(error, DataError | IntegrityError):
+                            raise  # it is the database, and everybody's
+                        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT one")
+                        answers.append((done, None, StateError("the state cannot hold this")))
                     except Exception as error:
                         connection.exec_driver_sql("ROLLBACK TO SAVEPOINT one")
                         answers.append((done, None, error))

@@ -215,3 +215,16 @@ def test_another_database_is_refused(url):
 
 def test_events_have_the_width_that_the_door_lets_through():
     assert events.c.event_id.type.length == 200
+
+
+def test_what_the_database_refuses_of_one_spares_who_writes_beside_it(state):
+    gate = threading.Event()
+    first = state.submit(lambda connection: gate.wait(10))
+    kept = state.submit(lambda connection: shown.keep(connection, [a_list("a")]))
+    twice = state.submit(lambda connection: shown.keep(connection, [a_list("a")]))
+    third = state.submit(lambda connection: add_events(connection, [event(4)]))
+    gate.set()
+    assert (first.result(10), kept.result(10), third.result(10)) == (True, None, 1)
+    with pytest.raises(StateError, match="cannot hold"):
+        twice.result(10)
+    assert shown.find(state, "a") == a_list("a")
