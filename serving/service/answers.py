@@ -44,6 +44,7 @@ class Answered:
     is_cold: bool
     illegal: int  # items that were not available to the request: must be 0
     why: str = ""  # why this method, where none was named
+    change: int = 0  # up to which change of the state it was made
 
 
 @dataclass
@@ -163,7 +164,6 @@ def _answered(
     return _told(served, recommender, ready, behind, chances, path)
 
 
-class Moved(ValueError):
 def _is_longer(served: Served, ready: _Ready, drawn: Ranked) -> bool:
     """Is it the list of the pages before, and more? Its items come first, as probable as they were: by other probabilities the same
     numbers may draw the same items first, and what comes behind those is then a draw from neither.
@@ -177,6 +177,7 @@ def _is_longer(served: Served, ready: _Ready, drawn: Ranked) -> bool:
     return all(abs(was.get(str(catalogue.item_ids[item]), score) - score) < same for item, score in now)
 
 
+class Moved(ValueError):
     """A list cannot be gone on with."""
 
 
@@ -222,4 +223,5 @@ def _told(
         "cold start" in path,
         int((~legal).sum()),
         ready.why,
+        served.change,
     )

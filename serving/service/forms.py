@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -15,6 +16,7 @@ from pydantic import (
     StringConstraints,
 )
 
+from recsys.door.values import one_id
 from serving.answering.limits import MOST_IDS, MOST_ITEMS, MOST_QUERY
 from serving.service.settings import TYPES
 
@@ -26,8 +28,16 @@ def _no_text(value: Any) -> Any:
     return value
 
 
+def _short(user_id: str | None) -> str | None:
+    if len(user_id or "") > 200:
+        raise ValueError("an id has at most 200 characters")
+    return user_id
+
+
 Whole = Annotated[int, BeforeValidator(_no_text)]
 Id = Annotated[str | StrictInt, Field(union_mode="left_to_right")]
+# of a user, as the run writes it, however it is spelled: what is kept of a list is found by it, and goes by it
+UserId = Annotated[Id, AfterValidator(one_id), AfterValidator(_short)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 ListName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 Ids = Annotated[list[Id], Field(max_length=MOST_IDS)]
@@ -50,7 +60,7 @@ class RecommendForm(Form):
         },
     )
 
-    user_id: Id | None = Field(None, description="Whose list; nobody's where it is missing.")
+    user_id: UserId | None = Field(None, description="Whose list; nobody's where it is missing.")
     query: StrictStr | None = Field(None, max_length=MOST_QUERY, description="What they ask for, in words.")
     n: Whole = Field(10, ge=1, le=MOST_ITEMS, description="How many items.")
     method: StrictStr | None = Field(None, max_length=200, description="Default: the run's best.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
+import sqlalchemy as sa
 
 from serving.answering.absorb import train
 from serving.answering.live import Feedback
 from serving.service.served import Served
+from serving.state.lists import gone_after
 from serving.state.states import put_states
 
 MOST = 64  # events of one turn: whoever asks meanwhile waits as long as it takes
@@ -41,5 +41,11 @@ def learn(served: Served) -> int:
         return 0
     id_of = dict(zip(users.tolist(), ids, strict=True))
     found = {id_of[user]: row.cpu().numpy() for user, row in zip(done.users.tolist(), done.rows, strict=True)}
-    served.state.write(partial(put_states, method=served.state_key, rows=found))
-    return len(found)
+
+    def put(connection: sa.Connection) -> bool:
+        if gone_after(connection, served.change):  # one of them, perhaps: they would be back
+            return False
+        put_states(connection, served.state_key, found)
+        return True
+
+    return len(found) if served.state.write(put) else 0

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import sqlalchemy as sa
+
 from recsys.artifacts.paths import RunError
 from serving.service.answers import Answered, Ask, answer_all
 from serving.service.batches import Batches
@@ -55,18 +57,31 @@ class Service:
 
     async def recommend(self, forms: list[RecommendForm]) -> list[RecommendationForm | Exception]:
         """A list or an error for each request; kept before it is told."""
-        asked = [await self._ask(form) for form in forms]
-        answers = await asyncio.gather(
-            *(self._one(ask) if isinstance(ask, Ask) else _raise(ask) for ask in asked),
-            return_exceptions=True,
-        )
-        finished = [one for one in answers if isinstance(one, Answered)]
-        if self.settings.keep_shown and finished:
-            await self.wait(self.state.submit(partial(shown.keep, lists=[one.shown for one in finished])))
-        for one in answers:
-            if isinstance(one, BaseException) and not isinstance(one, Exception):
-                raise one
+        is_kept = False
+        while not is_kept:  # again where somebody was deleted meanwhile: a list may be made of what they had
+            asked = [await self._ask(form) for form in forms]
+            answers = await asyncio.gather(
+                *(self._one(ask) if isinstance(ask, Ask) else _raise(ask) for ask in asked),
+                return_exceptions=True,
+            )
+            for one in answers:
+                if isinstance(one, BaseException) and not isinstance(one, Exception):
+                    raise one
+            is_kept = await self._keep([one for one in answers if isinstance(one, Answered)])
         return [self._told(one) if isinstance(one, Answered) else one for one in answers]  # type: ignore[misc]
+
+    async def _keep(self, answers: list[Answered]) -> bool:
+        """Keep lists; False: somebody was deleted since they were made, and none is."""
+        if not self.settings.keep_shown or not answers:
+            return True
+
+        def write(connection: sa.Connection) -> bool:
+            if lists.gone_after(connection, min(one.change for one in answers)):
+                return False
+            shown.keep(connection, [one.shown for one in answers])
+            return True
+
+        return await self.wait(self.state.submit(write))
 
     async def _ask(self, form: RecommendForm) -> Ask | Exception:
         if form.next is None:

@@ -51,9 +51,17 @@ def all_lists(state: State) -> list[tuple[str, int, float]]:
         return [tuple(row) for row in connection.execute(query)]
 
 
-def say(connection: sa.Connection, kind: str, name: str) -> None:
-    """Tell every process."""
-    connection.execute(sa.insert(changes).values(kind=kind, name=name))
+def say(connection: sa.Connection, kind: str, name: str) -> int:
+    """Tell every process; the number of the change."""
+    key = connection.execute(sa.insert(changes).values(kind=kind, name=name)).inserted_primary_key
+    assert key is not None  # of one row
+    return key[0]
+
+
+def gone_after(connection: sa.Connection, seq: int) -> bool:
+    """Has somebody been deleted after the `seq`-th change? What was made before may hold something of theirs."""
+    query = sa.select(sa.exists().where(changes.c.seq > seq, changes.c.kind == "gone"))
+    return bool(connection.scalar(query))
 
 
 def changes_after(state: State, seq: int) -> list[Change]:

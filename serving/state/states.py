@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 
 from serving.state.lists import say
-from serving.state.store import State
-from serving.state.tables import changes, events, states
+from serving.state.tables import events, states
 
 KEPT_S = 7 * 86_400  # how long a row stays after a newer one came: a night's job reads the state as it was
 
 
-class TrainedState(NamedTuple):
-    """A user's row [L·h] (float32) of a method; `seq`: the change that it came with."""
-
-    user_id: str
-    seq: int
-    row: np.ndarray
-
-
 def put_states(connection: sa.Connection, method: str, rows: dict[str, np.ndarray]) -> None:
     """Put users' rows on top of those that they had; what was older than `KEPT_S` goes."""
-    say(connection, "state", method)
-    seq = connection.scalar(sa.select(sa.func.max(changes.c.seq)))
+    seq = say(connection, "state", method)
     upto = connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
     now = time.time()
     newer = states.alias()
@@ -41,15 +30,3 @@ def put_states(connection: sa.Connection, method: str, rows: dict[str, np.ndarra
         connection.execute(sa.delete(states).where(mine, has_newer))
         values = {"user_id": user_id, "method": method, "seq": seq, "upto": upto, "made": now}
         connection.execute(sa.insert(states).values(state=np.asarray(row, "<f4").tobytes(), **values))
-
-
-def states_after(state: State, method: str, seq: int, upto: int | None = None) -> list[TrainedState]:
-    """Rows of a method that came after a change, in order; `upto`: those that knew no later event."""
-    which = sa.and_(states.c.method == method, states.c.seq > seq)
-    with state.reading() as connection:
-        query = sa.select(states.c.user_id, states.c.seq, states.c.state).order_by(states.c.seq)
-        query = query.where(which if upto is None else sa.and_(which, states.c.upto <= upto))
-        return [
-            TrainedState(user_id, number, np.frombuffer(row, "<f4"))
-            for user_id, number, row in connection.execute(query)
-        ]

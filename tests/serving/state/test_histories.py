@@ -14,7 +14,7 @@ from recsys.artifacts.paths import RunError
 from serving.state import batches, persons, place
 from serving.state.events import FEEDBACK, Event, EventConflict, add_events
 from serving.state.histories import StoredHistories, identity
-from serving.state.states import KEPT_S, put_states, states_after
+from serving.state.states import KEPT_S, put_states
 from serving.state.store import State, StateError, sqlite_url
 from serving.state.tables import events, states
 
@@ -58,6 +58,13 @@ def test_feedback_says_no_kind_so_the_same_event_by_http_is_one(state):
         add(state, Event("a", "u1", "i2", FEEDBACK, 5))
 
 
+def rows_of(state: State, upto: int = 10**9) -> list[list[float]]:
+    """Rows of P_u, in order, that knew no later event."""
+    query = sa.select(states.c.state).where(states.c.upto <= upto).order_by(states.c.seq)
+    with state.reading() as connection:
+        return [np.frombuffer(row, "<f4").tolist() for row in connection.scalars(query)]
+
+
 def test_rows_of_p_u_are_read_as_they_were_and_old_ones_go(state):
     def put(value: float) -> None:
         state.write(lambda connection: put_states(connection, "m", {"u1": np.full(2, value)}))
@@ -66,16 +73,14 @@ def test_rows_of_p_u_are_read_as_they_were_and_old_ones_go(state):
     put(1.0)
     add(state, event(2))
     put(2.0)
-    assert [one.row.tolist() for one in states_after(state, "m", 0)] == [[1.0, 1.0], [2.0, 2.0]]
-    assert [one.row.tolist() for one in states_after(state, "m", 0, upto=1)] == [[1.0, 1.0]]
-    assert persons.held(state, "u1", rows=True)["states"] == [
-        {"method": "m", "events_seen": 2, "row": [2.0, 2.0]}
-    ]
+    assert rows_of(state) == [[1.0, 1.0], [2.0, 2.0]]
+    assert rows_of(state, upto=1) == [[1.0, 1.0]]
+    assert persons.held(state, "u1")["states"] == [{"method": "m", "events_seen": 2, "row": [2.0, 2.0]}]
     state.write(
         lambda connection: connection.execute(sa.update(states).values(made=states.c.made - 2 * KEPT_S))
     )
     put(3.0)
-    assert [one.row.tolist() for one in states_after(state, "m", 0)] == [[2.0, 2.0], [3.0, 3.0]]
+    assert rows_of(state) == [[2.0, 2.0], [3.0, 3.0]]
 
 
 def test_a_batch_is_known_until_somebody_in_it_is_forgotten(state):
@@ -111,7 +116,7 @@ def test_a_state_of_the_version_before_is_brought_up_to_date(tmp_path):
     state.close()
     reading = State(sqlite_url(tmp_path / "state.sqlite"), writes=False)  # nothing else would be right
     assert reading.version() == "v0002"
-    assert [one.row.tolist() for one in states_after(reading, "m", 0)] == [[1.0, 1.0]]
+    assert rows_of(reading) == [[1.0, 1.0]]
     with reading.reading() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(events)) == 1
     reading.close()
