@@ -39,7 +39,7 @@ class Batches:
         settings: ServiceConfig,
         seen: Callable[[int, float], None] = lambda size, seconds: None,
     ):
-        """`load(name)` makes what is served: the run as it is now (""), or another beside it; `seen(requests, seconds)` hears of
+        """`load(name)` makes what is served: the run that it began with (""), or one beside it; `seen(requests, seconds)` hears of
         each pass.
         """
         self._load, self._settings, self._seen = load, settings, seen
@@ -138,14 +138,16 @@ class Batches:
 
     def _again(self, name: str) -> None:
         try:
-            served = self._load(name)
+            served = self._load(name or self.served.path.name)
             served.succeed(self.served)
             self.served = served
         except Exception as error:
             if not name:  # somebody is gone: nothing is answered by what still knows them
                 raise
             LOG.error("the run %s cannot be served (%s); the one before goes on", name, type(error).__name__)
-            self.served.outdated = None
+            self.served.outdated = "" if self.served.gone else None
+            if self.served.gone:
+                self._again("")
 
     def _gather(self, first: tuple) -> tuple[list[tuple], bool]:
         """What waits, and what comes soon: whoever has just been answered may ask again, whoever asks alone waits for nobody."""

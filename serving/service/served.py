@@ -18,6 +18,7 @@ import torch
 
 from recsys.data.later_events import LiveHistories
 from recsys.door.times import one_moment
+from recsys.door.values import one_id
 from recsys.embeddings.embed import load_conditioning_items
 from recsys.run import Run
 from serving.answering.kept.trained_rows import key_of
@@ -31,7 +32,7 @@ from serving.state.events import Event, events_after, last_event
 from serving.state.lists import changes_after, get_list, last_change
 from serving.state.store import State
 
-MOST_MINE = 100_000  # events whose coming is waited for
+MOST_MINE = 100_000  # events whose coming is waited for, and that wait to be learned
 
 
 class Before(NamedTuple):
@@ -49,6 +50,9 @@ class Served:
     def __init__(self, run: Path, state: State, settings: ServiceConfig, until: int | None = None):
         """`until`: read events up to that one; default: all. Raises `RunError` for an unknown or broken run."""
         self.path, self.state, self.settings = run, state, settings
+        # up to which change is read, from before the run is: who is deleted while it is loaded is heard of
+        self.change = last_change(state)
+        self.said: set[int] = set()  # changes that are this run's own taking over
         opened = Run.serving(run)
         self.recommender = Recommender(
             Methods(opened, config_of(opened)), state=state, taken=tuple(settings.taken)
@@ -58,9 +62,9 @@ class Served:
         self.is_clock = (
             self.recommender.methods.run.read_json("prepare", "prepare.json")["time"] == "unix_seconds"
         )
-        self.change = last_change(state)  # up to which change is read
         # people are gone ("") or the run is another (its name): it is loaded again before anything is answered
         self.outdated: str | None = None
+        self.gone = False  # is it so for people, whatever else?
         self.before: Before | None = None  # how items differ from those of the run that was served before
         self._lists: dict[str, KnownItems] = {}
         # ids of events that this process took in, and those of them that rows of P_u have not learned: user id, item, time
@@ -126,22 +130,34 @@ class Served:
             self.change = change.seq
             if change.kind == "list":
                 self._lists.pop(change.name, None)
-            elif change.kind in ("gone", "run"):
+            elif change.kind == "gone" or (change.kind == "run" and change.seq not in self.said):
                 self.outdated = change.name or self.outdated or ""
 
+                self.gone |= change.kind == "gone"
     def named(self, name: str, what: str) -> KnownItems:
         """A stored list, looked at once. Raises `ValueError` where there is none of that name."""
         if name not in self._lists:
             ids = get_list(self.state, name)
             if ids is None:
                 raise ValueError(f"{what} names the list {name!r}, and there is none of that name")
-            numbers = [self.data.catalogue.number(item_id) for item_id in ids]
+            numbers = [self._number(item_id) for item_id in ids]
             known = np.array([number for number in numbers if number is not None], np.int64)
             first = next((i for i, number in zip(ids, numbers, strict=True) if number is None), None)
             self._lists[name] = KnownItems(known, len(ids), len(ids) - len(known), first)
         return self._lists[name]
 
     def items_of(self, ids: Sequence | str | None, what: str) -> KnownItems:
+    def _number(self, item_id: str) -> int | None:
+        """An item however its id is spelled: most are written as the run writes them."""
+        number = self.data.catalogue.number(item_id)
+        if number is not None:
+            return number
+        try:
+            found = one_id(item_id)
+        except ValueError:  # of millions of ids one that is none is an unknown one
+            return None
+        return None if found is None else self.data.catalogue.number(found)
+
         """A list by its name, or of ids. Raises `ValueError`."""
         return self.named(ids, what) if isinstance(ids, str) else known_items(self.data.catalogue, ids, what)
 

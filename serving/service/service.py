@@ -159,8 +159,11 @@ class Service:
         await self.wait(self.batches.swap(served))
         self.run = path
         if tell:
-            await self.wait(self.state.submit(partial(lists.say, kind="run", name=path.name)))
-            self.served.change = lists.last_change(self.state)
+
+            def say(connection: sa.Connection) -> None:
+                served.said.add(lists.say(connection, "run", path.name))
+
+            await self.wait(self.state.submit(say))
         return path.name
 
     def _load(self, name: str) -> Served:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from recsys.data.dataset import Dataset
 from serving.service.client import ServiceError
+from serving.service.served import Served
+from serving.service.settings import ServiceConfig
+from serving.state import lists
+from serving.state.store import State, sqlite_url
 from tests.support.serving_http import served, service_of
 
 
@@ -157,3 +163,77 @@ def test_what_nobody_expected_is_a_500_that_says_nothing(world_run, tmp_path, mo
         assert "secret" not in response.text
         monkeypatch.undo()
         assert client.recommend(user_id="u1").items
+
+
+def test_what_others_say_while_a_run_takes_over_is_heard(world_run, tmp_path):
+    with served(world_run[1].path, tmp_path) as client:
+        service = service_of(client)
+        client.put_list("stock", ["i1"])
+        swap = service.batches.swap
+
+        def meanwhile(new):
+            done = swap(new)
+            done.result(30)
+            service.batches.do(lambda one: one.named("stock", "allow")).result(30)  # somebody asks for it
+            service.state.write(partial(lists.put_list, name="stock", ids=["i2"]))
+            return done
+
+        service.batches.swap = meanwhile
+        client.reload()
+        assert [item.item_id for item in client.recommend(allow="stock", n=1).items] == ["i2"]
+        before = service.served
+        client.recommend(n=1)
+        assert service.served is before, "its own taking over is no news"
+
+
+def test_who_is_deleted_while_a_run_is_loaded_is_heard_of(world_run, tmp_path, monkeypatch):
+    state = State(sqlite_url(tmp_path / "state.sqlite"))
+    load = Dataset.load
+
+    def meanwhile(run):
+        found = load(run)
+        state.write(partial(lists.say, kind="gone", name=""))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dataset, "load", meanwhile)
+        found = Served(world_run[1].path, state, ServiceConfig())
+    found.catch_up()
+    assert found.outdated == ""
+    state.close()
+
+
+def test_nobody_is_answered_by_what_still_knows_who_is_gone_though_the_newer_run_fails(world_run, tmp_path):
+    with served(world_run[1].path, tmp_path) as client:
+        service = service_of(client)
+        before = service.served
+        service.state.write(partial(lists.say, kind="run", name="not-there"))
+        service.state.write(partial(lists.say, kind="gone", name=""))
+        client.recommend(n=1)
+        assert service.served is not before
+
+
+def test_a_run_that_took_over_is_the_one_that_is_loaded_again(world_run, tmp_path):
+    """Also before whoever asked for it has heard that it has."""
+    for name in ("run", "newer"):
+        shutil.copytree(world_run[1].path, tmp_path / name)
+    with served(tmp_path / "run", tmp_path) as client:
+        service = service_of(client)
+        newer = Served(tmp_path / "newer", service.state, service.settings)
+        service.batches.swap(newer).result(30)
+        service.state.write(partial(lists.say, kind="gone", name=""))
+        client.recommend(n=1)
+        assert service.served is not newer
+        assert service.served.path.name == "newer"
+
+
+def test_ids_of_a_named_list_are_the_run_s_however_they_are_spelled(client):
+    spelled = [" i1 ", "i\u200b2\ufeff", "i3\ufeff", "a\nb", "null"]
+    facts = client.put_list("spelled", spelled)
+    assert (facts.count, facts.unknown) == (5, 3)
+    asked = {"user_id": "u1", "n": 20}
+    by_name = client.recommend(allow="spelled", **asked)
+    assert {item.item_id for item in by_name.items} == {"i1", "i3"}
+    left = client.recommend(user_id="u1", n=60, exclude="spelled")
+    assert not {"i1", "i3"} & {item.item_id for item in left.items}
+    client.delete_list("spelled")
