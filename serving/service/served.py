@@ -125,15 +125,16 @@ class Served:
             self.recommender.live.replay(moved)
         if trained:
             self.recommender.forget_sessions()
-        self.to_learn += fresh
+        if fresh:  # the oldest go where more come than are learned
+            self.to_learn = [*self.to_learn, *fresh][-MOST_MINE:]
         for change in changes:
             self.change = change.seq
             if change.kind == "list":
                 self._lists.pop(change.name, None)
             elif change.kind == "gone" or (change.kind == "run" and change.seq not in self.said):
                 self.outdated = change.name or self.outdated or ""
-
                 self.gone |= change.kind == "gone"
+
     def named(self, name: str, what: str) -> KnownItems:
         """A stored list, looked at once. Raises `ValueError` where there is none of that name."""
         if name not in self._lists:
@@ -146,7 +147,6 @@ class Served:
             self._lists[name] = KnownItems(known, len(ids), len(ids) - len(known), first)
         return self._lists[name]
 
-    def items_of(self, ids: Sequence | str | None, what: str) -> KnownItems:
     def _number(self, item_id: str) -> int | None:
         """An item however its id is spelled: most are written as the run writes them."""
         number = self.data.catalogue.number(item_id)
@@ -158,6 +158,7 @@ class Served:
             return None
         return None if found is None else self.data.catalogue.number(found)
 
+    def items_of(self, ids: Sequence | str | None, what: str) -> KnownItems:
         """A list by its name, or of ids. Raises `ValueError`."""
         return self.named(ids, what) if isinstance(ids, str) else known_items(self.data.catalogue, ids, what)
 

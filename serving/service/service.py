@@ -20,7 +20,7 @@ from serving.service.problems import Problem
 from serving.service.served import Served
 from serving.service.settings import ServiceConfig
 from serving.state import lists, persons, shown
-from serving.state.events import Event, add_events, last_event
+from serving.state.events import Event, add_new, last_event
 from serving.state.store import State
 
 Found = TypeVar("Found")
@@ -131,12 +131,14 @@ class Service:
 
         # without a clock the state is asked what came last, and nobody else waits meanwhile
         events = checked() if served.is_clock else await asyncio.to_thread(checked)
-        served.mine |= {event.event_id for event in events}
-        fresh: int = await self.wait(self.state.submit(partial(add_events, new=events)))
-        for event in events:
+        if self.settings.learn:
+            served.mine |= {event.event_id for event in events}
+        fresh: list[Event] = await self.wait(self.state.submit(partial(add_new, new=events)))
+        for event in fresh:
             self.metrics.events.labels(event.type).inc()
         unknown = sum(served.data.catalogue.number(event.item_id) is None for event in events)
-        return TakenForm(stored=fresh, known=len({e.event_id for e in events}) - fresh, unknown_items=unknown)
+        known = len({event.event_id for event in events}) - len(fresh)
+        return TakenForm(stored=len(fresh), known=known, unknown_items=unknown)
 
     def behind(self) -> int:
         """Events that are stored and that this process has not read yet."""

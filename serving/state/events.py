@@ -44,7 +44,12 @@ class EventConflict(ValueError):
 
 
 def add_events(connection: sa.Connection, new: Sequence[Event]) -> int:
-    """Store events; returns how many were new: one that is there already is not stored again.
+    """Store events; returns how many were new (`add_new`)."""
+    return len(add_new(connection, new))
+
+
+def add_new(connection: sa.Connection, new: Sequence[Event]) -> list[Event]:
+    """Store events; returns those that were new: one that is there already is not stored again.
 
     Raises `EventConflict` where an id is there with other contents (then nothing of `new` is stored).
     """
@@ -73,7 +78,7 @@ def add_events(connection: sa.Connection, new: Sequence[Event]) -> int:
                 for event in fresh.values()
             ],
         )
-    return len(fresh)
+    return list(fresh.values())
 
 
 def events_after(state: State, seq: int, until: int | None = None, most: int = 10_000) -> list[Kept]:

@@ -21,7 +21,7 @@ def held_of(run: Run, user_id: str) -> dict[str, list[dict[str, Any]]]:
     if state is None:
         return {}
     try:
-        found = held(state, user_id, rows=True)
+        found = held(state, user_id)
     finally:
         state.close()
     return {f"{FILE}: {name}": rows for name, rows in found.items() if rows}

@@ -16,8 +16,8 @@ from serving.state.store import State
 from serving.state.tables import batch_people, batches, events, people, shown, states
 
 
-def held(state: State, user_id: str, rows: bool = False) -> dict[str, Any]:
-    """Events, shown lists and trained states of a person; `rows`: and the numbers of these."""
+def held(state: State, user_id: str) -> dict[str, Any]:
+    """Events, shown lists and trained states of a person."""
     with state.reading() as connection:
         query = sa.select(states.c.method, sa.func.max(states.c.upto)).where(states.c.user_id == user_id)
         trained = connection.execute(query.group_by(states.c.method)).all()
@@ -27,14 +27,12 @@ def held(state: State, user_id: str, rows: bool = False) -> dict[str, Any]:
                 connection.scalar(newest.where(states.c.method == method)) or b"", "<f4"
             ).tolist()
             for method, _ in trained
-            if rows
         }
         return {
             "events": events_of(connection, user_id),
             "shown": [asdict(one) for one in shown_to(connection, user_id)],
             "states": [
-                {"method": method, "events_seen": seq} | ({"row": vectors[method]} if rows else {})
-                for method, seq in trained
+                {"method": method, "events_seen": seq, "row": vectors[method]} for method, seq in trained
             ],
         }
 

@@ -41,7 +41,8 @@ async def get_user(user_id: UserId, service: TheService) -> PersonForm:
     if not known and not any(held.values()):
         raise Problem(404, "nothing is known of this user", "user_id")
     counts = {name: len(held[name]) for name in ("events", "shown")}
-    return PersonForm(user_id=user_id, known=known, history=history, states=held["states"], **counts)
+    states = [{name: one[name] for name in ("method", "events_seen")} for one in held["states"]]
+    return PersonForm(user_id=user_id, known=known, history=history, states=states, **counts)
 
 
 @router.get("/{user_id}/export", responses=problems(404))

@@ -17,6 +17,14 @@ def items(client, **asked) -> list[str]:
     return [item.item_id for item in client.recommend(**asked).items]
 
 
+def events_counted(metrics: str) -> float:
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in metrics.splitlines()
+        if line.startswith("prelude_events_total")
+    )
+
+
 def test_an_event_changes_the_list_and_makes_a_stranger_known(client):
     before = client.recommend(user_id="stranger", n=8)
     assert before.path.startswith("cold start (user 'stranger' is unknown")
@@ -39,9 +47,11 @@ def test_events_of_one_change_nobody_elses_list(client):
 def test_what_was_sent_twice_is_stored_once(client):
     some = [event(n, "twice", "i1", timestamp=1_020_000 + n) for n in range(3)]
     assert client.send(*some, some[0]).stored == 3
+    before = client.metrics()
     again = client.send(*some)
     assert (again.stored, again.known) == (0, 3)
     assert client.user("twice").events == 3
+    assert events_counted(client.metrics()) == events_counted(before), "nothing was stored"
     with pytest.raises(ServiceError, match="another event") as refused:
         client.send(event(0, "twice", "i2", timestamp=1_020_000))
     assert (refused.value.status, refused.value.field) == (409, "event_id")

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import serving.service.batches
+import serving.service.served
 from serving import Recommender
 from serving.service.client import Client
-from tests.support.serving_http import served, service_of
+from tests.support.serving_http import in_turn, served, service_of
 
 EVENTS = [("u5", f"i{2 * n}", 1_030_000 + n) for n in range(6)] + [
     ("newcomer", f"i{n}", 1_031_000 + n) for n in range(3)
@@ -61,6 +63,9 @@ def test_rows_are_those_of_an_update_and_others_stay(world_run, tmp_path):
             np.testing.assert_allclose(
                 list(scores(other, "u5").values()), list(scores(client, "u5").values()), rtol=1e-5
             )
+        (state,) = client.export_user("newcomer")["service"]["states"]
+        assert len(state["row"]) > 8, "all of it is handed over"
+        assert [*client.user("newcomer").states[0]] == ["method", "events_seen"]
         client.delete_user("newcomer")
         assert service_of(client).held("newcomer")["states"] == []
 
@@ -72,3 +77,17 @@ def test_where_it_is_off_histories_alone_have_the_events(world_run, tmp_path):
         time.sleep(1.2)
         assert client.export_user("u5")["service"]["states"] == []
         assert client.user("newcomer").known
+
+
+def test_what_nobody_learns_from_is_not_waited_for(world_run, tmp_path, monkeypatch):
+    """Where rows of P_u do not learn, and where more comes than they learn, nothing grows."""
+    monkeypatch.setattr(serving.service.served, "MOST_MINE", 4)
+    with served(world_run[1].path, tmp_path, learn=False) as client:
+        sent(client)
+        assert service_of(client).served.mine == set()
+    monkeypatch.setattr(serving.service.batches, "learn", lambda _: 0)  # nobody has time
+    (tmp_path / "state.sqlite").unlink()
+    with served(world_run[1].path, tmp_path) as client:
+        sent(client)
+        waiting = in_turn(client, lambda found: found.to_learn)
+        assert [moment for *_, moment in waiting] == [moment for *_, moment in EVENTS[-4:]]
