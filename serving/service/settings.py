@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from recsys.config import StageConfig
+from serving.config.values import read_values, validated
 
 TYPES = ("click", "play", "like", "skip", "dislike", "impression")
+
+
+# of an experiment or an arm: lists are kept with "name=arm", by comma
+Name = Annotated[str, StringConstraints(pattern=r"^[^,=\x00-\x1f]{1,60}$")]
 
 
 class ArmOptions(StageConfig):
@@ -34,7 +38,7 @@ class Experiment(StageConfig):
     """Users dealt into arms of equal size by a hash of (salt, user)."""
 
     salt: str = Field(min_length=1)
-    arms: dict[str, ArmOptions] = Field(min_length=2)
+    arms: dict[Name, ArmOptions] = Field(min_length=2)
 
     def arm_of(self, user_id: str) -> str:
         """Whose arm, the same in every process and for all time."""
@@ -72,7 +76,7 @@ class ServiceConfig(StageConfig):
     keep_shown: bool = True
 
     # name -> arms; two experiments may not set the same option
-    experiments: dict[str, Experiment] = Field({})
+    experiments: dict[Name, Experiment] = Field({})
 
     @model_validator(mode="after")
     def _apart(self) -> ServiceConfig:
@@ -83,6 +87,9 @@ class ServiceConfig(StageConfig):
                     raise ValueError(
                         f"experiments {owner[option]} and {name} both set {option}; only one can"
                     )
+        longest = [len(name) + 2 + max(map(len, one.arms)) for name, one in self.experiments.items()]
+        if sum(longest) > 200:
+            raise ValueError("names of experiments and their arms come to more than 200 characters")
         return self
 
     def arms_of(self, user_id: str | None) -> tuple[str | None, dict[str, Any]]:
@@ -105,9 +112,4 @@ class ServiceConfig(StageConfig):
 
 def load_settings(path: Path | None) -> ServiceConfig:
     """Settings of a YAML file; the defaults without one. Raises `ValueError` naming the file and the field."""
-    if path is None:
-        return ServiceConfig()
-    values: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected settings of the service, one a line")
-    return ServiceConfig.model_validate(values)
+    return validated(ServiceConfig, *read_values(path))

@@ -174,7 +174,13 @@ def _distributions(served: Served, reading: Reading, policy: Policy) -> Iterator
         range(len(reading.lists)), key=lambda place: reading.lists[place].asked["events_seen"]
     ):
         one = reading.lists[place]
-        served.catch_up(one.asked["events_seen"])
+        seen = one.asked["events_seen"]
+        if seen != served.seq:
+            # rows of P_u are read when they are asked for, and have learned of what lists earned: those that wait are of before
+            learns = served.methods.config.online.method  # and so does its product
+            for key in [key for key in waiting if key[0].startswith(learns)]:
+                yield from _of_some(served, reading, key, waiting.pop(key))
+        served.catch_up(seen)
         form = policy.form_of(one.asked)
         if form.temperature <= 0:
             raise NoSupport(

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from serving.cli import app
 from serving.service.client import Client
-from serving.service.settings import Experiment, ServiceConfig
+from serving.service.settings import Experiment, ServiceConfig, load_settings
 from serving.state.store import State
 from serving.value.job import NoSupport, Policy, value
 from tests.support.serving_http import served
 
+LISTS = 36
 ARMS = {"warmth": {"salt": "s1", "arms": {"cold": {"temperature": 0.5}, "warm": {"temperature": 1.5}}}}
 
 
@@ -180,3 +183,36 @@ def test_arms_are_even_and_of_the_salt():
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.06
     with pytest.raises(ValueError, match="both set temperature"):
         ServiceConfig.model_validate({"experiments": {"a": ARMS["warmth"], "b": ARMS["warmth"]}})
+
+
+def test_a_policy_knows_of_a_person_what_it_knew_when_the_list_was_shown(run, tmp_path):
+    """Rows of P_u have learned what the lists earned: by them the items that were clicked would be likelier than they were."""
+    with served(run, tmp_path) as client:
+        asked = [{"user_id": f"u{n}", "n": 1, "temperature": 1.0, "method": "tap_per"} for n in range(LISTS)]
+        answers = client.recommend_batch(asked).answers
+        client.send(*({"event_id": f"e{n}", "user_id": f"u{n}", "item_id": answer.items[0].item_id, "type": "click",
+                       "recommendation_id": answer.recommendation_id} for n, answer in enumerate(answers)))  # fmt: skip
+        until = time.monotonic() + 60
+        while not client.export_user("u0")["service"]["states"]:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        client.recommend(**asked[0])
+    state = State(f"sqlite:///{tmp_path}/state.sqlite")
+    found = value_of(run, state)
+    assert found.lists == LISTS + 1
+    assert found.largest == pytest.approx(1, abs=1e-3)
+    assert found.effective == pytest.approx(LISTS + 1, rel=1e-3)
+    state.close()
+
+
+@pytest.mark.parametrize("name", ["a,b", "a=b", "x" * 61, ""])
+def test_names_that_lists_could_not_be_found_by_are_refused(name, tmp_path):
+    arms = {"cold": {}, "warm": {}}
+    for experiments in (
+        {name: {"salt": "s", "arms": arms}},
+        {"e": {"salt": "s", "arms": {name: {}, "b": {}}}},
+    ):
+        config = tmp_path / "service.yaml"
+        config.write_text(yaml.safe_dump({"experiments": experiments}))
+        with pytest.raises(ValueError, match=f"{config} is not valid:\n  experiments"):
+            load_settings(config)
