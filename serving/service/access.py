@@ -22,7 +22,8 @@ KEY_HEADER = APIKeyHeader(
 )
 COOKIE = "prelude_key"  # where a browser that has signed in keeps its key
 REMEMBERED_S = 5.0  # what was looked up of keys holds for so long: one that was taken back works no longer
-CALLERS = 10_000  # whose rates are remembered
+CALLERS = 10_000  # whose rates and keys are remembered
+LONGEST = 200  # characters of a key: what is longer is none, and is not remembered
 
 
 def is_loopback(host: str) -> bool:
@@ -63,6 +64,8 @@ class Access:
 
     def _whose(self, given: str) -> Key | None:
         now = time.monotonic()
+        if len(given) > LONGEST:
+            return None
         with self._lock:
             until, key = self._keys.get(given, (0.0, None))
         if until < now:
@@ -114,9 +117,7 @@ class Door:
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
-        if not self.any_host and not is_loopback(
-            urlsplit(f"//{host}").hostname or "" if "@" not in host else ""
-        ):
+        if not self.any_host and not is_loopback(_name_of(host)):
             await answer(421, "this service answers on loopback only")(scope, receive, send)
             return
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and self._of_another_site(headers, host):
@@ -157,4 +158,12 @@ class Door:
         if headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin"):
             return True
         origin = headers.get(b"origin")
-        return origin is not None and urlsplit(origin).netloc != host
+        return origin is not None and origin.partition("://")[2] != host
+
+
+def _name_of(host: str) -> str:
+    """The name in a Host header; "" where it has none."""
+    try:
+        return urlsplit(f"//{host}").hostname or "" if "@" not in host else ""
+    except ValueError:  # brackets that hold no address
+        return ""

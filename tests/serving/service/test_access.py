@@ -135,3 +135,20 @@ def test_keys_are_made_listed_and_revoked(world_run, tmp_path):
     assert isinstance(call("revoke", "--id", id_).exception, ValueError)
     assert isinstance(call("make", "--name", "x").exception, ValueError)
     assert isinstance(call("make", "--name", "x", "--scope", "all").exception, ValueError)
+
+
+def test_a_key_that_is_too_long_to_be_one_is_not_remembered(world_run, tmp_path):
+    with served(world_run[1].path, tmp_path) as client:
+        state, access_ = service_of(client).state, client.http.app.state.access
+        state.write(lambda connection: keys.make_key(connection, "shop", ["recommend"]))
+        client.http.headers["X-API-Key"] = "prelude_" + "x" * 60_000
+        with pytest.raises(ServiceError, match="401"):
+            client.recommend(user_id="u1")
+        assert access_._keys == {}
+
+
+@pytest.mark.parametrize("host", ["[::1", "[localhost]", "a]b"])
+def test_a_name_that_is_none_is_refused_as_another_s_is(client, host):
+    assert client.http.get("/health/live", headers={"Host": host}).status_code == 421
+    sent = {"Origin": f"http://{host}"}
+    assert client.http.post("/v1/recommend", json={}, headers=sent).status_code == 403
