@@ -32,8 +32,8 @@ from serving.answering.kept.trained_rows import TrainedRows, key_of
 from serving.answering.known import Counted, checked_id
 from serving.state import place
 from serving.state.batches import is_there, put_batch
-from serving.state.events import FEEDBACK, TAKEN, Event, add_events
-from serving.state.histories import StoredHistories, newest
+from serving.state.events import FEEDBACK, TAKEN, Event, add_events, last_event
+from serving.state.histories import StoredHistories
 from serving.state.states import put_states
 from serving.state.store import State, StateError
 from serving.state.tables import ID
@@ -137,7 +137,7 @@ class LiveState:
         upto = until if self.only is None else self.only
         for source in self.sources:
             limit = upto if source is self.sources[-1] else None
-            before, source.seq = source.seq, newest(source.state) if limit is None else limit
+            before, source.seq = source.seq, last_event(source.state) if limit is None else limit
             if source.seq != before:
                 self.histories.forget(source.since(before))
         for rows in self._rows.values():

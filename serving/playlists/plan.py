@@ -86,10 +86,10 @@ def absorbed_by(run: Run) -> int:
     """Up to which event the run has absorbed feedback; 0: none."""
     if not file_of(run.home).exists():
         return 0
-    from serving.state.histories import newest
+    from serving.state.events import last_event
 
     state = own_state(run.home)
-    return 0 if state is None else newest(state)
+    return 0 if state is None else last_event(state)
 
 
 def refuse_impossible(run: Run, settings: Settings) -> None:

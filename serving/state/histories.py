@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import sqlalchemy as sa
 
-from serving.state.events import FEEDBACK, TAKEN
+from serving.state.events import FEEDBACK, TAKEN, last_event
 from serving.state.store import State
 from serving.state.tables import events, people, states
 
@@ -30,7 +30,7 @@ class StoredHistories:
         """`seq`: the newest event that is read; None: the newest that there is now."""
         self.state, self.first, self.item_number = state, first, item_number
         self.taken = (FEEDBACK, *taken)
-        self.seq = newest(state) if seq is None else seq
+        self.seq = last_event(state) if seq is None else seq
 
     def of(self, user_id: str) -> tuple[int, np.ndarray, np.ndarray] | None:
         """The number of a person, items [n] and times [n], in the order in which they were taken in.
@@ -60,12 +60,6 @@ class StoredHistories:
             return list(
                 connection.scalars(query.where(events.c.seq > seq, events.c.seq <= self.seq).distinct())
             )
-
-
-def newest(state: State) -> int:
-    """The number of the newest event; 0: there is none."""
-    with state.reading() as connection:
-        return connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
 
 
 def identity(state: State, upto: int) -> str:
