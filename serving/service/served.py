@@ -148,9 +148,9 @@ class Served:
         return self._lists[name]
 
     def _number(self, item_id: str) -> int | None:
-        """An item however its id is spelled: most are written as the run writes them."""
+        """An item however its id is spelled: most are written as the run writes them, and letters and digits are in one way only."""
         number = self.data.catalogue.number(item_id)
-        if number is not None:
+        if number is not None or (item_id.isascii() and item_id.isalnum()):
             return number
         try:
             found = one_id(item_id)
