@@ -101,13 +101,14 @@ class LiveState:
         only: int | None = None,
         state: State | None = None,
         taken: tuple[str, ...] = TAKEN,
+        row: int | None = None,
     ):
-        """`only`: read up to that event, whatever is absorbed later; None: to the newest.
+        """`only`: read up to that event, whatever is absorbed later, and rows of P_u up to `row`; None: to the newest.
 
         `state`: a service's; the run's own is read too, where it is another. `taken`: types of events that are history, beside
         feedback.
         """
-        self.run, self.only, self.taken = run, only, taken
+        self.run, self.only, self.taken, self.row = run, only, taken, row
         self.histories = LiveHistories(dataset)
         self.sources: list[StoredHistories] = []
         self._rows: dict[str, TrainedRows] = {}
@@ -230,7 +231,7 @@ class LiveState:
 
     def _read(self, state: State, first: int) -> None:
         number = self.histories.dataset.catalogue.number
-        self.sources.append(StoredHistories(state, number, first, self.taken, self.only))
+        self.sources.append(StoredHistories(state, number, first, self.taken, self.only, self.row))
         self.histories.later.append(self.sources[-1])
 
 

@@ -102,13 +102,14 @@ class Recommender:
         absorbed: int | None = None,
         state: State | None = None,
         taken: tuple[str, ...] = TAKEN,
+        row: int | None = None,
     ):
-        """`absorbed`: read events of feedback up to that one; default: all.
+        """`absorbed`: read events of feedback up to that one, and rows of P_u up to `row`; default: all.
 
         (For a job that feedback of meanwhile must not change.) `state`: what a service keeps, beside the run's own; `taken`: types
         of its events that are history.
         """
-        self.methods, self.absorbed, self.state, self.taken = methods, absorbed, state, taken
+        self.methods, self.absorbed, self.state, self.taken, self.row = methods, absorbed, state, taken, row
         methods.rows = lambda name: self.live.rows(name)
         self._built: dict[str, AnyRecommender] = {}
         self._one_at_a_time = threading.RLock()
@@ -128,7 +129,9 @@ class Recommender:
     @cached_property
     def live(self) -> LiveState:
         """Everybody's history as of now, and the rows of P_u that feedback has moved."""
-        return LiveState(self.methods.run, self.methods.dataset, self.absorbed, self.state, self.taken)
+        return LiveState(
+            self.methods.run, self.methods.dataset, self.absorbed, self.state, self.taken, self.row
+        )
 
     def method(self, name: str, strength: float = 1.0) -> AnyRecommender:
         """A method's recommender, as it is now; `strength` scales what it adds to the model."""

@@ -321,7 +321,7 @@ def _exported(run: Run, plan: ExportPlan) -> dict[str, Any]:
     backbone = {"name": settings["backbone"]["name"], "sha256": report["backbone_hash"]}
     facts: dict[str, Any] = {
         "run": run.home.resolve().name,
-        "identity": identity_of(run, absorbed_by(run)),  # of all that the run answers with
+        "identity": identity_of(run, *absorbed_by(run)),  # of all that the run answers with
         "prelude": _version(),
         "backbone": backbone | {"weights_are_here": settings["train"] == "full"},
         "methods": plan.methods,

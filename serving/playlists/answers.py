@@ -53,17 +53,24 @@ class Row(NamedTuple):
 
 
 def start(
-    run: str, identity: str, absorbed: int, work: str, names: list[str], part_requests: int, settings: dict
+    run: str,
+    identity: str,
+    absorbed: int,
+    row: int | None,
+    work: str,
+    names: list[str],
+    part_requests: int,
+    settings: dict,
 ) -> Callable[[Task], dict]:
     """A worker, the model loaded: a function of a task (shard, part).
 
     Raises `RunError` if the run is not that of the plan.
     """
     opened = Run.serving(run)
-    if identity_of(opened, absorbed) != identity:
+    if identity_of(opened, absorbed, row) != identity:
         raise RunError(f"{run} has changed since these playlists were begun; begin them again with --restart")
     chosen = Settings(**settings)
-    service = service_of(opened, chosen, absorbed)
+    service = service_of(opened, chosen, absorbed, row)
     ask, reply = door(service), answerer(service, chosen)
     catalogue_ids = pa.array([str(id_) for id_ in service.methods.dataset.catalogue.item_ids], pa.string())
     folder = Path(work)
@@ -90,13 +97,15 @@ def start(
     return do
 
 
-def service_of(run: Run, settings: Settings, absorbed: int | None = None) -> Recommender:
-    """The run's recommender as it was after `absorbed` batches of feedback,
+def service_of(
+    run: Run, settings: Settings, absorbed: int | None = None, row: int | None = None
+) -> Recommender:
+    """The run's recommender as it was after the event `absorbed` of feedback and the row `row` of P_u,
     its batches within `settings.memory_mb`.
     """
     config = config_of(run)
     budget = config.evaluate.model_copy(update={"memory_mb": settings.memory_mb})
-    return Recommender(Methods(run, config.model_copy(update={"evaluate": budget})), absorbed)
+    return Recommender(Methods(run, config.model_copy(update={"evaluate": budget})), absorbed, row=row)
 
 
 def method_of(service: Recommender, settings: Settings) -> str:

@@ -65,7 +65,8 @@ def playlists(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         before = None if restart else unfinished_plan(out)
-        plan = plan_of(opened, source, settings, None if before is None else before["run"].get("absorbed", 0))
+        absorbed = None if before is None else (before["run"].get("absorbed", 0), before["run"].get("row"))
+        plan = plan_of(opened, source, settings, absorbed)
         if (finished := begin(out, plan, restart)) is not None:
             return finished
         return _Job(out, plan, source, settings, engine, quiet).run()
@@ -158,6 +159,7 @@ class _Job:
                 "run": str(Path(self.plan["run"]["path"]).absolute()),
                 "identity": self.plan["run"]["identity"],
                 "absorbed": self.plan["run"]["absorbed"],
+                "row": self.plan["run"]["row"],
                 "work": str(self.work.absolute()),
                 "names": self.names,
                 "part_requests": self.part,

@@ -58,9 +58,9 @@ class Settings:
             raise ValueError(f"--memory-mb {self.memory_mb}: expected at least 1 MiB")
 
 
-def identity_of(run: Run, absorbed: int) -> str:
-    """A hash of all that a run answers with: its configuration, artifacts,
-    and feedback up to the event `absorbed`.
+def identity_of(run: Run, absorbed: int, row: int | None = None) -> str:
+    """A hash of all that a run answers with: its configuration, artifacts, feedback up to the event `absorbed`, and of it the rows of P_u
+    up to `row`.
     """
     made: dict[str, Any] = {"config": run.read_config()}
     for stage in (*SERVED, *IF_THERE):
@@ -72,7 +72,7 @@ def identity_of(run: Run, absorbed: int) -> str:
         from serving.state.histories import identity
 
         state = own_state(run.home)
-        made["live"] = None if state is None else identity(state, absorbed)
+        made["live"] = None if state is None else identity(state, absorbed, row)
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
 
@@ -82,14 +82,15 @@ def has_clock(run: Run) -> bool:
     return not prepared or prepared["time"] == "unix_seconds"
 
 
-def absorbed_by(run: Run) -> int:
-    """Up to which event the run has absorbed feedback; 0: none."""
+def absorbed_by(run: Run) -> tuple[int, int]:
+    """Up to which event the run has absorbed feedback, and up to which row of P_u it has learned of it; 0: none."""
     if not file_of(run.home).exists():
-        return 0
+        return 0, 0
     from serving.state.events import last_event
+    from serving.state.histories import newest_row
 
     state = own_state(run.home)
-    return 0 if state is None else last_event(state)
+    return (0, 0) if state is None else (last_event(state), newest_row(state))
 
 
 def refuse_impossible(run: Run, settings: Settings) -> None:
@@ -148,16 +149,19 @@ def products_of(run: Run, config: dict[str, Any]) -> list[str]:
     return settings.product_keys() + (settings.query_keys() if reads_words else [])
 
 
-def plan_of(run: Run, source: Source, settings: Settings, absorbed: int | None = None) -> dict[str, Any]:
+def plan_of(
+    run: Run, source: Source, settings: Settings, absorbed: tuple[int, int | None] | None = None
+) -> dict[str, Any]:
     """What these playlists are made from, as JSON: the same for the same inputs, whatever the engine.
 
-    `absorbed`: of feedback up to which event; default: of all. What a run absorbs later is left out by all
-    workers.
+    `absorbed`: of feedback up to which event and row (`absorbed_by`); default: of all. What a run absorbs or learns later is left out by
+    all workers.
     """
-    absorbed = absorbed_by(run) if absorbed is None else absorbed
+    seq, row = absorbed_by(run) if absorbed is None else absorbed
+    identity = identity_of(run, seq, row)
     return {
         "format": FORMAT,
-        "run": {"path": str(run.path), "identity": identity_of(run, absorbed), "absorbed": absorbed},
+        "run": {"path": str(run.path), "identity": identity, "absorbed": seq, "row": row},
         "settings": asdict(settings),
         "requests": {"path": str(source.path), "rows": source.rows},
         "cut": {"shards": shards_of(source.rows), "part": part_of(source.rows, settings.batch)},

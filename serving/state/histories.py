@@ -26,9 +26,12 @@ class StoredHistories:
         first: int,
         taken: tuple[str, ...] = TAKEN,
         seq: int | None = None,
+        row: int | None = None,
     ):
-        """`seq`: the newest event that is read; None: the newest that there is now."""
-        self.state, self.first, self.item_number = state, first, item_number
+        """`seq`: the newest event that is read; None: the newest that there is now. `row`: the newest row of P_u; None: any that knew no
+        later event, also one that is learned after this.
+        """
+        self.state, self.first, self.item_number, self.row = state, first, item_number, row
         self.taken = (FEEDBACK, *taken)
         self.seq = last_event(state) if seq is None else seq
 
@@ -62,12 +65,20 @@ class StoredHistories:
             )
 
 
-def identity(state: State, upto: int) -> str:
-    """A hash of all that answers may depend on: events up to a number, and rows of P_u that knew no later one."""
+def newest_row(state: State) -> int:
+    """The number of the newest row of P_u; 0: there is none."""
+    with state.reading() as connection:
+        return connection.scalar(sa.select(sa.func.max(states.c.seq))) or 0
+
+
+def identity(state: State, upto: int, row: int | None = None) -> str:
+    """A hash of all that answers may depend on: events up to a number, and rows of P_u that knew no later one, up to `row`."""
     digest = hashlib.sha256()
     columns = (events.c.seq, people.c.user_id, events.c.item_id, events.c.type, events.c.time)
     done = sa.select(*columns).join(people, people.c.number == events.c.person).where(events.c.seq <= upto)
     rows = sa.select(states.c.user_id, states.c.method, states.c.state).where(states.c.upto <= upto)
+    if row is not None:
+        rows = rows.where(states.c.seq <= row)
     with state.reading() as connection:
         for row in connection.execute(done.order_by(events.c.seq)):
             digest.update(repr(tuple(row)).encode())

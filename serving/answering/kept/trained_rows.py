@@ -70,7 +70,8 @@ class TrainedRows(dict[int, torch.Tensor]):
 
     def _of(self, user_id: str) -> torch.Tensor | None:
         for source in reversed(self.sources):
-            which = (states.c.user_id == user_id, states.c.method == self.key, states.c.upto <= source.seq)
+            which = [states.c.user_id == user_id, states.c.method == self.key, states.c.upto <= source.seq]
+            which += [] if source.row is None else [states.c.seq <= source.row]
             query = sa.select(states.c.state).where(*which).order_by(states.c.seq.desc()).limit(1)
             with source.state.reading() as connection:
                 row = connection.scalar(query)
