@@ -133,7 +133,7 @@ class WithNewcomers(SidRecommender):
         from by what is left in it.
         """
         left, items = super().log_left(trained, temperature), np.arange(self.model.trie.n_items)
-        for row in np.flatnonzero(np.isnan(left)) if len(items) <= MOST_SUMMED else ():
+        for row in np.flatnonzero(np.isnan(left)).tolist() if len(items) <= MOST_SUMMED else []:
             whole = replace(trained[row], exclude=trained[row].exclude[:0], allow=None)
             log_p = super().log_probs([whole], temperature)[0]
             left[row] = np.logaddexp.reduce(log_p[trained[row].available(items)])

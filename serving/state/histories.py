@@ -80,8 +80,8 @@ def identity(state: State, upto: int, row: int | None = None) -> str:
     if row is not None:
         rows = rows.where(states.c.seq <= row)
     with state.reading() as connection:
-        for row in connection.execute(done.order_by(events.c.seq)):
-            digest.update(repr(tuple(row)).encode())
+        for event_row in connection.execute(done.order_by(events.c.seq)):
+            digest.update(repr(tuple(event_row)).encode())
         for state_row in connection.execute(rows.order_by(states.c.seq, states.c.user_id, states.c.method)):
             digest.update(repr(tuple(state_row)).encode())
     return digest.hexdigest()
