@@ -83,14 +83,14 @@ def has_clock(run: Run) -> bool:
 
 
 def absorbed_by(run: Run) -> tuple[int, int]:
-    """Up to which event the run has absorbed feedback, and up to which row of P_u it has learned of it; 0: none."""
+    """Up to which event the run has absorbed feedback, and up to which change of its state it has learned of it; 0: none."""
     if not file_of(run.home).exists():
         return 0, 0
     from serving.state.events import last_event
-    from serving.state.histories import newest_row
+    from serving.state.lists import last_change
 
     state = own_state(run.home)
-    return (0, 0) if state is None else (last_event(state), newest_row(state))
+    return (0, 0) if state is None else (last_event(state), last_change(state))
 
 
 def refuse_impossible(run: Run, settings: Settings) -> None:

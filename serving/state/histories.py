@@ -28,8 +28,8 @@ class StoredHistories:
         seq: int | None = None,
         row: int | None = None,
     ):
-        """`seq`: the newest event that is read; None: the newest that there is now. `row`: the newest row of P_u; None: any that knew no
-        later event, also one that is learned after this.
+        """`seq`: the newest event that is read; None: the newest that there is now. `row`: the change up to which rows of P_u are
+        read; None: all that knew no later event, also those that are learned after this.
         """
         self.state, self.first, self.item_number, self.row = state, first, item_number, row
         self.taken = (FEEDBACK, *taken)
@@ -65,14 +65,8 @@ class StoredHistories:
             )
 
 
-def newest_row(state: State) -> int:
-    """The number of the newest row of P_u; 0: there is none."""
-    with state.reading() as connection:
-        return connection.scalar(sa.select(sa.func.max(states.c.seq))) or 0
-
-
 def identity(state: State, upto: int, row: int | None = None) -> str:
-    """A hash of all that answers may depend on: events up to a number, and rows of P_u that knew no later one, up to `row`."""
+    """A hash of all that answers may depend on: events up to a number, and rows of P_u that knew no later one, up to the change `row`."""
     digest = hashlib.sha256()
     columns = (events.c.seq, people.c.user_id, events.c.item_id, events.c.type, events.c.time)
     done = sa.select(*columns).join(people, people.c.number == events.c.person).where(events.c.seq <= upto)

@@ -10,7 +10,8 @@ import numpy as np
 from recsys.data.later_events import LiveHistories
 from serving.answering.kept.trained_rows import TrainedRows
 from serving.state.events import Event, add_events
-from serving.state.histories import StoredHistories, identity, newest_row
+from serving.state.histories import StoredHistories, identity
+from serving.state.lists import last_change
 from serving.state.states import put_states
 from serving.state.store import State, sqlite_url
 
@@ -33,7 +34,7 @@ def test_a_row_that_is_learned_after_a_job_was_planned_is_not_the_job_s(tmp_path
         return TrainedRows("m", histories, [stored])[user].tolist()
 
     put(1.0)
-    planned = newest_row(state)
+    planned = last_change(state)
     before = identity(state, 1, planned)
     put(2.0)
     assert (row(planned), row(None)) == ([1.0, 1.0], [2.0, 2.0])
