@@ -1,0 +1,1 @@
+"""Tests of answering.kept requests and of absorbing feedback."""
