@@ -1,1 +1,1 @@
-"""Tests of answering.kept requests and of absorbing feedback."""
+"""Tests of what feedback has left in a state, and of what earlier versions kept."""
