@@ -92,6 +92,7 @@ def _(m: pytest.MonkeyPatch) -> None:
         return lambda self, *roles: honest(self, *(role for role in roles if role != TEST))
 
     wrapped(m, Phrases, "_about", of)
+    m.setattr(Phrases, "_too_late", lambda self: np.zeros(len(self.dataset.queries), bool))
 
 
 @mutant(
