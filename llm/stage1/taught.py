@@ -184,7 +184,7 @@ class TaughtRows:
             for request, size, cut in zip(self._asked(rows[mine]), sizes[mine], short[mine], strict=True)
         ]
         wanted = torch.from_numpy(self.teacher.scores(whole)).to(model.device).softmax(1)
-        soft = np.arange(len(whole)) % 2 == 1 if prefix is not None else np.zeros(len(whole), bool)
+        soft = np.arange(len(rows))[mine] % 2 == 1 if prefix is not None else np.zeros(len(whole), bool)
         parts = []
         for places, way in ((np.flatnonzero(~soft), None), (np.flatnonzero(soft), prefix)):
             if not len(places):
