@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from evaluation.baselines import FixedOrder
 from evaluation.calibration import Calibration, fit_temperature
 from evaluation.softmax import LastScores, Scorer, SoftmaxOver, best_temperature
 from evaluation.table.config import EvaluateConfig
@@ -113,10 +114,13 @@ def _ranking_rows(
         scorer = methods.scorer(baseline.key)
         t0, found = validation.temperatures(name, scorer, baseline.grid(config.temperature_grid))
         softmax, trained = (
-            SoftmaxOver(scorer, t0, name, methods.dataset.n_items),
+            SoftmaxOver(answering, t0, name, methods.dataset.n_items),
             f"T0 = {t0:g} chosen on validation",
         )
         matched = found.temperature if validation.chosen else found.temperature / t0
+        # of whom it knows nothing popularity answers, as in the ranked row: with p ∝ count + 1, whatever T0 is
+        popular = FixedOrder("Popularity", t0 * np.log1p(methods.dataset.item_totals.counts))
+        answering = Product(name, [scorer], [1.0], (0,), popular)
         rows.append(
             Row(
                 name,
