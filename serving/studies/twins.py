@@ -130,7 +130,7 @@ def _measured(
         against = (left, own[0]), (every, own[1]), (kept, torch.stack(best)[:, None])
         ranks.append(torch.stack([(scores >= value).sum(1) for scores, value in against], 1).numpy())
         # popularity's own p ∝ count + 1
-        at = [torch.from_numpy(np.where(silent, 1.0, t))[:, None] for t in temperatures]
+        at = [torch.from_numpy(np.where(silent.numpy(), 1.0, t))[:, None] for t in temperatures]
         log_p.append(torch.stack([(kept / t).log_softmax(1)[rows, targets] for t in at], 1).numpy())
     return np.concatenate(ranks), np.concatenate(log_p)
 
