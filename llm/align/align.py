@@ -125,9 +125,6 @@ class Alignment:
             row.name, world, lambda seed: self._fresh(row, seed), seed, self.checkpoint / f"{row.key}-{seed}",
             self.checkpoint / f"pilots-{row.key}", rates, steps, objective,
         )  # fmt: skip
-        if report["validation_minus_loss"] < at_start and row.starts_trained:
-            module = untrained  # what it started from was never beaten: it stays that
-            report |= {"best_step": 0, "validation_minus_loss": at_start}
         assert isinstance(module, Personalizer)
         assert world.folder is not None
         save_personalizer(module, world.folder / f"{row.key}-{seed}.safetensors")

@@ -109,13 +109,18 @@ class SoftRows:
         # log-uniform over 0 … longest
         shown = np.floor((self.longest + 2.0) ** generator.random(len(rows))).astype(np.int64) - 1
         asked = generator.random(len(rows)) < self.query_share
+        targets = self.dataset.items[self.events[rows]]
+        # of the whole batch, so that a process with a share of it asks what one process would
+        queries = [
+            self.phrases.query(int(item), generator) if ask else None
+            for item, ask in zip(targets, asked, strict=True)
+        ]
         mine = distributed.share(len(rows))
-        whole = some_of(self.requests, rows[mine])
-        targets = self.dataset.items[self.events[rows[mine]]]
-        read = []
-        for request, count, ask, target in zip(whole, shown[mine], asked[mine], targets, strict=True):
-            query = self.phrases.query(int(target), generator) if ask else None
-            read.append(_showing(request, int(count), query))
+        whole, targets = some_of(self.requests, rows[mine]), targets[mine]
+        read = [
+            _showing(request, int(count), query)
+            for request, count, query in zip(whole, shown[mine], queries[mine], strict=True)
+        ]
         reading = Reading(model, self.builder, prefix)
         prompts, condition = reading.conditioned(reading.prompts(read), whole)
         return -model.item_log_probs(prompts, targets, condition).mean()

@@ -184,7 +184,7 @@ class TaughtRows:
             for request, size, cut in zip(self._asked(rows[mine]), sizes[mine], short[mine], strict=True)
         ]
         wanted = torch.from_numpy(self.teacher.scores(whole)).to(model.device).softmax(1)
-        soft = np.arange(len(whole)) % 2 == 1 if prefix is not None else np.zeros(len(whole), bool)
+        soft = np.arange(len(rows))[mine] % 2 == 1 if prefix is not None else np.zeros(len(whole), bool)
         parts = []
         for places, way in ((np.flatnonzero(~soft), None), (np.flatnonzero(soft), prefix)):
             if not len(places):
@@ -222,11 +222,14 @@ class TaughtRows:
 
 
 def ends_of_training(dataset: Dataset) -> np.ndarray:
-    """For each user with a training history, their first event that is not FIT: its history is what training has of them [U']."""
-    events = np.flatnonzero(dataset.roles != FIT)
-    _, first = np.unique(dataset.users[events], return_index=True)
-    events = events[first]
-    return events[dataset.history_end[events] > dataset.offsets[dataset.users[events]]]
+    """For each user with FIT events, the event behind the last of them [U'], whose history holds all that the retrievers have learned of
+    the user (of one moment with that last event it would not: such users have none). What is UNUSED may stand anywhere.
+    """
+    fit = np.flatnonzero(dataset.roles == FIT)
+    users = dataset.users[fit]
+    fit = fit[np.append(users[1:] != users[:-1], True)[: len(fit)]]  # each user's last
+    events = fit[fit + 1 < dataset.offsets[dataset.users[fit] + 1]] + 1
+    return events[dataset.history_end[events] == events]
 
 
 def last(request: Request, count: int) -> Request:

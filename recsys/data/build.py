@@ -103,6 +103,7 @@ def built_of(rows: Rows, source: loaders.Source, config: PrepareConfig, notices:
         held_out_queries=config.held_out_queries,
         exclude_seen=config.exclude_seen,
         exclude_against=config.exclude_against,
+        one_clock=config.split.kind == "global_time",
         **ordered,
     )
 

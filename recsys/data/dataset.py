@@ -56,9 +56,8 @@ class ItemTotals:
     and of nobody in particular.
     """
 
-    counts: (
-        np.ndarray
-    )  # int64: how many events; float64, the sum of their weights, where events weigh differently
+    # int64: how many events; float64, the sum of their weights, where events weigh differently
+    counts: np.ndarray
     last: np.ndarray  # int64: place of its last event among all in time, a later row winning ties; −1: none. No weight moves it
 
     @classmethod
@@ -67,9 +66,8 @@ class ItemTotals:
     ) -> ItemTotals:
         """Counted from events [E]: `items` and `times` (unix seconds), each as one, or as its share of `weights` [E]."""
         last = np.full(n_items, -1, np.int64)
-        last[items[np.argsort(times, kind="stable")]] = np.arange(
-            len(items)
-        )  # the last write of an item wins
+        # the last write of an item wins
+        last[items[np.argsort(times, kind="stable")]] = np.arange(len(items))
         return cls(np.bincount(items, weights, minlength=n_items), last)
 
     @classmethod
@@ -110,9 +108,9 @@ class Dataset:
     held_out_queries: float = 0.0  # share of query texts that no training reads (recsys.data.phrases)
     exclude_seen: bool = True  # the protocol's answer to: may what a user has had be recommended again?
     exclude_against: bool = True  # is what a user has turned down kept from what is recommended to them?
-    totals: ItemTotals | None = (
-        None  # of data whose events were left out (serving.export.folder); None: counted
-    )
+    # of data whose events were left out (serving.export.folder); None: counted
+    totals: ItemTotals | None = None
+    one_clock: bool = False  # is the split at one moment for everybody (global_time)?
     end: int = 0  # the moment after all that was read (unix seconds or an ordinal); 0: after the last event
     offsets: np.ndarray = field(init=False)  # [U + 1] int64: events of user u are offsets[u] : offsets[u + 1]
     history_end: np.ndarray = field(init=False)  # [E] int64
@@ -158,6 +156,7 @@ class Dataset:
             held_out_queries=report.get("held_out_queries", 0.0),
             exclude_seen=report["exclude_seen"],
             exclude_against=report.get("exclude_against", True),
+            one_clock=report.get("split", {}).get("kind") == "global_time",
             totals=ItemTotals.load(run.artifact("prepare", TOTALS))
             if TOTALS in record["artifacts"]
             else None,
@@ -215,9 +214,7 @@ class Dataset:
         )
 
     def without_users(self) -> Dataset:
-        """The same items, and nobody: one empty place for a user, no event, no query;
-        totals of items stay.
-        """
+        """The same items, and nobody: one empty place for a user, no event, no query; totals of items stay."""
         no_events: dict[str, Any] = {
             name: None if (values := getattr(self, name)) is None else values[:0]
             for name in ("users", "items", "times", "weights", "roles", "ratings", "kinds")
@@ -255,6 +252,12 @@ class Dataset:
     def weighed(self, events: np.ndarray) -> np.ndarray | None:
         """The `relative_weights` of some events (indices, or a mask); None where events weigh nothing."""
         return None if self.relative_weights is None else self.relative_weights[events]
+
+    @cached_property
+    def learned_until(self) -> int | None:
+        """After the last training event: of later moments nothing is learned, whoever it is of. None: everybody has a moment of their own."""
+        training = np.isin(self.roles, (FIT, PERSONALIZE))
+        return int(self.times[training].max(initial=-1)) + 1 if self.one_clock else None
 
     @property
     def n_users(self) -> int:

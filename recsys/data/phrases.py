@@ -45,7 +45,7 @@ class Phrases:
 
     `of[item]` may be read in Stage 1: a query of a user about an item of their own later events (those that Stage 2, validation and
     test ask about) is left out, one at the moment of anybody's later event of the item too (the user may be written otherwise), and so
-    are those of held-out users, and every held-out text. Of a query of nobody known the hour before the event
+    are those of held-out users, those of after the training where the split is at one moment for everybody, and every held-out text. Of a query of nobody known the hour before the event
     counts (the day, of a time that is a day), for people ask before they choose; one whose time is no time of the events may be of any. `matching(query)` knows all of them, for it judges answers.
     """
 
@@ -80,7 +80,7 @@ class Phrases:
     def _asked(self) -> list[list[str]]:
         """Queries that led to each item and that Stage 1 may read, in alphabetical order."""
         data = self.dataset
-        barred = self._about(PERSONALIZE, VALIDATION, TEST) | self._unseen()
+        barred = self._about(PERSONALIZE, VALIDATION, TEST) | self._unseen() | self._too_late()
         asked: list[set[str]] = [set() for _ in range(data.n_items)]
         for item, query, not_read in zip(data.queries["item"], data.queries["query"], barred, strict=True):
             if item >= 0 and not not_read and not self.is_held_out(query):
@@ -130,6 +130,11 @@ class Phrases:
         """Bool [Q]: was the query asked by a user who is held out of learning?"""
         users = self.dataset.queries["user"].to_numpy(np.int64)
         return (users >= 0) & (self.dataset.user_groups[users] != WARM)
+
+    def _too_late(self) -> np.ndarray:
+        """Bool [Q]: was the query asked after the training of everybody, whatever it is about?"""
+        times, until = self.dataset.queries["timestamp"].to_numpy(np.int64), self.dataset.learned_until
+        return np.zeros(len(times), bool) if until is None else times >= until
 
     def before_test(self) -> Phrases:
         """The same without queries about TEST events or of held-out users: what a stage before the test looks at."""

@@ -321,9 +321,11 @@ class _Work:
         train, validation = (np.array([side[user] for user in shared]) for side in rates)
         leak = check_retrieval_leak(train, validation, self.config.leak_margin)
         constant = any(one["key"] == "constant" for one in self.report.get("suspicions", ()))
+        whose = "user" if constant else "item"
+        brought_alone = self.report["items"] == "brought" and self.report["users"] == "history"
         self.report["leak_check"] = (
-            "cannot tell: each user has one vector for all times, so training and validation targets are found alike whatever it knows"
-            if constant
+            f"cannot tell: each {whose} has one vector for all times, so training and validation targets are found alike whatever it knows"
+            if constant or brought_alone
             else asdict(leak)
         )
 

@@ -8,7 +8,8 @@ plays, and a weight. Loss and training are LightGCN's, over user–item edges al
 A user's vector of a moment stays inductive: over the neighbours of each type that were there before it, Σ_j message_j / √(how many),
 added to what the history gives. So who has no event has a vector where friends or tags are known. What a neighbour says comes of
 the graph, and so of FIT events. An edge with a moment is learned from only if it is older than the first event of its user(s)
-that is not FIT; one without a moment is taken to have been there always, which its setting must say.
+that is not FIT, and, where the split is at one moment for everybody, than the end of training; one without a moment is taken to have
+been there always, which its setting must say.
 """
 
 from __future__ import annotations
@@ -115,8 +116,10 @@ def read_graph(configs: Sequence[EdgesConfig], dataset: Dataset, time: Reading =
 
 
 def _first_not_fit(dataset: Dataset) -> np.ndarray:
-    """The moment [U] of each user's first event that is not FIT; `NEVER` of a user without one."""
-    first = np.full(dataset.n_users, NEVER)
+    """The moment [U] of each user's first event that is not FIT; of a user without one the end of training, which is `NEVER` where
+    everybody has a moment of their own.
+    """
+    first = np.full(dataset.n_users, NEVER if dataset.learned_until is None else dataset.learned_until)
     later = dataset.roles != FIT
     np.minimum.at(first, dataset.users[later], dataset.times[later])
     return first

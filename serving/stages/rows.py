@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from evaluation.baselines import FixedOrder
 from evaluation.calibration import Calibration, fit_temperature
+from evaluation.product import Product
 from evaluation.softmax import LastScores, Scorer, SoftmaxOver, best_temperature
 from evaluation.table.config import EvaluateConfig
 from evaluation.table.instances import Question
@@ -90,10 +92,14 @@ class Validation:
             if not isinstance(method, ProbabilisticRecommender):
                 asked = SoftmaxOver(method, n_items=self.n_items)
             log_p = asked.log_prob_at(self.requests, self.targets, grid)  # type: ignore[union-attr]
-            users = np.array([-1 - at if r.user is None else r.user for at, r in enumerate(self.requests)])
-            best = best_temperature(log_p, self.requests, grid, users, n)
-            self.found[name] = best, fit_temperature(log_p, grid, users)
+            best = best_temperature(log_p, self.requests, grid, self.users, n)
+            self.found[name] = best, fit_temperature(log_p, grid, self.users)
         return self.found[name]
+
+    @property
+    def users(self) -> np.ndarray:
+        """Whose request each is [R]; each of nobody known is somebody's of their own."""
+        return np.array([-1 - at if r.user is None else r.user for at, r in enumerate(self.requests)])
 
 
 def _ranking_rows(
@@ -112,8 +118,11 @@ def _ranking_rows(
     if baseline.grid is not None and _wanted(config, name):
         scorer = methods.scorer(baseline.key)
         t0, found = validation.temperatures(name, scorer, baseline.grid(config.temperature_grid))
+        # of whom it knows nothing popularity answers, as in the ranked row: with p ∝ count + 1, whatever T0 is
+        popular = FixedOrder("Popularity", t0 * np.log1p(methods.dataset.item_totals.counts))
+        answering = Product(name, [scorer], [1.0], (0,), popular)
         softmax, trained = (
-            SoftmaxOver(scorer, t0, name, methods.dataset.n_items),
+            SoftmaxOver(answering, t0, name, methods.dataset.n_items),
             f"T0 = {t0:g} chosen on validation",
         )
         matched = found.temperature if validation.chosen else found.temperature / t0
@@ -179,19 +188,26 @@ def _replicas(
 
 def _random_row(config: EvaluateConfig, methods: Methods, question: Question, validation: Validation) -> Row:
     """E2P-Random: the trained E2P, each request conditioned as one of another user is;
-    several permutations.
+    several permutations. Its temperatures are its own: at E2P's it would lose by being too sure, whatever it knows.
     """
-    replicas: list[Recommender] = []
-    seeds = methods.config.personalize.seeds
-    for number in range(config.random_permutations):
-        partner = partners_of_other_users(question.users, rng(config.seed, "e2p-random", number))
+    seeds, name = methods.config.personalize.seeds, "E2P-Random"
+
+    def of_others(
+        requests: Sequence[Request], users: np.ndarray, number: int
+    ) -> SidRecommender | WholeCatalogue:
+        partner = partners_of_other_users(users, rng(config.seed, "e2p-random", number))
         reading = methods.reading("e2p", seeds[number % len(seeds)])
         assert reading.personalizer is not None
-        other = replace(reading, personalizer=OfAnother(reading.personalizer, question.requests, partner))
-        replicas.append(_measured(config, methods.recommender("E2P-Random", other), methods.dataset.n_items))
-    _, _, found = _replicas(config, methods, "e2p", seeds[:1], validation)
+        other = replace(reading, personalizer=OfAnother(reading.personalizer, requests, partner))
+        return _measured(config, methods.recommender(name, other), methods.dataset.n_items)
+
+    numbers = range(config.random_permutations)
+    replicas: list[Recommender] = [of_others(question.requests, question.users, at) for at in numbers]
+    asked = of_others(validation.requests, validation.users, 0)
+    grid, n = config.temperature_grid, config.n_candidates
+    temperature, found = validation.temperatures(name, asked, grid, n)
     reads = "recent items, another user's vector"
-    return Row("E2P-Random", replicas, None, reads, "as E2P", matched=found.temperature)
+    return Row(name, replicas, temperature, reads, "as E2P", matched=found.temperature, nats=found.nats)
 
 
 def _product_rows(config: EvaluateConfig, methods: Methods) -> list[Row]:

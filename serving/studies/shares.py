@@ -6,7 +6,8 @@ share       cov_p(w_k · s_k, L) / var_p(L) over the items of a request, under t
 without     nats a target, expected hit-rate of 30 draws and R@10 of the others alone, their weights fitted anew on validation: a factor
             whose part the others can take over loses nothing
 
-Weights are those of the highest likelihood on validation (`evaluation.product`), fitted here on its instances alone; figures are of test.
+Weights are those of the highest likelihood on validation (`evaluation.product`), fitted here on its instances alone; figures are of test, of
+those instances of which an expert knows anything: the others one factor answers alone.
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ def analyse_shares(methods: Methods, instances: int = 2000) -> dict[str, Any]:
         }
     whole = {tuple(names) for names in products}
     measured = {names: _Measured() for names in sets}
+    # as in `serving.answering.products`; popularity says the same of everybody
+    asked_of = [_name(methods, key) for key in settings.experts if key != "popularity"]
+    users = []
     for start in Progress(range(0, len(events), CHUNK), desc="test", unit="block"):
         some = events[start : start + CHUNK]
         requests, targets = data.block(some, data.exclude_seen), torch.from_numpy(data.items[some])
@@ -80,21 +84,23 @@ def analyse_shares(methods: Methods, instances: int = 2000) -> dict[str, Any]:
             name: torch.from_numpy(np.array(scorer.scores(requests), np.float64))
             for name, scorer in factors.items()
         }
+        known = torch.stack([scores[name].any(1) for name in asked_of or factors]).any(0)
+        users.append(data.users[some][known.numpy()])
         out = torch.zeros(len(some), data.n_items, dtype=torch.bool)
         for row, request in zip(out, requests, strict=True):
             row[:] = torch.from_numpy(~request.available(np.arange(data.n_items)))
         for names, one in measured.items():
-            of_these = [scores[name] for name in names]
-            one.add(of_these, weights[names], out, targets)
+            of_these = [scores[name][known] for name in names]
+            one.add(of_these, weights[names], out[known], targets[known])
             if names in whole:
-                one.shares.append(shares(of_these, weights[names], out))
-    users = data.users[events]
+                one.shares.append(shares(of_these, weights[names], out[known]))
+    people = np.concatenate(users)
     found = {
         "run": run.path.name,
         "validation_instances": len(fitted_on),
-        "instances": len(events),
-        "users": len(np.unique(users)),
-        "products": [_product(names, generators, weights, measured, users) for names in products],
+        "instances": len(people),
+        "users": len(np.unique(people)),
+        "products": [_product(names, generators, weights, measured, people) for names in products],
     }
     folder = run.path / "analyses"
     folder.mkdir(exist_ok=True)

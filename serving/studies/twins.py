@@ -7,7 +7,8 @@
     calibration     the temperature of highest likelihood on validation, and the nats of a target there
 
 Runs of one configuration with several seeds, and with another split (`prepare.split`: leave_last_out, global_time), make one table:
-figures are means over the runs of a split ± their standard deviation. The recommenders are asked once: each figure is of the same scores.
+figures are means over the runs of a split ± their standard deviation. The recommenders are asked once: each figure is of the same scores. Whom a
+retriever knows nothing of is answered by popularity here too, as `recommend` answers them.
 """
 
 from __future__ import annotations
@@ -112,11 +113,14 @@ def _measured(
     protocol does.
     """
     data, scorer = methods.dataset, cast(Scorer, _scorer(methods, key))
+    popular = torch.from_numpy(np.log1p(data.item_totals.counts))
     ranks, log_p = [], []
     for start in range(0, len(events), CHUNK):
         some, rows = events[start : start + CHUNK], np.arange(len(events[start : start + CHUNK]))
         targets, asked = data.items[some], data.block(some, True)
         every = torch.from_numpy(np.array(scorer.scores(data.block(some, False)), np.float64))
+        silent = ~every.any(1)  # rows of zeros: the retriever knows nothing of who asks
+        every[silent] = popular
         left = every.clone()
         for row, request in zip(left, asked, strict=True):
             row[request.exclude] = -torch.inf
@@ -125,7 +129,9 @@ def _measured(
         best = [scores[alike == alike[target]].max() for scores, target in zip(kept, targets, strict=True)]
         against = (left, own[0]), (every, own[1]), (kept, torch.stack(best)[:, None])
         ranks.append(torch.stack([(scores >= value).sum(1) for scores, value in against], 1).numpy())
-        log_p.append(torch.stack([(kept / t).log_softmax(1)[rows, targets] for t in temperatures], 1).numpy())
+        # popularity's own p ∝ count + 1
+        at = [torch.from_numpy(np.where(silent.numpy(), 1.0, t))[:, None] for t in temperatures]
+        log_p.append(torch.stack([(kept / t).log_softmax(1)[rows, targets] for t in at], 1).numpy())
     return np.concatenate(ranks), np.concatenate(log_p)
 
 

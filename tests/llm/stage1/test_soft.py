@@ -121,6 +121,16 @@ def test_some_rows_carry_a_query_about_their_item(model, monkeypatch):
             assert {"Even", "Odd"}.isdisjoint({said}) or said == ("Even", "Odd")[item % 2]
 
 
+def test_processes_that_share_a_batch_ask_what_one_would(model, monkeypatch):
+    made = rows(model, dataset(), query_share=0.5)
+    whole, parts = read_rows(model, made, 0, monkeypatch)[0]["prompts"], []
+    for share in (slice(0, 13), slice(13, 40)):
+        with monkeypatch.context() as m:
+            m.setattr("llm.stage1.soft.distributed.share", lambda n, share=share: share)
+            parts += read_rows(model, made, 0, m)[0]["prompts"]
+    assert parts == whole
+
+
 def test_no_event_with_a_history_is_refused(model):
     data = dataset()
     alone = replace(

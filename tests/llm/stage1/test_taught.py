@@ -16,7 +16,7 @@ from llm.stage1.soft import new_phi
 from llm.stage1.taught import TaughtRows, Teacher, cross_entropies, ends_of_training, last
 from recsys.data.catalogue import Catalogue
 from recsys.data.dataset import Dataset
-from recsys.data.splits import FIT, PERSONALIZE, VALIDATION
+from recsys.data.splits import FIT, PERSONALIZE, UNUSED, VALIDATION
 from recsys.embeddings.user_vectors import HistoryVectors
 from tests.support.models import tiny_model
 from tests.support.requests import make_requests
@@ -86,6 +86,33 @@ def test_rows_stand_where_training_ends():
         request = dataset.request(int(event), True)
         own = dataset.items[(dataset.users == dataset.users[event]) & (dataset.roles == FIT)]
         assert request.history.tolist() == own.tolist()
+
+
+def test_no_row_stands_before_an_event_that_the_retrievers_have_learned():
+    """An event for histories alone, or above a user's cap, stands between FIT ones (user 1); of user 2 what follows is of one moment with the last."""
+    dataset = data()
+    roles, times = dataset.roles.copy(), dataset.times.copy()
+    roles[(dataset.users == 1) & (times == 3)] = UNUSED
+    times[(dataset.users == 2) & (times == PAST)] = PAST - 1
+    dataset = replace(dataset, roles=roles, times=times)
+    events = ends_of_training(dataset)
+    assert dataset.users[events].tolist() == [user for user in range(USERS) if user not in (2, 3)]
+    for event in events:
+        own = np.flatnonzero((dataset.users == dataset.users[event]) & (dataset.roles == FIT))
+        assert dataset.history_end[event] > own.max()
+
+
+def test_processes_that_share_a_batch_learn_what_one_would(monkeypatch):
+    """Also where the first has an odd number of rows."""
+    model = tiny_model("vector, depth")
+    prefix = new_phi(model, HistoryVectors(VECTORS, 4.0, "space"), 6, seed=2)
+    made = rows(data(), model, batch=6)
+    whole = made.loss(model, prefix, 0).item()
+    parts = []
+    for share in (slice(0, 3), slice(3, 6)):
+        monkeypatch.setattr(taught.distributed, "share", lambda n, share=share: share)
+        parts.append(made.loss(model, prefix, 0).item())
+    assert np.mean(parts) == pytest.approx(whole, abs=1e-5)
 
 
 def test_nothing_of_what_came_next_is_read_and_validations_users_are_left_out():

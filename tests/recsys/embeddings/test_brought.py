@@ -56,6 +56,13 @@ def test_one_vector_a_user_never_passes_a_check_that_cannot_see_it(run, capsys):
     assert "passed" not in capsys.readouterr().out
 
 
+def test_one_vector_an_item_passes_no_check_either(run, capsys):
+    """Means of brought item vectors find training and validation targets alike, whichever of them the vectors know."""
+    report = embedded(run, item_embeddings=LEAKING["item_embeddings"])
+    assert report["leak_check"].startswith("cannot tell: each item has one vector")
+    assert "passed" not in capsys.readouterr().out
+
+
 def test_hits_far_above_what_the_history_explains_are_refused(run):
     with pytest.raises(LeakError, match="more than 2 times as many"):
         embedded(run, **LEAKING, accept=("before_first_event",))

@@ -162,13 +162,13 @@ def test_neighbours_count_from_strictly_after_their_moment(edges):
     assert len(users) == len(moments) == len(vectors)
 
 
-def data_of(users, items, times, roles, n_users=4):
+def data_of(users, items, times, roles, n_users=4, learned_until=None):
     """What `read_graph` asks of a Dataset."""
     return SimpleNamespace(
         user_numbers={f"u{number}": number for number in range(n_users)},
         catalogue=SimpleNamespace(item_ids=[f"i{number}" for number in range(3)]),
         n_users=n_users, n_items=3, users=np.array(users), items=np.array(items), times=np.array(times),
-        roles=np.array(roles),
+        roles=np.array(roles), learned_until=learned_until,
     )  # fmt: skip
 
 
@@ -190,6 +190,16 @@ def test_the_graph_learns_edges_older_than_what_is_held_out(tmp_path, data):
     assert some.nodes.T.tolist() == [[0, 1], [0, 3], [1, 2], [2, 3]]  # each pair once, since its first row
     assert some.times.tolist() == [15, 20, 4, 5]
     assert some.learned.tolist() == [True, False, True, False]
+
+
+def test_where_one_moment_ends_training_for_all_no_later_edge_is_learned(tmp_path):
+    """Though neither has anything held out: users 0 and 1 have FIT events alone, and user 2 none."""
+    roles = [FIT, FIT]
+    rows = [("u0", "u1", 10), ("u0", "u2", 11), ("u1", "u2", 500)]
+    for until, learned in ((None, [True, True, True]), (11, [True, False, False])):
+        data = data_of([0, 1], [0, 1], [10, 10], roles, learned_until=until)
+        some = read_graph([friends(tmp_path, rows, moment="since")], data, "ordinal").edges[0]
+        assert some.learned.tolist() == learned
 
 
 def test_undated_edges_are_always_there_and_unknown_ones_are_counted(tmp_path, data):

@@ -323,6 +323,19 @@ def test_what_each_factor_brings_is_what_the_others_alone_lack(combined, tmp_pat
     assert alone["nats"] == pytest.approx(-np.mean(means), abs=1e-6)
 
 
+def test_who_is_answered_by_one_factor_alone_has_no_part_in_the_shares(combined, tmp_path):
+    import shutil
+
+    config, run = combined
+    methods = Methods(Run.open(shutil.copytree(run.path, tmp_path / "run")), config)
+    data, events = methods.dataset, methods.dataset.events(TEST)
+    cold = events[data.users[events] % 4 == 0]
+    data.history_end[cold] = data.offsets[data.users[cold]]
+    found = analyse_shares(methods, 1000)
+    assert found["instances"] == len(data.instances(TEST)) - len(cold)
+    assert found["users"] == 30
+
+
 def test_shares_need_products(small_run):
     config, run = small_run
     with pytest.raises(ValueError, match="no products of experts here"):
