@@ -46,16 +46,28 @@ ATTENTION_CAPTION = (
     "P_q's weights over one test user's records, as trained and with the time biases set to 0 in the same "
     "scorer (TAP-PER, Figure 3). Any user's: prelude attention RUN --user U."
 )
+# what an experiment is an experiment on: a picture from before one of these ended is of another training
+TRAINED = ("prepare", "embed", "tokenize", "adapt", "personalize", "combine", "align")
 LEAST_RECORDS = 20  # of the user whose attention is shown, where somebody has them
 
 
 def experiment_pictures(run: Run) -> list[tuple[str, str, bytes | None]]:
-    """(heading, caption, PNG) of every picture there is."""
+    """(heading, caption, PNG) of every picture there is of the run as it is; one that is older than what was trained is left out, and said."""
     left: dict[Path, tuple[str, str, bytes | None]] = {}
+    trained = max((found["finished_unix_s"] for stage in TRAINED if (found := run.record(stage))), default=0)
+    old = set()
     for place, (heading, caption) in EXPERIMENTS.items():
         for picture in sorted(run.path.glob(f"{place}.png")):
+            if picture.stat().st_mtime < trained:
+                old.add(str(picture.relative_to(run.path)))
+                continue
             title = f"{heading}: {picture.stem.replace('_', ' ')}"
             left.setdefault(picture, (title, caption, picture.read_bytes()))
+    if old:
+        print(
+            "report: drawn before the run's last training, so left out (run the analysis again): "
+            + ", ".join(sorted(old))
+        )
     return [*left.values(), ("What P_q attends to", ATTENTION_CAPTION, attention_picture(run))]
 
 

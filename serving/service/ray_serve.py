@@ -22,6 +22,8 @@ from serving.engines.base import EngineError
 from serving.engines.ray_cluster import RayEngine, cluster
 
 NAME = "prelude"
+# Ray's workers yield to every other process of the machine (15), and so would replicas, for which somebody waits
+NICENESS = "RAY_worker_niceness", "0"
 LOG = logging.getLogger("prelude.service")
 
 
@@ -71,6 +73,7 @@ def serve_by_ray(given: dict[str, Any], replicas: int, host: str, port: int, mos
     several machines; `EngineError` with what a replica said that cannot start.
     """
     engine = RayEngine(replicas)  # sets Ray's environment
+    os.environ.setdefault(*NICENESS)  # of a cluster that is started here, its proxy included
     if any(find_spec(name) is None for name in ("grpc", "aiohttp", "uvicorn")):
         raise ValueError("--engine ray needs Ray Serve, which is an extra: pip install '.[ray,serve]'")
     with cluster(replicas), tempfile.TemporaryDirectory(prefix="prelude-metrics-") as folder:
@@ -88,7 +91,7 @@ def serve_by_ray(given: dict[str, Any], replicas: int, host: str, port: int, mos
             proxy_location="HeadOnly", http_options={"host": host, "port": port, "keep_alive_timeout_s": 30}
         )
         # figures of all replicas of a machine are one page; what they know of themselves is in files of this folder
-        environment = {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": folder}}
+        environment = {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": folder} | dict([NICENESS])}
         deployment: Any = serve.deployment(
             serve.ingress()(Replica),
             name=NAME,

@@ -62,6 +62,8 @@ class Tree:
     unseen: int  # items that no event of the run's data has
     new: list[tuple[str, str]]  # some of them: id, title
     picture: list[Cell]
+    method: str | None  # whose probabilities these are, and its name; None: there are none
+    name: str | None
 
 
 def tree(served: Served, depth: int, node: int, form: RecommendForm) -> Tree | None:
@@ -69,13 +71,14 @@ def tree(served: Served, depth: int, node: int, form: RecommendForm) -> Tree | N
     trie, catalogue = served.methods.model.trie, served.data.catalogue
     if not 0 <= depth < trie.n_levels or not 0 <= node < trie.n_nodes[depth]:
         return None
-    p = None
-    key = form.method or next((key for key in reversed(FIRST) if key in served.methods.available()), None)
+    p = by = None
+    there = served.methods.available()
+    key = form.method or next((key for key in reversed(FIRST) if key in there), None)
     if key is not None and len(catalogue) <= MOST_SUMMED:
         recommender = served.recommender.method(key, form.strength)
         if isinstance(recommender, Distribution):
             request = request_of(served, form, "page").request
-            p = np.exp(recommender.log_probs([request], form.temperature or 1.0)[0])
+            p, by = np.exp(recommender.log_probs([request], form.temperature or 1.0)[0]), key
     children = _children(served, depth, node, p)
     picture = _row_of(children, 0, 0.0, WIDE)
     for cell in [*picture]:
@@ -96,7 +99,10 @@ def tree(served: Served, depth: int, node: int, form: RecommendForm) -> Tree | N
     collisions = len(catalogue) - int(trie.n_nodes[-1])
     unseen = np.flatnonzero(~seen)
     new = [(str(catalogue.item_ids[one]), catalogue.titles[one]) for one in unseen[-MOST_NEW:][::-1].tolist()]
-    return Tree(depth, node, trail[::-1], children, inner, levels, collisions, len(unseen), new, picture)
+    name = None if by is None else served.methods.name(by)
+    return Tree(
+        depth, node, trail[::-1], children, inner, levels, collisions, len(unseen), new, picture, by, name
+    )
 
 
 def _children(served: Served, depth: int, node: int, p: np.ndarray | None) -> list[Child]:

@@ -85,7 +85,10 @@ def analyse_loop(
             raise ValueError(f"there is no arm {name!r}; there are {', '.join(arm.name for arm in arms)}")
     arms = [arm for arm in arms if names is None or arm.name in names]
     requests, setting, figures = _setting(methods, plan, world)
-    seeds = {arm.name: [_simulated(folder, arm, requests, setting, seed, plan) for seed in range(plan.seeds)]
+    trained = [
+        record["fingerprint"] for stage in ("personalize", "combine") if (record := methods.run.record(stage))
+    ]
+    seeds = {arm.name: [_simulated(folder, arm, requests, setting, seed, plan, trained) for seed in range(plan.seeds)]
              for arm in arms}  # fmt: skip
     learned = next((arm.name for arm in arms if isinstance(arm, GeneratorArm)), None)
     found: dict[str, Any] = {
@@ -162,10 +165,18 @@ def _setting(
 
 
 def _simulated(
-    folder: Path, arm: Arm, requests: list[Request], setting: Setting, seed: int, plan: Plan
+    folder: Path,
+    arm: Arm,
+    requests: list[Request],
+    setting: Setting,
+    seed: int,
+    plan: Plan,
+    trained: list[str],
 ) -> list[Round]:
-    """One simulation, or what an earlier call of the same plan left of it."""
-    told = json.dumps([arm.name, plan.__dict__ | {"seeds": 0}, setting.choice.utilities.said, len(requests)])
+    """One simulation, or what an earlier call of the same plan on the same training left of it."""
+    told = json.dumps(
+        [arm.name, plan.__dict__ | {"seeds": 0}, setting.choice.utilities.said, len(requests), trained]
+    )
     name = f"{hashlib.sha256(told.encode()).hexdigest()[:16]}-{seed}.json"
     path = folder / "simulations" / name
     if path.exists():

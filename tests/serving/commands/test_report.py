@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 import shutil
 
 from evaluation.report.glossary import TERMS
@@ -35,9 +38,29 @@ def test_a_finished_runs_report_is_made_again(small_run, tmp_path, monkeypatch, 
     words = " ".join(out.split())
     for one in sentences(Results.read(run / "results.json")):
         assert " ".join(one.text.split()) in words
+    _draws_no_picture_of_an_earlier_training(run, monkeypatch, capsys)
     (run / "evaluate" / "stage.json").unlink()
     code, _, error = prelude(monkeypatch, capsys, "report", run)
     assert (code, "is not evaluated, so there is nothing to report" in error) == (2, True)
+
+
+def _draws_no_picture_of_an_earlier_training(run, monkeypatch, capsys):
+    """`run` has been evaluated, and analysed before and after its training."""
+    folder = run / "analyses" / "loop"
+    folder.mkdir(parents=True)
+    trained = json.loads((run / "personalize" / "stage.json").read_text())["finished_unix_s"]
+    dot = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+    )
+    for name, moment in (("old", trained - 60), ("new", trained + 1)):
+        (folder / f"{name}.png").write_bytes(dot)
+        os.utime(folder / f"{name}.png", (moment, moment))
+    code, out, _ = prelude(monkeypatch, capsys, "report", run)
+    page = (run / "report.html").read_text()
+    assert (code, ": new<" in page, ": old<" in page) == (0, True, False)
+    assert "drawn before the run's last training" in out
+    assert "analyses/loop/old.png" in out
+    assert "new.png" not in out
 
 
 def test_the_music_tables_end_has_five_columns_and_says_what_is_shown():

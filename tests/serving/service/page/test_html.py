@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -75,6 +76,17 @@ def test_titles_are_escaped(world_run, tmp_path):
             assert response.status_code == 200
             assert "<script>alert" not in response.text
             assert "<img" not in response.text
+
+
+@pytest.mark.parametrize("method", ["no_context", "e2p", "popularity"])
+def test_items_of_the_tree_are_explained_by_the_method_whose_probabilities_it_shows(client, method):
+    page = client.http.get("/ids", params={"depth": 2, "node": 0, "user": "u1", "method": method}).text
+    links = {html.unescape(one) for one in re.findall(r'href="(/why[^"]*)"', page)}
+    assert links
+    tells = method != "popularity"  # which ranks, and has no probabilities
+    assert all((f"&method={method}" in one) == tells and ("&method=" in one) == tells for one in links)
+    assert ("probable by" in page) == tells
+    assert client.http.get(min(links)).status_code == 200
 
 
 def test_what_is_wrong_is_said_on_the_page(client):
