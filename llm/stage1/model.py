@@ -99,7 +99,9 @@ def _model_of(
     """The model in the form that the configuration asks for. Item vectors that are `read` are projected into the prompt, those that
     are `asked` are what the head sees of them.
     """
-    trie = Trie(table.codes[: table.n_base], table.sizes).to(backbone.device)  # of what it is trained on
+    # of what it is trained on
+    whole = table.n_base == table.n_items
+    trie = (table.trie if whole else Trie(table.codes[: table.n_base], table.sizes)).to(backbone.device)
     reader: Reader = CodeReader(rows, table.codes)  # items that came later are read too
     if config.items == "vector":
         reader = VectorReader(rows, np.asarray(table.codes), read)

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys.artifacts.arrays import read_columns
 from recsys.data.catalogue import Catalogue
 from recsys.data.splits import FIT, PERSONALIZE, WARM, begins_moment, had_before, is_sorted
 from recsys.recommender import Request
@@ -41,8 +42,8 @@ class Against:
 
     @classmethod
     def load(cls, path: Path) -> Against:
-        table = pq.ParquetFile(path).read()
-        return cls(*(np.array(table[name].to_numpy()) for name in ("user", "item", "time")))
+        columns = read_columns(path)
+        return cls(*(columns[name] for name in ("user", "item", "time")))
 
     def save(self, folder: Path) -> None:
         pq.write_table(
@@ -72,8 +73,8 @@ class ItemTotals:
 
     @classmethod
     def load(cls, path: Path) -> ItemTotals:
-        table = pq.ParquetFile(path).read()
-        return cls(np.array(table["events"].to_numpy()), np.array(table["last"].to_numpy()))
+        columns = read_columns(path)
+        return cls(columns["events"], columns["last"])
 
     def save(self, folder: Path) -> None:
         """Write `item_totals.parquet`; `last` as ranks, from which no number of events can be told."""
@@ -113,7 +114,6 @@ class Dataset:
     one_clock: bool = False  # is the split at one moment for everybody (global_time)?
     end: int = 0  # the moment after all that was read (unix seconds or an ordinal); 0: after the last event
     offsets: np.ndarray = field(init=False)  # [U + 1] int64: events of user u are offsets[u] : offsets[u + 1]
-    history_end: np.ndarray = field(init=False)  # [E] int64
 
     def __post_init__(self) -> None:
         if self.user_groups is None:
@@ -121,17 +121,11 @@ class Dataset:
         assert is_sorted(self.users, self.times), "events must be sorted by user and time"
         self.end = self.end or int(self.times.max(initial=-1)) + 1
         self.offsets = np.searchsorted(self.users, np.arange(self.n_users + 1)).astype(np.int64)
-        self.history_end = np.arange(len(self.users), dtype=np.int64)
-        self.history_end[~self.begins_moment] = 0
-        np.maximum.accumulate(self.history_end, out=self.history_end)
 
     @classmethod
     def load(cls, run: Run) -> Dataset:
         """Read what the `prepare` stage of `run` left. Raises `RunError` where it is missing or damaged."""
-        events = pq.ParquetFile(run.artifact("prepare", "events.parquet")).read()
-        columns = {
-            name: np.require(events[name].to_numpy(), requirements="W") for name in events.column_names
-        }
+        columns = read_columns(run.artifact("prepare", "events.parquet"))
         users = pq.ParquetFile(run.artifact("prepare", "users.parquet")).read()
         queries = pq.ParquetFile(run.artifact("prepare", "queries.parquet")).read()
         report = run.read_json("prepare", "prepare.json")
@@ -258,6 +252,13 @@ class Dataset:
         """After the last training event: of later moments nothing is learned, whoever it is of. None: everybody has a moment of their own."""
         training = np.isin(self.roles, (FIT, PERSONALIZE))
         return int(self.times[training].max(initial=-1)) + 1 if self.one_clock else None
+
+    @cached_property
+    def history_end(self) -> np.ndarray:
+        """Int64 [E]: where the history of each event ends."""
+        ends = np.arange(len(self.users), dtype=np.int64)
+        ends[~self.begins_moment] = 0
+        return np.maximum.accumulate(ends, out=ends)
 
     @property
     def n_users(self) -> int:

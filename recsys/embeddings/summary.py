@@ -36,7 +36,11 @@ def print_summary(report: dict[str, Any]) -> None:
             f"and a shrinkage of {knn['shrink_users']:g} users"
         )
     check = report["leak_check"]
-    if isinstance(check, dict):
+    if isinstance(check, dict) and check["smallest_seen"] is None:
+        print(
+            "embed: leak check not possible: fewer than two users have both training and validation targets"
+        )
+    elif isinstance(check, dict):
         print(
             f"embed: leak check passed: hit-rate@{k} over users on training targets {check['train_rate']:.4f}, "
             f"on validation targets {check['validation_rate']:.4f}; an excess above {check['margin']:.4f} is a leak, and the smallest that "

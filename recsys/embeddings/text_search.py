@@ -22,6 +22,10 @@ class TextSearch:
     def __init__(self, counts: np.ndarray):
         popular = np.log1p(np.asarray(counts, float))
         self._popular = popular / max(float(popular.max(initial=0)), 1.0)  # [N] in [0, 1]
+        self._place = np.empty(
+            len(popular), np.int64
+        )  # [N]: of each item by popularity, the lower integer first
+        self._place[np.argsort(-self._popular, kind="stable")] = np.arange(len(popular))
 
     def of_query(self, query: str) -> np.ndarray:
         """Scores [N] of one query; all 0 where it says nothing."""
@@ -39,12 +43,27 @@ class TextSearch:
         self, requests: Sequence[Request], n: int, temperature: float = 0.0, seed: int = 0
     ) -> list[Ranked]:
         """The best n; deterministic, so `temperature` is unused."""
-        every, answers = np.arange(len(self._popular)), []
-        for request, scores in zip(requests, self.scores(requests), strict=True):
-            order = np.lexsort((every, -self._popular, -scores))
-            items = order[request.available(order)][:n]
-            answers.append(Ranked(items, scores[items]))
-        return answers
+        return [self._best(request, n) for request in requests]
+
+    def _best(self, request: Request, n: int) -> Ranked:
+        scores = self.scores([request])[0]  # of one: those of all requests would be users × items
+        if request.allow is None:
+            some = self._first(scores, n + len(request.exclude))
+        else:
+            some = np.unique(request.allow).astype(np.int64)
+            some = some[(some >= 0) & (some < len(scores))]
+        order = some[np.lexsort((self._place[some], -scores[some]))]
+        items = order[request.available(order)][:n]
+        return Ranked(items, scores[items])
+
+    def _first(self, scores: np.ndarray, k: int) -> np.ndarray:
+        """The k best items in any order, without sorting all."""
+        if k >= len(scores):
+            return np.arange(len(scores))
+        least = np.partition(scores, -k)[-k]
+        above, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
+        first = np.argpartition(self._place[equal], k - len(above) - 1)[: k - len(above)]
+        return np.concatenate([above, equal[first]])
 
 
 class WordSearch(TextSearch):

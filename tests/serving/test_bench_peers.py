@@ -86,10 +86,8 @@ def test_peers_get_what_is_before_validation_and_histories_before_the_target(ask
     assert validation[cleo] == (["c"], "a")
     assert validation[ann][0] == ["a", "b", "c"]
     # of ann's two last items one is the test's target, and the other was not before it
-    assert {
-        validation[ann][1],
-        names(run, [Question.read(folder).targets[list(split.test.users).index(ann)]])[0],
-    } == {"d", "e"}
+    (asked_of_ann,) = names(run, Question.read(folder).targets[split.test.users == ann])
+    assert {validation[ann][1], asked_of_ann} == {"d", "e"}
 
 
 def test_a_test_target_is_in_no_file_that_peers_read(asked):
@@ -98,23 +96,16 @@ def test_a_test_target_is_in_no_file_that_peers_read(asked):
     assert not (folder / "split" / TARGETS).exists()
     question, split = Question.read(folder), Split.read(folder / "split")
     pairs = set(zip(split.users.tolist(), split.items.tolist(), strict=True))
-    pairs |= {
-        (int(split.validation.users[row]), int(item))
-        for row in range(3)
-        for item in split.validation.history(row)
-    }
+    validation = split.validation
+    pairs |= {(int(validation.users[row]), int(item)) for row in range(3) for item in validation.history(row)}
     pairs |= set(zip(split.validation.users.tolist(), split.validation_targets.tolist(), strict=True))
     assert not pairs & set(zip(question.requests.users.tolist(), question.targets.tolist(), strict=True))
 
 
 def test_a_split_has_one_name_and_other_events_another(asked, run, tmp_path):
-    folder, _ = asked
-    assert (
-        write_split(run, tmp_path, 0, 0) == json.loads((folder / "split" / "split.json").read_text())["name"]
-    )
-    assert (
-        write_split(run, tmp_path, 2, 0) != json.loads((folder / "split" / "split.json").read_text())["name"]
-    )
+    name = json.loads((asked[0] / "split" / "split.json").read_text())["name"]
+    assert write_split(run, tmp_path, 0, 0) == name
+    assert write_split(run, tmp_path, 2, 0) != name
     assert len(Split.read(tmp_path / "split").validation) == 2
 
 
@@ -142,11 +133,8 @@ def test_requests_by_rows_and_parts():
     assert REQUESTS.history(1).tolist() == []
     assert REQUESTS.rows.tolist() == [0, 0, 0, 2, 2, 2]
     part = REQUESTS.part(1, 5)
-    assert (part.users.tolist(), part.history(0).tolist(), part.history(1).tolist()) == (
-        [8, 9],
-        [],
-        [4, 5, 6],
-    )
+    assert part.users.tolist() == [8, 9]
+    assert [part.history(row).tolist() for row in range(2)] == [[], [4, 5, 6]]
     assert [len(some) for some in REQUESTS.parts(2)] == [2, 1]
     items, lengths = REQUESTS.padded(2)
     assert items.tolist() == [[2, 3], [-1, -1], [5, 6]]
@@ -263,22 +251,39 @@ def test_a_peer_goes_the_whole_way_and_is_not_run_twice(run, tmp_path):
     assert "answers other requests" in one([COUNTING], run, tmp_path, seconds=7.0)[0]["failed"]
 
 
-def test_a_training_that_was_killed_goes_on_if_it_is_asked_the_same(run, tmp_path):
+def test_a_training_that_was_killed_goes_on_if_it_is_asked_the_same_whatever_its_seconds(run, tmp_path):
     dying = replace(COUNTING, key="dying", settings={"": {"dies": True}})
     folder = tmp_path / "events" / "peers" / "dying"
     assert "told to die" in one([dying], run, tmp_path)[0]["failed"]
     first = json.loads((folder / KEPT).read_text())
     assert [row["epochs"] for row in first["curve"]] == [1]
     (folder / "rubbish").write_text("left behind")
-    (found,) = one([dying], run, tmp_path)
+    (found,) = one([dying], run, tmp_path, seconds=7.0)
     assert [row["epochs"] for row in found["curve"]] == [1, 2]
     assert found["curve"][0] == first["curve"][0]
     assert found["cpu_seconds"] > first["cpu_seconds"]
     assert {path.name for path in folder.iterdir()} == {"asked.json", "begun.json", "log.txt", LISTS, REPORT}
 
-    assert (
-        "told to die" in one([dying], run, tmp_path, seconds=7.0)[0]["failed"]
-    )  # asked otherwise: from the start
+    # asked otherwise: from the start
+    assert "told to die" in one([dying], run, tmp_path, patience=3)[0]["failed"]
+
+
+def test_a_table_has_what_has_finished_whoever_is_run(run, tmp_path):
+    other, said = replace(COUNTING, key="other", name="Other"), list[str]()
+
+    def table(*only: str) -> list[str]:
+        asked = run_peers(
+            [COUNTING, other], "events", run, tmp_path, Settings(threads=1), said.append, set(only)
+        )
+        return [row["name"] for row in asked]
+
+    assert table() == []
+    assert said == []
+    assert table("other") == ["Other"]
+    assert table("counts") == ["Counting", "Other"]
+    del said[:]
+    assert table() == ["Counting", "Other"]
+    assert said == []
 
 
 def test_a_finished_run_of_another_split_is_refused(run, tmp_path):

@@ -25,6 +25,8 @@ from serving.bench.peers.driver import Settings, is_same_split, prepared, run_pe
 from serving.bench.peers.table import markdown
 from serving.bench.suite import machine
 
+NOBODY = "none"
+
 
 def main(
     data: Annotated[
@@ -32,7 +34,11 @@ def main(
     ] = None,
     out: Annotated[Path, typer.Option(help="Splits, environments, lists and tables.")] = Path("runs/peers"),
     peer: Annotated[
-        list[str] | None, typer.Option(help=f"Repeatable; default all: {', '.join(PEERS)}.")
+        list[str] | None,
+        typer.Option(
+            help="Which to run; the table has all that have finished. Repeatable; "
+            f"default all: {', '.join(PEERS)}; {NOBODY}: a table alone."
+        ),
     ] = None,
     run: Annotated[
         list[Path] | None,
@@ -53,7 +59,7 @@ def main(
 ) -> None:
     """Train peers and Prelude on the same events, ask the same test, and print one table a data set."""
     for name in peer or ():
-        if name not in PEERS:
+        if name not in PEERS and name != NOBODY:
             raise SystemExit(f"there is no peer {name!r}; expected some of {', '.join(PEERS)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the peer at work is ended too
     home, placed = os.environ.get("PRELUDE_DATA"), set[Path]()
@@ -62,12 +68,13 @@ def main(
         settings = Settings(seconds=given, threads=threads, validation=validation)
         try:
             prepared_run = prepared(one, work, Path(home) / "amazon2014" / "Beauty" if home else None)
-            rows = [PEERS[name] for name in peer or PEERS]
+            rows, only = list(PEERS.values()), set(peer or PEERS)
             for finished in run or ():
                 if is_same_split(prepared_run, Run.open(finished)):
                     rows += _rows_of(finished)
                     placed.add(finished)
-            found = list(run_peers(rows, one, prepared_run, out, settings, typer.echo))
+            only |= {row.key for row in rows[len(PEERS) :]}
+            found = list(run_peers(rows, one, prepared_run, out, settings, typer.echo, only))
         except (ValueError, RunError) as error:
             raise SystemExit(f"{one}: {error}") from None
         table = {"machine": machine(), "settings": settings.__dict__, "rows": found}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,25 +60,39 @@ def prepared(data: str, folder: Path, beauty: Path | None) -> Run:
 
 
 def run_peers(
-    peers: Iterable[Peer], data: str, run: Run, out: Path, settings: Settings, show: Callable[[str], None]
+    peers: Iterable[Peer],
+    data: str,
+    run: Run,
+    out: Path,
+    settings: Settings,
+    show: Callable[[str], None],
+    only: Container[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Figures of one peer after the other, by `judge`; of one that could not be had or failed, `{"failed": why}`."""
+    """Figures of one peer after the other, by `judge`; of one that could not be had or failed, `{"failed": why}`.
+
+    `only`: the keys of those that are run; of the others there are figures where they have finished, and else nothing.
+    """
     work = out / Path(data).name
     name = write_split(run, work, settings.validation, settings.seed)
     question = Question.read(work)
     for peer in peers:
         facts = {"peer": peer.key, "name": peer.name, "source": peer.source}
+        left_out = only is not None and peer.key not in only
         try:
             folder = work / "peers" / peer.key
             asked = _asked(peer, data, name, settings)
             _check_split(peer, run)
             if not _is_finished(folder, asked):
+                if left_out:
+                    continue
                 show(f"{peer.name} on {data}")
                 if peer.vectors:
                     write_vectors(run, work)
                 _run(peer, folder, work / "split", out / "venvs", asked, settings, show)
             yield facts | judge(question, folder)
         except (PeerError, ValueError, RunError) as error:
+            if left_out:
+                continue
             show(f"{peer.name}: {error}")
             yield facts | {"failed": str(error)}
 
@@ -118,9 +132,18 @@ def _says(note: Path, asked: dict[str, Any]) -> bool:
     return note.exists() and json.loads(note.read_text()) == asked
 
 
+def _goes_on(note: Path, asked: dict[str, Any]) -> bool:
+    """Was a training begun as it is asked for now? Its seconds may differ: nothing of a training depends on when it is to end."""
+    if not note.exists():
+        return False
+    begun = json.loads(note.read_text())
+    begun["settings"]["seconds"] = asked["settings"]["seconds"]
+    return begun == asked
+
+
 def _clear(folder: Path, asked: dict[str, Any]) -> None:
-    """Of a peer that was killed or asked otherwise nothing is left but where it goes on, if it was asked the same."""
-    goes_on = _says(folder / BEGUN, asked)
+    """Of a peer that was killed or asked otherwise nothing is left but where it goes on, if it was begun the same."""
+    goes_on = _goes_on(folder / BEGUN, asked)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.name == KEPT and goes_on:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from recsys.embeddings.leaks import (
     check_planted_answer,
     check_retrieval_leak,
 )
+from recsys.embeddings.summary import print_summary
 
 
 def test_overlap_is_refused_with_an_example():
@@ -31,6 +34,12 @@ def test_retrieval_leak_is_found_and_honest_vectors_pass():
     assert found.lower_bound < found.margin
     with pytest.raises(LeakError, match=r"0\.4\d+ of the training .* 0\.1\d+ of the validation .*cross-fit"):
         check_retrieval_leak(leaking, validation)
+
+
+def test_a_summary_says_when_one_user_decides_nothing(capsys):
+    found = asdict(check_retrieval_leak(np.array([1.0]), np.array([0.0])))
+    print_summary({"hit_rate_k": 30, "item_knn": None, "leak_check": found})
+    assert "leak check not possible: fewer than two users" in capsys.readouterr().out
 
 
 def test_retrieval_leak_decides_nothing_with_one_user():

@@ -54,3 +54,25 @@ def test_items_of_one_score_come_by_popularity():
     found = Some(COUNTS).recommend([Request("a", 0, 1, query="x")], 5)[0]
     assert found.items.tolist() == [0, 4, 1, 2, 3]
     assert found.scores == pytest.approx([1, 1, 1, 0, 0])
+
+
+@pytest.mark.parametrize("levels", [1, 3, 50])
+def test_the_best_of_many_are_those_of_a_full_sort_whatever_ties(levels):
+    generator = np.random.default_rng(levels)
+    counts, scores = generator.integers(0, 5, 400), generator.integers(0, levels, 400) / 7
+
+    class Some(TextSearch):
+        def of_query(self, query):
+            return scores
+
+    order = np.lexsort((np.arange(400), -np.log1p(counts), -scores))
+    for n in (1, 7, 399, 400, 500):
+        exclude, allow = generator.permutation(400)[:30], generator.permutation(500)[:60]
+        for request in (
+            Request("a", 0, 1, query="x"),
+            Request("a", 0, 1, query="x", exclude=exclude),
+            Request("a", 0, 1, query="x", exclude=exclude, allow=allow),
+        ):
+            (found,) = Some(counts).recommend([request], n)
+            assert found.items.tolist() == order[request.available(order)][:n].tolist()
+            np.testing.assert_array_equal(found.scores, scores[found.items].astype(np.float32))
