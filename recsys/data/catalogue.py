@@ -1,4 +1,4 @@
-"""The catalogue: items as integers, with their ids, titles and phrases of text."""
+"""The catalogue: items as integers, with their ids, titles and phrases of text; and how often each was had."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recsys.artifacts.arrays import read_columns
 from recsys.door.notices import Notices
 from recsys.door.sources import read_table
 from recsys.door.tables import DataError, Table, find_columns, require
 from recsys.door.text_columns import not_words
 from recsys.door.values import NO_WORDS, first, id_array, ids, missing, text_array
 
+TOTALS = "item_totals.parquet"  # in place of the events, where a run was exported without users
 RETIRED, TRAINED = (
     "@retired",
     "prelude.trained",
@@ -275,3 +277,36 @@ def _refuse_repeats(table: Table, item_ids: pd.Series) -> None:
         raise table.error(
             row, f"item_id '{item_ids[row]}' was already given at {earlier}; keep one of the rows"
         )
+
+
+@dataclass(frozen=True)
+class ItemTotals:
+    """What is known of each item [N] from everybody's training events (FIT and PERSONALIZE),
+    and of nobody in particular.
+    """
+
+    # int64: how many events; float64, the sum of their weights, where events weigh differently
+    counts: np.ndarray
+    last: np.ndarray  # int64: place of its last event among all in time, a later row winning ties; −1: none. No weight moves it
+
+    @classmethod
+    def of(
+        cls, items: np.ndarray, times: np.ndarray, n_items: int, weights: np.ndarray | None = None
+    ) -> ItemTotals:
+        """Counted from events [E]: `items` and `times` (unix seconds), each as one, or as its share of `weights` [E]."""
+        last = np.full(n_items, -1, np.int64)
+        # the last write of an item wins
+        last[items[np.argsort(times, kind="stable")]] = np.arange(len(items))
+        return cls(np.bincount(items, weights, minlength=n_items), last)
+
+    @classmethod
+    def load(cls, path: Path) -> ItemTotals:
+        columns = read_columns(path)
+        return cls(columns["events"], columns["last"])
+
+    def save(self, folder: Path) -> None:
+        """Write `item_totals.parquet`; `last` as ranks, from which no number of events can be told."""
+        touched = np.flatnonzero(self.last >= 0)
+        ranks = self.last.copy()
+        ranks[touched[np.argsort(self.last[touched], kind="stable")]] = np.arange(len(touched))
+        pq.write_table(pa.table({"events": self.counts, "last": ranks}), folder / TOTALS)

@@ -13,14 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.artifacts.arrays import read_columns
-from recsys.data.catalogue import Catalogue
+from recsys.data.catalogue import TOTALS, Catalogue, ItemTotals
 from recsys.data.splits import FIT, PERSONALIZE, WARM, begins_moment, had_before, is_sorted
 from recsys.recommender import Request
 from recsys.requests import Requests, made
 from recsys.run import Run
 
 AGAINST = "against.parquet"  # where the data has events that are against an item
-TOTALS = "item_totals.parquet"  # in place of the events, where a run was exported without users
 
 
 @dataclass(frozen=True)
@@ -49,39 +48,6 @@ class Against:
         pq.write_table(
             pa.table({"user": self.users, "item": self.items, "time": self.times}), folder / AGAINST
         )
-
-
-@dataclass(frozen=True)
-class ItemTotals:
-    """What is known of each item [N] from everybody's training events (FIT and PERSONALIZE),
-    and of nobody in particular.
-    """
-
-    # int64: how many events; float64, the sum of their weights, where events weigh differently
-    counts: np.ndarray
-    last: np.ndarray  # int64: place of its last event among all in time, a later row winning ties; −1: none. No weight moves it
-
-    @classmethod
-    def of(
-        cls, items: np.ndarray, times: np.ndarray, n_items: int, weights: np.ndarray | None = None
-    ) -> ItemTotals:
-        """Counted from events [E]: `items` and `times` (unix seconds), each as one, or as its share of `weights` [E]."""
-        last = np.full(n_items, -1, np.int64)
-        # the last write of an item wins
-        last[items[np.argsort(times, kind="stable")]] = np.arange(len(items))
-        return cls(np.bincount(items, weights, minlength=n_items), last)
-
-    @classmethod
-    def load(cls, path: Path) -> ItemTotals:
-        columns = read_columns(path)
-        return cls(columns["events"], columns["last"])
-
-    def save(self, folder: Path) -> None:
-        """Write `item_totals.parquet`; `last` as ranks, from which no number of events can be told."""
-        touched = np.flatnonzero(self.last >= 0)
-        ranks = self.last.copy()
-        ranks[touched[np.argsort(self.last[touched], kind="stable")]] = np.arange(len(touched))
-        pq.write_table(pa.table({"events": self.counts, "last": ranks}), folder / TOTALS)
 
 
 @dataclass(eq=False)

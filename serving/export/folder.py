@@ -35,7 +35,8 @@ from recsys.artifacts.rewrite import to_disk
 from recsys.artifacts.sums import SUMS, deletions_since, sums_text
 from recsys.artifacts.user_rows import forget_everyone
 from recsys.data.card import facts
-from recsys.data.dataset import TOTALS, Dataset
+from recsys.data.catalogue import TOTALS
+from recsys.data.dataset import Dataset
 from recsys.run import Run
 from serving.config.combine import ALONE
 from serving.config.truth import config_of

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recsys.data.catalogue import ItemTotals
 from recsys.data.config import PrepareConfig
-from recsys.data.dataset import Dataset, ItemTotals
+from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.splits import FIT, PERSONALIZE
 from recsys.door.tables import DataError

@@ -12,7 +12,8 @@ from llm.methods.p2p import profiles
 from llm.methods.tap_per import Histories
 from llm.prompts.contexts import Profile, Records
 from recsys.data import build, user_splits
-from recsys.data.dataset import Dataset, ItemTotals
+from recsys.data.catalogue import ItemTotals
+from recsys.data.dataset import Dataset
 from recsys.data.phrases import Phrases
 from recsys.data.splits import FIT, PERSONALIZE
 from recsys.embeddings.user_vectors import HistoryVectors, NeighbourVectors
