@@ -74,7 +74,8 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        # torch says itself which build it is: its package for CUDA does not
+        "libraries": {name: _version(name) for name in LIBRARIES} | {"torch": torch.__version__},
     }
 
 
